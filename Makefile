@@ -1,0 +1,49 @@
+# Ringside. `make demo` and `make test` set up everything they need; nothing else has to be installed first.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# On Linux, PyTorch's default wheel carries CUDA (several GB). For the small CPU-only one:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo test lint format bench test-statistical report clean
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Ringside needs Python 3.11 or later; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -c constraints.txt torch --index-url $(TORCH_INDEX) --extra-index-url https://pypi.org/simple; fi
+	@echo "Installing Ringside and its libraries (a few minutes the first time) …"
+	$(PIP) install -q --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## the whole loop, embedded: shop, console and API on this machine
+	$(BIN)/ringside demo
+
+test: $(VENV)/.installed  ## every test that fits twelve minutes on two cores
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed  ## style and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-statistical: $(VENV)/.installed  ## the acceptance numbers of the statistics, seeded (slow)
+	$(BIN)/python -m pytest -m slow tests/statistical
+
+bench: $(VENV)/.installed  ## measure against the baselines kept in the repository
+	$(BIN)/python -m tests.benchmarks
+
+report: $(VENV)/.installed  ## offline metrics of every model; RINGSIDE_DATA_DIR names the data
+	$(BIN)/ringside models report
+
+clean:           ## forget what was installed and made
+	rm -rf $(VENV) var bench-results

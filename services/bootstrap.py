@@ -1,0 +1,115 @@
+"""The composition root: the only place that picks adapters. Adapters are imported when asked for, not before."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+
+from services import ports
+from services.settings import Settings
+
+
+def stop_on_signal() -> threading.Event:
+    """An event that SIGTERM and SIGINT set; every process loops until it is set, then leaves tidily."""
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    return stop
+
+
+def configure_logging(settings: Settings, process: str) -> None:
+    """One line an event on stderr: time, process, level, message."""
+    logging.basicConfig(
+        level=settings.log_level, format=f"%(asctime)s {process} %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+
+
+def replica_name(settings: Settings) -> str:
+    """Name under which this process reports itself."""
+    return settings.replica or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def producer(settings: Settings) -> ports.EventProducer:
+    """Producer to the configured broker; starts without one."""
+    from services.adapters.kafka import KafkaEventProducer
+
+    return KafkaEventProducer(settings)
+
+
+def consumer(settings: Settings) -> ports.EventConsumer:
+    """Consumer of chosen partitions."""
+    from services.adapters.kafka import KafkaEventConsumer
+
+    return KafkaEventConsumer(settings)
+
+
+def group_consumer(settings: Settings, group: str, topics: tuple[str, ...]) -> ports.GroupConsumer:
+    """Member of a group (Apache Kafka), or the owner of all partitions (embedded broker)."""
+    from services.adapters.kafka import KafkaGroupConsumer
+
+    return KafkaGroupConsumer(settings, group, topics)
+
+
+def log_admin(settings: Settings) -> ports.LogAdmin:
+    """Topics and identity of the log."""
+    from services.adapters.kafka import KafkaLogAdmin
+
+    return KafkaLogAdmin(settings)
+
+
+def tally_store(settings: Settings) -> ports.TallyStore:
+    """Sums and positions of the bandit workers."""
+    from services.adapters.redis_state import RedisTallyStore
+
+    return RedisTallyStore(settings)
+
+
+def state_cache(settings: Settings) -> ports.StateCache:
+    """Cached experiment state, heartbeats, leases."""
+    from services.adapters.redis_state import RedisStateCache
+
+    return RedisStateCache(settings)
+
+
+def decision_log(settings: Settings) -> ports.DecisionLog:
+    """The log of decisions with its cache."""
+    from services.adapters.decision_log import KafkaDecisionLog
+
+    return KafkaDecisionLog(settings, producer(settings), consumer(settings), state_cache(settings))
+
+
+def online_reader(settings: Settings) -> ports.OnlineReader:
+    """Online features and pins (asyncio)."""
+    from services.adapters.feast_online import FeastOnlineReader
+
+    return FeastOnlineReader(settings)
+
+
+def item_overlay(settings: Settings) -> ports.ItemOverlay:
+    """Changes of the live catalogue."""
+    from services.adapters.item_overlay import RedisItemOverlay
+
+    return RedisItemOverlay(settings)
+
+
+def data_store(settings: Settings) -> ports.DataStore:
+    """Imported data versions."""
+    from services.adapters.data_store import ParquetDataStore
+
+    return ParquetDataStore(settings.data_path)
+
+
+def model_store(settings: Settings) -> ports.ModelStore:
+    """Model artifacts."""
+    from services.adapters.model_store import FolderModelStore
+
+    return FolderModelStore(settings.models_path)
+
+
+def model_registry(settings: Settings) -> ports.ModelRegistry:
+    """MLflow."""
+    from services.adapters.registry import MlflowRegistry
+
+    return MlflowRegistry(settings)

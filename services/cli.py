@@ -1,0 +1,96 @@
+"""`ringside …`: translates a command line into one call. Each process imports only what it needs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.errors import RingsideError
+from services.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Recommendations whose models compete for traffic.")
+
+
+@app.command()
+def recommend() -> None:
+    """Serve recommendations over HTTP."""
+    from services.recommend.app import run
+
+    run(Settings())
+
+
+@app.command()
+def bandit() -> None:
+    """Count matured units (one worker a partition range)."""
+    from services.bandit.app import run
+
+    run(Settings())
+
+
+@app.command()
+def decider() -> None:
+    """Turn sums into weights and rollbacks."""
+    from services.decider.app import run
+
+    run(Settings())
+
+
+@app.command()
+def activity() -> None:
+    """Push what users do into the online features."""
+    from services.activity.app import run
+
+    run(Settings())
+
+
+@app.command()
+def lake() -> None:
+    """Write topics to Parquet."""
+    from services.lake.app import run
+
+    run(Settings())
+
+
+@app.command()
+def trainer() -> None:
+    """Answer retraining requests with new challengers."""
+    from services.trainer.app import run
+
+    run(Settings())
+
+
+@app.command()
+def console() -> None:
+    """Serve the analysts' console."""
+    from services.console.app import run
+
+    run(Settings())
+
+
+@app.command()
+def shop() -> None:
+    """Serve the sample storefront."""
+    from services.shop.app import run
+
+    run(Settings())
+
+
+@app.command()
+def demo(
+    headless: Annotated[bool, typer.Option(help="Play the story without a person.")] = False,
+    for_s: Annotated[float, typer.Option("--for", help="Seconds to run when headless.")] = 240.0,
+    report: Annotated[Path | None, typer.Option(help="Where the JSON report goes.")] = None,
+) -> None:
+    """The whole loop on this machine, with simulated shoppers."""
+    from services.demo.app import run
+
+    raise typer.Exit(run(Settings(), headless=headless, for_s=for_s, report=report))
+
+
+def main() -> None:
+    """Entry point: a RingsideError is one line on stderr, not a traceback."""
+    try:
+        app()
+    except RingsideError as error:
+        typer.secho(f"ringside: {error}", err=True, fg=typer.colors.RED)
+        raise SystemExit(2) from error

@@ -1,0 +1,141 @@
+"""Wire messages: what travels on each topic. A message is a frozen value that knows its codec.
+
+Every message carries `v` (schema version) and `received_at` (milliseconds since the epoch, UTC, stamped by our own
+service): the only clock that rules use. `ts` is the client's clock and information only. JSON on the wire.
+"""
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from services.errors import BadMessageError
+
+EXPOSURES = "exposures"  # key: routing key; co-partitioned with EVENTS
+EVENTS = "events"  # key: routing key of the attributed exposure, else user id, else session id
+DECISIONS = "decisions"  # one partition: the truth about experiments (experiments.experiment.Decision)
+ITEMS = "items"  # one partition: changes of the live catalogue
+ACTIVITY = "activity-rows"  # key: user id; rows as pushed to Feast, so that the lake can keep their history
+DEAD_LETTERS = "dead-letters"  # raw bytes in the value; reason and origin in headers
+
+Excluded = Literal["preview", "bot", "staff", "pin_unreachable", "no_experiment"]
+EventType = Literal["impression", "view", "click", "add_to_cart", "purchase"]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every wire message: a schema version and our own clock."""
+
+    v: int = 1
+    received_at: int  # ms since the epoch, UTC
+
+
+class Exposure(Message, frozen=True, kw_only=True):
+    """A slate shown to a unit.
+
+    `arm` is the arm assigned; `answered_by` the arm whose model made the slate (the champion when the assigned
+    one failed or was late). Only exposures with `first=True` and no `excluded` are units.
+    """
+
+    recommendation_id: str  # short id of the slate (uuid hex), not the signed token
+    experiment: str
+    routing_key: str
+    unit: str  # function of (routing key, session, day, request); see experiments.assignment.unit_id
+    unit_at: int  # received_at of the unit's first exposure, ms; equals received_at when first
+    first: bool
+    arm: str
+    answered_by: str
+    model_version: str  # of answered_by
+    weights_version: int
+    propensity: float  # of `arm` under `weights_version`; 0 when excluded
+    placement: str
+    items: list[str]
+    user_id: str | None = None
+    session_id: str | None = None
+    degraded: str | None = None
+    excluded: Excluded | None = None
+    features_at: int | None = None  # event timestamp of the user row that was read, ms
+
+
+class Attribution(msgspec.Struct, frozen=True, kw_only=True):
+    """What a valid recommendation id says about an event: enough to count it without a look-up."""
+
+    recommendation_id: str
+    experiment: str
+    routing_key: str
+    unit: str
+    unit_at: int  # ms
+    exposed_at: int  # ms; received_at of the slate that was clicked
+    arm: str
+    weights_version: int
+    propensity: float
+    position: int  # 0-based position of the item in the slate
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """What a shopper did. `attribution` is set only if the recommendation id was valid, its exposure counts, and
+    the item stood in its slate."""
+
+    event_id: str
+    type: EventType
+    item_id: str
+    user_id: str | None = None
+    session_id: str | None = None
+    value: float | None = None
+    ts: int | None = None  # the client's clock, ms
+    attribution: Attribution | None = None
+
+    @property
+    def key(self) -> str:
+        """Routing key: the attributed exposure's, else user id, else session id, else event id."""
+        if self.attribution is not None:
+            return self.attribution.routing_key
+        return self.user_id or self.session_id or self.event_id
+
+
+class ItemChanged(Message, frozen=True, kw_only=True):
+    """A change of one item in the live catalogue. `None` leaves a field as it is; `deleted` removes the item."""
+
+    item_id: str
+    title: str | None = None
+    category: str | None = None
+    price: float | None = None
+    stock: int | None = None
+    hidden: bool | None = None
+    description: str | None = None
+    deleted: bool = False
+    author: str = ""
+
+
+class ActivityRow(Message, frozen=True, kw_only=True):
+    """One row of the feature view `user_activity` as it was pushed; `received_at` is its event timestamp."""
+
+    user_id: str
+    item_ids: list[str]  # most recent first, at most Settings.recent_items
+    item_at: list[int]  # received_at of each, ms
+    item_types: list[str]  # event type of each
+    event_ids: list[str]  # the last event ids, for idempotence
+
+
+M = TypeVar("M", bound=msgspec.Struct)
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type, msgspec.json.Decoder] = {}
+SCHEMA_VERSION = 1
+
+
+def encode(message: object) -> bytes:
+    """Encode a message (or any frozen dataclass, such as a Decision) as JSON bytes."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[M], raw: bytes) -> M:
+    """Decode `raw` as `kind`. Raises BadMessageError naming the field when bytes, types or version are wrong."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+    try:
+        message = decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadMessageError(f"not a {kind.__name__}: {error}") from error
+    version = getattr(message, "v", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise BadMessageError(f"{kind.__name__}.v: {version} is not understood here (this is {SCHEMA_VERSION})")
+    return message

@@ -1,0 +1,289 @@
+"""Small protocols at real I/O, and the values that cross them. Adapters implement them; processes use them.
+
+In-memory doubles live in `services.adapters.memory` and pass the same conformance suite as the real ones.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from experiments.experiment import Decision, Experiment
+from models.contract import Catalogue, Interactions, Recommender
+from services.events import ItemChanged
+
+# ---- the event log (Kafka) ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a topic. `append_ms`: when the broker appended it (LogAppendTime; on the embedded broker the
+    producer's time), ms since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    append_ms: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class EventProducer(Protocol):
+    """Idempotent producer on its own thread behind a bounded queue. Never blocks the caller, starts without a broker."""
+
+    def send(
+        self, topic: str, key: str | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> "Future[Record]":
+        """Queue a record; partition = stable hash of key. The future holds the position once acknowledged (`value`
+        empty), or UnavailableError (queue full, broker gone past its deadline)."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything queued is acknowledged; False if that took longer."""
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Flush and stop."""
+
+
+class EventConsumer(Protocol):
+    """Reads chosen partitions from chosen offsets; commits nothing (positions live with the state they belong to)."""
+
+    def assign(self, positions: Mapping[tuple[str, int], int]) -> None:
+        """Read these (topic, partition) pairs from these offsets on; replaces the earlier assignment."""
+
+    def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
+        """Next records, in order within a partition. Raises DataLossError if a position is outside the log."""
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """Next offset to be read of every assigned partition (may run past offsets that hold no record)."""
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """(first offset kept, offset after the last) of the log. Raises UnavailableError."""
+
+    def close(self) -> None:
+        """Stop; idempotent."""
+
+
+class GroupConsumer(EventConsumer, Protocol):
+    """A consumer that shares partitions with the other members of its group (Apache Kafka only; embedded: all)."""
+
+    def assignment(self) -> frozenset[tuple[str, int]]:
+        """Pairs that are ours now. A change means: drop what belongs to the others, load what is new."""
+
+
+class LogAdmin(Protocol):
+    """Topics and identity of a log."""
+
+    def create_topics(self, partitions: int) -> list[str]:
+        """Create what is missing of Ringside's topics; returns the names created."""
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions `topic` has."""
+
+    def log_id(self) -> str:
+        """Identity of this log; a broker that lost its data answers another one."""
+
+
+# ---- state in Redis ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The assignment that a unit keeps."""
+
+    weights_version: int
+    arm: str
+    propensity: float
+    unit_at: int  # ms; received_at of the unit's first exposure
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """Online features of one user, as one read returned them. Lists are most recent first; `*_at` in ms.
+    `activity_at` / `profile_at`: event timestamps of the two views, ms, 0 when absent or older than the ttl."""
+
+    recent_items: tuple[str, ...] = ()
+    recent_at: tuple[int, ...] = ()
+    recent_types: tuple[str, ...] = ()
+    activity_at: int = 0
+    profile: Mapping[str, float] = field(default_factory=dict)
+    profile_at: int = 0
+
+
+class OnlineReader(Protocol):
+    """The one read of /recommend: features and pin in a single round trip."""
+
+    async def read(
+        self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
+    ) -> tuple[UserRow, Pin | None, bool]:
+        """Row of `user` (the routing key), the unit's pin (first writer wins: ours if there was none) and whether
+        ours was written. `unit_key` None: features only. Raises UnavailableError at its deadline."""
+
+    async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
+        """Overwrite a pin whose arm is retired, rolled back or paused (the only reasons)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where a partition's sums stand: next offset of `exposures` to mature, next offset of `events` not yet
+    accounted for, offset of `exposures` from which the join is rebuilt, and the log they belong to."""
+
+    log_id: str
+    exposures: int
+    events: int
+    rebuild: int
+
+
+# "<weights version>|<arm>|<hour>|<n, s or f>" -> count (f: units answered by another arm), and the accounting of
+# events "acct|<arm>|<acknowledged, counted, late, duplicate or unmatched>"; hour = received_at // 3_600_000.
+Sums = dict[str, int]
+
+
+class TallyStore(Protocol):
+    """Sums of each partition and the positions they stand at; they change together or not at all."""
+
+    def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
+        """Positions (None: never counted) and sums by experiment."""
+
+    def apply(
+        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+    ) -> None:
+        """Add `deltas` and move, only if the stored positions equal `fetched_from`; else StalePositionError."""
+
+    def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
+        """How far the worker has read (information for the decider's stall rule)."""
+
+    def load_all(self, experiment: str, partitions: int) -> tuple[Sums, dict[str, int], int | None]:
+        """Sums over partitions; positions as "topic/partition" -> offset; lowest watermark, ms (None: some
+        partition has none)."""
+
+    def report_loss(self, partition: int, message: str) -> None:
+        """Record data loss with its range; the decider holds every experiment until it is acknowledged."""
+
+    def losses(self) -> dict[int, str]:
+        """Recorded data losses by partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What one replica of the recommend service has loaded and serves."""
+
+    replica: str
+    revision: int
+    champion: str  # arm name
+    loaded: tuple[str, ...]  # model versions
+    at_ms: int
+
+
+class StateCache(Protocol):
+    """A copy of experiment state for those who serve, and their heartbeats. Losing it loses nothing."""
+
+    def put(self, state: Experiment) -> bool:
+        """Store if newer than what is there."""
+
+    def get(self, experiment: str) -> Experiment | None:
+        """The cached state. Raises UnavailableError."""
+
+    def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
+        """Report; expires."""
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """Of all live replicas."""
+
+    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        """Take or renew a lease; it saves work, correctness never depends on it."""
+
+
+class DecisionLog(Protocol):
+    """The topic `decisions` as a state machine."""
+
+    def catch_up(self) -> Mapping[str, Experiment]:
+        """Read to the end; the state of every experiment. Raises UnavailableError."""
+
+    def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
+        """Records that count (void ones left out), oldest first."""
+
+    def append(self, decision: Decision) -> Experiment:
+        """Append, read back, and return the new state if ours was the first with its revision; else
+        StalePositionError. Also refreshes the StateCache."""
+
+
+class ItemOverlay(Protocol):
+    """Changes of the live catalogue since the imported data version."""
+
+    def revision(self) -> int:
+        """Grows with every change."""
+
+    def changes(self) -> dict[str, ItemChanged]:
+        """Merged change of each changed item."""
+
+    def apply(self, changes: Iterable[ItemChanged]) -> int:
+        """Merge and return the new revision. Called after the topic `items` acknowledged them."""
+
+
+# ---- data and models ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One imported data version. `shift_s` was added to every original time (0: none)."""
+
+    version: str
+    catalogue: Catalogue
+    interactions: Interactions
+    source: str
+    shift_s: float = 0.0
+
+
+class DataStore(Protocol):
+    """Imported data versions on disk."""
+
+    def current(self) -> str | None:
+        """The version that training uses; None before the first import."""
+
+    def load(self, version: str | None = None) -> Dataset:
+        """A version (None: the current one). Raises ConfigurationError if there is none, or it is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a model artifact says about itself. `files` maps file name to sha256; `window` is (from, to), s."""
+
+    model_version: str
+    algorithm: str
+    data_version: str
+    window: tuple[float, float]
+    params: Mapping[str, object]
+    metrics: Mapping[str, float]
+    code_version: str
+    created_ms: int
+    files: Mapping[str, str]
+    format: int = 1
+
+
+class ModelStore(Protocol):
+    """Model artifacts on disk: `<home>/models/<model_version>/`."""
+
+    def save(
+        self, model: Recommender, *, data_version: str, window: tuple[float, float], metrics: Mapping[str, float], now_ms: int
+    ) -> Manifest:
+        """Write an artifact atomically; its version is `<algorithm>-<UTC time>-<hash>`."""
+
+    def load(self, model_version: str) -> tuple[Recommender, Manifest]:
+        """A verified artifact. Raises ArtifactError naming what is wrong (hash, missing file, foreign format)."""
+
+    def versions(self) -> list[str]:
+        """Versions present, oldest first."""
+
+
+class ModelRegistry(Protocol):
+    """The registry people look at (MLflow): versions, aliases champion / challenger / holdback, evidence as tags."""
+
+    def register(self, manifest: Manifest) -> None:
+        """Record a model version with its metrics and parameters."""
+
+    def alias(self, name: str, model_version: str | None) -> None:
+        """Point an alias at a version, or remove it."""
+
+    def tag(self, model_version: str, tags: Mapping[str, str]) -> None:
+        """Attach evidence."""

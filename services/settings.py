@@ -1,0 +1,91 @@
+"""Configuration: every value comes from the environment (`RINGSIDE_…`) or from its default here."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What every process of one Ringside installation agrees on.
+
+    Durations end in `_s` (seconds) or `_ms` (milliseconds). Secrets have no default.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RINGSIDE_", extra="ignore", frozen=True)
+
+    # Where things are
+    home: Path = Field(Path("var"), description="Folder for data, models, lake, registry, logs.")
+    data_dir: Path | None = Field(None, description="Folder with real data sets; tests and demo only.")
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    kafka_bootstrap: str = "127.0.0.1:9092"
+    kafka_mode: Literal["embedded", "kafka"] = Field(
+        "embedded", description="embedded: the broker in the confluent-kafka wheel; kafka: Apache Kafka."
+    )
+    kafka_partitions: int = Field(4, ge=1, description="Of `exposures` and `events`; fixed at creation (Kafka: 32).")
+    mlflow_uri: str = Field("", description="MLflow tracking URI; empty: SQLite under `home`.")
+    experiment: str = Field("storefront", description="Id of the experiment that this installation serves.")
+
+    # Who may do what: "role=sha256hex" pairs, comma separated; several keys a role allow rotation.
+    keys: str = Field("", description="storefront=…,analyst=…,admin=…; made by `ringside keys new`.")
+    signing_key: str = Field("", description="Secret that signs recommendation ids; comma separated: newest first.")
+    cors_origins: str = Field("*", description="Origins from which browsers may send events.")
+
+    # Serving
+    host: str = "127.0.0.1"
+    recommend_port: int = 8080
+    recommend_workers: int = Field(1, ge=1)
+    console_port: int = 8081
+    shop_port: int = 8082
+    replica: str = Field("", description="Name of this process; empty: host and pid.")
+    redis_deadline_ms: int = Field(40, ge=1, description="For the one read of /recommend.")
+    broker_ack_deadline_ms: int = Field(2_000, ge=1, description="For the acknowledgement of POST /events.")
+    rank_deadline_ms: int = Field(60, ge=1)
+    state_cutoff_s: float = Field(30.0, description="Champion only after this long without experiment state.")
+    refresh_s: float = Field(0.5, description="How often replicas look for new state, models and items.")
+    heartbeat_s: float = Field(1.0, description="Replicas report what they have loaded; expires after 5 times this.")
+
+    # Features
+    recent_items: int = Field(50, ge=1)
+    activity_flush_ms: int = Field(50, ge=1, description="Longest wait of an event for its Feast push.")
+    activity_ttl_s: int = Field(30 * 86_400, description="Age after which recent activity is not served.")
+
+    # Deciding: defaults of a new experiment's rules (experiments.experiment.Rules)
+    unit: Literal["request", "session", "user_day"] = "session"
+    window_s: float = Field(1_800.0, description="Attribution window A.")
+    lateness_s: float = Field(120.0, description="Allowed lateness L.")
+    look_every_s: float = Field(300.0, description="Between two looks of the decider.")
+    min_new_units: int = 200
+    half_life_s: float = 7 * 86_400.0
+    stall_s: float = 900.0
+
+    # Text embeddings
+    text_model: str = Field("", description="sentence-transformers name or path; empty: the packaged MiniLM.")
+
+    log_level: str = "INFO"
+
+    @property
+    def data_path(self) -> Path:
+        """Imported data versions: `<home>/data/<data_version>/…` and `<home>/data/current` (a text file)."""
+        return self.home / "data"
+
+    @property
+    def models_path(self) -> Path:
+        """Model artifacts: `<home>/models/<model_version>/manifest.json` and arrays."""
+        return self.home / "models"
+
+    @property
+    def lake_path(self) -> Path:
+        """Parquet lake: `<home>/lake/<topic>/date=YYYY-MM-DD/hour=HH/…parquet`."""
+        return self.home / "lake"
+
+    @property
+    def offline_path(self) -> Path:
+        """Feast's offline sources: `<home>/offline/<source>/…parquet`."""
+        return self.home / "offline"
+
+    @property
+    def kill_switch_path(self) -> Path:
+        """While this file exists every replica serves the champion only, with or without Redis and Kafka."""
+        return self.home / "champion-only"
