@@ -1,0 +1,1 @@
+"""Recommenders: arrays in, arrays out. No network, no clock, no global state."""

@@ -1,7 +1,7 @@
 """The contract of every recommender: arrays in, arrays out; no network, no clock, no global state.
 
-Items are dense indices into the model's own vocabulary `items` (unicode array [n_items]); the serving side maps them
-to the live catalogue. Times are float seconds since the epoch (UTC) and always come in as arguments.
+Items are dense indices into the model's own vocabulary `items` (unicode array [n_items]); the serving side
+maps them to the live catalogue. Times are float seconds since the epoch (UTC) and always arguments.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ def silent(done: int, total: int, what: str) -> None:
 class Interactions:
     """What users did, one row an interaction, ordered by `at`.
 
-    user, item: int32 [n], indices into `users` / Catalogue.items; at: float64 [n], s; quantity, price: float32 [n];
-    kind: uint8 [n], index into KINDS. users: unicode [n_users].
+    user, item: int32 [n], indices into `users` / Catalogue.items; at: float64 [n], s; quantity, price:
+    float32 [n]; kind: uint8 [n], index into KINDS. users: unicode [n_users].
     """
 
     user: NDArray[np.int32]
@@ -40,8 +40,8 @@ KINDS = ("view", "click", "add_to_cart", "purchase")
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Items in a fixed order. items, title, category, description: unicode [n_items]; price: float32 [n_items];
-    stock: int32 [n_items] (-1: not tracked); hidden: bool [n_items]."""
+    """Items in a fixed order. items, title, category, description: unicode [n_items]; price: float32
+    [n_items]; stock: int32 [n_items] (-1: not tracked); hidden: bool [n_items]."""
 
     items: NDArray[np.str_]
     title: NDArray[np.str_]
@@ -89,7 +89,8 @@ class Recommender(Protocol):
     items: NDArray[np.str_]
 
     def scores(self, query: Query) -> NDArray[np.float32] | None:
-        """Score of every item, float32 [n_items]; None if the query says nothing to this model (no known item)."""
+        """Score of every item, float32 [n_items]; None if the query says nothing to this model (no known
+        item)."""
 
     def rank(self, query: Query, n: int, *, allowed: NDArray[np.bool_] | None = None) -> Ranking:
         """The best `n` items among `allowed` (bool [n_items]; None: all). Empty if `scores` is None."""
