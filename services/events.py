@@ -104,6 +104,13 @@ class ItemChanged(Message, frozen=True, kw_only=True):
     deleted: bool = False
     author: str = ""
 
+    def then(self, later: "ItemChanged") -> "ItemChanged":
+        """This change followed by `later`: what `later` leaves None stays, a deletion forgets all."""
+        if later.deleted or self.deleted:
+            return later
+        said = {name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None}
+        return msgspec.structs.replace(self, **said)
+
 
 class ActivityRow(Message, frozen=True, kw_only=True):
     """One row of the feature view `user_activity` as it was pushed; `received_at` is its event timestamp."""
@@ -137,5 +144,7 @@ def decode(kind: type[M], raw: bytes) -> M:
         raise BadMessageError(f"not a {kind.__name__}: {error}") from error
     version = getattr(message, "v", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        raise BadMessageError(f"{kind.__name__}.v: {version} is not understood here (this is {SCHEMA_VERSION})")
+        raise BadMessageError(
+            f"{kind.__name__}.v: {version} is not understood here (this is {SCHEMA_VERSION})"
+        )
     return message

@@ -1,0 +1,242 @@
+"""State in memory: doubles of the ports that Redis serves, with the same refusals and expiries.
+
+Every double has `down`: while True it raises UnavailableError, as a dead Redis does. `clock` gives ms.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from experiments.experiment import Decision, Experiment
+from services.adapters.memory_log import Clock, wall_ms
+from services.errors import StalePositionError, UnavailableError
+from services.events import EVENTS, EXPOSURES, ItemChanged
+from services.ports import Heartbeat, Pin, Positions, StateCache, Sums, UserRow
+
+Fold = Callable[[Experiment | None, Decision], Experiment]
+
+
+class _Failing:
+    """Something that can be down."""
+
+    down = False
+
+    def _check(self) -> None:
+        if self.down:
+            raise UnavailableError("redis", "it is down")
+
+
+class MemoryTallyStore(_Failing):
+    """TallyStore: positions and sums of a partition change together or not at all."""
+
+    def __init__(self) -> None:
+        self._positions: dict[int, Positions] = {}
+        self._sums: dict[int, dict[str, Sums]] = {}
+        self._watermarks: dict[int, tuple[int, int]] = {}
+        self._losses: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
+        """Positions (None: never counted) and sums by experiment."""
+        self._check()
+        with self._lock:
+            sums = {experiment: dict(of) for experiment, of in self._sums.get(partition, {}).items()}
+            return self._positions.get(partition), sums
+
+    def apply(
+        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+    ) -> None:
+        """Add and move if `fetched_from` is what is stored; else StalePositionError."""
+        self._check()
+        with self._lock:
+            stored = self._positions.get(partition)
+            if stored != fetched_from:
+                raise StalePositionError(
+                    f"partition {partition}: stored {stored}, batch fetched from {fetched_from}"
+                )
+            self._positions[partition] = moved_to
+            for experiment, delta in deltas.items():
+                sums = self._sums.setdefault(partition, {}).setdefault(experiment, {})
+                for key, count in delta.items():
+                    sums[key] = sums.get(key, 0) + count
+
+    def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
+        """How far the worker of this partition has read."""
+        self._check()
+        self._watermarks[partition] = (watermark_ms, lag)
+
+    def load_all(self, experiment: str, partitions: int) -> tuple[Sums, dict[str, int], int | None]:
+        """Sums over partitions, positions by "topic/partition", lowest watermark (None: one is missing)."""
+        self._check()
+        with self._lock:
+            total: Counter[str] = Counter()
+            for partition in range(partitions):
+                total.update(self._sums.get(partition, {}).get(experiment, {}))
+            marks = [self._watermarks.get(partition) for partition in range(partitions)]
+            positions = {
+                f"{topic}/{partition}": offset
+                for partition, at in sorted(self._positions.items())
+                if partition < partitions
+                for topic, offset in ((EXPOSURES, at.exposures), (EVENTS, at.events))
+            }
+        known = [mark[0] for mark in marks if mark is not None]
+        return dict(total), positions, min(known) if known and len(known) == partitions else None
+
+    def report_loss(self, partition: int, message: str) -> None:
+        """Record data loss."""
+        self._check()
+        self._losses[partition] = message
+
+    def losses(self) -> dict[int, str]:
+        """Recorded data losses by partition."""
+        self._check()
+        return dict(self._losses)
+
+
+class MemoryStateCache(_Failing):
+    """StateCache: experiments by name, heartbeats and leases that expire by `clock`."""
+
+    def __init__(self, clock: Clock = wall_ms):
+        self._clock = clock
+        self._states: dict[str, Experiment] = {}
+        self._beats: dict[str, tuple[Heartbeat, float]] = {}
+        self._leases: dict[str, tuple[str, float]] = {}
+
+    def put(self, state: Experiment) -> bool:
+        """Store if newer than what is there."""
+        self._check()
+        stored = self._states.get(state.name)
+        if stored is not None and stored.revision >= state.revision:
+            return False
+        self._states[state.name] = state
+        return True
+
+    def get(self, experiment: str) -> Experiment | None:
+        """The cached state."""
+        self._check()
+        return self._states.get(experiment)
+
+    def forget(self) -> None:
+        """Lose everything, as a restarted Redis does."""
+        self._states.clear()
+        self._beats.clear()
+        self._leases.clear()
+
+    def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
+        """Report; expires after `ttl_s`."""
+        self._check()
+        self._beats[heartbeat.replica] = (heartbeat, self._clock() + ttl_s * 1_000)
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """Of all live replicas, by name."""
+        self._check()
+        now = self._clock()
+        return [beat for _, (beat, until) in sorted(self._beats.items()) if until > now]
+
+    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        """Take or renew a lease."""
+        self._check()
+        now = self._clock()
+        owner, until = self._leases.get(name, (holder, 0.0))
+        if owner != holder and until > now:
+            return False
+        self._leases[name] = (holder, now + ttl_s * 1_000)
+        return True
+
+
+class MemoryDecisionLog(_Failing):
+    """DecisionLog over a list. `fold(state, decision)` is the pure function that makes the next state."""
+
+    def __init__(self, fold: Fold, cache: StateCache | None = None):
+        self._fold = fold
+        self._cache = cache
+        self._states: dict[str, Experiment] = {}
+        self._history: dict[str, list[Decision]] = {}
+        self._lock = threading.Lock()
+
+    def catch_up(self) -> Mapping[str, Experiment]:
+        """The state of every experiment."""
+        self._check()
+        return dict(self._states)
+
+    def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
+        """Records that count, oldest first."""
+        self._check()
+        return [record for record in self._history.get(experiment, []) if record.revision > after_revision]
+
+    def append(self, decision: Decision) -> Experiment:
+        """Append and return the new state; StalePositionError if the revision is not the next one."""
+        self._check()
+        with self._lock:
+            state = self._states.get(decision.experiment)
+            following = 1 if state is None else state.revision + 1
+            if decision.revision != following:
+                raise StalePositionError(
+                    f"{decision.experiment}: revision {decision.revision} is void, {following} is next"
+                )
+            new = self._states[decision.experiment] = self._fold(state, decision)
+            self._history.setdefault(decision.experiment, []).append(decision)
+        if self._cache is not None:
+            self._cache.put(new)
+        return new
+
+
+class MemoryOnlineReader(_Failing):
+    """OnlineReader: `rows` by user, pins that expire by `clock`. `delay_s` makes it slow."""
+
+    def __init__(self, clock: Clock = wall_ms):
+        self.rows: dict[str, UserRow] = {}
+        self.pins: dict[str, tuple[Pin, float]] = {}
+        self.delay_s = 0.0
+        self._clock = clock
+
+    async def read(
+        self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
+    ) -> tuple[UserRow, Pin | None, bool]:
+        """Row, pin (first writer wins) and whether ours was written."""
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        self._check()
+        row = self.rows.get(user, UserRow())
+        if unit_key is None:
+            return row, None, False
+        pin, until = self.pins.get(unit_key, (None, 0.0))
+        if pin is not None and until > self._clock():
+            return row, pin, False
+        if proposal is None:
+            return row, None, False
+        self.pins[unit_key] = (proposal, self._clock() + ttl_s * 1_000)
+        return row, proposal, True
+
+    async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
+        """Overwrite a pin."""
+        self._check()
+        self.pins[unit_key] = (pin, self._clock() + ttl_s * 1_000)
+
+
+class MemoryItemOverlay(_Failing):
+    """ItemOverlay: later fields win, fields left None stay as they were."""
+
+    def __init__(self) -> None:
+        self._changes: dict[str, ItemChanged] = {}
+        self._revision = 0
+
+    def revision(self) -> int:
+        """Grows with every change."""
+        self._check()
+        return self._revision
+
+    def changes(self) -> dict[str, ItemChanged]:
+        """Merged change of each changed item."""
+        self._check()
+        return dict(self._changes)
+
+    def apply(self, changes: Iterable[ItemChanged]) -> int:
+        """Merge and return the new revision."""
+        self._check()
+        for change in changes:
+            before = self._changes.get(change.item_id)
+            self._changes[change.item_id] = change if before is None else before.then(change)
+            self._revision += 1
+        return self._revision
