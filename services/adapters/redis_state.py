@@ -1,0 +1,211 @@
+"""Redis: sums and positions of the bandit workers; the cached experiment state, heartbeats and leases.
+
+Everything a partition owns lies under one hash tag, `{bandit:<p>}`, so that one Lua script changes all of it
+at once, on a single server as on Redis Cluster. Scripts work from Redis 6.2 on.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
+from redis.retry import Retry
+
+from experiments.experiment import Experiment
+from services.errors import StalePositionError, UnavailableError
+from services.ports import Heartbeat, Positions, Sums
+from services.settings import Settings
+
+Client = redis.Redis | redis.RedisCluster
+_READ_ATTEMPTS = 5
+
+
+def connect(settings: Settings) -> Client:
+    """A client whose deadline holds: no retries, because redis-py's default turns 50 ms into 7 s."""
+    deadline_s = settings.state_deadline_ms / 1_000
+    kind: type[Client] = redis.RedisCluster if settings.redis_cluster else redis.Redis
+    with reaching(settings.redis_url):
+        return kind.from_url(
+            settings.redis_url,
+            socket_timeout=deadline_s,
+            socket_connect_timeout=deadline_s,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Whatever Redis can't do becomes one UnavailableError (credentials of the URL left out)."""
+    try:
+        yield
+    except (redis.RedisError, RedisClusterException, OSError) as error:
+        raise UnavailableError(
+            f"Redis at {url.rsplit('@', 1)[-1]}", str(error) or type(error).__name__
+        ) from error
+
+
+@cache
+def _source(name: str) -> str:
+    return (files("services.adapters") / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+def _key(partition: int, name: str) -> str:
+    return f"{{bandit:{partition}}}:{name}"
+
+
+def _encode(positions: Positions | None) -> str:
+    """Canonical text of positions, compared byte by byte in the script; '' for a partition never counted."""
+    return "" if positions is None else msgspec.json.encode(positions).decode()
+
+
+def _decode(text: str | None) -> Positions | None:
+    return msgspec.json.decode(text, type=Positions) if text else None
+
+
+def _sums(flat: Sequence[str]) -> Sums:
+    return {field: int(count) for field, count in zip(flat[::2], flat[1::2], strict=True)}
+
+
+class _OnRedis:
+    """Connects at first use, so that a process starts without Redis; runs the scripts beside this file."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._scripts: dict[str, Any] = {}
+
+    @cached_property
+    def _redis(self) -> Client:
+        return connect(self._settings)
+
+    def _reaching(self) -> AbstractContextManager[None]:
+        return reaching(self._settings.redis_url)
+
+    def _run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        with self._reaching():
+            if script not in self._scripts:
+                self._scripts[script] = self._redis.register_script(_source(script))
+            return self._scripts[script](keys=keys, args=arguments)
+
+
+class RedisTallyStore(_OnRedis):
+    """ports.TallyStore on Redis."""
+
+    def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
+        """Positions and sums as of one moment: read again while a batch lands in between."""
+        for _ in range(_READ_ATTEMPTS):
+            with self._reaching():
+                before = self._redis.get(_key(partition, "positions"))
+                names = sorted(self._redis.smembers(_key(partition, "experiments")))
+                rows = self._read([(partition, name) for name in names])
+            if all(row[0] == before for row in rows):
+                return _decode(before), {name: _sums(row[2]) for name, row in zip(names, rows, strict=True)}
+        raise UnavailableError(
+            "Redis", f"the sums of partition {partition} moved during {_READ_ATTEMPTS} reads"
+        )
+
+    def apply(
+        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+    ) -> None:
+        """One script: all of the batch, or StalePositionError. After an UnavailableError either may have
+        happened: load again."""
+        if fetched_from == moved_to and deltas:
+            raise ValueError(
+                f"partition {partition}: a batch that moves no position would count twice on a retry"
+            )
+        keys = [_key(partition, "positions"), _key(partition, "experiments")]
+        arguments: list[str | int] = [_encode(fetched_from), _encode(moved_to)]
+        for experiment, sums in deltas.items():
+            keys.append(_key(partition, f"sums:{experiment}"))
+            arguments += [experiment, len(sums), *(part for pair in sums.items() for part in pair)]
+        if not self._run("apply_batch", keys, arguments):
+            raise StalePositionError(f"partition {partition} no longer stands at {fetched_from}")
+
+    def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
+        """Stored as "<watermark>|<records behind>"."""
+        with self._reaching():
+            self._redis.set(_key(partition, "watermark"), f"{watermark_ms}|{lag}")
+
+    def load_all(self, experiment: str, partitions: int) -> tuple[Sums, dict[str, int], int | None]:
+        """One round trip; each partition as of one moment."""
+        with self._reaching():
+            rows = self._read([(partition, experiment) for partition in range(partitions)])
+        total: Sums = {}
+        positions: dict[str, int] = {}
+        for partition, (stored, _, flat) in enumerate(rows):
+            for field, count in _sums(flat).items():
+                total[field] = total.get(field, 0) + count
+            if (at := _decode(stored)) is not None:
+                positions |= {f"exposures/{partition}": at.exposures, f"events/{partition}": at.events}
+        marks = [int(mark.split("|")[0]) for _, mark, _ in rows if mark]
+        return total, positions, min(marks) if len(marks) == partitions else None
+
+    def report_loss(self, partition: int, message: str) -> None:
+        """Kept until acknowledged."""
+        with self._reaching():
+            self._redis.set(_key(partition, "loss"), message)
+
+    def losses(self) -> dict[int, str]:
+        """Of all partitions that the settings name."""
+        with self._reaching():
+            pipeline = self._redis.pipeline(transaction=False)
+            for partition in range(self._settings.kafka_partitions):
+                pipeline.get(_key(partition, "loss"))
+            return {partition: text for partition, text in enumerate(pipeline.execute()) if text}
+
+    def acknowledge_loss(self, partition: int) -> None:
+        """A person accepts the loss at the stored positions: those are remembered, the report is dropped."""
+        with self._reaching():
+            stored = self._redis.get(_key(partition, "positions")) or ""
+            self._redis.set(_key(partition, "accepted"), stored)
+            self._redis.delete(_key(partition, "loss"))
+
+    def loss_acknowledged(self, partition: int, positions: Positions) -> bool:
+        """Whether the loss at exactly these positions was accepted; moving on uses the acceptance up."""
+        with self._reaching():
+            return self._redis.get(_key(partition, "accepted")) == _encode(positions)
+
+    def _read(self, pairs: Sequence[tuple[int, str]]) -> list[Any]:
+        # EVAL, not EVALSHA: in a pipeline nobody could answer NOSCRIPT, and the source is short.
+        pipeline = self._redis.pipeline(transaction=False)
+        for partition, experiment in pairs:
+            keys = [_key(partition, name) for name in ("positions", "watermark", f"sums:{experiment}")]
+            pipeline.execute_command("EVAL", _source("read_tally"), len(keys), *keys)
+        return pipeline.execute()
+
+
+class RedisStateCache(_OnRedis):
+    """ports.StateCache on Redis."""
+
+    def put(self, state: Experiment) -> bool:
+        """Compared by revision on the server."""
+        body = msgspec.json.encode(state).decode()
+        return bool(self._run("put_newer", [f"experiment:{state.name}"], [state.revision, body]))
+
+    def get(self, experiment: str) -> Experiment | None:
+        """None if nothing is cached."""
+        with self._reaching():
+            body = self._redis.hget(f"experiment:{experiment}", "body")
+        return msgspec.json.decode(body, type=Experiment) if body else None
+
+    def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
+        """The server's clock decides when it expires."""
+        body = msgspec.json.encode(heartbeat).decode()
+        self._beats([heartbeat.replica, body, int(ttl_s * 1_000)])
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """By name of the replica."""
+        live = [msgspec.json.decode(body, type=Heartbeat) for body in self._beats([])]
+        return sorted(live, key=lambda heartbeat: heartbeat.replica)
+
+    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        """One script takes or renews."""
+        return bool(self._run("lease", [f"lease:{name}"], [holder, int(ttl_s * 1_000)]))
+
+    def _beats(self, arguments: Sequence[str | int]) -> list[str]:
+        return self._run("beat", ["{heartbeats}:bodies", "{heartbeats}:expiry"], arguments)
