@@ -17,7 +17,10 @@ ITEMS = "items"  # one partition: changes of the live catalogue
 ACTIVITY = "activity-rows"  # key: user id; rows as pushed to Feast, so that the lake can keep their history
 DEAD_LETTERS = "dead-letters"  # raw bytes in the value; reason and origin in headers
 
-Excluded = Literal["preview", "bot", "staff", "pin_unreachable", "no_experiment"]
+# champion_only: the experiment is paused, ended, switched off or out of reach; overridden: the unit's arm was retired
+Excluded = Literal[
+    "preview", "bot", "staff", "pin_unreachable", "no_experiment", "champion_only", "overridden"
+]
 EventType = Literal["impression", "view", "click", "add_to_cart", "purchase"]
 
 

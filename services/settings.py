@@ -46,6 +46,13 @@ class Settings(BaseSettings):
     rank_deadline_ms: int = Field(60, ge=1)
     state_cutoff_s: float = Field(30.0, description="Champion only after this long without experiment state.")
     refresh_s: float = Field(0.5, description="How often replicas look for new state, models and items.")
+    placements: str = Field(
+        "home,category,search,item,cart,email,discover,buy_again",
+        description="Known placements, comma separated; `buy_again` may show what the user has bought.",
+    )
+    category_share: float = Field(0.5, gt=0, le=1, description="Largest share of a slate from one category.")
+    max_body_bytes: int = Field(1_048_576, ge=1_024, description="Larger requests are answered 413.")
+    recommendation_ttl_s: float = Field(86_400.0, description="Events may name a slate this long.")
     heartbeat_s: float = Field(1.0, description="Replicas report what they have loaded; expires after 5 times this.")
 
     # Features
