@@ -1,0 +1,217 @@
+"""Laws of the simulated worlds: the same luck for everyone, known position bias, better rankings earn more."""
+
+import time
+
+import numpy as np
+import pytest
+
+from experiments.world import (
+    NO_ITEM,
+    Visits,
+    after_click,
+    best_slate,
+    click_probability,
+    clicks,
+    examination,
+    slate_value,
+)
+from experiments.world_chance import luck, text_key
+from experiments.world_history import CART, PURCHASE, VIEW, history
+from experiments.world_holdout import HoldoutShop, Levels, holdout_shop
+from experiments.world_synthetic import SyntheticShop, synthetic_shop
+from models.contract import KINDS
+
+NOW_S = 1_790_000_000.0
+
+
+@pytest.fixture(scope="module")
+def shop() -> SyntheticShop:
+    return synthetic_shop(seed=7, n_items=600, n_shoppers=500)
+
+
+@pytest.fixture(scope="module")
+def holdout() -> HoldoutShop:
+    rng = np.random.default_rng(3)
+    user, item = rng.integers(200, size=3_000), rng.integers(400, size=3_000)
+    category = np.array([f"c{i % 20}" for i in range(400)])
+    return holdout_shop(user.astype(np.int32), item.astype(np.int32), category, n_users=200, seed=3)
+
+
+def visits_to(world, n: int, seed: int = 1) -> Visits:
+    rng = np.random.default_rng(seed)
+    session = rng.integers(2**63, size=n).astype(np.uint64)
+    return Visits(world.visitors(rng, n), session, NOW_S)
+
+
+def random_slates(world, n: int, length: int = 10, seed: int = 2) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.permuted(np.tile(np.arange(world.n_items, dtype=np.int32), (n, 1)), axis=1)[:, :length]
+
+
+def test_luck_is_uniform_and_depends_on_every_key_in_order() -> None:
+    draws = luck(5, np.arange(200)[:, None], np.arange(500))
+    histogram = np.histogram(draws, bins=20, range=(0, 1))[0]
+    chi_square = ((histogram - 5_000) ** 2 / 5_000).sum()
+    assert chi_square < 43.8  # 99.9 % point at 19 degrees of freedom
+    assert luck(1, 2, 3) == luck(1, 2, 3)
+    assert len({float(luck(*keys)) for keys in [(1, 2, 3), (1, 3, 2), (0, 2, 3), (1, 2, 4)]}) == 4
+
+
+def test_text_key_is_stable_across_processes() -> None:
+    assert int(text_key("session-1")) == 0x0ACE763D42CBD49AE
+    assert text_key("session-1") != text_key("session-2")
+
+
+def test_the_same_seed_founds_the_same_shop_with_the_same_past() -> None:
+    one, two = (synthetic_shop(seed=4, n_items=200, n_shoppers=50) for _ in range(2))
+    other = synthetic_shop(seed=5, n_items=200, n_shoppers=50)
+    pasts = [history(s, end_s=NOW_S, weeks=2, sessions_per_week=100) for s in (one, two, other)]
+    np.testing.assert_array_equal(one.products.title, two.products.title)
+    np.testing.assert_array_equal(one.place, two.place)
+    np.testing.assert_array_equal(pasts[0].item, pasts[1].item)
+    np.testing.assert_array_equal(pasts[0].at, pasts[1].at)
+    assert not np.array_equal(pasts[0].item[:50], pasts[2].item[:50])
+
+
+def test_products_read_like_products(shop: SyntheticShop) -> None:
+    goods = shop.products
+    assert len(set(goods.items)) == len(goods.items) == shop.n_items
+    looks = {title.split(",")[0] for title in goods.title}
+    assert len(looks) == shop.n_items  # no two products alike but for the size
+    assert all(len(text) > 40 and text.endswith(".") for text in goods.description)
+    assert (goods.price > 0).all()
+    assert len(set(goods.category)) >= 10
+
+
+def test_the_past_is_ordered_ends_before_now_and_is_funnelled(shop: SyntheticShop) -> None:
+    past = history(shop, end_s=NOW_S, weeks=2, sessions_per_week=300)
+    assert (np.diff(past.at) >= 0).all()
+    assert past.at[0] >= NOW_S - 14 * 86_400
+    assert past.at[-1] <= NOW_S
+    counts = np.bincount(past.kind, minlength=4)
+    assert counts[VIEW] > counts[CART] > counts[PURCHASE] > 0
+    assert counts[KINDS.index("click")] == 0
+    assert (KINDS[VIEW], KINDS[CART], KINDS[PURCHASE]) == ("view", "add_to_cart", "purchase")
+
+
+@pytest.mark.parametrize("name", ["shop", "holdout"])
+def test_clicks_are_a_function_of_who_what_and_where(name: str, request: pytest.FixtureRequest) -> None:
+    world = request.getfixturevalue(name)
+    visits, slates = visits_to(world, 2_000), random_slates(world, 2_000)
+    together = clicks(world, visits, slates)
+    order = np.random.default_rng(9).permutation(2_000)
+    shuffled = clicks(world, Visits(visits.shopper[order], visits.session[order], visits.at_s), slates[order])
+    np.testing.assert_array_equal(shuffled, together[order])
+    alone = clicks(world, Visits(visits.shopper[:1], visits.session[:1], visits.at_s), slates[:1])
+    np.testing.assert_array_equal(alone[0], together[0])
+
+
+def test_shoppers_know_nothing_about_arms(shop: SyntheticShop) -> None:
+    visits = visits_to(shop, 3_000)
+    slates = {"als": random_slates(shop, 3_000, seed=4), "popularity": random_slates(shop, 3_000, seed=5)}
+    assigned = np.random.default_rng(6).integers(2, size=3_000)
+
+    def earned(names: list[str]) -> np.ndarray:
+        shown = np.where((assigned == 0)[:, None], slates["als"], slates["popularity"])
+        by_arm = clicks(shop, visits, shown).any(axis=1)
+        return np.array([by_arm[np.array(names)[assigned] == name].sum() for name in sorted(names)])
+
+    np.testing.assert_array_equal(earned(["als", "popularity"]), earned(["popularity", "als"])[::-1])
+
+
+@pytest.mark.parametrize("name", ["shop", "holdout"])
+def test_position_bias_is_recovered_from_clicks(name: str, request: pytest.FixtureRequest) -> None:
+    world = request.getfixturevalue(name)
+    n = 60_000
+    visits = visits_to(world, n)
+    slates = best_slate(world, visits_to(world, n, seed=1), 10) if name == "holdout" else None
+    if slates is None:
+        slates = np.tile(best_slate(world, visits_to(world, 1), 10), (n, 1))
+    slates = np.random.default_rng(8).permuted(slates, axis=1)  # every item as often at every position
+    rate = clicks(world, visits, slates).mean(axis=0)
+    eta = -np.polyfit(np.log(1 + np.arange(10)), np.log(rate / rate[0]), 1)[0]
+    assert eta == pytest.approx(0.6, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["shop", "holdout"])
+def test_value_is_what_clicks_average_to(name: str, request: pytest.FixtureRequest) -> None:
+    world = request.getfixturevalue(name)
+    visits = visits_to(world, 40_000)
+    slates = np.tile(best_slate(world, visits_to(world, 1), 10), (40_000, 1))
+    truth = slate_value(world, visits, slates).mean()
+    seen = clicks(world, visits, slates).any(axis=1).mean()
+    assert seen == pytest.approx(truth, abs=4 * np.sqrt(truth * (1 - truth) / 40_000))
+
+
+def test_better_rankings_earn_more(shop: SyntheticShop) -> None:
+    """Random < all-time popular < recently popular < one's own best, in clicks and not only in truth."""
+    past = history(shop, end_s=NOW_S, weeks=8, sessions_per_week=800)
+    visits = visits_to(shop, 20_000)
+
+    def popular(since_s: float) -> np.ndarray:
+        counts = np.bincount(past.item[past.at >= since_s], minlength=shop.n_items)
+        return np.tile(np.argsort(-counts)[:10].astype(np.int32), (20_000, 1))
+
+    slates = [
+        random_slates(shop, 20_000),
+        popular(0.0),
+        popular(NOW_S - 14 * 86_400),
+        best_slate(shop, visits, 10),
+    ]
+    rates = [clicks(shop, visits, slate).any(axis=1).mean() for slate in slates]
+    assert rates == sorted(rates)
+    assert rates[1] - rates[0] > 0.03
+    assert rates[2] > rates[1]
+    assert rates[3] > 1.5 * rates[2]
+
+
+def test_a_better_position_for_a_better_item_earns_more(shop: SyntheticShop) -> None:
+    visits = visits_to(shop, 1_000)
+    best = best_slate(shop, visits, 10)
+    assert (slate_value(shop, visits, best) >= slate_value(shop, visits, best[:, ::-1]) - 1e-12).all()
+
+
+def test_empty_places_are_never_clicked(shop: SyntheticShop, holdout: HoldoutShop) -> None:
+    for world in (shop, holdout):
+        nothing = np.full((500, 5), NO_ITEM, np.int32)
+        assert (click_probability(world, visits_to(world, 500), nothing) == 0).all()
+        assert not clicks(world, visits_to(world, 500), nothing).any()
+
+
+def test_held_out_purchases_are_what_shoppers_click() -> None:
+    category = np.array(["tea", "tea", "toys", "toys"])
+    world = holdout_shop(
+        np.array([1], np.int32), np.array([0], np.int32), category, n_users=3, levels=Levels(0.5, 0.1, 0.01)
+    )
+    visits = Visits(np.array([1, 2], np.int32), np.array([1, 2], np.uint64), NOW_S)
+    everything = np.tile(np.arange(4, dtype=np.int32), (2, 1))
+    np.testing.assert_allclose(world.attraction(visits, everything), [[0.5, 0.1, 0.01, 0.01], [0.01] * 4])
+    assert set(world.visitors(np.random.default_rng(0), 50)) == {1}  # the others bought nothing
+
+
+def test_a_world_without_purchases_is_refused() -> None:
+    empty = np.empty(0, np.int32)
+    with pytest.raises(ValueError, match="user: no held-out purchases"):
+        holdout_shop(empty, empty, np.array(["tea"]), n_users=1)
+
+
+def test_examination_falls_from_one() -> None:
+    looks = examination(10)
+    assert looks[0] == 1
+    assert (np.diff(looks) < 0).all()
+
+
+def test_a_click_goes_on_to_cart_and_purchase_at_the_documented_rates(shop: SyntheticShop) -> None:
+    session = np.arange(50_000, dtype=np.uint64)
+    how_far = after_click(shop, session, np.zeros(50_000, np.int32))
+    assert (how_far >= 1).mean() == pytest.approx(0.35, abs=0.01)
+    assert (how_far == 2).mean() == pytest.approx(0.175, abs=0.01)
+
+
+def test_throughput_is_reported(shop: SyntheticShop, record_property) -> None:
+    visits, slates = visits_to(shop, 50_000), random_slates(shop, 50_000)
+    began = time.perf_counter()
+    clicks(shop, visits, slates)
+    rate = 50_000 / (time.perf_counter() - began)
+    record_property("shopper_decisions_per_second", round(rate))
+    print(f"{rate:,.0f} shopper decisions a second (slates of ten)")
