@@ -22,10 +22,10 @@ from experiments.world_chance import luck
 from experiments.world_words import COLOURS, DEPARTMENTS, STYLES
 
 DIMENSIONS = 24
-INTERCEPT = -6.4
-TASTE = 5.0
-QUALITY = 0.7  # standard deviation over items
-TREND = 0.8  # largest swing of an item
+INTERCEPT = -7.3
+TASTE = 6.0
+QUALITY = 0.6  # standard deviation over items
+TREND = 1.2  # largest swing of an item
 TREND_PERIOD_S = (14 * 86_400.0, 70 * 86_400.0)
 INTENT = 1.1  # pull of the session's department beside the lasting taste (of length 1)
 OWN = 0.5  # share of an item's place that no word tells
@@ -116,7 +116,7 @@ def synthetic_shop(*, seed: int = 0, n_items: int = 2_400, n_shoppers: int = 4_0
     place = sum(WEIGHTS[kind] * words[kind][spelled[kind]] for kind in WEIGHTS)
     own = OWN * _unit(rng.normal(size=(n_items, DIMENSIONS)))
     liked, taste = _tastes(rng, n_shoppers, words)
-    visits = rng.pareto(1.5, n_shoppers) + 0.3
+    visits = rng.lognormal(0.0, 0.8, n_shoppers)
     return SyntheticShop(
         seed=seed,
         products=_compose(rng, spelled),
