@@ -9,6 +9,7 @@ from services.events import ACTIVITY, DEAD_LETTERS, DECISIONS, EVENTS, EXPOSURES
 KEYED = (EXPOSURES, EVENTS, ACTIVITY)  # as many partitions as the installation chose
 SINGLE = (DECISIONS, ITEMS, DEAD_LETTERS)  # one partition: a total order
 TOPICS = KEYED + SINGLE
+LOG_ID_TOPIC = "ringside-log-"  # + uuid: a topic whose name is the identity of an embedded broker's log
 
 _MASK = 0xFFFFFFFF
 _M = 0x5BD1E995

@@ -1,0 +1,114 @@
+"""A server process that Ringside starts for itself: stop it, kill it, freeze it; it can't outlive its
+owner."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from services.errors import UnavailableError
+
+STOP_S = 10.0
+
+
+class Server:
+    """A running server. `pid` is its process (not the leash that holds it); `log` its output, None:
+    inherited."""
+
+    def __init__(self, command: Sequence[str], log: Path | None = None):
+        leash = [sys.executable, "-m", "services.adapters.leash"]
+        options = [] if log is None else ["--log", str(log)]
+        self.log = log
+        self._leash = subprocess.Popen(
+            [*leash, *options, "--", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.pid = int(self.read_line() or 0)
+
+    def read_line(self) -> str:
+        """Next line of the server's stdout (none is kept when `log` is set); empty at its end."""
+        assert self._leash.stdout is not None
+        return self._leash.stdout.readline().decode().strip()
+
+    def alive(self) -> bool:
+        """Whether the server runs."""
+        return self._leash.poll() is None
+
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Poll `ready` every 20 ms. Raises UnavailableError with the end of the log if it never is."""
+        end = time.monotonic() + timeout_s
+        while not ready():
+            if not self.alive() or time.monotonic() > end:
+                self.kill()
+                raise UnavailableError(what, f"it did not start. {self._log_tail()}")
+            time.sleep(0.02)
+
+    def freeze(self) -> None:
+        """SIGSTOP: it hangs, connections stay open."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash; idempotent."""
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self._reap()
+
+    def stop(self) -> None:
+        """End it in order; idempotent."""
+        if self._leash.stdin is not None and not self._leash.stdin.closed:
+            self._leash.stdin.close()
+        self._reap()
+
+    def _reap(self) -> None:
+        try:
+            self._leash.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._leash.kill()
+            self._leash.wait()
+        for pipe in (self._leash.stdin, self._leash.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _log_tail(self) -> str:
+        if self.log is None or not self.log.exists():
+            return ""
+        lines = self.log.read_text(errors="replace").splitlines()[-8:]
+        return f"The end of {self.log}:\n" + "\n".join(lines)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(host: str, port: int, timeout_s: float = 0.2) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        with socket.create_connection((host, port), timeout_s):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,170 @@
+"""Fixtures every test may use. What a machine lacks is a skip with its reason on a laptop and a failure on
+CI."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.adapters.memory import MemoryBroker
+from services.settings import Settings
+
+MARKER_OF_FIXTURE = {
+    "kafka_broker": "kafka",
+    "redis_server": "redis",
+    "browser": "browser",
+    "data_dir": "data",
+}
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test by what it needs, so that `-m "not kafka"` is always right."""
+    for item in items:
+        for fixture in set(getattr(item, "fixturenames", ())) & MARKER_OF_FIXTURE.keys():
+            item.add_marker(MARKER_OF_FIXTURE[fixture])
+
+
+def _require(what: object, reason: str) -> None:
+    if what:
+        return
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
+        pytest.fail(f"missing on CI: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[object, str], None]:
+    """`require(what, reason)`: go on if `what` is there, else skip (laptop) or fail (CI=true) with
+    `reason`."""
+    return _require
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("RINGSIDE_") and name != "RINGSIDE_DATA_DIR"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def memory_broker() -> MemoryBroker:
+    """A broker in memory with four partitions, of which every append is a millisecond later."""
+    now_ms = iter(range(1_700_000_000_000, 1_800_000_000_000))
+    return MemoryBroker(partitions=4, clock=lambda: next(now_ms))
+
+
+@pytest.fixture
+def embedded_broker() -> Iterator[Any]:
+    """An embedded broker of this test's own (services.adapters.embedded.EmbeddedBroker; 0.2 s)."""
+    from services.adapters.embedded import EmbeddedBroker
+
+    with EmbeddedBroker(partitions=4) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def _redis_process(require: Callable[[object, str], None]) -> Iterator[Any]:
+    from services.adapters.embedded import EmbeddedRedis, redis_executable
+    from services.errors import ConfigurationError
+
+    try:
+        executable = redis_executable()
+    except ConfigurationError as error:
+        require(None, str(error))
+    with EmbeddedRedis(executable=executable) as running:
+        yield running
+
+
+@pytest.fixture
+def redis_server(_redis_process: Any) -> Iterator[Any]:
+    """An empty Redis (EmbeddedRedis: `.url`, `.server.freeze()`, `.server.kill()`, `.restart()`)."""
+    import redis
+
+    if not _redis_process.server.alive():
+        _redis_process.restart()
+    with redis.Redis.from_url(_redis_process.url) as client:
+        client.flushall()
+    yield _redis_process
+    if _redis_process.server.alive():
+        _redis_process.server.thaw()
+
+
+@pytest.fixture(scope="session")
+def _kafka_process(
+    require: Callable[[object, str], None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    from services.adapters.local_kafka import LocalKafka
+
+    require(shutil.which("java"), "Apache Kafka needs Java 17 (`java` is not on PATH)")
+    require(shutil.which("mvn"), "the jars of Apache Kafka are resolved by Maven (`mvn` is not on PATH)")
+    with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def kafka_broker(_kafka_process: Any) -> Iterator[Any]:
+    """A real Apache Kafka with freshly made, empty topics (LocalKafka: `.bootstrap`, `.server`,
+    `.restart()`)."""
+    if not _kafka_process.server.alive():
+        _kafka_process.restart()
+    _kafka_process.remake_topics()
+    yield _kafka_process
+    if _kafka_process.server.alive():
+        _kafka_process.server.thaw()
+
+
+@pytest.fixture(scope="session")
+def data_dir(require: Callable[[object, str], None]) -> Path:
+    """Folder with the real data sets."""
+    named = os.environ.get("RINGSIDE_DATA_DIR")
+    require(named, "RINGSIDE_DATA_DIR does not name the folder with the real data sets")
+    folder = Path(str(named))
+    require(folder.is_dir(), f"RINGSIDE_DATA_DIR names {folder}, which is no folder")
+    return folder
+
+
+@pytest.fixture
+def settings_for(tmp_path: Path) -> Callable[..., Settings]:
+    """`settings_for(broker=…, redis=…, window_s=…)`: settings with a home of their own and these servers."""
+
+    def make(broker: Any = None, redis: Any = None, **values: Any) -> Settings:
+        if broker is not None:
+            kafka = type(broker).__name__ == "LocalKafka"
+            values.setdefault("kafka_bootstrap", broker.bootstrap)
+            values.setdefault("kafka_mode", "kafka" if kafka else "embedded")
+            values.setdefault("kafka_partitions", broker.partitions)
+        if redis is not None:
+            values.setdefault("redis_url", redis.url)
+        return Settings(**{"home": tmp_path / "home", **values})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def _chromium(require: Callable[[object, str], None]) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    require(executable, "Chromium is not on PATH")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def browser(_chromium: Any) -> Any:
+    """Chromium, headless (a playwright Browser, sync API); open pages with `browser.new_page()`."""
+    return _chromium
