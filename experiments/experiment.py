@@ -1,150 +1,325 @@
 """An experiment is a fold over its decisions.
 
-The log of decisions is the truth; the state below is computed from it and from nothing else. The first record in the
-log with revision n + 1 wins, later ones with that revision are void, so a second decider or a retried command does
-no harm.
+The log of decisions is the truth; the state is computed from it and from nothing else. The first record in
+the log with revision n + 1 wins, later ones with that revision are void, so a second decider or a retried
+command does no harm. Types live in `experiments.state` and are re-exported here.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-Unit = Literal["request", "session", "user_day"]
-Role = Literal["champion", "challenger", "holdback", "retired"]
-Status = Literal["running", "paused", "held", "ended"]
-Kind = Literal[
-    "start",  # a first champion serves; the experiment exists
-    "enter",  # a challenger joins at weight 0, until every live replica has it loaded
-    "allocate",  # one look of the decider: a new weights version, or the old one kept
-    "rollback",  # a challenger is retired, or after a bad promotion the holdback is champion again
-    "promote",  # a challenger becomes champion, the old champion holdback at the floor
-    "retrain",  # a request to the trainer
-    "hold",  # counting can't be trusted: last weights stay
-    "pause",  # champion only, by command
-    "resume",
-    "undo",  # of the rollback or promotion at `reverts`
-    "confirm",  # every live replica serves what revision `confirms` decided
-    "end",
+from experiments.state import (
+    COUNTING,
+    Arm,
+    Decision,
+    Experiment,
+    Kind,
+    Race,
+    Reversal,
+    Role,
+    Rules,
+    Status,
+    Unit,
+    Weights,
+    from_dict,
+    to_dict,
+)
+
+__all__ = [
+    "Arm",
+    "Decision",
+    "Experiment",
+    "IllegalTransition",
+    "Kind",
+    "Race",
+    "Reversal",
+    "Role",
+    "Rules",
+    "Status",
+    "Unit",
+    "VoidRevision",
+    "Weights",
+    "apply",
+    "fold",
+    "from_dict",
+    "to_dict",
 ]
 
+ARM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LIFTED_BY_A_LOOK = ("stalled-watermark",)  # holds that the next good look ends; all others need `resume`
+
+
+class IllegalTransition(ValueError):  # noqa: N818 (a refusal, named as the domain names it)
+    """The decision makes no sense in this state. The message is a sentence for a person."""
+
+
+class VoidRevision(IllegalTransition):
+    """The decision's revision isn't the next one: somebody else decided first, or it was already applied."""
+
+
+def fold(decisions: Iterable[Decision], state: Experiment | None = None) -> Experiment | None:
+    """State after `decisions` in log order, from `state` on. Void and impossible records change nothing."""
+    for decision in decisions:
+        try:
+            state = apply(state, decision)
+        except IllegalTransition:
+            continue
+    return state
+
+
+def apply(state: Experiment | None, decision: Decision) -> Experiment:
+    """State after one more decision. Raises VoidRevision, or IllegalTransition with what is wrong."""
+    expected = state.revision + 1 if state else 1
+    if decision.revision != expected:
+        raise VoidRevision(f"revision {decision.revision} is void, the next one is {expected}")
+    if state is None:
+        _require(
+            decision.kind == "start",
+            f"{decision.kind} is not possible: {decision.experiment} was never started",
+        )
+        return _weigh(_start(decision), decision)
+    _require(decision.experiment == state.name, f"{decision.experiment} is not {state.name}")
+    step = TABLE.get(decision.kind)
+    _require(step is not None and state.status in step.allowed, _refusal(state, decision))
+    changed = step.effect(state, decision)
+    return replace(_weigh(changed, decision), revision=decision.revision, updated_ms=decision.received_at)
+
+
+# ---- one effect a kind: roles, status and races; the weights vector is installed afterwards ----------------
+
+
+def _start(d: Decision) -> Experiment:
+    champion = _need(d, "champion")
+    arm = Arm(_arm_name(champion["name"]), champion["model_version"], "champion", d.revision, since_version=1)
+    return Experiment(
+        name=d.experiment,
+        revision=d.revision,
+        status="running",
+        salt=_need(d, "salt"),
+        rules=_rules(_need(d, "rules")),
+        arms={arm.name: arm},
+        champion=arm.name,
+        weights=Weights(0, {}, d.received_at),
+        versions={},
+        started_ms=d.received_at,
+        updated_ms=d.received_at,
+    )
+
+
+def _enter(s: Experiment, d: Decision) -> Experiment:
+    name = _arm_name(_need(d, "arm"))
+    _require(
+        name not in s.arms, f"arm {name} is already in {s.name}; choose another name, or undo its rollback"
+    )
+    _require(d.weights.get(name) == 0, f"arm {name} must enter at weight 0")
+    arm = Arm(name, _need(d, "model_version"), "challenger", d.revision, since_version=d.weights_version)
+    pending = s.retrain_pending and d.author != "trainer"
+    return _race(replace(s, arms={**s.arms, name: arm}, retrain_pending=pending), d)
+
+
+def _allocate(s: Experiment, d: Decision) -> Experiment:
+    by_command = s.status == "held" and s.held_by not in LIFTED_BY_A_LOOK
+    _require(not by_command, f"{s.name} is held by {s.held_by}: it needs resume")
+    steps = d.detail.get("ramp", {})
+    arms = {name: replace(arm, ramp_step=steps.get(name, arm.ramp_step)) for name, arm in s.arms.items()}
+    units = d.detail.get("units", s.units_at_update) if d.detail.get("updated", True) else s.units_at_update
+    return replace(s, arms=arms, units_at_update=units, status="running", held_by="", causes=())
+
+
+def _rollback(s: Experiment, d: Decision) -> Experiment:
+    arm, holdback = _live(s, d), s.holdback()
+    if arm.role != "champion":
+        return _recast(s, d, {arm.name: "retired"})
+    _require(
+        holdback is not None, f"champion {arm.name} can't be rolled back: there is no holdback to put back"
+    )
+    return _recast(s, d, {arm.name: "retired", holdback.name: "champion"})
+
+
+def _promote(s: Experiment, d: Decision) -> Experiment:
+    arm, holdback = _live(s, d), s.holdback()
+    _require(arm.role == "challenger", f"arm {arm.name} is {arm.role}; only a challenger can be promoted")
+    leaving: dict[str, Role] = {holdback.name: "retired"} if holdback else {}
+    return _recast(s, d, {arm.name: "champion", s.champion: "holdback", **leaving})
+
+
+def _undo(s: Experiment, d: Decision) -> Experiment:
+    revision = _need(d, "reverts")
+    found = s.reversals.get(revision)
+    _require(found is not None, f"revision {revision} is nothing that can be undone")
+    for name, role in found.after.items():
+        _require(
+            s.arms[name].role == role,
+            f"revision {revision} can't be undone: {name} is {s.arms[name].role} now",
+        )
+    back = _recast(s, d, found.before)
+    returning = {name for name, role in found.after.items() if role == "retired"}
+    anew = {
+        name: replace(back.arms[name], ramp_step=0, since_version=d.weights_version) for name in returning
+    }
+    return replace(back, arms={**back.arms, **anew})
+
+
+def _retrain(s: Experiment, d: Decision) -> Experiment:
+    return replace(s, retrain_pending=True, retrain_at_ms=d.received_at)
+
+
+def _hold(s: Experiment, d: Decision) -> Experiment:
+    return replace(s, status="held", held_by=d.rule, causes=tuple(_need(d, "causes")))
+
+
+def _pause(s: Experiment, d: Decision) -> Experiment:
+    return replace(s, status="paused", paused_version=s.weights.version)
+
+
+def _resume(s: Experiment, d: Decision) -> Experiment:
+    known = tuple(dict.fromkeys(s.acknowledged + s.causes))
+    lifted = replace(s, status="running", held_by="", causes=(), acknowledged=known, paused_version=0)
+    if "rules" not in d.detail:
+        return lifted
+    rules = _rules(d.detail["rules"])
+    for name in COUNTING:
+        same = getattr(rules, name) == getattr(s.rules, name)
+        _require(same, f"rules.{name} says what is counted and can't change; start another experiment")
+    _require(
+        d.weights_version > s.weights.version,
+        "new rules need a new weights version for their races to start at",
+    )
+    return _race(replace(lifted, rules=rules, races=()), d)
+
+
+def _confirm(s: Experiment, d: Decision) -> Experiment:
+    revision = _need(d, "confirms")
+    _require(revision in s.unconfirmed, f"revision {revision} does not wait for confirmation")
+    return replace(s, unconfirmed=tuple(rev for rev in s.unconfirmed if rev != revision))
+
+
+def _end(s: Experiment, d: Decision) -> Experiment:
+    return replace(s, status="ended", held_by="", causes=(), races=())
+
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What an experiment is decided by. Times in seconds; shares and rates in [0, 1]. Source: statistics.md 1-3, 7."""
+class Transition:
+    """Statuses in which a kind of decision is possible, and what it does."""
 
-    unit: Unit = "session"
-    outcome: str = "click"
-    window_s: float = 1_800.0
-    lateness_s: float = 120.0
-    alpha: float = 0.05
-    margin: float = 0.03
-    floor: float = 0.10  # with one challenger
-    floor_many: float = 0.05  # with two or more (K >= 3 arms)
-    champion_floor: float = 0.20
-    cap: float = 0.20  # largest change of a weight in one update
-    ramp: tuple[float, ...] = (0.05, 0.10, 0.25)
-    burn_in_units: int = 100
-    burn_in_successes: int = 20
-    pseudo_units: float = 20.0
-    half_life_s: float = 7 * 86_400.0
-    look_every_s: float = 300.0
-    min_new_units: int = 200
-    stall_s: float = 900.0
-    cool_down_s: float = 86_400.0  # after a rollback, before the next retraining request
-    fallback_limit: float = 0.20  # hard limit: share of an arm's units that the champion had to answer
+    allowed: tuple[Status, ...]
+    effect: Callable[[Experiment, Decision], Experiment]
 
 
-@dataclass(frozen=True, slots=True)
-class Race:
-    """A click race that is being run: `arm` is watched against `against`, with sums from `from_version` on.
-
-    The i-th race of an experiment (`index`, from 1) takes α_i = α·6/(π² i²); a restart does not refill the budget.
-    """
-
-    arm: str
-    against: str
-    from_version: int
-    index: int
-    alpha: float
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """A deployed model version in an experiment."""
-
-    name: str
-    model_version: str
-    role: Role
-    entered_revision: int
-    ramp_step: int = 0  # how many ramp updates it has had during burn-in
+COUNTED: tuple[Status, ...] = ("running", "held")
+ALIVE: tuple[Status, ...] = ("running", "held", "paused")
+TABLE: Mapping[Kind, Transition] = {
+    "enter": Transition(ALIVE, _enter),
+    "allocate": Transition(COUNTED, _allocate),
+    "rollback": Transition(ALIVE, _rollback),
+    "promote": Transition(COUNTED, _promote),
+    "undo": Transition(COUNTED, _undo),
+    "retrain": Transition(ALIVE, _retrain),
+    "hold": Transition(COUNTED, _hold),
+    "pause": Transition(COUNTED, _pause),
+    "resume": Transition(("paused", "held"), _resume),
+    "confirm": Transition((*ALIVE, "ended"), _confirm),
+    "end": Transition(ALIVE, _end),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """An immutable vector of traffic shares; written before it is used. Sums to 1 over arms that serve."""
-
-    version: int
-    shares: Mapping[str, float]
-    since_ms: int
+# ---- what effects are made of ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One record of the `decisions` topic.
-
-    `weights` and `weights_version` are the full vector in force after the record. `positions` maps
-    "topic/partition" to the next offset not yet in the sums, `sums_digest` is sha256 over the canonical sums
-    (experiments.tally), `evidence` holds every number the decision was made from (see experiments.verdict).
-    `detail` holds what only this kind needs: start {champion: {name, model_version}, rules, salt},
-    enter {arm, model_version}, promote {arm}, rollback {arm, version_out, version_in, restored},
-    undo {reverts: revision}, confirm {confirms: revision, replicas, seconds}, retrain {reason, arm},
-    resume {rules?}.
-    """
-
-    experiment: str
-    revision: int
-    kind: Kind
-    received_at: int  # ms since the epoch, UTC
-    author: str  # "decider", "trainer", or the name of the key that commanded
-    rule: str  # which rule fired, e.g. "click-race", "thompson", "burn-in", "command"
-    reason: str  # one sentence for a person
-    weights_version: int
-    weights: Mapping[str, float]
-    positions: Mapping[str, int] = field(default_factory=dict)
-    sums_digest: str = ""
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    detail: Mapping[str, Any] = field(default_factory=dict)
-    code_version: str = ""
-    v: int = 1
+def _recast(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment:
+    """Give arms new roles; remember the old ones, wait for confirmation, and start the races that this
+    makes."""
+    arms = {name: replace(arm, role=roles.get(name, arm.role)) for name, arm in s.arms.items()}
+    champion = next(name for name, arm in arms.items() if arm.role == "champion")
+    undoable = Reversal(d.kind, {name: s.arms[name].role for name in roles}, dict(roles))
+    changed = replace(
+        s,
+        arms=arms,
+        champion=champion,
+        races=tuple(race for race in s.races if race.arm not in roles and race.against not in roles),
+        reversals={**s.reversals, d.revision: undoable},
+        unconfirmed=(*s.unconfirmed, d.revision),
+    )
+    return _race(changed, d)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experiment:
-    """State after `revision` decisions. All of it follows from the log.
+def _race(s: Experiment, d: Decision) -> Experiment:
+    """Run exactly the races that the roles ask for: every challenger against the champion, and a fresh
+    champion against its holdback. A race that is already run goes on; a new one starts at this version with
+    the next α."""
+    pairs = [(arm.name, s.champion) for arm in s.live_arms() if arm.role == "challenger"]
+    holdback = s.holdback()
+    pairs += [(s.champion, holdback.name)] if holdback else []
+    run = {(race.arm, race.against): race for race in s.races}
+    races, started = [], s.races_started
+    for arm, against in pairs:
+        started += (arm, against) not in run
+        races.append(
+            run.get((arm, against))
+            or Race(arm, against, d.weights_version, started, alpha_at(s.rules, started))
+        )
+    return replace(s, races=tuple(races), races_started=started)
 
-    `weights` is the vector in force; `versions` keeps every vector ever in force (evidence needs them);
-    `champion` names the arm that serves when nothing else may.
-    """
 
-    name: str
-    revision: int
-    status: Status
-    salt: str
-    rules: Rules
-    arms: Mapping[str, Arm]
-    champion: str
-    weights: Weights
-    versions: Mapping[int, Mapping[str, float]]
-    races: tuple[Race, ...] = ()
-    races_started: int = 0
-    started_ms: int = 0
-    updated_ms: int = 0
-    retrain_pending: bool = False
-    retrain_at_ms: int = 0
-    unconfirmed: tuple[int, ...] = ()  # revisions of rollbacks, promotions and undos not yet confirmed as served
+def alpha_at(rules: Rules, index: int) -> float:
+    """α_i = α·6 / (π² i²): the i-th race's part of the error budget; the parts sum to α."""
+    return rules.alpha * 6 / (math.pi * index) ** 2
 
-    def live_arms(self) -> list[Arm]:
-        """Arms that may serve: champion first, then challengers and holdback by order of entry."""
-        order = {"champion": 0, "challenger": 1, "holdback": 1, "retired": 2}
-        live = [arm for arm in self.arms.values() if arm.role != "retired"]
-        return sorted(live, key=lambda arm: (order[arm.role], arm.entered_revision, arm.name))
+
+def _weigh(s: Experiment, d: Decision) -> Experiment:
+    """Install the decision's weights vector. A version is immutable: another vector must be the next
+    version."""
+    shares, now = dict(d.weights), s.weights
+    live = {arm.name for arm in s.live_arms()}
+    _require(set(shares) == live, f"weights must name the live arms {sorted(live)}, not {sorted(shares)}")
+    _require(all(w >= 0 for w in shares.values()), f"weights must not be negative: {shares}")
+    _require(abs(math.fsum(shares.values()) - 1) < 1e-9, f"weights must sum to 1: {shares}")
+    champion_only = s.status in ("paused", "ended")
+    _require(
+        not champion_only or shares[s.champion] == 1, f"while {s.status}, champion {s.champion} serves alone"
+    )
+    if d.weights_version == now.version:
+        _require(shares == now.shares, f"weights version {now.version} is immutable")
+        return s
+    _require(
+        d.weights_version == now.version + 1, f"weights version {d.weights_version} is not {now.version + 1}"
+    )
+    weights = Weights(d.weights_version, shares, d.received_at)
+    return replace(s, weights=weights, versions={**s.versions, weights.version: shares})
+
+
+def _live(s: Experiment, d: Decision) -> Arm:
+    name = _need(d, "arm")
+    arm = s.arms.get(name)
+    _require(arm is not None, f"{s.name} has no arm {name}")
+    _require(arm.role != "retired", f"arm {name} is already retired")
+    return arm
+
+
+def _rules(found: Rules | Mapping[str, Any]) -> Rules:
+    try:
+        return found if isinstance(found, Rules) else Rules(**found)
+    except (TypeError, ValueError) as error:
+        raise IllegalTransition(f"these rules are not possible: {error}") from error
+
+
+def _arm_name(name: str) -> str:
+    _require(ARM_NAME.fullmatch(name), f"arm name {name!r} must match {ARM_NAME.pattern}")
+    return name
+
+
+def _need(d: Decision, key: str) -> Any:
+    _require(key in d.detail, f"{d.kind}: detail.{key} is missing")
+    return d.detail[key]
+
+
+def _refusal(s: Experiment, d: Decision) -> str:
+    return f"{d.kind} is not possible while {s.name} is {s.status}"
+
+
+def _require(holds: object, sentence: str) -> None:
+    if not holds:
+        raise IllegalTransition(sentence)

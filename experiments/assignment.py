@@ -1,0 +1,66 @@
+"""Which arm a unit gets: weighted rendezvous hashing on a stable 64-bit hash.
+
+Every arm draws its own exponential time -ln(u)/w for the unit, and the earliest arm wins, with probability w
+/ Σw. The draw of an arm does not depend on the other arms, so a changed weight moves units only to or from
+that arm. Source: weighted rendezvous hashing (Schindelhauer & Schomaker 2005), in the exponential-race form.
+"""
+
+import math
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Literal
+
+UnitKind = Literal["request", "session", "user_day"]
+
+_TWO_64 = 2.0**64
+
+
+def unit_id(
+    kind: UnitKind,
+    routing_key: str,
+    session_id: str | None,
+    received_at_ms: int,
+    request_id: str,
+    epoch_s: int = 86_400,
+) -> str:
+    """Id of the unit that a request belongs to: "r:<request>", "s:<routing key>:<session>" or "u:<routing
+    key>:<day>".
+
+    >>> unit_id("user_day", "anna", None, 86_400_000 * 3 + 5, "q1")
+    'u:anna:3'
+    >>> unit_id("session", "anna", None, 0, "q1")
+    's:anna:-'
+    """
+    match kind:
+        case "request":
+            return f"r:{request_id}"
+        case "session":
+            return f"s:{routing_key}:{session_id or '-'}"
+        case "user_day":
+            return f"u:{routing_key}:{received_at_ms // (1000 * epoch_s)}"
+    raise ValueError(f"kind: {kind!r} is none of request, session, user_day")
+
+
+def unit_hash(salt: str, experiment: str, unit: str) -> bytes:
+    """64 bits that depend on nothing but these three: the same in every process, version and machine."""
+    return blake2b(f"{salt}\0{experiment}\0{unit}".encode(), digest_size=8).digest()
+
+
+def uniform(unit: bytes, arm: str) -> float:
+    """The draw of `arm` for a unit's hash, uniform on (0, 1]."""
+    drawn = blake2b(unit + arm.encode(), digest_size=8).digest()
+    return (int.from_bytes(drawn, "big") + 0.5) / _TWO_64
+
+
+def assign(salt: str, experiment: str, unit: str, weights: Mapping[str, float]) -> tuple[str, float]:
+    """Arm of `unit` and its propensity, its share of `weights`. Raises ValueError if no arm has weight.
+
+    >>> assign("salt", "storefront", "s:anna:1", {"als": 0.0, "popularity": 1.0})
+    ('popularity', 1.0)
+    """
+    hashed = unit_hash(salt, experiment, unit)
+    times = [(-math.log(uniform(hashed, arm)) / weight, arm) for arm, weight in weights.items() if weight > 0]
+    if not times:
+        raise ValueError(f"weights: no arm of experiment {experiment!r} has weight")
+    _, arm = min(times)
+    return arm, weights[arm] / math.fsum(weights.values())

@@ -1,0 +1,224 @@
+"""The next decision of an experiment: one constructor a kind, each with the complete weights vector and
+detail.
+
+Every constructor returns a decision that `experiment.apply` accepts on this state, or raises
+IllegalTransition with the reason. Nothing is decided here: people and `experiments.verdict` decide.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from experiments.experiment import IllegalTransition, apply
+from experiments.state import Arm, Decision, Experiment, Kind, Rules
+
+Shares = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who decides, when, by which rule and from which numbers. `now_ms`: ms since the epoch, UTC."""
+
+    author: str
+    now_ms: int
+    rule: str = "command"
+    reason: str = ""  # empty: the constructor's own sentence
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    positions: Mapping[str, int] = field(default_factory=dict)
+    sums_digest: str = ""
+    code_version: str = ""
+
+
+def start(name: str, champion: Mapping[str, str], rules: Rules, salt: str, origin: Origin) -> Decision:
+    """A first champion, {"name", "model_version"}, serves everyone. `salt` makes this experiment's
+    assignments its own."""
+    detail = {"champion": dict(champion), "rules": asdict(rules), "salt": salt}
+    decision = _record(name, "start", origin, f"{champion['name']} serves as first champion.", detail)
+    return _checked(None, decision, 1, {champion["name"]: 1.0})
+
+
+def enter(state: Experiment, arm: str, model_version: str, origin: Origin) -> Decision:
+    """A challenger joins at weight 0."""
+    detail = {"arm": arm, "model_version": model_version}
+    return _next(
+        state, "enter", {**state.weights.shares, arm: 0.0}, detail, origin, f"{arm} enters as challenger."
+    )
+
+
+def allocate(
+    state: Experiment, shares: Mapping[str, float], ramp: Mapping[str, int], units: int, origin: Origin
+) -> Decision:
+    """One look: `shares` as they shall be (equal to the present ones: kept). `ramp`: burn-in steps of arms
+    that took one; `units`: matured units so far. Reported as updated when the look was entitled to move the
+    weights."""
+    updated = origin.rule != "too-few-units"
+    detail = {"updated": updated, "units": units, "ramp": dict(ramp)}
+    return _next(state, "allocate", dict(shares), detail, origin, "A look at the matured units.")
+
+
+def rollback(state: Experiment, arm: str, origin: Origin) -> Decision:
+    """A challenger (or holdback) is retired, its share goes to the champion; or a champion to its
+    holdback."""
+    out, heir = _arm(state, arm), _heir(state, arm)
+    detail = {
+        "arm": arm,
+        "version_out": out.model_version,
+        "version_in": heir.model_version,
+        "restored": heir.name if out.role == "champion" else None,
+    }
+    return _next(
+        state,
+        "rollback",
+        _inherit(state.weights.shares, arm, heir.name),
+        detail,
+        origin,
+        f"{arm} is taken out.",
+    )
+
+
+def promote(state: Experiment, arm: str, origin: Origin) -> Decision:
+    """A challenger becomes champion; the old champion is its holdback at the floor, an older holdback
+    retires."""
+    promoted, holdback = _arm(state, arm), state.holdback()
+    shares = dict(state.weights.shares)
+    if holdback:
+        shares = _inherit(shares, holdback.name, arm)
+    floor = state.rules.floor if len(shares) == 2 else state.rules.floor_many
+    others = {name: w for name, w in shares.items() if name not in (arm, state.champion)}
+    room = 1 - floor - state.rules.champion_floor
+    scale = min(1.0, room / sum(others.values())) if sum(others.values()) else 1.0
+    shares = {name: w * scale for name, w in others.items()} | {state.champion: floor}
+    detail = {
+        "arm": arm,
+        "version_out": _arm(state, state.champion).model_version,
+        "version_in": promoted.model_version,
+    }
+    return _next(state, "promote", _rest_to(shares, arm), detail, origin, f"{arm} becomes champion.")
+
+
+def undo(state: Experiment, reverts: int, origin: Origin) -> Decision:
+    """Roles return to what they were before revision `reverts`. An arm that comes back has no weight until
+    the next look; if the champion changes, the two change shares."""
+    found = state.reversals.get(reverts)
+    before = found.before if found else {}
+    live = {name for name, arm in state.arms.items() if before.get(name, arm.role) != "retired"}
+    shares = {name: state.weights.shares.get(name, 0.0) for name in live}
+    champion = next((name for name, role in before.items() if role == "champion"), state.champion)
+    if champion != state.champion:
+        shares[champion], shares[state.champion] = shares[state.champion], shares.get(champion, 0.0)
+    reason = f"Revision {reverts} is undone."
+    return _next(state, "undo", _rest_to(shares, champion), {"reverts": reverts}, origin, reason)
+
+
+def pause(state: Experiment, origin: Origin) -> Decision:
+    """The champion serves alone until `resume`."""
+    return _next(state, "pause", champion_only(state), {}, origin, "Paused: the champion serves alone.")
+
+
+def resume(state: Experiment, origin: Origin, rules: Rules | None = None) -> Decision:
+    """Go on after a pause (with the shares of before, less what was retired meanwhile) or a hold
+    (acknowledging its causes). New rules start every race anew, at a weights version of their own."""
+    shares = _before_pause(state) if state.status == "paused" else dict(state.weights.shares)
+    detail = {"rules": asdict(rules)} if rules else {}
+    reason = "Resumed with new rules." if rules else "Resumed."
+    return _next(state, "resume", shares, detail, origin, reason)
+
+
+def hold(state: Experiment, causes: list[str], origin: Origin) -> Decision:
+    """Counting can't be trusted: the last weights stay."""
+    reason = "Held: " + "; ".join(causes) + "."
+    return _next(state, "hold", dict(state.weights.shares), {"causes": list(causes)}, origin, reason)
+
+
+def retrain(state: Experiment, arm: str, why: str, origin: Origin) -> Decision:
+    """Ask the trainer for a new model, because of `arm`."""
+    detail = {"reason": why, "arm": arm}
+    return _next(
+        state, "retrain", dict(state.weights.shares), detail, origin, f"Retraining is asked for: {why}."
+    )
+
+
+def confirm(
+    state: Experiment, revision: int, replicas: list[str], seconds: float, origin: Origin
+) -> Decision:
+    """Every live replica serves what `revision` decided, `seconds` after it."""
+    detail = {"confirms": revision, "replicas": list(replicas), "seconds": seconds}
+    reason = f"Revision {revision} is served by {len(replicas)} replicas after {seconds:.1f} s."
+    return _next(state, "confirm", dict(state.weights.shares), detail, origin, reason)
+
+
+def end(state: Experiment, origin: Origin) -> Decision:
+    """The experiment is over; the champion stays."""
+    return _next(state, "end", champion_only(state), {}, origin, f"Ended: {state.champion} stays champion.")
+
+
+def champion_only(state: Experiment) -> Shares:
+    """All live arms, the champion with everything."""
+    return {arm.name: float(arm.name == state.champion) for arm in state.live_arms()}
+
+
+# ---- shares ------------------------------------------------------------------------------------------------
+
+
+def _inherit(shares: Mapping[str, float], arm: str, heir: str) -> Shares:
+    return _rest_to({name: w for name, w in shares.items() if name != arm}, heir)
+
+
+def _rest_to(shares: Mapping[str, float], heir: str) -> Shares:
+    """The same shares, with `heir` taking exactly what the others leave."""
+    others = {name: w for name, w in shares.items() if name != heir}
+    return {**others, heir: 1.0 - sum(others.values())}
+
+
+def _before_pause(state: Experiment) -> Shares:
+    before = state.versions[state.paused_version]
+    return _rest_to({arm.name: before.get(arm.name, 0.0) for arm in state.live_arms()}, state.champion)
+
+
+# ---- records -----------------------------------------------------------------------------------------------
+
+
+def _arm(state: Experiment, name: str) -> Arm:
+    if name not in state.arms:
+        raise IllegalTransition(f"{state.name} has no arm {name}")
+    return state.arms[name]
+
+
+def _heir(state: Experiment, arm: str) -> Arm:
+    holdback = state.holdback()
+    if arm != state.champion:
+        return state.arms[state.champion]
+    if holdback is None:
+        raise IllegalTransition(f"champion {arm} can't be rolled back: there is no holdback to put back")
+    return holdback
+
+
+def _record(name: str, kind: Kind, origin: Origin, reason: str, detail: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "experiment": name,
+        "kind": kind,
+        "received_at": origin.now_ms,
+        "author": origin.author,
+        "rule": origin.rule,
+        "reason": origin.reason or reason,
+        "positions": dict(origin.positions),
+        "sums_digest": origin.sums_digest,
+        "evidence": dict(origin.evidence),
+        "detail": dict(detail),
+        "code_version": origin.code_version,
+    }
+
+
+def _next(
+    state: Experiment, kind: Kind, shares: Shares, detail: Mapping[str, Any], origin: Origin, reason: str
+) -> Decision:
+    changed = shares != state.weights.shares or "rules" in detail
+    version = state.weights.version + changed
+    return _checked(state, _record(state.name, kind, origin, reason, detail), version, shares)
+
+
+def _checked(state: Experiment | None, record: dict[str, Any], version: int, shares: Shares) -> Decision:
+    revision = state.revision + 1 if state else 1
+    decision = Decision(revision=revision, weights_version=version, weights=shares, **record)
+    apply(state, decision)
+    return decision
