@@ -1,0 +1,209 @@
+"""The topic `decisions` as a state machine: the first record with revision n + 1 wins, later ones are void.
+
+Whoever appends reads back what the log says, so nobody acts on a decision that lost. The cached state is used
+as a snapshot only where the log no longer reaches back (the embedded broker forgets, and is a new log after a
+restart).
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+from experiments.experiment import Decision, Experiment, IllegalTransition, apply
+from services import events
+from services.errors import BadMessageError, StalePositionError, UnavailableError
+from services.ports import EventConsumer, EventProducer, Record, StateCache
+from services.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PAIR = (events.DECISIONS, 0)
+Snapshot = Callable[[str], Experiment | None]
+_POLL_S = 0.2
+_CATCH_UP_S = 10.0
+_REPORTED_S = 86_400.0
+
+
+class Ledger:
+    """What the records read so far add up to. `void`: records that did not get their revision; `illegal`:
+    records that no legal history contains. Both are passed over, by every reader alike."""
+
+    def __init__(self, snapshot: Snapshot):
+        self.states: dict[str, Experiment] = {}
+        self.history: dict[str, list[Decision]] = {}
+        self.void = 0
+        self.illegal = 0
+        self._snapshot = snapshot
+        self._offsets: dict[tuple[str, int], int] = {}  # (experiment, revision) -> the record that won it
+
+    def revision(self, experiment: str) -> int:
+        """Of the newest record that counts, 0 before the first."""
+        state = self.states.get(experiment)
+        return 0 if state is None else state.revision
+
+    def won(self, decision: Decision, offset: int) -> bool:
+        """Whether the record at `offset` is the one that counts for its revision."""
+        return self._offsets.get((decision.experiment, decision.revision)) == offset
+
+    def adopt(self, experiment: str, at_least: int = 1) -> bool:
+        """Take the cached state as the base if it has reached revision `at_least`."""
+        cached = self._snapshot(experiment)
+        if cached is None or cached.revision < max(at_least, self.revision(experiment) + 1):
+            return False
+        logger.warning("%s: the log does not reach back; revision %d was cached", experiment, cached.revision)
+        self.states[experiment] = cached
+        return True
+
+    def take(self, offset: int, decision: Decision) -> bool:
+        """Fold one record; whether the state changed."""
+        name = decision.experiment
+        if decision.revision > self.revision(name) + 1 and not self.adopt(name, decision.revision - 1):
+            self.void += 1
+            logger.error("decisions/%d jumps from revision %d of %s", offset, self.revision(name), name)
+            return False
+        if decision.revision <= self.revision(name):
+            self._pass(offset, decision)
+            return False
+        return self._fold(offset, decision)
+
+    def _fold(self, offset: int, decision: Decision) -> bool:
+        name = decision.experiment
+        try:
+            self.states[name] = apply(self.states.get(name), decision)
+        except IllegalTransition as error:
+            self.illegal += 1
+            logger.error("decisions/%d is not legal and does not count: %s", offset, error)
+            return False
+        self._count(offset, decision)
+        return True
+
+    def _pass(self, offset: int, decision: Decision) -> None:
+        """A record whose revision is taken is void, unless it is what the snapshot was made from."""
+        newest = self.history.get(decision.experiment, [])
+        if decision.revision > (newest[-1].revision if newest else 0):
+            self._count(offset, decision)
+        else:
+            self.void += 1
+
+    def _count(self, offset: int, decision: Decision) -> None:
+        self._offsets[decision.experiment, decision.revision] = offset
+        self.history.setdefault(decision.experiment, []).append(decision)
+
+
+class KafkaDecisionLog:
+    """ports.DecisionLog on a topic. Thread-safe: one call at a time reads and writes."""
+
+    def __init__(
+        self, settings: Settings, producer: EventProducer, consumer: EventConsumer, cache: StateCache
+    ) -> None:
+        self._settings, self._producer, self._consumer, self._cache = settings, producer, consumer, cache
+        self._ledger = Ledger(cache.get)
+        self._lock = threading.RLock()
+
+    @property
+    def void(self) -> int:
+        """Records read so far that lost their revision to an earlier one."""
+        return self._ledger.void
+
+    def catch_up(self) -> Mapping[str, Experiment]:
+        """Read to the end of the log; refreshes the cache with what changed if Redis can be reached."""
+        with self._lock:
+            changed = self._read_to_end()
+            if self._settings.experiment not in self._ledger.states:
+                self._ledger.adopt(self._settings.experiment)
+            for experiment in sorted(changed):
+                self._refresh(self._ledger.states[experiment])
+            return dict(self._ledger.states)
+
+    def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
+        """Of what has been read; the log is caught up with first if that never happened."""
+        with self._lock:
+            if PAIR not in self._consumer.positions():
+                self.catch_up()
+            kept = self._ledger.history.get(experiment, [])
+            return [decision for decision in kept if decision.revision > after_revision]
+
+    def append(self, decision: Decision) -> Experiment:
+        """Check against the newest state, append, wait for the acknowledgement, read back.
+
+        Raises IllegalTransition (nothing was appended), StalePositionError (somebody else was first), or
+        UnavailableError (the record may or may not be in the log: catch up before deciding again).
+        """
+        with self._lock:
+            state = self.catch_up().get(decision.experiment)
+            following = 1 if state is None else state.revision + 1
+            if decision.revision != following:
+                raise _stale(decision, following)
+            apply(state, decision)
+            offset = self._send(decision).offset
+            states = self.catch_up()
+            if not self._ledger.won(decision, offset):
+                raise _stale(decision, states[decision.experiment].revision + 1)
+            return states[decision.experiment]
+
+    def _send(self, decision: Decision) -> Record:
+        future = self._producer.send(events.DECISIONS, decision.experiment, events.encode(decision))
+        try:
+            return future.result(self._settings.broker_ack_deadline_ms / 1_000)
+        except (FutureTimeoutError, CancelledError) as error:
+            raise UnavailableError(
+                "the decision log", f"no acknowledgement in {self._settings.broker_ack_deadline_ms} ms"
+            ) from error
+
+    def _read_to_end(self) -> set[str]:
+        """Names of the experiments that changed."""
+        start, end = self._consumer.bounds(*PAIR)
+        self._stand_within(start, end)
+        changed: set[str] = set()
+        deadline = time.monotonic() + _CATCH_UP_S
+        while self._consumer.positions()[PAIR] < end:
+            for record in self._consumer.poll(_POLL_S):
+                if (name := self._take(record)) is not None:
+                    changed.add(name)
+            if time.monotonic() > deadline:
+                raise UnavailableError("the decision log", f"its end was not reached in {_CATCH_UP_S:g} s")
+        return changed
+
+    def _stand_within(self, start: int, end: int) -> None:
+        """Read a log that is new to us, or whose records vanished before we read them, from its start."""
+        position = self._consumer.positions().get(PAIR)
+        if position is None or not start <= position <= end:
+            self._consumer.assign({PAIR: start})
+
+    def _take(self, record: Record) -> str | None:
+        try:
+            decision = events.decode(Decision, record.value)
+        except BadMessageError as error:
+            self._bury(record, str(error))
+            return None
+        return decision.experiment if self._ledger.take(record.offset, decision) else None
+
+    def _bury(self, record: Record, reason: str) -> None:
+        """Every reader meets the same bad record; a lease lets the first one report it."""
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        logger.error("%s can't be read and does not count: %s", origin, reason)
+        reader = f"{socket.gethostname()}:{os.getpid()}"
+        try:
+            first = self._cache.lease(f"buried:{origin}", reader, _REPORTED_S)
+        except UnavailableError:
+            first = True
+        if first:
+            headers = (("reason", reason.encode()), ("origin", origin.encode()))
+            self._producer.send(events.DEAD_LETTERS, None, record.value, headers)
+
+    def _refresh(self, state: Experiment) -> None:
+        try:
+            self._cache.put(state)
+        except UnavailableError as error:
+            logger.warning("%s: revision %d is decided, not cached: %s", state.name, state.revision, error)
+
+
+def _stale(decision: Decision, following: int) -> StalePositionError:
+    return StalePositionError(
+        f"{decision.experiment}: revision {decision.revision} is taken, {following} is next; decide again"
+    )
