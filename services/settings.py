@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     recommendation_ttl_s: float = Field(86_400.0, description="Events may name a slate this long.")
     heartbeat_s: float = Field(1.0, description="Replicas report what they have loaded; expires after 5 times this.")
 
+    # The sample shop and simulated shoppers: clients of the public HTTP contract
+    recommend_url: str = Field(
+        "", description="Where they call; several replicas comma separated. Empty: host and recommend_port."
+    )
+    storefront_key: str = Field("", description="The storefront key with which they call.")
+
     # Features
     recent_items: int = Field(50, ge=1)
     activity_flush_ms: int = Field(50, ge=1, description="Longest wait of an event for its Feast push.")
