@@ -8,7 +8,9 @@ import typer
 from services.errors import RingsideError
 from services.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Recommendations whose models compete for traffic.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Recommendations whose models compete for traffic."
+)
 
 
 @app.command()
@@ -73,6 +75,19 @@ def shop() -> None:
     from services.shop.app import run
 
     run(Settings())
+
+
+@app.command()
+def simulate(
+    sessions_per_s: Annotated[float, typer.Option("--sessions", help="Sessions opened a second.")] = 10.0,
+    for_s: Annotated[float | None, typer.Option("--for", help="Seconds; without it until stopped.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="JSON file, replaced every second.")] = None,
+    seed: Annotated[int, typer.Option(help="Of who comes when, and of their luck.")] = 0,
+) -> None:
+    """Shoppers of known truth at RINGSIDE_RECOMMEND_URL, with RINGSIDE_STOREFRONT_KEY."""
+    from services.simulator.app import Options, run
+
+    run(Settings(), Options(sessions_per_s=sessions_per_s, for_s=for_s, summary=summary, seed=seed))
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Simulated shoppers of known truth, over public HTTP only."""

@@ -1,0 +1,51 @@
+"""Who comes to the shop: a world of known truth, and the ids by which the shop knows its people and things.
+
+Over imported data with a held-out part, shoppers click what those users really bought in the held-out
+weeks; over the synthetic shop, what their latent tastes like. The truth is read from disk, once; the shop
+itself is only ever seen through its public HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.world import NO_ITEM, World
+from experiments.world_holdout import Levels, holdout_shop
+from experiments.world_synthetic import SyntheticShop
+from models.contract import KINDS, Catalogue, Interactions
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """A world with its ids. users: unicode [n_shoppers]; index_of: item id -> index in the world."""
+
+    world: World
+    users: NDArray[np.str_]
+    index_of: dict[str, int]
+
+    def slate(self, items: Sequence[str]) -> NDArray[np.int32]:
+        """Items of a slate as int32 [1, n]; an item that the world does not know attracts nobody."""
+        return np.array([[self.index_of.get(item, NO_ITEM) for item in items]], np.int32)
+
+
+def synthetic_crowd(shop: SyntheticShop) -> Crowd:
+    """The people of a synthetic shop."""
+    return Crowd(shop, shop.users, {item: index for index, item in enumerate(shop.products.items.tolist())})
+
+
+def holdout_crowd(
+    catalogue: Catalogue, held_out: Interactions, *, seed: int = 0, levels: Levels | None = None
+) -> Crowd:
+    """The users of the held-out weeks, who want what they bought then."""
+    bought = held_out.kind == KINDS.index("purchase")
+    world = holdout_shop(
+        held_out.user[bought],
+        held_out.item[bought],
+        catalogue.category,
+        n_users=len(held_out.users),
+        seed=seed,
+        levels=levels,
+    )
+    index_of = {item: index for index, item in enumerate(catalogue.items.tolist())}
+    return Crowd(world, held_out.users, index_of)

@@ -1,0 +1,110 @@
+"""The lean HTTP client against servers that behave, close, stall and babble."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from services.simulator.http import HttpClient, HttpError
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Test: yes\r\n\r\nok"
+
+
+def with_server(
+    answer: Answer, talk: Callable[[HttpClient], Awaitable[None]], timeout_s: float = 5.0
+) -> None:
+    async def main() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = HttpClient(f"http://127.0.0.1:{port}", {"authorization": "Bearer k"}, timeout_s)
+        try:
+            await talk(client)
+        finally:
+            await client.close()
+            server.close()
+
+    asyncio.run(main())
+
+
+def test_connections_are_kept_and_headers_sent() -> None:
+    heads, connections = [], []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            heads.append(head.decode())
+            if "POST" in heads[-1]:
+                await reader.readexactly(4)
+            writer.write(OK)
+
+    async def talk(client: HttpClient) -> None:
+        reply = await client.get("/a?b=c")
+        assert (reply.status, reply.body, reply.headers["x-test"]) == (200, b"ok", "yes")
+        assert (await client.post("/events", b"[{}]")).status == 200
+
+    with_server(answer, talk)
+    assert len(connections) == 1
+    assert heads[0].startswith("GET /a?b=c HTTP/1.1\r\n")
+    assert all("authorization: Bearer k\r\n" in head for head in heads)
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_replaced() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        writer.close()  # without saying so
+
+    async def talk(client: HttpClient) -> None:
+        for _ in range(3):
+            assert (await client.get("/")).body == b"ok"
+            await asyncio.sleep(0.01)
+
+    with_server(answer, talk)
+
+
+@pytest.mark.parametrize(
+    ("sent", "complaint"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", "without Content-Length"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", "IncompleteReadError"),
+        (b"good evening\r\n\r\n", "ValueError"),
+        (b"", "IncompleteReadError"),
+    ],
+)
+def test_an_incomplete_answer_is_an_error(sent: bytes, complaint: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        writer.close()
+
+    async def talk(client: HttpClient) -> None:
+        with pytest.raises(HttpError, match=complaint):
+            await client.get("/")
+
+    with_server(answer, talk)
+
+
+def test_a_hanging_server_is_left_at_the_deadline() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def talk(client: HttpClient) -> None:
+        with pytest.raises(HttpError, match=r"no answer within 0\.05 s"):
+            await client.get("/")
+
+    with_server(answer, talk, timeout_s=0.05)
+
+
+def test_nobody_there_is_an_error() -> None:
+    async def talk() -> None:
+        with pytest.raises(HttpError, match="Connect"):
+            await HttpClient("http://127.0.0.1:1").get("/")
+
+    asyncio.run(talk())
+
+
+def test_only_plain_http_origins_are_accepted() -> None:
+    with pytest.raises(ValueError, match="origin: 'https://shop' is not"):
+        HttpClient("https://shop")
