@@ -104,3 +104,23 @@ class Recommender(Protocol):
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], params: Mapping[str, Any]) -> "Recommender":
         """Inverse of `to_arrays`."""
+
+
+FORMAT = 1  # of model artifacts (models.artifacts)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a model artifact says about itself. `files` maps file name to sha256; `window` is (from, to),
+    s."""
+
+    model_version: str
+    algorithm: str
+    data_version: str
+    window: tuple[float, float]
+    params: Mapping[str, object]
+    metrics: Mapping[str, float]
+    code_version: str
+    created_ms: int
+    files: Mapping[str, str]
+    format: int = FORMAT

@@ -1,9 +1,11 @@
 """The one way a score vector becomes a list: the best n of the allowed, best first."""
 
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract import Ranking
+from models.contract import Query, Ranking
 
 NOTHING = Ranking(np.empty(0, np.int32), np.empty(0, np.float32))
 
@@ -32,3 +34,30 @@ def top(
         kept = score > -np.inf
         best, score = best[kept], score[kept]
     return Ranking(best.astype(np.int32), score, reason)
+
+
+class Ranked:
+    """Base of recommenders whose `rank` and `similar` are the best of a score vector."""
+
+    reason: ClassVar[str]
+    similar_reason: ClassVar[str]
+
+    def scores(self, query: Query) -> NDArray[np.float32] | None:
+        """Score of every item, float32 [n_items]; None if the query says nothing to this model."""
+        raise NotImplementedError
+
+    def similarity(self, item: int) -> NDArray[np.float32]:
+        """How alike every item is to `item`, float32 [n_items]."""
+        raise NotImplementedError
+
+    def rank(self, query: Query, n: int, *, allowed: NDArray[np.bool_] | None = None) -> Ranking:
+        """The best `n` items among `allowed`; empty if the query says nothing to this model."""
+        scores = self.scores(query)
+        return NOTHING if scores is None else top(scores, n, allowed=allowed, reason=self.reason)
+
+    def similar(self, item: int, n: int, *, allowed: NDArray[np.bool_] | None = None) -> Ranking:
+        """The `n` items most like `item`, which is left out."""
+        scores = self.similarity(item)
+        others = np.ones(len(scores), bool) if allowed is None else allowed.copy()
+        others[item] = False
+        return top(scores, n, allowed=others, reason=self.similar_reason)

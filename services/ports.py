@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from experiments.experiment import Decision, Experiment
-from models.contract import Catalogue, Interactions, Recommender
+from models.contract import Catalogue, Interactions, Manifest, Recommender
 from services.events import ItemChanged
 
 # ---- the event log (Kafka) ---------------------------------------------------------------------------------------
@@ -243,22 +243,6 @@ class DataStore(Protocol):
 
     def load(self, version: str | None = None) -> Dataset:
         """A version (None: the current one). Raises ConfigurationError if there is none, or it is damaged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a model artifact says about itself. `files` maps file name to sha256; `window` is (from, to), s."""
-
-    model_version: str
-    algorithm: str
-    data_version: str
-    window: tuple[float, float]
-    params: Mapping[str, object]
-    metrics: Mapping[str, float]
-    code_version: str
-    created_ms: int
-    files: Mapping[str, str]
-    format: int = 1
 
 
 class ModelStore(Protocol):
