@@ -11,6 +11,8 @@ from services.settings import Settings
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Recommendations whose models compete for traffic."
 )
+data_app = typer.Typer(no_args_is_help=True, help="Data versions: what models are trained on.")
+app.add_typer(data_app, name="data")
 
 
 @app.command()
@@ -100,6 +102,40 @@ def demo(
     from services.demo.app import run
 
     raise typer.Exit(run(Settings(), headless=headless, for_s=for_s, report=report))
+
+
+@data_app.command("import")
+def data_import(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Path or URL of Online Retail II (xlsx, zip, CSV, Parquet) or of your catalogue (then name "
+            "--interactions too); a folder with items.* and interactions.*; or the word synthetic."
+        ),
+    ],
+    interactions: Annotated[str | None, typer.Option(help="Path or URL of your interactions.")] = None,
+    split: Annotated[str | None, typer.Option(help="Hold out what happened from this ISO time on.")] = None,
+    rebase: Annotated[
+        str | None, typer.Option(help="Shift all times: the split, else the end, happens at this ISO time.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of your own data.")] = "the storefront's own",
+    seed: Annotated[int, typer.Option(help="Of the synthetic shop.")] = 0,
+) -> None:
+    """Import a data set as a new data version and make it current; a bad file changes nothing."""
+    from services.importer import app as importer
+
+    moments = {name: importer.moment(name, text) for name, text in (("split", split), ("rebase", rebase))}
+    importer.run(Settings(), importer.Order(source, interactions, **moments, licence=licence, seed=seed))
+
+
+@data_app.command("show")
+def data_show(
+    version: Annotated[str | None, typer.Argument(help="Default: the current one.")] = None,
+) -> None:
+    """Say what a data version holds, where it is from, and what cleaning dropped."""
+    from services.importer.app import show
+
+    show(Settings(), version)
 
 
 def main() -> None:

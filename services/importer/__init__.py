@@ -1,0 +1,1 @@
+"""The importer: a data set from outside becomes one data version."""

@@ -1,0 +1,199 @@
+"""Reading what people have: a path or URL to CSV, Parquet, xlsx or a zip of one of them.
+
+Every reader answers one Arrow table with the wanted columns, typed, plus `sheet` (text, empty without
+sheets) and `row` (as the file counts it). Values that are not of their column's type become findings, not
+exceptions.
+"""
+
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import httpx
+import pyarrow as pa
+
+from services.errors import BadInputError
+from services.importer.refusal import SHOWN, Finding, RefusedFileError
+
+KINDS = (".csv", ".parquet", ".xlsx")
+_NAMES = {
+    "DOUBLE": "a number",
+    "TIMESTAMPTZ": "a time",
+    "BOOLEAN": "true or false",
+    "VARCHAR": "text",
+    "TEXT": "text",
+}
+_TYPED = {
+    # Spreadsheets and pandas write 85048 as 85048.0; codes and customers are text here.
+    "VARCHAR": "nullif(regexp_replace(trim({}::VARCHAR), '^(-?[0-9]+)\\.0$', '\\1'), '')",
+    "TEXT": "{}::VARCHAR",  # as it is, blanks included
+    "DOUBLE": "TRY_CAST({} AS DOUBLE)",
+    "BOOLEAN": "TRY_CAST({} AS BOOLEAN)",
+}
+# A time is ISO 8601 (without a zone: UTC), or seconds or milliseconds since the epoch.
+_TIME_TEXT = (
+    "coalesce(TRY_CAST({0} AS TIMESTAMPTZ), CASE WHEN abs(TRY_CAST({0} AS DOUBLE)) BETWEEN 1e8 AND 1e11 THEN "
+    "to_timestamp(TRY_CAST({0} AS DOUBLE)) WHEN abs(TRY_CAST({0} AS DOUBLE)) BETWEEN 1e11 AND 1e14 THEN "
+    "to_timestamp(TRY_CAST({0} AS DOUBLE) / 1000) END)"
+)
+
+
+@contextmanager
+def local_file(source: str) -> Iterator[Path]:
+    """The file that `source` (path or http(s) URL) names, unpacked if it is a zip. Removed afterwards if it
+    was fetched.
+
+    Raises BadInputError naming `source` when there is no such file or nothing readable in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="ringside-import-") as folder:
+        path = _download(source, Path(folder)) if source.startswith(("http://", "https://")) else Path(source)
+        if not path.is_file():
+            raise BadInputError("source", f"{source}: there is no such file")
+        yield _unpack(path, Path(folder)) if zipfile.is_zipfile(path) and path.suffix != ".xlsx" else path
+
+
+def _download(url: str, folder: Path) -> Path:
+    path = folder / (Path(httpx.URL(url).path).name or "download")
+    try:
+        with (
+            httpx.stream("GET", url, follow_redirects=True, timeout=30.0) as response,
+            path.open("wb") as file,
+        ):
+            response.raise_for_status()
+            for chunk in response.iter_bytes(1 << 20):
+                file.write(chunk)
+    except httpx.HTTPError as error:
+        raise BadInputError("source", f"{url}: {error}") from error
+    return path
+
+
+def _unpack(archive: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(archive) as packed:
+        members = [name for name in packed.namelist() if Path(name).suffix.lower() in KINDS]
+        if len(members) != 1:
+            raise BadInputError(
+                "source", f"{archive.name}: holds {len(members)} files of {', '.join(KINDS)}, not one"
+            )
+        return Path(packed.extract(members[0], folder))
+
+
+def read(path: Path, columns: Mapping[str, str], optional: frozenset[str] = frozenset()) -> pa.Table:
+    """Columns of `path` as the DuckDB types given; an optional column that is missing comes as nulls.
+
+    Raises BadInputError (unknown kind, missing column) or RefusedFileError (values of the wrong type).
+    """
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        _register(connection, path)
+        present = {row[0]: row[1] for row in connection.sql("DESCRIBE raw").fetchall()}
+        missing = [name for name in columns if name not in present and name not in optional]
+        if missing:
+            raise BadInputError(
+                path.name, f"has no column {missing[0]!r}; it has {', '.join(sorted(present))}"
+            )
+        cast = {name: _cast(name, kind, present.get(name)) for name, kind in columns.items()}
+        chosen = ", ".join(f'{expression} AS "{name}"' for name, expression in cast.items())
+        connection.execute(f"CREATE TEMP TABLE typed AS SELECT {chosen}, sheet, row FROM raw")
+        _refuse_wrong_types(
+            connection, path.name, {name: cast[name] for name in columns if name in present}, columns
+        )
+        return connection.sql("SELECT * FROM typed ORDER BY sheet, row").to_arrow_table()
+
+
+def _register(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Make the view `raw`: the file's columns as they are, with `sheet` and `row`."""
+    reader = {".csv": _csv, ".parquet": _parquet, ".xlsx": _xlsx}.get(path.suffix.lower())
+    if reader is None:
+        raise BadInputError("source", f"{path.name}: kind {path.suffix!r} is not one of {', '.join(KINDS)}")
+    try:
+        connection.execute(f"CREATE TEMP TABLE raw AS {reader(connection, path)}")
+    except duckdb.Error as error:
+        raise BadInputError("source", f"{path.name} can't be read: {str(error).splitlines()[0]}") from error
+
+
+def _csv(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
+    encoding = "utf-8" if _is_utf8(path) else "latin-1"
+    return (
+        f"SELECT *, '' AS sheet, row_number() OVER () + 1 AS row FROM read_csv({_quoted(path)}, "
+        f"header = true, all_varchar = true, encoding = '{encoding}', null_padding = true)"
+    )
+
+
+def _parquet(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
+    return f"SELECT *, '' AS sheet, row_number() OVER () AS row FROM read_parquet({_quoted(path)})"
+
+
+def _xlsx(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
+    from python_calamine import CalamineError, CalamineWorkbook
+
+    try:
+        workbook = CalamineWorkbook.from_path(str(path))
+    except CalamineError as error:
+        raise BadInputError("source", f"{path.name} is not a workbook: {error}") from error
+    sheets = [_sheet(workbook, name) for name in workbook.sheet_names]
+    sheets = [sheet for sheet in sheets if sheet is not None]
+    if not sheets:
+        raise BadInputError("source", f"{path.name} has no rows")
+    connection.register("sheets", pa.concat_tables(sheets, promote_options="default"))
+    return "SELECT * FROM sheets"
+
+
+def _sheet(workbook: object, name: str) -> pa.Table | None:
+    rows = workbook.get_sheet_by_name(name).to_python(skip_empty_area=False)
+    if len(rows) < 2:
+        return None
+    header = [str(cell).strip() for cell in rows[0]]
+    texts = [[None if cell == "" else str(cell) for cell in column] for column in zip(*rows[1:], strict=True)]
+    table = pa.table(
+        {title: pa.array(column, pa.string()) for title, column in zip(header, texts, strict=True) if title}
+    )
+    numbers = pa.array(range(2, len(rows) + 1), pa.int64())
+    return table.append_column("sheet", pa.array([name] * len(numbers))).append_column("row", numbers)
+
+
+def _is_utf8(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            for chunk in iter(lambda: file.readline(1 << 20), b""):
+                chunk.decode()
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _cast(name: str, kind: str, present: str | None) -> str:
+    if present is None:
+        return f"NULL::{kind}"
+    column = f'"{name}"'
+    if kind != "TIMESTAMPTZ":
+        return _TYPED[kind].format(column)
+    return (
+        f"{column}::TIMESTAMPTZ" if present.startswith(("TIMESTAMP", "DATE")) else _TIME_TEXT.format(column)
+    )
+
+
+def _refuse_wrong_types(
+    connection: duckdb.DuckDBPyConnection, name: str, cast: Mapping[str, str], kinds: Mapping[str, str]
+) -> None:
+    findings: list[Finding] = []
+    total = 0
+    for column, expression in cast.items():
+        wrong = (
+            f"FROM raw WHERE nullif(trim(\"{column}\"::VARCHAR), '') IS NOT NULL AND ({expression}) IS NULL"
+        )
+        total += connection.sql(f"SELECT count(*) {wrong}").fetchall()[0][0]
+        rows = connection.sql(
+            f'SELECT sheet, row, "{column}"::VARCHAR {wrong} ORDER BY 1, 2 LIMIT {SHOWN}'
+        ).fetchall()
+        findings += [
+            Finding(sheet, row, column, f"is {_NAMES[kinds[column]]}", value) for sheet, row, value in rows
+        ]
+    if total:
+        raise RefusedFileError(name, findings, total)
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
