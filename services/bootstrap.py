@@ -31,6 +31,13 @@ def replica_name(settings: Settings) -> str:
     return settings.replica or f"{socket.gethostname()}-{os.getpid()}"
 
 
+def check_window(settings: Settings) -> None:
+    """Raises ConfigurationError if the broker forgets exposures before they mature."""
+    from services.adapters.embedded import check_embedded_window
+
+    check_embedded_window(settings)
+
+
 def producer(settings: Settings) -> ports.EventProducer:
     """Producer to the configured broker; starts without one."""
     from services.adapters.kafka import KafkaEventProducer

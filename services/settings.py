@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     data_dir: Path | None = Field(None, description="Folder with real data sets; tests and demo only.")
     redis_url: str = "redis://127.0.0.1:6379/0"
     redis_cluster: bool = Field(False, description="`redis_url` names a node of a Redis Cluster.")
-    state_deadline_ms: int = Field(1_000, ge=1, description="For sums, experiment state, leases, heartbeats in Redis.")
+    state_deadline_ms: int = Field(1_000, ge=1, description="For Redis where no slate waits.")
     kafka_bootstrap: str = "127.0.0.1:9092"
     kafka_mode: Literal["embedded", "kafka"] = Field(
         "embedded", description="embedded: the broker in the confluent-kafka wheel; kafka: Apache Kafka."
@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     replica: str = Field("", description="Name of this process; empty: host and pid.")
     redis_deadline_ms: int = Field(40, ge=1, description="For the one read of /recommend.")
     broker_ack_deadline_ms: int = Field(2_000, ge=1, description="For the acknowledgement of POST /events.")
+    producer_queue: int = Field(10_000, ge=1, description="Records that wait for the broker before new ones fail.")
     rank_deadline_ms: int = Field(60, ge=1)
     state_cutoff_s: float = Field(30.0, description="Champion only after this long without experiment state.")
     refresh_s: float = Field(0.5, description="How often replicas look for new state, models and items.")
@@ -74,6 +75,8 @@ class Settings(BaseSettings):
     min_new_units: int = 200
     half_life_s: float = 7 * 86_400.0
     stall_s: float = 900.0
+    bandit_partitions: str = Field("", description="Like `0-3,7`: counted by this worker; empty: a group's share.")
+    watermark_safety_s: float = Field(2.0, ge=0, description="Margin of the clock that moves the watermark.")
 
     # Text embeddings
     text_model: str = Field("", description="sentence-transformers name or path; empty: the packaged MiniLM.")

@@ -1,0 +1,1 @@
+"""Counts matured units, exactly once in effect."""

@@ -1,0 +1,108 @@
+"""The process: one worker, its partitions, a loop that outlives broker and Redis."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from services import bootstrap
+from services.bandit.decoding import Decoder
+from services.bandit.worker import Pace, Ports, Worker
+from services.errors import ConfigurationError, UnavailableError
+from services.events import EVENTS, EXPOSURES
+from services.ports import EventConsumer
+from services.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+GROUP = "ringside-bandit"
+POLL_S = 0.2
+BACK_OFF_S = 0.5
+REPORT_S = 60.0
+
+
+def run(settings: Settings) -> None:
+    """Count until SIGTERM. Raises ConfigurationError if the broker can't keep what the rules must wait
+    for."""
+    bootstrap.configure_logging(settings, "bandit")
+    bootstrap.check_window(settings)
+    stop = bootstrap.stop_on_signal()
+    consumer, owned = connect(settings)
+    producer = bootstrap.producer(settings)
+    ports = Ports(
+        consumer=consumer,
+        admin=bootstrap.log_admin(settings),
+        store=bootstrap.tally_store(settings),
+        decisions=bootstrap.decision_log(settings),
+        decoder=Decoder(producer),
+    )
+    worker = Worker(ports, owned, wall_ms, Pace(safety_ms=round(settings.watermark_safety_s * 1_000)))
+    try:
+        loop(worker, stop)
+    finally:
+        consumer.close()
+        producer.close()
+
+
+def loop(worker: Worker, stop: threading.Event) -> None:
+    """Step after step; what is unavailable is tried again."""
+    report_at, read_before = time.monotonic() + REPORT_S, 0
+    while not stop.is_set():
+        try:
+            worker.step(POLL_S)
+        except UnavailableError as error:
+            logger.warning("%s; trying again", error)
+            stop.wait(BACK_OFF_S)
+        if time.monotonic() >= report_at:
+            report_at, read_before = time.monotonic() + REPORT_S, report(worker, read_before)
+
+
+def report(worker: Worker, read_before: int) -> int:
+    """One line a minute for the operator; returns the number of records read so far."""
+    partitions = worker.partitions.values()
+    logger.info(
+        "%.0f records/s, %d partitions, %d behind, %d overtaken, %d stopped by data loss",
+        (worker.records_read - read_before) / REPORT_S,
+        len(partitions),
+        sum(partition.lag for partition in partitions),
+        sum(partition.overtaken for partition in partitions),
+        len(worker.lost),
+    )
+    return worker.records_read
+
+
+def connect(settings: Settings) -> tuple[EventConsumer, Callable[[], frozenset[int]]]:
+    """A consumer and who owns what: the partitions that the settings name, or the share of a group member."""
+    if settings.bandit_partitions:
+        mine = partitions_of(settings.bandit_partitions, settings.kafka_partitions)
+        return bootstrap.consumer(settings), lambda: mine
+    member = bootstrap.group_consumer(settings, GROUP, (EXPOSURES, EVENTS))
+
+    def both() -> frozenset[int]:
+        pairs = member.assignment()
+        return frozenset(index for topic, index in pairs if topic == EXPOSURES and (EVENTS, index) in pairs)
+
+    return member, both
+
+
+def partitions_of(text: str, count: int) -> frozenset[int]:
+    """Partitions named by ranges.
+
+    >>> sorted(partitions_of("0-2,5", 8))
+    [0, 1, 2, 5]
+    """
+    try:
+        ends = [(int(part.split("-")[0]), int(part.split("-")[-1])) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(f"RINGSIDE_BANDIT_PARTITIONS: {text!r} is not like '0-3,7'") from error
+    found = frozenset(index for low, high in ends for index in range(low, high + 1))
+    if not found or not found <= frozenset(range(count)):
+        raise ConfigurationError(
+            f"RINGSIDE_BANDIT_PARTITIONS: {text!r} names none, or one that is not in 0-{count - 1}"
+        )
+    return found
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,40 @@
+"""When counting can't go on: the log is another one, or records that were not counted yet are gone."""
+
+from collections.abc import Mapping
+
+from services.events import EVENTS, EXPOSURES
+from services.ports import Positions
+
+Bounds = Mapping[str, tuple[int, int]]  # topic -> (first offset kept, offset after the last)
+
+
+def loss_at(partition: int, at: Positions, log_id: str, bounds: Bounds) -> str | None:
+    """What is gone if counting should go on from `at`; None: nothing."""
+    if at.log_id != log_id:
+        return (
+            f"partition {partition}: counted up to exposures {at.exposures} and events {at.events} of log "
+            f"{at.log_id}, but the broker holds log {log_id}: whatever followed there is gone"
+        )
+    wanted = ((EXPOSURES, min(at.exposures, at.rebuild), at.exposures), (EVENTS, at.events, at.events))
+    gone = [_outside(topic, partition, low, high, bounds[topic]) for topic, low, high in wanted]
+    return "; ".join(text for text in gone if text) or None
+
+
+def _outside(topic: str, partition: int, low: int, high: int, bounds: tuple[int, int]) -> str | None:
+    start, end = bounds
+    if low < start:
+        return f"{topic}/{partition}: offsets {low} to {start - 1} are gone, the log begins at {start}"
+    if high > end:
+        return f"{topic}/{partition}: counted up to offset {high}, but the log ends at {end}"
+    return None
+
+
+def after_loss(at: Positions, log_id: str, bounds: Bounds) -> Positions:
+    """Where counting begins anew once the loss is accepted.
+
+    A new log that is complete is counted from its start. Otherwise from the end: exposures whose clicks are
+    gone would count as failures, so what lies in the log is given up as a whole, the same for every arm.
+    """
+    complete = at.log_id != log_id and all(start == 0 for start, _ in bounds.values())
+    exposures, events = (0, 0) if complete else (bounds[EXPOSURES][1], bounds[EVENTS][1])
+    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)

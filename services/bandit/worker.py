@@ -1,0 +1,213 @@
+"""The bandit worker: reads exposures and events of its partitions and moves their sums on, exactly once in
+effect.
+
+Positions and sums live together in the store; nothing here must survive. A crash, a rebalance or a second
+worker of the same partition ends in the same step: forget the partition, load what is stored, read again from
+there.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from experiments.experiment import Rules
+from services.bandit.counting import Fed, Partition
+from services.bandit.decoding import Decoder
+from services.bandit.losses import Bounds, after_loss, loss_at
+from services.errors import DataLossError, StalePositionError
+from services.events import EVENTS, EXPOSURES, Exposure
+from services.ports import DecisionLog, EventConsumer, LogAdmin, Positions, Record, TallyStore
+
+logger = logging.getLogger(__name__)
+
+Batches = dict[tuple[str, int], list[Record]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the worker talks to."""
+
+    consumer: EventConsumer
+    admin: LogAdmin
+    store: TallyStore
+    decisions: DecisionLog
+    decoder: Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """`safety_ms`: margin of the watermark; `settle_ms`: between two batches; `max_records`: of one poll."""
+
+    safety_ms: int = 2_000
+    settle_ms: int = 1_000
+    max_records: int = 5_000
+
+
+class Worker:
+    """One step at a time. `owned`: partitions that are ours now; `clock`: ms since the epoch.
+
+    A step that raises UnavailableError lost nothing: call it again, later.
+    """
+
+    def __init__(
+        self, ports: Ports, owned: Callable[[], frozenset[int]], clock: Callable[[], int], pace: Pace = Pace()
+    ):
+        self._ports, self._owned, self._clock, self._pace = ports, owned, clock, pace
+        self.partitions: dict[int, Partition] = {}
+        self.lost: frozenset[int] = frozenset()  # ours, but not counted until their loss is accepted
+        self.records_read = 0
+        self._rules: dict[str, Rules] = {}
+        self._held: list[Record] = []  # read, but not fed yet
+        self._log_id = ""
+        self._settled_ms = 0
+
+    def step(self, timeout_s: float) -> int:
+        """Read what is new, and settle when it is time; the number of records read."""
+        self._own()
+        try:
+            self._held = self._held or self._ports.consumer.poll(timeout_s, self._pace.max_records)
+        except DataLossError as error:
+            logger.error("%s", error)
+            self._drop(self.partitions)
+        read = len(self._held)
+        self._feed()
+        if self._clock() - self._settled_ms >= self._pace.settle_ms:
+            self.settle()
+        return read
+
+    def settle(self) -> None:
+        """Store what is final, in every partition, and ask where the logs end now.
+
+        The identity of the log is checked first: what was read before the check came from the log it names.
+        """
+        self._settled_ms = self._clock()
+        log_id = self._ports.admin.log_id()
+        self._drop([index for index, partition in self.partitions.items() if partition.log_id != log_id])
+        self._ports.decoder.acknowledged()
+        for partition in list(self.partitions.values()):
+            self._settle(partition)
+        if self.lost:
+            self.lost = frozenset()  # look again: a person may have accepted it
+
+    # ---- partitions that are ours ----------------------------------------------------------------------
+
+    def _own(self) -> None:
+        owned = self._owned()
+        self._drop([index for index in self.partitions if index not in owned])
+        self.lost &= owned
+        missing = sorted(owned - self.partitions.keys() - self.lost)
+        if missing:
+            self._load(missing)
+
+    def _load(self, indices: list[int]) -> None:
+        self._log_id = self._ports.admin.log_id()
+        self._catch_up()
+        wanted = {
+            pair: at for pair, at in self._ports.consumer.positions().items() if pair[1] in self.partitions
+        }
+        loaded = {}
+        for index in indices:
+            stored = self._stored(index)
+            if stored is None:
+                self.lost |= {index}
+                continue
+            loaded[index] = Partition(index, stored, self._rules, self._pace.safety_ms)
+            wanted |= loaded[index].wanted
+        self._ports.consumer.assign(wanted)
+        self.partitions |= loaded
+
+    def _stored(self, index: int) -> Positions | None:
+        """Where to count from; None if data was lost and nobody has accepted it yet."""
+        store = self._ports.store
+        stored, _ = store.load(index)
+        bounds = {topic: self._ports.consumer.bounds(topic, index) for topic in (EXPOSURES, EVENTS)}
+        if stored is None:
+            return self._begin(index, None, _at_start(self._log_id, bounds))
+        loss = loss_at(index, stored, self._log_id, bounds)
+        if loss is None:
+            return stored
+        if store.loss_acknowledged(index, stored):
+            logger.warning("%s; accepted", loss)
+            return self._begin(index, stored, after_loss(stored, self._log_id, bounds))
+        if store.losses().get(index) != loss:
+            logger.error("%s; its counting stops until `ringside experiment resume` accepts the loss", loss)
+            store.report_loss(index, loss)
+        return None
+
+    def _begin(self, index: int, stored: Positions | None, anew: Positions) -> Positions:
+        """Store where counting begins, before anything is counted: from then on a gap is seen."""
+        self._ports.store.apply(index, stored, anew, {})
+        return anew
+
+    def _drop(self, indices: Iterable[int]) -> None:
+        for index in list(indices):
+            del self.partitions[index]
+        self._held = [record for record in self._held if record.partition in self.partitions]
+
+    # ---- reading ---------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """All of what was read; or nothing of it, if an experiment must be looked up first and can't be."""
+        read: Batches = defaultdict(list)
+        for record in self._held:
+            if record.partition in self.partitions:
+                read[record.topic, record.partition].append(record)
+        fed = {pair: self._decode(pair[1], records) for pair, records in read.items()}
+        if _experiments(fed) - self._rules.keys():
+            self._catch_up()
+        for (topic, index), position in self._ports.consumer.positions().items():
+            if index in self.partitions:
+                self.partitions[index].feed(topic, fed.get((topic, index), []), position)
+        self.records_read += len(self._held)
+        self._held = []
+
+    def _decode(self, index: int, records: list[Record]) -> list[Fed]:
+        return self._ports.decoder.decode(records, self.partitions[index].is_counted)
+
+    def _catch_up(self) -> None:
+        for name, state in self._ports.decisions.catch_up().items():
+            self._rules[name] = state.rules  # the joins read this very mapping
+
+    # ---- storing ---------------------------------------------------------------------------------------
+
+    def _settle(self, partition: Partition) -> None:
+        now_ms = self._clock()
+        try:
+            partition.settle(self._ports.store, now_ms)
+        except StalePositionError as error:
+            logger.warning("%s; reading again from what is stored", error)
+            self._drop([partition.index])
+            return
+        self._ports.store.set_watermark(partition.index, partition.watermark(now_ms), partition.lag)
+        self._mark(partition)
+
+    def _mark(self, partition: Partition) -> None:
+        for topic, reach in partition.reach.items():
+            if reach.wants_mark:
+                asked_ms = self._clock()
+                reach.mark(asked_ms, self._ports.consumer.bounds(topic, partition.index)[1])
+
+
+def _at_start(log_id: str, bounds: Bounds) -> Positions:
+    exposures, events = bounds[EXPOSURES][0], bounds[EVENTS][0]
+    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
+
+
+def _experiments(fed: Mapping[tuple[str, int], list[Fed]]) -> set[str]:
+    """Experiments of which units or outcomes were read."""
+    units = {
+        m.experiment for pair, read in fed.items() if pair[0] == EXPOSURES for _, _, m in read if _is_unit(m)
+    }
+    outcomes = {
+        m.attribution.experiment
+        for pair, read in fed.items()
+        if pair[0] == EVENTS
+        for _, _, m in read
+        if m.attribution
+    }
+    return units | outcomes
+
+
+def _is_unit(exposure: Exposure) -> bool:
+    return exposure.first and exposure.excluded is None
