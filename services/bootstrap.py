@@ -120,3 +120,10 @@ def model_registry(settings: Settings) -> ports.ModelRegistry:
     from services.adapters.registry import MlflowRegistry
 
     return MlflowRegistry(settings)
+
+
+def text_encoder(settings: Settings) -> ports.TextEncoder:
+    """Text embeddings, cached on disk."""
+    from services.adapters.text_encoder import text_encoder as make
+
+    return make(settings)

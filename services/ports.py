@@ -8,8 +8,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from experiments.experiment import Decision, Experiment
-from models.contract import Catalogue, Interactions, Manifest, Recommender
+from models.contract import Catalogue, Interactions, Manifest, Progress, Recommender, silent
 from services.events import ItemChanged
 
 # ---- the event log (Kafka) ---------------------------------------------------------------------------------------
@@ -271,3 +274,10 @@ class ModelRegistry(Protocol):
 
     def tag(self, model_version: str, tags: Mapping[str, str]) -> None:
         """Attach evidence."""
+
+
+class TextEncoder(Protocol):
+    """Texts to vectors."""
+
+    def encode(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
+        """One row a text, float32 [n, d], in order."""

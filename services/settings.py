@@ -79,7 +79,9 @@ class Settings(BaseSettings):
     watermark_safety_s: float = Field(2.0, ge=0, description="Margin of the clock that moves the watermark.")
 
     # Text embeddings
-    text_model: str = Field("", description="sentence-transformers name or path; empty: the packaged MiniLM.")
+    text_model: str = Field(
+        "", description="sentence-transformers name or path; empty: the packaged MiniLM; words: hashed words."
+    )
 
     log_level: str = "INFO"
 
