@@ -31,7 +31,7 @@ class RefusedFileError(BadInputError):
     def __init__(self, name: str, findings: Sequence[Finding], total: int | None = None):
         self.findings = tuple(sorted(findings))
         total = len(self.findings) if total is None else total
-        lines = [f"refused, nothing was imported: {total} values break a rule"]
+        lines = [f"refused, nothing was imported: {total} value{'s' * (total != 1)} against a rule"]
         lines += [f"  {finding}" for finding in self.findings[:SHOWN]]
         if total > SHOWN:
             lines.append(f"  … and {total - SHOWN} more")

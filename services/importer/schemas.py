@@ -14,8 +14,8 @@ from services.importer.refusal import SHOWN, Finding, RefusedFileError
 _EARLIEST, _LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _finite = Check(lambda values: np.isfinite(values), name="is finite")
 _whole = Check(lambda values: values == np.floor(values), name="is a whole number")
-_not_negative = Check.ge(0, name="is not negative")
-_plausible_time = Check.in_range(_EARLIEST, _LATEST, name="lies between 1990 and 2100")
+_not_negative = Check.ge(0, error="is not negative")
+_plausible_time = Check.in_range(_EARLIEST, _LATEST, error="lies between 1990 and 2100")
 _short = Check(lambda values: values.str.len() <= 200, name="has at most 200 characters")
 
 
@@ -52,7 +52,7 @@ CATALOGUE = pandera.DataFrameSchema(
         "category": _text(nullable=True),
         "price": _number(_not_negative, nullable=True),
         "description": _text(nullable=True),
-        "stock": _number(_whole, Check.ge(-1, name="is -1 (not tracked) or more"), nullable=True),
+        "stock": _number(_whole, Check.ge(-1, error="is -1 (not tracked) or more"), nullable=True),
         "hidden": Column(None, nullable=True),
         "first_seen": _time(nullable=True),
     }
@@ -62,8 +62,8 @@ INTERACTIONS = pandera.DataFrameSchema(
         "user_id": _text(_short),
         "item_id": _text(_short),
         "at": _time(),
-        "kind": _text(Check.isin(KINDS, name=f"is one of {', '.join(KINDS)}"), nullable=True),
-        "quantity": _number(Check.gt(0, name="is positive"), nullable=True),
+        "kind": _text(Check.isin(KINDS, error=f"is one of {', '.join(KINDS)}"), nullable=True),
+        "quantity": _number(Check.gt(0, error="is positive"), nullable=True),
         "price": _number(_not_negative, nullable=True),
         "order_id": _text(_short, nullable=True),
     }
@@ -88,7 +88,7 @@ USERS_OUT = pandera.DataFrameSchema(
         "user_id": _text(_short, unique=True),
         "first_seen": Column(None),
         "last_seen": Column(None),
-        "interactions": _number(Check.gt(0, name="is positive")),
+        "interactions": _number(Check.gt(0, error="is positive")),
     },
     strict=True,
 )

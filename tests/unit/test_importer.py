@@ -1,0 +1,342 @@
+"""Importing: every kind of file says the same, a bad file says what is wrong and changes nothing."""
+
+import csv
+import json
+import zipfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from models.contract import KINDS
+from services.adapters.data_store import ParquetDataStore
+from services.errors import BadInputError, ConfigurationError
+from services.importer import online_retail
+from services.importer.app import Order, import_data, moment
+from services.importer.naming import categories, title
+from services.importer.refusal import RefusedFileError
+from services.settings import Settings
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+HEADER = ("Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID", "Country")
+FIRST = datetime.fromisoformat("2010-11-30T09:00")  # as the file writes times: without a zone
+OVERLAP = datetime.fromisoformat("2010-12-01T10:00")
+LAST = datetime.fromisoformat("2011-03-01T10:00")
+SHEETS = {
+    "Year 2009-2010": [
+        (489434, 85048, "PINK CAKE TINS", 12, FIRST, 6.95, 13085, "United Kingdom"),
+        (489434, "79323P", "WHITE CAKE TINS", 1, FIRST, 5.0, 13085, "United Kingdom"),
+        (489435, 85048, "PINK CAKE TINS", 1, FIRST, 6.95, None, "France"),
+        ("C489436", 85048, "PINK CAKE TINS", -1, FIRST, 6.95, 13085, "United Kingdom"),
+        (489437, "POST", "POSTAGE", 1, FIRST, 18.0, 13085, "United Kingdom"),
+        (489438, 21232, "ROUND CAKE TIN", 2, OVERLAP, 1.25, 13086, "France"),
+        (489438, 21233, "CARD HOLDER ", 2, OVERLAP, 1.25, 13086, "France"),
+    ],
+    "Year 2010-2011": [
+        (489438, 21232, "ROUND CAKE TIN", 2, OVERLAP, 1.25, 13086, "France"),
+        (489438, 21233, "CARD HOLDER", 2, OVERLAP, 1.25, 13086, "France"),
+        (489439, 21232, "RED ROUND CAKE TIN", 3, LAST, 1.5, 13085, "United Kingdom"),
+    ],
+}
+DROPPED = {
+    "no_customer": 1,
+    "cancelled": 1,
+    "not_positive": 0,
+    "duplicate": 1,
+    "duplicate_but_blanks": 1,
+    "not_a_product": 1,
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home")
+
+
+def as_xlsx(folder: Path) -> Path:
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in SHEETS.items():
+        sheet = book.create_sheet(name)
+        for row in (HEADER, *rows):
+            sheet.append(row)
+    book.save(folder / "online_retail_II.xlsx")
+    return folder / "online_retail_II.xlsx"
+
+
+def as_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "online+retail+ii.zip", "w") as archive:
+        archive.write(as_xlsx(folder), "online_retail_II.xlsx")
+    return folder / "online+retail+ii.zip"
+
+
+def all_rows() -> list[tuple]:
+    return [row for rows in SHEETS.values() for row in rows]
+
+
+def as_csv(folder: Path) -> Path:
+    with (folder / "retail.csv").open("w", newline="", encoding="latin-1") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        for row in all_rows():
+            customer = "" if row[6] is None else f"{row[6]}.0"  # as pandas writes a column with gaps
+            writer.writerow([*row[:6], customer, row[7]])
+    return folder / "retail.csv"
+
+
+def as_parquet(folder: Path) -> Path:
+    columns = dict(zip(HEADER, zip(*all_rows(), strict=True), strict=True))
+    columns = {
+        k: [str(v) for v in vs] if k in ("Invoice", "StockCode") else list(vs) for k, vs in columns.items()
+    }
+    pq.write_table(pa.table(columns), folder / "retail.parquet")
+    return folder / "retail.parquet"
+
+
+@pytest.mark.parametrize("write", [as_xlsx, as_zip, as_csv, as_parquet])
+def test_every_kind_of_file_gives_the_same_version(write, settings, tmp_path) -> None:
+    reference = import_data(Settings(home=tmp_path / "other"), Order(str(as_csv(tmp_path))), NOW)
+    manifest = import_data(settings, Order(str(write(tmp_path))), NOW)
+    assert manifest["version"] == reference["version"]
+    assert {rule["name"]: rule["dropped"] for rule in manifest["rules"]} == DROPPED
+    assert manifest["counts"] == {"items": 4, "users": 2, "interactions": 5}
+
+
+def test_dropped_and_kept_rows_add_up(settings, tmp_path) -> None:
+    rules = import_data(settings, Order(str(as_csv(tmp_path))), NOW)["rules"]
+    left = len(all_rows())
+    for rule in rules:
+        left -= rule["dropped"]
+        assert rule["left"] == left
+
+
+def test_what_was_imported_comes_back_as_arrays(settings, tmp_path) -> None:
+    import_data(settings, Order(str(as_xlsx(tmp_path))), NOW)
+    data = ParquetDataStore(settings.data_path).load()
+    assert data.catalogue.items.tolist() == ["21232", "21233", "79323P", "85048"]
+    assert data.catalogue.title.tolist() == [
+        "Red Round Cake Tin",
+        "Card Holder",
+        "White Cake Tins",
+        "Pink Cake Tins",
+    ]
+    assert data.catalogue.category.tolist() == ["tin", "holder", "tin", "tin"]
+    assert data.catalogue.price[3] == np.float32(6.95)
+    lines = data.interactions
+    assert (np.diff(lines.at) >= 0).all()
+    assert lines.at[0] == FIRST.replace(tzinfo=UTC).timestamp()
+    assert lines.users[lines.user].tolist() == ["13085", "13085", "13086", "13086", "13085"]
+    assert set(lines.kind.tolist()) == {KINDS.index("purchase")}
+    assert lines.user.dtype == np.int32
+    assert lines.quantity.dtype == np.float32
+
+
+def test_a_bad_value_is_named_by_column_row_and_rule_and_nothing_is_imported(settings, tmp_path) -> None:
+    path = as_csv(tmp_path)
+    lines = path.read_text().splitlines()
+    lines[3] = lines[3].replace("2010-11-30 09:00:00", "yesterday")
+    lines[5] = lines[5].replace(",1,", ",1.5,")
+    path.write_text("\n".join(lines))
+    with pytest.raises(RefusedFileError, match="column 'InvoiceDate', row 4: 'yesterday' breaks the rule"):
+        import_data(settings, Order(str(path)), NOW)
+    path.write_text("\n".join(line.replace("yesterday", "2010-11-30 09:00:00") for line in lines))
+    with pytest.raises(RefusedFileError) as refused:
+        import_data(settings, Order(str(path)), NOW)
+    assert [(f.column, f.row, f.rule) for f in refused.value.findings] == [
+        ("Quantity", 6, "is a whole number")
+    ]
+    assert not settings.data_path.exists()
+
+
+def test_a_workbook_names_the_sheet_of_a_bad_value(settings, tmp_path) -> None:
+    path = as_xlsx(tmp_path)
+    book = openpyxl.load_workbook(path)
+    book["Year 2010-2011"]["B3"] = None
+    book.save(path)
+    with pytest.raises(
+        RefusedFileError, match="column 'StockCode', Year 2010-2011, row 3: 'None' breaks .*is there"
+    ):
+        import_data(settings, Order(str(path)), NOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.csv", None, "no such file"),
+        ("notes.txt", b"hello", "not one of"),
+        ("short.csv", b"Invoice,StockCode\n1,2\n", "has no column 'Description'"),
+        ("broken.parquet", b"PAR1 not really", "can't be read"),
+        ("broken.xlsx", b"not a workbook", "not a workbook"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_says_what_is_wrong(name, content, message, settings, tmp_path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInputError, match=message):
+        import_data(settings, Order(str(tmp_path / name)), NOW)
+    assert not settings.data_path.exists()
+
+
+def write_storefront(folder: Path, items: str, interactions: str) -> Path:
+    (folder / "items.csv").write_text(items)
+    (folder / "interactions.csv").write_text(interactions)
+    return folder
+
+
+def test_a_storefronts_own_data(settings, tmp_path) -> None:
+    write_storefront(
+        tmp_path,
+        "item_id,title,price,hidden,stock\nb,Second,2.5,true,0\na,First,,,\n",
+        "user_id,item_id,at,kind,colour\n"
+        "u1,a,2026-01-01T10:00:00+02:00,view,red\n"
+        "u1,a,2026-01-01T10:00:00+02:00,view,red\n"
+        "u2,b,1767254400,,\n"
+        "u2,gone,1767254400000,click,\n",
+    )
+    manifest = import_data(settings, Order(str(tmp_path), licence="ours"), NOW)
+    assert {rule["name"]: rule["dropped"] for rule in manifest["rules"]} == {
+        "duplicate": 1,
+        "unknown_item": 1,
+    }
+    assert manifest["licence"] == "ours"
+    data = ParquetDataStore(settings.data_path).load()
+    assert data.catalogue.hidden.tolist() == [False, True]
+    assert data.catalogue.stock.tolist() == [-1, 0]
+    assert data.catalogue.category.tolist() == ["other", "other"]
+    assert data.interactions.at.tolist() == [1767254400.0, 1767254400.0]
+    assert [KINDS[kind] for kind in data.interactions.kind] == ["view", "purchase"]
+    assert data.interactions.price.tolist() == [0.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("items", "interactions", "message"),
+    [
+        (
+            "item_id,title\na,x\na,y\n",
+            "user_id,item_id,at\nu,a,2026-01-01\n",
+            "'item_id', row 3: 'a' .*is there once",
+        ),
+        ("item_id,title\na,\n", "user_id,item_id,at\nu,a,2026-01-01\n", "column 'title', row 2"),
+        ("item_id,title,price\na,x,-1\n", "user_id,item_id,at\nu,a,2026-01-01\n", "'-1.0' .*is not negative"),
+        ("item_id,title\na,x\n", "user_id,item_id,at,kind\nu,a,2026-01-01,stare\n", "'kind', row 2: 'stare'"),
+        ("item_id,title\na,x\n", "user_id,item_id,at\nu,a,1855-01-01\n", "lies between 1990 and 2100"),
+        ("item_id,title\na,x\n", "user_id,at\nu,2026-01-01\n", "has no column 'item_id'"),
+    ],
+)
+def test_a_bad_storefront_file_is_refused(items, interactions, message, settings, tmp_path) -> None:
+    with pytest.raises(BadInputError, match=message):
+        import_data(settings, Order(str(write_storefront(tmp_path, items, interactions))), NOW)
+    assert not settings.data_path.exists()
+
+
+def test_rebasing_moves_every_time_alike_and_the_held_out_part_begins_at_the_given_moment(
+    settings, tmp_path
+) -> None:
+    source, store = str(as_csv(tmp_path)), ParquetDataStore(settings.data_path)
+    plain = store.load(import_data(settings, Order(source), NOW)["version"])
+    split, rebase = OVERLAP.replace(tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
+    manifest = import_data(settings, Order(source, split=split, rebase=rebase), NOW)
+    shift_s = (rebase - split).total_seconds()
+    assert manifest["shift_s"] == shift_s
+    train, held_out = store.load(), store.load_holdout()
+    assert train.version == store.current() == manifest["version"] != plain.version
+    assert train.catalogue.items.tolist() == ["79323P", "85048"]  # what a shop could know at the split
+    first_held_out = pq.read_table(settings.data_path / manifest["version"] / "holdout.parquet")["at"][0]
+    assert train.interactions.at.max() < rebase.timestamp() == first_held_out.as_py().timestamp()
+    assert np.allclose(train.interactions.at, plain.interactions.at[:2] + shift_s, atol=1e-6)
+    assert len(held_out.at) == 0  # every item of that part was sold for the first time after the split
+
+
+def test_held_out_interactions_use_the_catalogue_of_their_version(settings, tmp_path) -> None:
+    split = (OVERLAP + timedelta(hours=1)).replace(tzinfo=UTC)
+    import_data(settings, Order(str(as_csv(tmp_path)), split=split), NOW)
+    store = ParquetDataStore(settings.data_path)
+    held_out, catalogue = store.load_holdout(), store.load().catalogue
+    assert held_out.users[held_out.user].tolist() == ["13085"]
+    assert catalogue.items[held_out.item].tolist() == ["21232"]
+    assert catalogue.title[held_out.item].tolist() == ["Round Cake Tin"]  # not the name it got later
+
+
+def test_a_split_outside_the_data_is_refused(settings, tmp_path) -> None:
+    with pytest.raises(BadInputError, match="split: 2020"):
+        import_data(settings, Order(str(as_csv(tmp_path)), split=datetime(2020, 1, 1, tzinfo=UTC)), NOW)
+
+
+def test_a_time_on_the_command_line_is_utc_without_a_zone() -> None:
+    assert moment("split", "2011-11-01T00:00") == datetime(2011, 11, 1, tzinfo=UTC)
+    with pytest.raises(BadInputError, match="rebase: 'soon'"):
+        moment("rebase", "soon")
+
+
+def test_damage_is_found_before_anything_is_served(settings, tmp_path) -> None:
+    manifest = import_data(settings, Order(str(as_csv(tmp_path))), NOW)
+    store = ParquetDataStore(settings.data_path)
+    file = settings.data_path / manifest["version"] / "items.parquet"
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ConfigurationError, match="items.parquet is not what was imported"):
+        store.load()
+
+
+def test_without_data_the_store_says_what_to_do(settings, tmp_path) -> None:
+    store = ParquetDataStore(settings.data_path)
+    assert store.current() is None
+    with pytest.raises(ConfigurationError, match="ringside data import"):
+        store.load()
+    import_data(settings, Order(str(as_csv(tmp_path))), NOW)
+    with pytest.raises(ConfigurationError, match="--split"):
+        store.load_holdout()
+
+
+def test_the_synthetic_shop_is_the_same_for_the_same_seed_and_end(settings, tmp_path) -> None:
+    first = import_data(settings, Order("synthetic", seed=3), NOW)
+    again = import_data(
+        Settings(home=tmp_path / "again"), Order("synthetic", seed=3, rebase=NOW), NOW + timedelta(days=9)
+    )
+    other = import_data(settings, Order("synthetic", seed=4), NOW)
+    assert first["version"] == again["version"] != other["version"]
+    assert json.loads((settings.data_path / first["version"] / "manifest.json").read_text()) == first
+    assert datetime.fromisoformat(first["window"][1]) <= NOW
+
+
+def test_an_interrupted_write_leaves_the_old_version_current(settings, tmp_path, monkeypatch) -> None:
+    split = OVERLAP.replace(tzinfo=UTC)
+    before = import_data(settings, Order(str(as_csv(tmp_path)), split=split), NOW)["version"]
+
+    def disk_full(*_args: object, **_options: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("services.adapters.data_store.pq.write_table", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        import_data(settings, Order(str(as_csv(tmp_path))), NOW)
+    store = ParquetDataStore(settings.data_path)
+    assert store.current() == before
+    assert store.versions() == [before]
+    assert not list(settings.data_path.glob(".draft*"))
+
+
+def test_titles_read_like_titles() -> None:
+    assert title("  SET OF 3  CAKE TINS, PANTRY DESIGN ") == "Set of 3 Cake Tins, Pantry Design"
+    assert title("CHILDREN'S T-LIGHT 15CM (RED)") == "Children's T-Light 15cm (Red)"
+
+
+def test_a_category_is_what_many_titles_end_with() -> None:
+    titles = [
+        "Red Cake Tin",
+        "Blue Cake Tins",
+        "Tin of Sweets",
+        "Card Holder",
+        "Paper Holder",
+        "Odd Thing",
+        "Design",
+    ]
+    assert categories(titles, n=2) == ["tin", "tin", "tin", "holder", "holder", "other", "other"]
+
+
+def test_every_rule_says_why() -> None:
+    assert all(rule.why for rule in online_retail.RULES)
