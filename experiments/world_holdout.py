@@ -18,8 +18,8 @@ class Levels:
     """P(click | examined) by what the user did in the held-out weeks."""
 
     bought: float = 0.40
-    same_category: float = 0.03
-    other: float = 0.004
+    same_category: float = 0.01
+    other: float = 0.001
 
 
 @dataclass(frozen=True, slots=True)

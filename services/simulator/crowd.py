@@ -18,11 +18,13 @@ from models.contract import KINDS, Catalogue, Interactions
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """A world with its ids. users: unicode [n_shoppers]; index_of: item id -> index in the world."""
+    """A world with its ids. users: unicode [n_shoppers]; index_of: item id -> index in the world;
+    placement: where its shoppers look."""
 
     world: World
     users: NDArray[np.str_]
     index_of: dict[str, int]
+    placement: str = "home"
 
     def slate(self, items: Sequence[str]) -> NDArray[np.int32]:
         """Items of a slate as int32 [1, n]; an item that the world does not know attracts nobody."""
@@ -37,7 +39,8 @@ def synthetic_crowd(shop: SyntheticShop) -> Crowd:
 def holdout_crowd(
     catalogue: Catalogue, held_out: Interactions, *, seed: int = 0, levels: Levels | None = None
 ) -> Crowd:
-    """The users of the held-out weeks, who want what they bought then."""
+    """The users of the held-out weeks, who want what they bought then: also what they had bought before, so
+    they look at a placement that keeps it."""
     bought = held_out.kind == KINDS.index("purchase")
     world = holdout_shop(
         held_out.user[bought],
@@ -48,4 +51,4 @@ def holdout_crowd(
         levels=levels,
     )
     index_of = {item: index for index, item in enumerate(catalogue.items.tolist())}
-    return Crowd(world, held_out.users, index_of)
+    return Crowd(world, held_out.users, index_of, placement="buy_again")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+_SERVED_S = 600
 _KEPT = 20_000  # latest values of each series: a demo left alone overnight must not grow
 
 
@@ -29,6 +30,27 @@ def _series() -> defaultdict[str, deque[float]]:
 
 
 @dataclass(slots=True)
+class Moments:
+    """Count, sum and sum of squares."""
+
+    n: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        """One more value."""
+        self.n += 1
+        self.total += value
+        self.squares += value * value
+
+    def summary(self) -> dict[str, float | int]:
+        """{"n", "mean", "standard_error"}."""
+        mean = self.total / self.n
+        variance = max(0.0, self.squares / self.n - mean * mean)
+        return {"n": self.n, "mean": round(mean, 5), "standard_error": round((variance / self.n) ** 0.5, 5)}
+
+
+@dataclass(slots=True)
 class Measures:
     """Running counts of one simulation.
 
@@ -45,9 +67,9 @@ class Measures:
     degraded: Counter[str] = field(default_factory=Counter)
     click_to_slate_ms: defaultdict[str, deque[float]] = field(default_factory=_series)
     unchanged: Counter[str] = field(default_factory=Counter)
-    skipped: int = (
-        0  # sessions not opened because too many were open: the servers were slower than the target
-    )
+    served: Counter[tuple[int, str, str]] = field(default_factory=Counter)
+    truth: dict[str, Moments] = field(default_factory=dict)
+    skipped: int = 0  # sessions not opened: too many were open, the servers were slower than the target
 
     def requested(self, kind: str, latency_ms: float) -> None:
         """A request was answered, well or not."""
@@ -61,6 +83,17 @@ class Measures:
     def skip(self) -> None:
         """A session was not opened."""
         self.skipped += 1
+
+    def answered(self, second: int, origin: str, arm: str | None) -> None:
+        """A replica answered with a slate of `arm`."""
+        self.served[second, origin, arm or "none"] += 1
+        if len(self.served) > _KEPT:
+            for key in [key for key in self.served if key[0] < second - _SERVED_S]:
+                del self.served[key]
+
+    def worth(self, arm: str | None, value: float) -> None:
+        """The world's truth about a first slate."""
+        self.truth.setdefault(arm or "none", Moments()).add(value)
 
     def session_ended(self, arm: str | None, clicked: bool) -> None:
         """A session whose first slate came from `arm` is over."""
@@ -79,6 +112,8 @@ class Measures:
             "sessions": {
                 arm: {"sessions": n, "clicked": self.clicked[arm]} for arm, n in self.sessions.items()
             },
+            "truth": {arm: moments.summary() for arm, moments in self.truth.items()},
+            "served": [[*key, n] for key, n in sorted(self.served.items())],
             "skipped_sessions": self.skipped,
             "degraded": dict(self.degraded),
             "click_to_slate": {

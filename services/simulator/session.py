@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.world import Visits, after_click, clicks
+from experiments.world import Visits, after_click, clicks, slate_value
 from experiments.world_chance import luck, text_key
 from services.simulator.crowd import Crowd
 from services.simulator.http import HttpClient, HttpError, Reply
@@ -90,7 +90,9 @@ class Session:
         try:
             for turn in range(self._habits.slates):
                 slate = await self.look()
-                arm = arm or slate.arm
+                if turn == 0:
+                    arm = slate.arm
+                    self._measures.worth(arm, self._value(slate))
                 item = self._choose(slate)
                 await self._report(slate, item)
                 clicked = clicked or item is not None
@@ -104,21 +106,26 @@ class Session:
 
     async def look(self, kind: str = "recommend") -> Slate:
         """Ask for a slate. Raises HttpError when there is none."""
-        query = urlencode({**self._who, "n": self._habits.n, "placement": "home", "metadata": "false"})
+        query = urlencode(
+            {**self._who, "n": self._habits.n, "placement": self._crowd.placement, "metadata": "false"}
+        )
         reply = await self._timed(kind, self._client.get(f"/recommend?{query}"))
         answer = _decode(reply.body)
         items = [row["item_id"] for row in answer["items"]]
         if answer["degraded"]:
             self._measures.degraded[answer["degraded"]] += 1
+        self._measures.answered(int(time.time()), self._client.origin, answer["arm"])
         return Slate(answer["recommendation_id"], items, answer["arm"], answer["degraded"])
 
     def _choose(self, slate: Slate) -> str | None:
         """The first item that the shopper clicks, by the world's truth."""
         if not slate.items:
             return None
-        visits = Visits(np.array([self._visit.shopper], np.int32), self._keys(), self._visit.at_s)
-        chosen = np.flatnonzero(clicks(self._crowd.world, visits, self._crowd.slate(slate.items))[0])
+        chosen = np.flatnonzero(clicks(self._crowd.world, self._visits(), self._crowd.slate(slate.items))[0])
         return slate.items[chosen[0]] if len(chosen) else None
+
+    def _value(self, slate: Slate) -> float:
+        return float(slate_value(self._crowd.world, self._visits(), self._crowd.slate(slate.items))[0])
 
     async def _report(self, slate: Slate, item: str | None) -> None:
         """Tell the storefront what was done; a click may be followed to the next slate with a stopwatch."""
@@ -195,6 +202,9 @@ class Session:
 
     def _luck(self, stream: int, *keys: int) -> float:
         return float(luck(self._crowd.world.seed, stream, self._key, *keys))
+
+    def _visits(self) -> Visits:
+        return Visits(np.array([self._visit.shopper], np.int32), self._keys(), self._visit.at_s)
 
     def _keys(self) -> NDArray[np.uint64]:
         return np.array([self._key], np.uint64)

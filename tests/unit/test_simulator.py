@@ -29,6 +29,7 @@ class Storefront:
     """Answers as the recommend service does; `slate_of(session id, clicks so far)` chooses items."""
 
     def __init__(self, slate_of: Callable[[str, list[str]], list[str]], arm_of: Callable[[str], str]):
+        self.origin = "http://double"
         self._slate_of, self._arm_of = slate_of, arm_of
         self.events: list[dict] = []
         self.queries: list[dict] = []
@@ -111,6 +112,10 @@ def test_better_slates_earn_more_clicks(crowd: Crowd) -> None:
     measures = shop_for(crowd, storefront, 400)
     rate = {arm: measures.clicked[arm] / measures.sessions[arm] for arm in ("good", "bad")}
     assert rate["good"] > 3 * rate["bad"]
+    truth = measures.summary()["truth"]
+    assert truth["good"]["mean"] > 3 * truth["bad"]["mean"]
+    assert truth["good"]["n"] + truth["bad"]["n"] == 400
+    assert sum(measures.served.values()) == measures.sent["recommend"]
 
 
 def test_events_name_the_slate_the_shopper_and_are_told_apart(crowd: Crowd) -> None:
