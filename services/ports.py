@@ -166,6 +166,12 @@ class TallyStore(Protocol):
     def losses(self) -> dict[int, str]:
         """Recorded data losses by partition."""
 
+    def acknowledge_loss(self, partition: int) -> None:
+        """A person accepts the loss at the positions stored now; the report is dropped."""
+
+    def loss_acknowledged(self, partition: int, positions: Positions) -> bool:
+        """Whether the loss at exactly these positions was accepted: counting may begin anew after it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:

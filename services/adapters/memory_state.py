@@ -35,6 +35,7 @@ class MemoryTallyStore(_Failing):
         self._sums: dict[int, dict[str, Sums]] = {}
         self._watermarks: dict[int, tuple[int, int]] = {}
         self._losses: dict[int, str] = {}
+        self._accepted: dict[int, Positions | None] = {}
         self._lock = threading.Lock()
 
     def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
@@ -92,6 +93,17 @@ class MemoryTallyStore(_Failing):
         """Recorded data losses by partition."""
         self._check()
         return dict(self._losses)
+
+    def acknowledge_loss(self, partition: int) -> None:
+        """Accept the loss at the positions stored now."""
+        self._check()
+        self._losses.pop(partition, None)
+        self._accepted[partition] = self._positions.get(partition)
+
+    def loss_acknowledged(self, partition: int, positions: Positions) -> bool:
+        """Whether the loss at exactly these positions was accepted."""
+        self._check()
+        return self._accepted.get(partition) == positions
 
 
 class MemoryStateCache(_Failing):
