@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,9 +20,9 @@ STOP_S = 10.0
 
 class Server:
     """A running server. `pid` is its process (not the leash that holds it); `log` its output, None:
-    inherited."""
+    inherited; `env` its whole environment, None: ours."""
 
-    def __init__(self, command: Sequence[str], log: Path | None = None):
+    def __init__(self, command: Sequence[str], log: Path | None = None, env: Mapping[str, str] | None = None):
         leash = [sys.executable, "-m", "services.adapters.leash"]
         options = [] if log is None else ["--log", str(log)]
         self.log = log
@@ -31,6 +31,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            env=None if env is None else dict(env),
         )
         self.pid = int(self.read_line() or 0)
 
@@ -42,6 +43,10 @@ class Server:
     def alive(self) -> bool:
         """Whether the server runs."""
         return self._leash.poll() is None
+
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs. Negative signals arrive as 256 - signal."""
+        return self._leash.poll()
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Poll `ready` every 20 ms. Raises UnavailableError with the end of the log if it never is."""
