@@ -13,6 +13,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data versions: what models are trained on.")
 app.add_typer(data_app, name="data")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys and the secret that signs recommendation ids.")
+app.add_typer(keys_app, name="keys")
 
 
 @app.command()
@@ -136,6 +138,30 @@ def data_show(
     from services.importer.app import show
 
     show(Settings(), version)
+
+
+@keys_app.command("new")
+def keys_new(
+    role: Annotated[
+        list[str] | None, typer.Option(help="storefront, analyst or admin; may be repeated. Default: all.")
+    ] = None,
+) -> None:
+    """Make fresh API keys. Each is shown once; RINGSIDE_KEYS holds only their hashes."""
+    from services.recommend.access import fresh_keys
+
+    for line in fresh_keys(role or []):
+        typer.echo(line)
+
+
+@app.command("champion-only")
+def champion_only(
+    on: Annotated[str, typer.Argument(help="on, off or show.", metavar="on|off|show")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the file.")] = "",
+) -> None:
+    """The kill switch: while on, every replica serves the champion only. Needs neither Redis nor Kafka."""
+    from services.recommend.switch import command
+
+    typer.echo(command(Settings(), on, reason))
 
 
 def main() -> None:

@@ -1,0 +1,70 @@
+"""The process `ringside recommend`."""
+
+import contextlib
+import gc
+import logging
+import time
+import uuid
+
+import uvicorn
+from threadpoolctl import threadpool_limits
+
+from services import bootstrap
+from services.recommend.access import Keys, signing_keys
+from services.recommend.application import create_app, hot_path
+from services.recommend.deps import Deps
+from services.recommend.workers import listener, supervise
+from services.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal. Raises ConfigurationError at once when keys are missing or wrong."""
+    Keys(settings.keys)
+    signing_keys(settings)
+    if settings.recommend_workers == 1:
+        serve(settings)
+    else:
+        bootstrap.configure_logging(settings, "recommend")
+        supervise(settings, serve, bootstrap.stop_on_signal())
+
+
+def serve(settings: Settings) -> None:
+    """One replica: compose it, and answer until a signal."""
+    bootstrap.configure_logging(settings, "recommend")
+    app = hot_path(create_app(compose(settings)))
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    socket = listener(settings.host, settings.recommend_port)
+    log.info("http://%s:%d", settings.host, socket.getsockname()[1])
+    gc.freeze()  # imported modules live for ever: full collections need not walk them (they cost 100 ms)
+    # One row times one matrix is too little work for BLAS threads: they only take the other core from its
+    # process.
+    with threadpool_limits(1, "blas"), contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[socket])
+
+
+def compose(settings: Settings) -> Deps:
+    """The ports of one replica, with the wall clock and random ids."""
+    return Deps(
+        settings=settings,
+        reader=bootstrap.online_reader(settings),
+        producer=bootstrap.producer(settings),
+        state=bootstrap.state_cache(settings),
+        decisions=bootstrap.decision_log(settings),
+        overlay=bootstrap.item_overlay(settings),
+        data=bootstrap.data_store(settings),
+        models=bootstrap.model_store(settings),
+        clock_ms=lambda: time.time_ns() // 1_000_000,
+        new_id=lambda: uuid.uuid4().hex,
+        replica=bootstrap.replica_name(settings),
+    )

@@ -1,0 +1,164 @@
+"""The HTTP application: every port comes in from outside, so it runs in tests without a network."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from experiments.experiment import IllegalTransition
+from services.errors import RingsideError
+from services.recommend.access import Keys, signing_keys
+from services.recommend.answering import Answering
+from services.recommend.catalogue import catalogue_routes
+from services.recommend.collecting import Collecting
+from services.recommend.commanding import Commanding
+from services.recommend.deps import Deps
+from services.recommend.describing import describe
+from services.recommend.experiments_api import experiment_routes
+from services.recommend.failures import failure, response_to
+from services.recommend.hot import Endpoint, HotPath, RawRoute, guarded
+from services.recommend.limits import BodyLimit
+from services.recommend.loaded import Loaded
+from services.recommend.metrics import Metrics
+from services.recommend.operations import operation_routes
+from services.recommend.routes import hot_routes
+from services.recommend.slates import Slates
+from services.recommend.storefront import Storefront
+from services.recommend.tokens import Tokens
+
+SUMMARY = "Recommendations whose models compete for traffic."
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one replica is made of."""
+
+    deps: Deps
+    keys: Keys
+    metrics: Metrics
+    loaded: Loaded
+    commanding: Commanding
+    storefront: Storefront
+    threads: ThreadPoolExecutor
+
+
+def assemble(deps: Deps) -> Parts:
+    """Put a replica together. Raises ConfigurationError when keys are missing or wrong."""
+    settings = deps.settings
+    keys, signing = Keys(settings.keys), signing_keys(settings)
+    metrics = Metrics()
+    loaded = Loaded(deps, metrics)
+    tokens = Tokens(signing, round(settings.recommendation_ttl_s * 1_000))
+    threads = ThreadPoolExecutor(8, "models")
+    slates = Slates(
+        deadline_s=settings.rank_deadline_ms / 1_000,
+        threads=threads,
+        category_share=settings.category_share,
+        now_s=lambda: deps.clock_ms() / 1_000,
+    )
+    answering = Answering(deps, lambda: loaded.serving, slates, tokens, metrics)
+    collecting = Collecting(deps, tokens, metrics)
+    storefront = Storefront(keys, lambda: loaded.serving, answering, collecting, settings.max_body_bytes)
+    return Parts(deps, keys, metrics, loaded, Commanding(deps), storefront, threads)
+
+
+def create_app(deps: Deps) -> FastAPI:
+    """The application over these ports; `app.state.parts` holds what it is made of."""
+    parts = assemble(deps)
+    app: FastAPI = FastAPIOffline(
+        title="Ringside", summary=SUMMARY, version="1", lifespan=_lifespan(parts), redoc_url=None
+    )
+    app.state.parts = parts
+    app.state.hot = _add_storefront(app, parts)
+    app.include_router(catalogue_routes(deps, parts.keys, lambda: parts.loaded.serving.shelf))
+    app.include_router(experiment_routes(deps.settings, parts.keys, parts.commanding))
+    app.include_router(operation_routes(deps, parts.keys, parts.loaded, parts.metrics))
+    _add_middleware(app, deps)
+    _add_failures(app)
+    describe(app)
+    return app
+
+
+def hot_path(app: FastAPI) -> HotPath:
+    """What a server should run: the application with its short way for storefront requests."""
+    return HotPath(app, app.state.hot)
+
+
+def _add_storefront(app: FastAPI, parts: Parts) -> dict[tuple[str, str], Endpoint]:
+    """Register the raw routes; returns those without path parameters for the short way."""
+    short: dict[tuple[str, str], Endpoint] = {}
+    for route in hot_routes(parts.storefront):
+        endpoint = guarded(route.path, route.endpoint, parts.metrics)
+        app.router.add_api_route(
+            route.path,
+            endpoint,
+            methods=[route.method],
+            tags=["storefront"],
+            summary=(endpoint.__doc__ or "").partition(": ")[2],
+            openapi_extra=dict(route.described),
+            operation_id=route.endpoint.__name__,
+            route_class_override=RawRoute,
+        )
+        if "{" not in route.path:
+            short[route.method, route.path] = endpoint
+    return short
+
+
+def _add_middleware(app: FastAPI, deps: Deps) -> None:
+    app.add_middleware(BodyLimit, limit=deps.settings.max_body_bytes)
+    origins = [origin.strip() for origin in deps.settings.cors_origins.split(",") if origin.strip()]
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", "x-api-key"],
+        max_age=86_400,
+    )
+
+
+def _add_failures(app: FastAPI) -> None:
+    async def ours(request: Request, error: Exception) -> Response:
+        return response_to(error)
+
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+        if first["type"] == "json_invalid":
+            return failure(400, "malformed_body", f"not JSON: {first['ctx']['error']}", "body")
+        return failure(422, "bad_input", first["msg"], where or "body")
+
+    async def http(request: Request, error: HTTPException) -> Response:
+        response = failure(error.status_code, "http", str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    async def illegal(request: Request, error: IllegalTransition) -> Response:
+        return failure(409, "illegal_transition", str(error))
+
+    app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
+    app.add_exception_handler(IllegalTransition, illegal)  # type: ignore[arg-type]
+    app.add_exception_handler(RingsideError, ours)
+    app.add_exception_handler(Exception, ours)
+
+
+def _lifespan(parts: Parts):
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await parts.loaded.start()
+        yield
+        await parts.loaded.stop()
+        await asyncio.to_thread(parts.deps.producer.close)
+        parts.commanding.close()
+        parts.threads.shutdown(wait=False, cancel_futures=True)
+
+    return lifespan

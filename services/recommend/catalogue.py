@@ -1,0 +1,133 @@
+"""POST|PATCH|DELETE /items: the live catalogue. A change is logged first, then laid over the imported
+data."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.events import ITEMS, ItemChanged, encode
+from services.recommend.access import Keys, Principal
+from services.recommend.collecting import acknowledged
+from services.recommend.dependencies import caller
+from services.recommend.deps import Deps
+from services.recommend.describing import ANY_KEY, failures
+from services.recommend.failures import NotFoundError
+from services.recommend.shelf import Shelf
+
+MAX_CHANGES = 1_000
+ItemId = Annotated[str, Field(min_length=1, max_length=200)]
+Text = Annotated[str, Field(max_length=500)]
+
+
+class Change(BaseModel):
+    """What is new about an item; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    title: Text | None = None
+    category: Annotated[str, Field(max_length=200)] | None = None
+    price: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    stock: (
+        Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")] | None
+    ) = None
+    hidden: bool | None = None
+    description: Annotated[str, Field(max_length=10_000)] | None = None
+
+
+class ItemChange(Change):
+    """A change and the item that it is about."""
+
+    item_id: ItemId
+
+
+class Item(ItemChange):
+    """A whole item: new, or replacing what was known."""
+
+    title: Annotated[str, Field(min_length=1, max_length=500)]
+    category: Annotated[str, Field(max_length=200)] = ""
+    price: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    stock: Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")] = -1
+    hidden: bool = False
+    description: Annotated[str, Field(max_length=10_000)] = ""
+
+
+class Changed(BaseModel):
+    """How many items changed. Answers show it once the replicas have taken up `revision` (within seconds)."""
+
+    changed: int
+    revision: int
+
+
+class LiveCatalogue:
+    """Applies changes: topic `items` first (acknowledged), then the overlay that replicas poll."""
+
+    def __init__(self, deps: Deps, shelf: Callable[[], Shelf]):
+        self._deps = deps
+        self._shelf = shelf
+
+    async def change(self, changes: Sequence[ItemChanged]) -> Changed:
+        """Log and lay over. Raises UnavailableError; then the same changes may be sent again."""
+        send, settings = self._deps.producer.send, self._deps.settings
+        futures = [send(ITEMS, change.item_id, encode(change)) for change in changes]
+        await acknowledged(futures, settings.broker_ack_deadline_ms / 1_000)
+        revision = await asyncio.to_thread(self._deps.overlay.apply, list(changes))
+        return Changed(changed=len(changes), revision=revision)
+
+    def changed(self, item_id: str, by: Principal, said: Change | None) -> ItemChanged:
+        """The message of one change; `said` None deletes."""
+        fields = (
+            said.model_dump(exclude={"item_id"}, exclude_none=True) if said is not None else {"deleted": True}
+        )
+        return ItemChanged(received_at=self._deps.clock_ms(), item_id=item_id, author=by.name, **fields)
+
+    async def require(self, item_ids: Sequence[str]) -> None:
+        """Refuse to change what does not exist. Raises NotFoundError naming the row."""
+        unknown = [item for item in item_ids if item not in self._shelf().index]
+        overlay = await asyncio.to_thread(self._deps.overlay.changes) if unknown else {}
+        missing = [item for item in unknown if item not in overlay or overlay[item].deleted]
+        if missing:
+            row = list(item_ids).index(missing[0])
+            raise NotFoundError(f"{row}.item_id", f"no item {missing[0]!r} in the catalogue")
+
+
+def catalogue_routes(deps: Deps, keys: Keys, shelf: Callable[[], Shelf]) -> APIRouter:
+    """The routes; admin keys only."""
+    live = LiveCatalogue(deps, shelf)
+    admin = Annotated[Principal, Depends(caller(keys, "admin"))]
+    router = APIRouter(tags=["catalogue"], responses=failures("401", "403", "413", "422", "503"))
+    extra = {"security": ANY_KEY}
+    rows = Field(min_length=1, max_length=MAX_CHANGES)
+
+    @router.post("/items", openapi_extra=extra)
+    async def put_items(items: Annotated[list[Item], rows, Body()], by: admin) -> Changed:
+        """Add items, or replace what is known of them. Effective in answers within seconds."""
+        return await live.change([live.changed(item.item_id, by, item) for item in items])
+
+    @router.patch("/items", openapi_extra=extra, responses=failures("404"))
+    async def change_items(changes: Annotated[list[ItemChange], rows, Body()], by: admin) -> Changed:
+        """Change stock, price, visibility, … of several items."""
+        await live.require([change.item_id for change in changes])
+        return await live.change([live.changed(change.item_id, by, change) for change in changes])
+
+    @router.delete("/items", openapi_extra=extra, responses=failures("404"))
+    async def delete_items(item_id: Annotated[list[ItemId], rows, Query()], by: admin) -> Changed:
+        """Take items out of the catalogue; `item_id` may be repeated."""
+        await live.require(item_id)
+        return await live.change([live.changed(item, by, None) for item in item_id])
+
+    @router.patch("/items/{item_id}", openapi_extra=extra, responses=failures("404"))
+    async def change_item(item_id: Annotated[ItemId, Path()], change: Change, by: admin) -> Changed:
+        """Change one item."""
+        await live.require([item_id])
+        return await live.change([live.changed(item_id, by, change)])
+
+    @router.delete("/items/{item_id}", openapi_extra=extra, responses=failures("404"))
+    async def delete_item(item_id: Annotated[ItemId, Path()], by: admin) -> Changed:
+        """Take one item out of the catalogue."""
+        await live.require([item_id])
+        return await live.change([live.changed(item_id, by, None)])
+
+    return router

@@ -1,0 +1,146 @@
+"""POST /events: rows in, each attributed by its recommendation id, into the log; an answer only after it
+acknowledged."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from services.errors import BadInputError, UnavailableError
+from services.events import EVENTS, Attribution, Event, encode
+from services.ports import Record
+from services.recommend.deps import Deps
+from services.recommend.failures import MalformedBodyError
+from services.recommend.metrics import Metrics
+from services.recommend.tokens import Tokens
+from services.recommend.wire import MAX_EVENTS, EventIn, EventsAnswer, Rejection, bad_input
+
+_rows = msgspec.json.Decoder(list[msgspec.Raw])
+_row = msgspec.json.Decoder(EventIn)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A parsed request: good rows, and the bad ones by index."""
+
+    good: list[EventIn]
+    rejected: list[Rejection]
+
+
+def parse(body: bytes) -> Rows:
+    """Rows of a JSON list. Raises MalformedBodyError (not JSON), BadInputError (not a list, too long, all
+    rows bad)."""
+    try:
+        raw = _rows.decode(body)
+    except msgspec.ValidationError as error:
+        raise BadInputError("body", "must be a JSON list of events") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBodyError(str(error)) from error
+    if len(raw) > MAX_EVENTS:
+        raise BadInputError("body", f"{len(raw)} events; at most {MAX_EVENTS} in one request")
+    return _checked(raw)
+
+
+def _checked(raw: Sequence[msgspec.Raw]) -> Rows:
+    good: list[EventIn] = []
+    rejected: list[Rejection] = []
+    for index, row in enumerate(raw):
+        try:
+            good.append(_row.decode(row))
+        except msgspec.ValidationError as error:
+            bad = bad_input(error)
+            rejected.append(Rejection(index=index, field=bad.field, problem=bad.problem))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            rejected.append(Rejection(index=index, field="body", problem=str(error)))
+    return Rows(good, rejected)
+
+
+class Collecting:
+    """Takes events for one experiment."""
+
+    def __init__(self, deps: Deps, tokens: Tokens, metrics: Metrics):
+        self._experiment = deps.settings.experiment
+        self._producer = deps.producer
+        self._ack_deadline_s = deps.settings.broker_ack_deadline_ms / 1_000
+        self._clock_ms = deps.clock_ms
+        self._tokens = tokens
+        self._metrics = metrics
+
+    async def collect(self, body: bytes) -> EventsAnswer:
+        """Log the good rows and wait for the broker. Raises BadInputError, or UnavailableError: then
+        nothing is
+        promised, and the same rows may be sent again (`event_id` makes that harmless)."""
+        rows = parse(body)
+        self._metrics.events("refused", len(rows.rejected))
+        now_ms = self._clock_ms()
+        events = [self._event(row, now_ms) for row in rows.good]
+        await self._log(events)
+        self._metrics.events("acknowledged", len(events))
+        attributed = sum(event.attribution is not None for event in events)
+        return EventsAnswer(accepted=len(events), attributed=attributed, rejected=rows.rejected)
+
+    def _event(self, row: EventIn, now_ms: int) -> Event:
+        return Event(
+            received_at=now_ms,
+            event_id=row.event_id,
+            type=row.type,
+            item_id=row.item_id,
+            user_id=row.user_id,
+            session_id=row.session_id,
+            value=row.value,
+            ts=_client_ms(row.ts),
+            attribution=self._attribution(row, now_ms),
+        )
+
+    def _attribution(self, row: EventIn, now_ms: int) -> Attribution | None:
+        if not row.recommendation_id:
+            return None
+        found = self._tokens.attribute(row.recommendation_id, row.item_id, self._experiment, now_ms)
+        if isinstance(found, Attribution):
+            return found
+        self._metrics.unattributed(found.value)
+        return None
+
+    async def _log(self, events: list[Event]) -> None:
+        futures = [self._producer.send(EVENTS, event.key, encode(event)) for event in events]
+        try:
+            await acknowledged(futures, self._ack_deadline_s)
+        except UnavailableError:
+            self._metrics.events("unavailable", len(events))
+            raise
+
+
+async def acknowledged(futures: Sequence["Future[Record]"], deadline_s: float) -> None:
+    """Wait until the broker has all records. Raises UnavailableError when one failed or the deadline passed.
+
+    One wake-up of the event loop for the whole batch: `wrap_future` would wake it once a record.
+    """
+    if not futures:
+        return
+    loop = asyncio.get_running_loop()
+    all_done = asyncio.Event()
+    left = len(futures)
+    lock_free = loop.call_soon_threadsafe  # callbacks run on the producer's thread
+
+    def landed() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            all_done.set()
+
+    for future in futures:
+        future.add_done_callback(lambda _: lock_free(landed))
+    try:
+        await asyncio.wait_for(all_done.wait(), deadline_s)
+    except TimeoutError:
+        raise UnavailableError("broker", f"no acknowledgement within {deadline_s * 1e3:.0f} ms") from None
+    for future in futures:
+        if (error := future.exception()) is not None:
+            raise UnavailableError("broker", str(error)) from error
+
+
+def _client_ms(ts: int | datetime | None) -> int | None:
+    return round(ts.timestamp() * 1_000) if isinstance(ts, datetime) else ts

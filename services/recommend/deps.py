@@ -1,0 +1,33 @@
+"""What the recommend service needs from outside: ports, a clock and ids, handed in by whoever composes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.ports import (
+    DataStore,
+    DecisionLog,
+    EventProducer,
+    ItemOverlay,
+    ModelStore,
+    OnlineReader,
+    StateCache,
+)
+from services.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deps:
+    """`clock_ms`: ms since the epoch, the time that rules use; `new_id`: a fresh id for each slate;
+    `replica`: our name."""
+
+    settings: Settings
+    reader: OnlineReader
+    producer: EventProducer
+    state: StateCache
+    decisions: DecisionLog
+    overlay: ItemOverlay
+    data: DataStore
+    models: ModelStore
+    clock_ms: Callable[[], int]
+    new_id: Callable[[], str]
+    replica: str = "replica"

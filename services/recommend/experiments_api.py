@@ -1,0 +1,186 @@
+"""GET and POST /experiments…: state, decisions and commands, for the console and for scripts."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from experiments import commands
+from experiments.commands import Origin
+from experiments.experiment import Decision, Experiment
+from experiments.state import to_dict
+from services.recommend.access import Keys, Principal
+from services.recommend.commanding import Commanding, rules_from
+from services.recommend.dependencies import caller
+from services.recommend.describing import ANY_KEY, failures
+from services.settings import Settings
+
+ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+ExperimentId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+Version = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Command(BaseModel):
+    """Every command may say why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class Start(Command):
+    """The first champion. `rules` overrides the installation's defaults, field by field."""
+
+    model_version: Version
+    arm: ArmName | None = Field(None, description="Default: the model version.")
+    rules: dict[str, Any] = {}
+
+
+class Enter(Command):
+    """A challenger."""
+
+    model_version: Version
+    arm: ArmName | None = Field(None, description="Default: the model version.")
+
+
+class OnArm(Command):
+    """A command on one arm."""
+
+    arm: ArmName
+
+
+class Undo(Command):
+    """Take back a rollback or a promotion, named by its revision."""
+
+    revision: Annotated[int, Field(ge=1)]
+
+
+class Resume(Command):
+    """Go on; new `rules` start every race anew."""
+
+    rules: dict[str, Any] = {}
+
+
+Make = Callable[[Experiment, Any, Origin, Settings], Decision]
+
+
+def _resume(state: Experiment, said: Resume, origin: Origin, settings: Settings) -> Decision:
+    rules = rules_from(settings, said.rules, base=state.rules) if said.rules else None
+    return commands.resume(state, origin, rules)
+
+
+# Each command: its body, what it does (for the documentation), and how it makes the next decision.
+COMMANDS: dict[str, tuple[type[Command], str, Make]] = {
+    "enter": (
+        Enter,
+        "A challenger joins at weight 0; it gets weight once every replica has its model loaded.",
+        lambda state, said, origin, _: commands.enter(
+            state, said.arm or said.model_version, said.model_version, origin
+        ),
+    ),
+    "pause": (
+        Command,
+        "Champion only, until resumed.",
+        lambda state, said, origin, _: commands.pause(state, origin),
+    ),
+    "resume": (Resume, "Go on after a pause or a hold.", _resume),
+    "promote": (
+        OnArm,
+        "A challenger becomes champion; the old champion is kept as holdback.",
+        lambda state, said, origin, _: commands.promote(state, said.arm, origin),
+    ),
+    "rollback": (
+        OnArm,
+        "Take an arm out; a champion is replaced by its holdback.",
+        lambda state, said, origin, _: commands.rollback(state, said.arm, origin),
+    ),
+    "undo": (
+        Undo,
+        "Take back a rollback or a promotion.",
+        lambda state, said, origin, _: commands.undo(state, said.revision, origin),
+    ),
+    "end": (
+        Command,
+        "The experiment is over; the champion stays.",
+        lambda state, said, origin, _: commands.end(state, origin),
+    ),
+}
+
+
+def experiment_routes(settings: Settings, keys: Keys, commanding: Commanding) -> APIRouter:
+    """Reading takes an analyst's or admin's key, commands an admin's."""
+    router = APIRouter(
+        tags=["experiments"], responses=failures("400", "401", "403", "404", "409", "413", "422", "503")
+    )
+    _reading(router, commanding, Annotated[Principal, Depends(caller(keys, "analyst", "admin"))])
+    admin = Annotated[Principal, Depends(caller(keys, "admin"))]
+    _starting(router, commanding, settings, admin)
+    for name, (body, doc, make) in COMMANDS.items():
+        router.add_api_route(
+            f"/experiments/{{experiment}}/{name}",
+            _endpoint(commanding, settings, admin, body, make),
+            methods=["POST"],
+            summary=doc,
+            operation_id=f"{name}_experiment",
+            openapi_extra={"security": ANY_KEY},
+        )
+    return router
+
+
+def _reading(router: APIRouter, commanding: Commanding, reader: Any) -> None:
+    extra = {"security": ANY_KEY}
+
+    @router.get("/experiments", openapi_extra=extra)
+    async def experiments(by: reader) -> Response:
+        """Every experiment with its state."""
+        states = await commanding.states()
+        return _json({"experiments": [to_dict(states[name]) for name in sorted(states)]})
+
+    @router.get("/experiments/{experiment}", openapi_extra=extra)
+    async def experiment_state(experiment: ExperimentId, by: reader) -> Response:
+        """State after the newest decision: arms, weights, races."""
+        return _json(to_dict(await commanding.state(experiment)))
+
+    @router.get("/experiments/{experiment}/decisions", openapi_extra=extra)
+    async def decisions(
+        experiment: ExperimentId,
+        by: reader,
+        after_revision: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
+    ) -> Response:
+        """Decisions that count, oldest first, each with every number it was made from."""
+        found = await commanding.history(experiment, after_revision)
+        return _json({"decisions": found[:limit], "more": len(found) > limit})
+
+
+def _starting(router: APIRouter, commanding: Commanding, settings: Settings, admin: Any) -> None:
+    @router.post(
+        "/experiments/{experiment}/start",
+        summary="Begin: a first champion serves everyone.",
+        openapi_extra={"security": ANY_KEY},
+    )
+    async def start(experiment: ExperimentId, said: Start, by: admin) -> Response:
+        champion = {"name": said.arm or said.model_version, "model_version": said.model_version}
+        rules = rules_from(settings, said.rules)
+        origin = commanding.origin(by.name, said.reason)
+        return _json(to_dict(await commanding.start(experiment, champion, rules, origin)))
+
+
+def _endpoint(commanding: Commanding, settings: Settings, admin: Any, body: type[Command], make: Make) -> Any:
+    async def command(experiment: ExperimentId, said: body, by: admin) -> Response:
+        if isinstance(said, Enter):
+            commanding.require_model("model_version", said.model_version)
+        origin = commanding.origin(by.name, said.reason)
+        return _json(
+            to_dict(await commanding.command(experiment, lambda state: make(state, said, origin, settings)))
+        )
+
+    return command
+
+
+def _json(value: Any) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return Response(msgspec.json.encode(value), 200, headers, "application/json")

@@ -1,0 +1,105 @@
+"""What a caller is told when something is wrong: one table from exception to status, one shape of body."""
+
+import logging
+from collections.abc import Mapping
+
+import msgspec
+from starlette.responses import Response
+
+from services.errors import (
+    BadInputError,
+    ConfigurationError,
+    RingsideError,
+    StalePositionError,
+    UnavailableError,
+)
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+
+
+class MalformedBodyError(BadInputError):
+    """The body isn't JSON at all."""
+
+    def __init__(self, problem: str):
+        super().__init__("body", problem)
+
+
+class TooLargeError(BadInputError):
+    """The body is longer than we read."""
+
+    def __init__(self, limit: int):
+        super().__init__("body", f"larger than {limit} bytes")
+
+
+class NotFoundError(BadInputError):
+    """What the address names does not exist."""
+
+
+class NoKeyError(RingsideError):
+    """No API key, or one we don't know."""
+
+
+class ForbiddenError(RingsideError):
+    """A known key whose role may not do this."""
+
+
+class ConflictError(RingsideError):
+    """Makes no sense in the present state."""
+
+
+STATUS: dict[type[Exception], int] = {
+    MalformedBodyError: 400,
+    TooLargeError: 413,
+    NotFoundError: 404,
+    BadInputError: 422,
+    NoKeyError: 401,
+    ForbiddenError: 403,
+    ConflictError: 409,
+    StalePositionError: 409,
+    UnavailableError: 503,
+    ConfigurationError: 503,
+    RingsideError: 500,
+}
+HEADERS: dict[int, Mapping[str, str]] = {
+    401: {"WWW-Authenticate": "Bearer"},
+    503: {"Retry-After": str(RETRY_AFTER_S)},
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong. `field` names the part of the request, as the sender wrote it."""
+
+    code: str
+    field: str | None
+    message: str
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: Problem
+
+
+def failure(status: int, code: str, message: str, field: str | None = None) -> Response:
+    """The JSON response of a failure."""
+    body = msgspec.json.encode(Failure(Problem(code, field, message)))
+    headers = {"Cache-Control": "no-store", **HEADERS.get(status, {})}
+    return Response(body, status, headers, "application/json")
+
+
+def response_to(error: Exception) -> Response:
+    """The response for any exception: by the table for our own errors, 500 without details for the rest."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            problem = error.problem if isinstance(error, BadInputError) else str(error)
+            return failure(STATUS[kind], _code(kind), problem, getattr(error, "field", None))
+    log.error("unexpected error", exc_info=error)
+    return failure(500, "internal", "an unexpected error; it has been logged")
+
+
+def _code(kind: type) -> str:
+    """BadInputError -> bad_input."""
+    name = kind.__name__.removesuffix("Error")
+    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")

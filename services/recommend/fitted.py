@@ -1,0 +1,176 @@
+"""One loaded model as this replica serves it: a deadline that holds, a breaker, and the way from its items
+to the shelf."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.blend import UNKNOWN, for_model, in_catalogue, vocabulary_map
+from models.contract import KINDS, Query, Ranking, Recommender
+from services.errors import RingsideError
+from services.ports import UserRow
+from services.recommend.breaker import Breaker
+from services.recommend.shelf import Shelf
+
+KIND_CODE = {kind: code for code, kind in enumerate(KINDS)}
+# A model whose answers take longer than this while it is tried out never runs on the event loop.
+INLINE_LIMIT_S = 0.002
+TRIALS = 8
+IN_FLIGHT = 4  # answers of one model that may be under way in threads; more fail at once
+
+
+class ModelFailedError(RingsideError):
+    """The model gave no usable answer in time. `how`: failed, late or resting."""
+
+    def __init__(self, how: str, problem: str):
+        super().__init__(f"{how}: {problem}")
+        self.how = how
+
+
+@dataclass(slots=True)
+class Fitted:
+    """A model in memory. Only `inline`, `in_flight` and the breaker ever change.
+
+    Fast models (proved when loaded: median answer under 2 ms) run on the event loop: a hop to a thread and
+    back costs
+    100-200 µs under load, more than ALS or popularity need for the answer. Such an answer can't be
+    interrupted, so one
+    that overruns the deadline is thrown away, and from then on the model runs in threads, where the
+    deadline holds
+    whatever the model does.
+    """
+
+    model_version: str
+    algorithm: str
+    model: Recommender
+    index: dict[str, int]
+    inline: bool
+    breaker: Breaker = field(default_factory=Breaker)
+    in_flight: int = 0
+
+    async def answer(self, ask: Callable[[], Ranking], deadline_s: float, threads: Executor) -> Ranking:
+        """What `ask` answers within the deadline. Raises ModelFailedError; never anything else of the
+        model's."""
+        if not self.breaker.closed(time.monotonic()):
+            raise ModelFailedError("resting", f"{self.model_version} failed too often")
+        try:
+            ranking = (
+                self._here(ask, deadline_s) if self.inline else await self._aside(ask, deadline_s, threads)
+            )
+        except ModelFailedError:
+            self.breaker.failed(time.monotonic())
+            raise
+        except Exception as error:
+            self.breaker.failed(time.monotonic())
+            raise ModelFailedError("failed", f"{self.model_version}: {error!r}") from error
+        self.breaker.succeeded()
+        return ranking
+
+    def _here(self, ask: Callable[[], Ranking], deadline_s: float) -> Ranking:
+        start = time.perf_counter()
+        ranking = ask()
+        if (took_s := time.perf_counter() - start) > deadline_s:
+            self.inline = False
+            raise ModelFailedError("late", f"{self.model_version} took {took_s * 1e3:.0f} ms")
+        return ranking
+
+    async def _aside(self, ask: Callable[[], Ranking], deadline_s: float, threads: Executor) -> Ranking:
+        if self.in_flight >= IN_FLIGHT:
+            raise ModelFailedError("late", f"{self.model_version}: {IN_FLIGHT} answers are still under way")
+        self.in_flight += 1
+        future = asyncio.get_running_loop().run_in_executor(threads, ask)
+        future.add_done_callback(self._landed)
+        done, _ = await asyncio.wait([future], timeout=deadline_s)
+        if not done:
+            raise ModelFailedError("late", f"{self.model_version} took more than {deadline_s * 1e3:.0f} ms")
+        return future.result()
+
+    def _landed(self, future: "asyncio.Future[Ranking]") -> None:
+        self.in_flight -= 1
+        if not future.cancelled():
+            future.exception()  # seen, so that asyncio does not log answers that came too late
+
+
+def fit_in(model: Recommender, model_version: str, now_s: float) -> Fitted:
+    """Index a model's items and try it out. Raises whatever the model raises: then it is not loaded."""
+    items = model.items.tolist()
+    index = {item: place for place, item in enumerate(items)}
+    took_s = (
+        [_trial(model, place, now_s) for place in np.linspace(0, len(items) - 1, TRIALS).astype(int)]
+        if items
+        else [0.0]
+    )
+    return Fitted(
+        model_version, model.algorithm, model, index, inline=float(np.median(took_s)) < INLINE_LIMIT_S
+    )
+
+
+def _trial(model: Recommender, place: int, now_s: float) -> float:
+    one = np.array([place], np.int32)
+    query = Query(one, np.array([now_s]), np.zeros(1, np.uint8), now_s)
+    start = time.perf_counter()
+    model.rank(query, min(30, len(model.items)))
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A fitted model against one shelf. to_shelf: int32 [n_model_items], UNKNOWN where the shelf lacks the
+    item."""
+
+    fitted: Fitted
+    shelf: Shelf
+    to_shelf: NDArray[np.int32]
+    live: NDArray[np.bool_]
+
+    def query(self, row: UserRow, context: list[str], now_s: float) -> Query:
+        """The user as this model sees them: items that it does not know are left out."""
+        index = self.fitted.index
+        known = [
+            (index[item], at / 1_000, KIND_CODE.get(kind, 0))
+            for item, at, kind in zip(row.recent_items, row.recent_at, row.recent_types, strict=False)
+            if item in index
+        ]
+        recent, at_s, kinds = zip(*known, strict=True) if known else ((), (), ())
+        return Query(
+            np.array(recent, np.int32),
+            np.array(at_s, np.float64),
+            np.array(kinds, np.uint8),
+            now_s,
+            np.array([index[item] for item in context if item in index], np.int32),
+        )
+
+    def allowed(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A mask over the shelf in this model's vocabulary, bool [n_model_items]."""
+        return self.live if mask is self.shelf.live else for_model(mask, self.to_shelf)
+
+    def rank(self, query: Query, n: int, mask: NDArray[np.bool_]) -> Ranking:
+        """The model's best `n` of the masked items, in places of the shelf. Raises what the model raises."""
+        return self._on_shelf(self.fitted.model.rank(query, n, allowed=self.allowed(mask)))
+
+    def similar(self, item_id: str, n: int, mask: NDArray[np.bool_]) -> Ranking | None:
+        """The `n` masked items most like `item_id`, in places of the shelf; None if the model does not
+        know it."""
+        place = self.fitted.index.get(item_id)
+        if place is None:
+            return None
+        return self._on_shelf(self.fitted.model.similar(place, n, allowed=self.allowed(mask)))
+
+    def _on_shelf(self, ranking: Ranking) -> Ranking:
+        if not np.isfinite(ranking.score).all():
+            raise ValueError("the model gave scores that are not finite")
+        return in_catalogue(ranking, self.to_shelf)
+
+
+def place(fitted: Fitted, shelf: Shelf) -> Placed:
+    """Put a model against a shelf; done again when the catalogue changes."""
+    to_shelf = vocabulary_map(fitted.model.items, shelf.catalogue.items)
+    return Placed(fitted, shelf, to_shelf, for_model(shelf.live, to_shelf))
+
+
+__all__ = ["UNKNOWN", "Fitted", "ModelFailedError", "Placed", "fit_in", "place"]

@@ -1,0 +1,197 @@
+"""Hot reload: background tasks look for new state, models and items, and swap one immutable `Serving` for
+the next.
+
+Nothing blocks the event loop: what reads Redis or disk runs in two threads, one for state and heartbeats
+(must stay
+prompt), one for data and models (may take seconds). A request keeps the view it started with.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from experiments.experiment import Experiment
+from services.errors import UnavailableError
+from services.ports import Heartbeat
+from services.recommend.deps import Deps
+from services.recommend.fitted import Placed, place
+from services.recommend.keeping import ChampionFile, ModelKeeper, ShelfKeeper
+from services.recommend.metrics import Metrics
+from services.recommend.serving import Alone, Champion, Serving, wanted_versions
+from services.recommend.shelf import Shelf
+
+log = logging.getLogger(__name__)
+
+SWITCH_EVERY_S = 0.25
+T = TypeVar("T")
+
+
+class Loaded:
+    """Keeps `serving` up to date. `start` and `stop` on the event loop; `look` makes one pass of
+    everything."""
+
+    def __init__(self, deps: Deps, metrics: Metrics):
+        self._deps = deps
+        self._metrics = metrics
+        self._settings = deps.settings
+        self._shelves = ShelfKeeper(deps.data, deps.overlay)
+        self._models = ModelKeeper(deps.models, lambda: deps.clock_ms() / 1_000)
+        self._champion_file = ChampionFile(deps.settings.home / "recommend" / "champion.json")
+        self._state_thread = ThreadPoolExecutor(1, "state")
+        self._stock_thread = ThreadPoolExecutor(1, "stock")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._seen_s = time.monotonic()  # when the experiment state was last read
+        self._beat_s = float("-inf")
+        self._switched_off = False
+        self.serving = Serving(self._shelves.shelf)
+
+    @property
+    def ready(self) -> bool:
+        """Whether slates can be made: there are items."""
+        return len(self.serving.shelf) > 0
+
+    async def start(self) -> None:
+        """Know the champion, the switch and the state, then keep looking for changes."""
+        remembered = await self._on(self._state_thread, self._champion_file.read)
+        self._swap(remembered=remembered)
+        self._look_switch()
+        await self._look_state()
+        self._tasks = [
+            asyncio.create_task(self._repeat(self._look_state, self._settings.refresh_s)),
+            asyncio.create_task(self._repeat(self._look_stock, self._settings.refresh_s)),
+            asyncio.create_task(self._repeat(self._look_switch_async, SWITCH_EVERY_S)),
+        ]
+
+    async def stop(self) -> None:
+        """End the tasks and the threads."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._state_thread.shutdown(wait=False, cancel_futures=True)
+        self._stock_thread.shutdown(wait=False, cancel_futures=True)
+
+    async def look(self) -> None:
+        """One pass: switch, state, items, every model that is wanted, and a heartbeat that says so."""
+        self._look_switch()
+        await self._look_state()
+        while await self._look_stock():
+            pass
+        await self._on(self._state_thread, self._beat)
+
+    # ---- one pass each -----------------------------------------------------------------------------------
+
+    def _look_switch(self) -> None:
+        """One stat of a local file, a few microseconds: no thread needed."""
+        self._switched_off = self._settings.kill_switch_path.exists()
+        self._swap()
+
+    async def _look_switch_async(self) -> None:
+        self._look_switch()
+
+    async def _look_state(self) -> None:
+        state = await self._on(self._state_thread, self._read_state)
+        known = self.serving.state
+        newer = state is not None and (known is None or state.revision > known.revision)
+        self._swap(state=state if newer else None)
+        if newer or time.monotonic() - self._beat_s >= self._settings.heartbeat_s:
+            await self._on(self._state_thread, self._beat)
+
+    async def _look_stock(self) -> bool:
+        """Whether anything was taken up."""
+        serving = self.serving
+        wanted = wanted_versions(serving.state, serving.remembered)
+        shelf, models = await self._on(self._stock_thread, lambda: self._read_stock(wanted))
+        changed = shelf is not serving.shelf or models.keys() != serving.models.keys()
+        if changed:
+            self._swap(shelf=shelf, models=models)
+            await self._on(self._state_thread, self._beat)
+        return changed
+
+    # ---- in threads --------------------------------------------------------------------------------------
+
+    def _read_state(self) -> Experiment | None:
+        try:
+            state = self._deps.state.get(self._settings.experiment)
+            if state is None and self.serving.state is not None:
+                self._deps.state.put(
+                    self.serving.state
+                )  # the cache was lost; only a newer state replaces ours
+        except UnavailableError as error:
+            log.debug("no experiment state: %s", error)
+            return None
+        self._seen_s = time.monotonic()
+        return state
+
+    def _read_stock(self, wanted: list[str]) -> tuple[Shelf, dict[str, Placed]]:
+        shelf = self._shelves.look()
+        self._models.look(wanted)
+        known = self.serving.models
+        models = {
+            version: known[version]
+            if version in known and known[version].shelf is shelf
+            else place(fitted, shelf)
+            for version, fitted in self._models.fitted.items()
+        }
+        return shelf, models
+
+    def _beat(self) -> None:
+        """Report what is served now; remember the champion once it is loaded."""
+        serving = self.serving
+        champion = serving.champion
+        if champion is not None and champion.model_version in serving.models:
+            self._champion_file.write(champion)
+        revision = serving.state.revision if serving.state is not None else 0
+        age_s = time.monotonic() - self._seen_s
+        self._metrics.state(self._deps.replica, revision, len(serving.models), age_s)
+        beat = Heartbeat(
+            replica=self._deps.replica,
+            revision=revision,
+            champion=champion.arm if champion is not None else "",
+            loaded=tuple(serving.models),
+            at_ms=self._deps.clock_ms(),
+        )
+        try:
+            self._deps.state.beat(beat, 5 * self._settings.heartbeat_s)
+        except UnavailableError as error:
+            log.debug("no heartbeat: %s", error)
+        self._beat_s = time.monotonic()
+
+    # ---- the swap ----------------------------------------------------------------------------------------
+
+    def _swap(
+        self,
+        *,
+        shelf: Shelf | None = None,
+        models: dict[str, Placed] | None = None,
+        state: Experiment | None = None,
+        remembered: Champion | None = None,
+    ) -> None:
+        """Replace what is served, in one assignment, on the event loop's thread; parts left None stay."""
+        old = self.serving
+        self.serving = Serving(
+            shelf=shelf if shelf is not None else old.shelf,
+            models=models if models is not None else old.models,
+            state=state or old.state,
+            remembered=remembered or old.remembered,
+            alone=self._alone(),
+        )
+
+    def _alone(self) -> Alone | None:
+        if self._switched_off:
+            return "champion_only"
+        cut_off = time.monotonic() - self._seen_s > self._settings.state_cutoff_s
+        return "cut_off" if cut_off else None
+
+    async def _repeat(self, look: Callable[[], Awaitable[object]], every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await look()
+            except Exception:
+                log.exception("a look for changes failed; the next one follows")
+
+    async def _on(self, thread: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, call)

@@ -1,0 +1,205 @@
+"""What storefronts send and get: each struct both parses requests and describes them in the OpenAPI document.
+
+msgspec instead of pydantic: one request of the hot path is decoded in 1-3 µs, and the two can't drift apart.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from services.errors import BadInputError
+from services.events import EventType
+from services.recommend.failures import MalformedBodyError, Problem
+
+MAX_SLATE = 100
+MAX_EXCLUDED = 1_000
+MAX_CONTEXT = 100
+MAX_EVENTS = 500
+MAX_RERANK = 500
+MAX_QUERY_BYTES = 65_536
+
+Id = Annotated[str, Meta(min_length=1, max_length=200)]
+Length = Annotated[int, Meta(ge=1, le=MAX_SLATE, description="How many items.")]
+Excludes = Annotated[list[Id], Meta(max_length=MAX_EXCLUDED, description="Items that must not be shown.")]
+Categories = Annotated[list[Id], Meta(max_length=50, description="Only items of these categories.")]
+Price = Annotated[float, Meta(ge=0)]
+User = Annotated[Id | None, Meta(description="Who is shopping; may be unknown to us.")]
+Session = Annotated[Id | None, Meta(description="The visit; needed to remember a shopper without a user id.")]
+Place = Annotated[Id, Meta(description="Where on the site the slate is shown.")]
+Preview = Annotated[Id | None, Meta(description="Force this arm (admin keys only); never counted.")]
+Staff = Annotated[bool, Meta(description="The shopper is staff: served, marked, never counted.")]
+
+
+class SlateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every question for a slate may say."""
+
+    user_id: User = None
+    session_id: Session = None
+    n: Length = 10
+    placement: Place = "home"
+    exclude: Excludes = []
+    category: Categories = []
+    price_min: Price | None = None
+    price_max: Price | None = None
+    metadata: Annotated[bool, Meta(description="Send title, category and price along.")] = True
+    arm: Preview = None
+    staff: Staff = False
+
+
+class RecommendRequest(SlateRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question for a slate. `context`: items in the cart or on the page; they lead the answer and are
+    left out."""
+
+    context: Annotated[list[Id], Meta(max_length=MAX_CONTEXT, description="Items in the cart.")] = []
+
+
+class SimilarRequest(SlateRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question for items like one item."""
+
+    placement: Place = "item"
+
+
+class PopularRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question for what is popular now; the same for everybody, so no experiment is involved."""
+
+    n: Length = 10
+    exclude: Excludes = []
+    category: Categories = []
+    price_min: Price | None = None
+    price_max: Price | None = None
+    metadata: bool = True
+
+
+class RerankRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A given list of items, to be put in the order that suits a shopper."""
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_RERANK, description="Items to order.")]
+    user_id: User = None
+    session_id: Session = None
+    n: Annotated[int, Meta(ge=1, le=MAX_RERANK, description="Keep the best n; default: all.")] | None = None
+    placement: Place = "search"
+    metadata: bool = True
+    arm: Preview = None
+    staff: Staff = False
+
+
+class SlateItem(Struct, frozen=True, kw_only=True):
+    """One item of a slate; `position` counts from 0. `metadata`: title, category, price."""
+
+    item_id: str
+    score: float
+    position: int
+    reason: str
+    metadata: msgspec.Raw | UnsetType = UNSET
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """A slate. `degraded` is null, or comma-separated codes that say what was missing when it was made."""
+
+    recommendation_id: str | None
+    items: list[SlateItem]
+    experiment: str | None
+    arm: str | None
+    model_version: str | None
+    degraded: str | None
+
+
+Millis = Annotated[int, Meta(ge=0, le=2**53)]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class EventIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that a shopper did. `event_id` makes retries harmless; `ts` (ms or RFC 3339) is
+    information only."""
+
+    event_id: Id
+    type: EventType
+    item_id: Id
+    user_id: Id | None = None
+    session_id: Id | None = None
+    recommendation_id: Annotated[str, Meta(max_length=65_536)] | None = None
+    value: float | None = None
+    ts: Millis | Moment | None = None
+
+
+class Rejection(Struct, frozen=True, kw_only=True):
+    """A row that was not taken, by its index in the request."""
+
+    index: int
+    field: str
+    problem: str
+
+
+class EventsAnswer(Struct, frozen=True, kw_only=True):
+    """How many events the log has acknowledged, how many of them count for a slate, and the rows refused."""
+
+    accepted: int
+    attributed: int
+    rejected: list[Rejection]
+
+
+class EventsRefused(Struct, frozen=True, kw_only=True):
+    """No row was good: what is wrong with each."""
+
+    error: Problem
+    rejected: list[Rejection]
+
+
+S = TypeVar("S", bound=Struct)
+_LISTS = ("exclude", "category", "context")
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_NAMED = re.compile(r"(?:required|unknown) field `([^`]+)`")
+
+
+def bad_input(error: msgspec.ValidationError) -> BadInputError:
+    """A msgspec complaint as an error that names the field the way the sender wrote it."""
+    text = str(error)
+    problem, where = _PATH.sub("", text), _PATH.search(text)
+    named = _NAMED.search(text)
+    parts = [where.group(1) if where else "", named.group(1) if named else ""]
+    return BadInputError(".".join(part for part in parts if part) or "body", problem)
+
+
+def from_query(kind: type[S], query: bytes) -> S:
+    """Parse a query string; lists are repeated or comma separated. Raises BadInputError naming the field."""
+    if len(query) > MAX_QUERY_BYTES:
+        raise BadInputError("query", f"longer than {MAX_QUERY_BYTES} bytes; send it as POST")
+    fields: dict[str, object] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name == "key":  # the API key of sendBeacon
+            continue
+        if name in _LISTS:
+            listed = fields.setdefault(name, [])
+            listed.extend(part for part in value.split(",") if part)  # type: ignore[attr-defined]
+        elif name in fields:
+            raise BadInputError(name, "given twice")
+        else:
+            fields[name] = value
+    return from_fields(kind, fields)
+
+
+def from_fields(kind: type[S], fields: Mapping[str, object]) -> S:
+    """Convert text fields. Raises BadInputError naming the field."""
+    try:
+        return msgspec.convert(fields, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise bad_input(error) from error
+
+
+_decoders: dict[type, msgspec.json.Decoder] = {}
+
+
+def from_body(kind: type[S], body: bytes) -> S:
+    """Parse a JSON body. Raises BadInputError naming the field, or MalformedBodyError when it isn't JSON."""
+    decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise bad_input(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBodyError(str(error)) from error
