@@ -109,7 +109,7 @@ def _kafka_process(
 
     require(shutil.which("java"), "Apache Kafka needs Java 17 (`java` is not on PATH)")
     require(shutil.which("mvn"), "the jars of Apache Kafka are resolved by Maven (`mvn` is not on PATH)")
-    with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
+    with LocalKafka(tmp_path_factory.mktemp("kafka"), partitions=4) as broker:
         yield broker
 
 

@@ -21,6 +21,16 @@ def topic_partitions(topic: str, partitions: int) -> int:
     return 1 if topic in SINGLE else partitions
 
 
+def topic_configuration(topic: str) -> dict[str, str]:
+    """Settings with which `topic` is created on Apache Kafka.
+
+    The broker's clock stamps every record: lateness is judged by it. What is folded from the first record on
+    (decisions, changes of the catalogue) is kept forever; the rest for a week, with the lake as its history.
+    """
+    retention_ms = -1 if topic in (DECISIONS, ITEMS) else 7 * 86_400_000
+    return {"message.timestamp.type": "LogAppendTime", "retention.ms": str(retention_ms)}
+
+
 def murmur2(data: bytes) -> int:
     """32-bit MurmurHash2 with Kafka's seed, as in the Java client's `Utils.murmur2` (unsigned here).
 

@@ -1,0 +1,162 @@
+"""EventConsumer and GroupConsumer over kafka-python. They commit nothing, and never guess a position.
+
+Not thread-safe: a consumer belongs to the thread that polls it.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+
+from services.adapters.kafka_client import answering, connection
+from services.adapters.topics import topic_partitions
+from services.errors import DataLossError, UnavailableError
+from services.ports import Record
+from services.settings import Settings
+
+log = logging.getLogger(__name__)
+Pair = tuple[str, int]
+
+SESSION_MS = 10_000  # a member that is silent this long loses its partitions
+
+
+class KafkaEventConsumer:
+    """EventConsumer of chosen partitions. Starts without a broker; poll returns nothing while there is
+    none."""
+
+    def __init__(self, settings: Settings, **options: Any):
+        self._settings = settings
+        self._placed: set[Pair] = set()
+        self._client = KafkaConsumer(
+            **connection(settings),
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+            **options,
+        )
+
+    def assign(self, positions: Mapping[Pair, int]) -> None:
+        """Read these pairs from these offsets on; replaces the earlier assignment."""
+        self._client.assign([TopicPartition(*pair) for pair in positions])
+        for pair, offset in positions.items():
+            self._client.seek(TopicPartition(*pair), offset)
+        self._placed = set(positions)
+
+    def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
+        """Next records, in order within a partition. Raises DataLossError if a position is outside the
+        log."""
+        try:
+            fetched = self._client.poll(round(timeout_s * 1_000), max_records=max_records)
+        except (OffsetOutOfRangeError, LogTruncationError) as error:
+            raise DataLossError(self._outside(error)) from error
+        except KafkaError as error:
+            log.warning("poll: %s", error)
+            return []
+        return [self._record(raw) for records in fetched.values() for raw in records]
+
+    def positions(self) -> dict[Pair, int]:
+        """Next offset to be read of every assigned pair."""
+        return {
+            pair: self._client.position(TopicPartition(*pair), timeout_ms=0) for pair in sorted(self._placed)
+        }
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """(first offset kept, offset after the last). Raises UnavailableError at its deadline."""
+        pair = TopicPartition(topic, partition)
+        with answering(self._settings):
+            deadline_ms = self._settings.broker_ack_deadline_ms
+            start = self._client.beginning_offsets([pair], timeout_ms=deadline_ms)[pair]
+            return start, self._client.end_offsets([pair], timeout_ms=deadline_ms)[pair]
+
+    def close(self) -> None:
+        """Stop; idempotent."""
+        self._client.close(autocommit=False, timeout_ms=1_000)
+
+    def _record(self, raw: Any) -> Record:
+        headers = tuple((name, value) for name, value in raw.headers)
+        return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, headers)
+
+    def _outside(self, error: Exception) -> str:
+        offsets = error.args[0] if error.args and isinstance(error.args[0], Mapping) else {}
+        return "; ".join(self._told(pair, offset) for pair, offset in offsets.items()) or str(error)
+
+    def _told(self, pair: TopicPartition, offset: int) -> str:
+        told = f"{pair.topic}/{pair.partition}: position {offset} is outside the log"
+        try:
+            start, end = self.bounds(*pair)
+        except UnavailableError:
+            return told
+        return f"{told}, which holds [{start}, {end})"
+
+
+class KafkaGroupConsumer(KafkaEventConsumer):
+    """GroupConsumer: on Apache Kafka a member of `group`, on the embedded broker the owner of everything.
+
+    Partitions are dealt by range, so a member gets the same partition numbers of every topic. A pair that is
+    new to us is paused until `assign` says where to read it from; one that a rebalance takes and gives back
+    goes on.
+    """
+
+    def __init__(self, settings: Settings, group: str, topics: tuple[str, ...]):
+        self._shares = settings.kafka_mode == "kafka"
+        self._all = frozenset(
+            (topic, index)
+            for topic in topics
+            for index in range(topic_partitions(topic, settings.kafka_partitions))
+        )
+        if not self._shares:
+            super().__init__(settings)
+            return
+        super().__init__(
+            settings,
+            group_id=group,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=SESSION_MS // 5,
+        )
+        self._client.subscribe(topics, listener=_Rebalance(self))
+
+    def assignment(self) -> frozenset[Pair]:
+        """Pairs that are ours now; changes only inside `poll`."""
+        if not self._shares:
+            return self._all
+        return frozenset((pair.topic, pair.partition) for pair in self._client.assignment())
+
+    def assign(self, positions: Mapping[Pair, int]) -> None:
+        """Read these pairs, of those that are ours, from these offsets on; the others of ours wait."""
+        ours = {pair: offset for pair, offset in positions.items() if pair in self.assignment()}
+        if not self._shares:
+            super().assign(ours)
+            return
+        self.place(ours)
+
+    def place(self, positions: Mapping[Pair, int]) -> None:
+        """Seek and resume `positions`, pause every other pair of ours."""
+        for pair in self.assignment():
+            where = TopicPartition(*pair)
+            self._client.seek(
+                where, positions.get(pair, 0)
+            )  # a paused pair needs a position too, or poll raises
+            (self._client.resume if pair in positions else self._client.pause)(where)
+        self._placed = set(positions)
+
+
+class _Rebalance(ConsumerRebalanceListener):
+    """Carries positions over a rebalance; called inside poll, by the polling thread."""
+
+    def __init__(self, consumer: KafkaGroupConsumer):
+        self._consumer = consumer
+        self._before: dict[Pair, int] = {}
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Remember where we stood."""
+        self._before = self._consumer.positions()
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """What we keep goes on from there; if somebody counted it meanwhile, the guarded write will tell."""
+        ours = self._consumer.assignment()
+        self._consumer.place({pair: offset for pair, offset in self._before.items() if pair in ours})
