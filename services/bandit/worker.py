@@ -61,6 +61,7 @@ class Worker:
         self._held: list[Record] = []  # read, but not fed yet
         self._log_id = ""
         self._settled_ms = 0
+        self._look_again = False  # at partitions with data loss: a person may have accepted it
 
     def step(self, timeout_s: float) -> int:
         """Read what is new, and settle when it is time; the number of records read."""
@@ -87,8 +88,7 @@ class Worker:
         self._ports.decoder.acknowledged()
         for partition in list(self.partitions.values()):
             self._settle(partition)
-        if self.lost:
-            self.lost = frozenset()  # look again: a person may have accepted it
+        self._look_again = True
 
     # ---- partitions that are ours ----------------------------------------------------------------------
 
@@ -96,9 +96,10 @@ class Worker:
         owned = self._owned()
         self._drop([index for index in self.partitions if index not in owned])
         self.lost &= owned
-        missing = sorted(owned - self.partitions.keys() - self.lost)
-        if missing:
-            self._load(missing)
+        missing = owned - self.partitions.keys()
+        if missing - self.lost or (missing and self._look_again):
+            self._load(sorted(missing))
+        self._look_again = False
 
     def _load(self, indices: list[int]) -> None:
         self._log_id = self._ports.admin.log_id()
@@ -112,6 +113,7 @@ class Worker:
             if stored is None:
                 self.lost |= {index}
                 continue
+            self.lost -= {index}
             loaded[index] = Partition(index, stored, self._rules, self._pace.safety_ms)
             wanted |= loaded[index].wanted
         self._ports.consumer.assign(wanted)

@@ -1,0 +1,283 @@
+"""Whatever happens between any two steps of any number of workers, the sums equal an independent recount."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from recount import added, recount
+from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, play, traffic
+
+from experiments import commands
+from experiments.experiment import apply
+from services import events
+from services.adapters.memory import (
+    MemoryBroker,
+    MemoryDecisionLog,
+    MemoryEventConsumer,
+    MemoryEventProducer,
+    MemoryGroupConsumer,
+    MemoryLogAdmin,
+    MemoryTallyStore,
+)
+from services.adapters.redis_state import RedisTallyStore
+from services.bandit.decoding import Decoder
+from services.bandit.worker import Pace, Ports, Worker
+from services.errors import UnavailableError
+from services.ports import EventConsumer, Positions, Sums, TallyStore
+
+PARTITIONS = 3
+PACE = Pace(safety_ms=2_000, settle_ms=200, max_records=40)
+AFTERWARDS_MS = WINDOW_MS + 2 * LATENESS_MS + PACE.safety_ms + 10_000
+
+
+class KilledError(Exception):
+    """The process is gone: nothing in its memory is left."""
+
+
+class Faulty:
+    """A tally store between which and the worker anything can happen, by chance."""
+
+    def __init__(self, store: TallyStore, rng: random.Random, rate: float):
+        self._store, self._rng, self._rate = store, rng, rate
+        self.faults = 0
+
+    def apply(
+        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+    ) -> None:
+        self._maybe(KilledError("before apply"), UnavailableError("redis", "before apply"))
+        self._store.apply(partition, fetched_from, moved_to, deltas)
+        self._maybe(KilledError("after apply"), UnavailableError("redis", "the answer was lost"))
+
+    def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
+        self._maybe(UnavailableError("redis", "load"))
+        return self._store.load(partition)
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+    def _maybe(self, *faults: Exception) -> None:
+        if self._rng.random() < self._rate:
+            self.faults += 1
+            raise self._rng.choice(faults)
+
+
+class Shop:
+    """A broker with traffic, a decision log with one experiment, and workers that can be made at will."""
+
+    def __init__(self, store: TallyStore):
+        self.clock = Clock()
+        self.broker = MemoryBroker(partitions=PARTITIONS, clock=self.clock)
+        self.store = store
+        self.decisions = MemoryDecisionLog(apply)
+
+    def start_experiment(self) -> None:
+        origin = commands.Origin("anna", self.clock.now_ms)
+        champion = {"name": "popularity", "model_version": "popularity-1"}
+        self.decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
+
+    def worker(self, store: TallyStore | None = None, consumer: EventConsumer | None = None) -> Worker:
+        ports = Ports(
+            consumer or MemoryEventConsumer(self.broker),
+            MemoryLogAdmin(self.broker),
+            store or self.store,
+            self.decisions,
+            Decoder(MemoryEventProducer(self.broker)),
+        )
+        if isinstance(consumer, MemoryGroupConsumer):
+            return Worker(
+                ports, lambda: frozenset(index for _, index in consumer.assignment()), self.clock, PACE
+            )
+        return Worker(ports, lambda: frozenset(range(PARTITIONS)), self.clock, PACE)
+
+    def finish(self, worker: Worker) -> None:
+        """Nobody comes any more; time alone lets everything mature."""
+        for _ in range(60):
+            self.clock.now_ms += AFTERWARDS_MS // 40
+            attempt(worker)
+        assert worker.lost == frozenset()
+        assert sum(partition.overtaken for partition in worker.partitions.values()) == 0
+
+    def counted(self) -> dict[str, int]:
+        return added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
+
+    def truth(self) -> dict[str, int]:
+        logged = self.broker.records(events.EXPOSURES) + self.broker.records(events.EVENTS)
+        return recount(logged, EXPERIMENT, WINDOW_MS, LATENESS_MS)
+
+
+def attempt(worker: Worker) -> bool:
+    """One step; False if the worker died in it."""
+    try:
+        worker.step(0)
+    except UnavailableError:
+        return True
+    except KilledError:
+        return False
+    return True
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest, settings_for: Callable) -> TallyStore:
+    if request.param == "memory":
+        return MemoryTallyStore()
+    redis = request.getfixturevalue("redis_server")
+    return RedisTallyStore(settings_for(redis=redis, kafka_partitions=PARTITIONS))
+
+
+@pytest.fixture
+def shop(store: TallyStore) -> Shop:
+    shop = Shop(store)
+    shop.start_experiment()
+    return shop
+
+
+def test_an_undisturbed_worker_counts_what_the_log_says(shop):
+    worker = shop.worker()
+    for _ in play(shop.broker, shop.clock, traffic(seed=1, units=400), step_ms=300):
+        attempt(worker)
+    shop.finish(worker)
+    truth = shop.truth()
+    assert shop.counted() == truth
+    kinds = {key.split("|")[-1] for key in truth}
+    assert kinds == {
+        "n",
+        "s",
+        "f",
+        "acknowledged",
+        "counted",
+        "late",
+        "duplicate",
+        "unmatched",
+        "late_exposures",
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kills_and_lost_answers_change_no_sum(shop, seed):
+    rng = random.Random(seed)
+    faulty = Faulty(shop.store, rng, rate=0.15)
+    worker = shop.worker(faulty)
+    kills = 0
+    for _ in play(shop.broker, shop.clock, traffic(seed, units=250), step_ms=300):
+        shop.broker.skip(rng.choice([events.EXPOSURES, events.EVENTS]), rng.randrange(PARTITIONS))
+        if not attempt(worker) or rng.random() < 0.05:  # killed inside a step, or between two
+            kills += 1
+            worker = shop.worker(faulty)
+    shop.finish(shop.worker())
+    assert kills > 5
+    assert faulty.faults > 10
+    assert shop.counted() == shop.truth()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_workers_of_the_same_partitions_count_once(shop, seed):
+    rng = random.Random(seed)
+    zombies = [shop.worker(Faulty(shop.store, rng, 0.05)) for _ in range(2)]
+    for _ in play(shop.broker, shop.clock, traffic(seed + 10, units=250), step_ms=300):
+        for number in rng.sample(range(2), rng.choice([1, 2])):
+            if not attempt(zombies[number]):
+                zombies[number] = shop.worker(Faulty(shop.store, rng, 0.05))
+    shop.finish(zombies[0])
+    assert shop.counted() == shop.truth()
+
+
+def test_members_come_and_go(shop):
+    rng = random.Random(5)
+    members: list[tuple[MemoryGroupConsumer, Worker]] = []
+    for _ in play(shop.broker, shop.clock, traffic(seed=5, units=300), step_ms=300):
+        if rng.random() < 0.2 and len(members) < PARTITIONS:
+            consumer = MemoryGroupConsumer(shop.broker, "bandit", (events.EXPOSURES, events.EVENTS))
+            members.append((consumer, shop.worker(consumer=consumer)))
+        elif rng.random() < 0.2 and members:
+            members.pop(rng.randrange(len(members)))[0].close()
+        for _, worker in members:
+            attempt(worker)
+    for consumer, _ in members:
+        consumer.close()
+    shop.finish(shop.worker())
+    assert shop.counted() == shop.truth()
+
+
+def test_a_replay_from_nothing_gives_the_same_sums(shop):
+    live = shop.worker()
+    for _ in play(shop.broker, shop.clock, traffic(seed=8, units=300), step_ms=300):
+        attempt(live)
+    shop.finish(live)
+    replayed = Shop.__new__(Shop)
+    replayed.__dict__ |= shop.__dict__ | {"store": MemoryTallyStore()}
+    replayed.finish(replayed.worker())
+    assert replayed.counted() == shop.counted() == shop.truth()
+
+
+def test_what_cannot_be_read_is_kept_with_its_reason_and_origin(shop):
+    worker = shop.worker()
+    shop.broker.append(events.EVENTS, b"ada", b"\xff\xfe")
+    assert all(steps(worker, shop))
+    [bad] = shop.broker.records(events.EVENTS)
+    [letter] = shop.broker.records(events.DEAD_LETTERS)
+    headers = dict(letter.headers)
+    assert (letter.key, letter.value) == (bad.key, bad.value)
+    assert headers["origin"].decode() == f"{events.EVENTS}/{bad.partition}/{bad.offset}"
+    assert headers["reason"].startswith(b"not a Event")
+    assert shop.store.load(bad.partition)[0].events == bad.offset + 1
+
+
+def test_an_experiment_that_starts_later_is_counted_from_its_first_exposure(store):
+    shop = Shop(store)
+    worker = shop.worker()
+    attempt(worker)
+    shop.start_experiment()
+    for _ in play(shop.broker, shop.clock, traffic(seed=3, units=100), step_ms=300):
+        attempt(worker)
+    shop.finish(worker)
+    assert shop.counted() == shop.truth()
+    assert any(key.endswith("|n") for key in shop.counted())
+
+
+def steps(worker: Worker, shop: Shop, count: int = 5) -> Iterator[bool]:
+    for _ in range(count):
+        shop.clock.now_ms += PACE.settle_ms
+        yield attempt(worker)
+
+
+def test_a_log_that_lost_uncounted_records_stops_the_partition_until_it_is_accepted(shop):
+    worker = shop.worker()
+    for _ in itertools.islice(play(shop.broker, shop.clock, traffic(seed=4, units=150), step_ms=300), 8):
+        attempt(worker)
+    end = shop.broker.bounds((events.EXPOSURES, 1))[1]
+    shop.broker.truncate(events.EXPOSURES, 1, before=end)
+    restarted = shop.worker()
+    assert all(steps(restarted, shop))
+    assert restarted.lost == {1}
+    assert f"to {end - 1} are gone" in shop.store.losses()[1]
+    before = shop.store.load(1)
+    shop.store.acknowledge_loss(1)
+    assert all(steps(restarted, shop))
+    assert (restarted.lost, shop.store.losses()) == (frozenset(), {})
+    assert shop.store.load(1)[1] == before[1]
+    assert shop.store.load(1)[0].exposures == end
+
+
+def test_another_log_is_data_loss_and_is_counted_from_its_start_once_accepted(shop):
+    worker = shop.worker()
+    for _ in play(shop.broker, shop.clock, traffic(seed=6, units=150), step_ms=300):
+        attempt(worker)
+    shop.finish(worker)
+    first = shop.counted()
+    shop.broker.lose_everything("memory-2")
+    for _ in play(shop.broker, shop.clock, traffic(seed=7, units=0), step_ms=300):
+        pass
+    assert all(steps(worker, shop))
+    assert worker.lost == set(range(PARTITIONS))
+    assert all("memory-2" in text for text in shop.store.losses().values())
+    for index in range(PARTITIONS):
+        shop.store.acknowledge_loss(index)
+    assert all(steps(worker, shop))
+    later = traffic(seed=7, units=150)
+    shift = shop.clock.now_ms
+    assert later[0].at_ms < shift  # received_at lies before the append: everything is a late exposure
+    for _ in play(shop.broker, shop.clock, later, step_ms=300):
+        attempt(worker)
+    shop.finish(worker)
+    assert shop.counted() == added([first, shop.truth()])
