@@ -1,0 +1,78 @@
+"""Log-in and log-out, and health for those who watch processes."""
+
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from services.console.desk import desk_of, reader
+from services.console.sessions import COOKIE, MAX_AGE_S, Person, csrf_holds
+
+router = APIRouter()
+
+
+def local_path(target: str) -> str:
+    """`target` if it is a path on this console, else "/": nobody is sent elsewhere after logging in."""
+    return target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
+
+
+@router.get("/login")
+def login_page(request: Request, next: str = "/") -> HTMLResponse:
+    """The form. A key after `#key=` in the address fills it in: a fragment never leaves the browser."""
+    return _login(request, next, None, 200)
+
+
+@router.post("/login")
+def login(
+    request: Request, key: Annotated[str, Form(max_length=400)] = "", next: Annotated[str, Form()] = "/"
+) -> Response:
+    """Exchange a key for a session."""
+    cookie = desk_of(request).sessions.log_in(key)
+    if cookie is None:
+        return _login(request, next, "That is not the key of an analyst or admin.", 401)
+    response = RedirectResponse(local_path(next), 303)
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, cookie, max_age=MAX_AGE_S, httponly=True, samesite="strict", secure=secure)
+    return response
+
+
+@router.post("/logout")
+def logout(person: Annotated[Person, Depends(reader)], csrf: Annotated[str, Form()] = "") -> RedirectResponse:
+    """Forget the session in this browser."""
+    if not csrf_holds(person, csrf):
+        raise HTTPException(403, "This form is not from this session; load the page again.")
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE)
+    return response
+
+
+@router.get("/health/live")
+def alive() -> dict[str, str]:
+    """This process answers."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready")
+def ready(request: Request) -> JSONResponse:
+    """The decision log was read to its end at least once."""
+    sources = desk_of(request).view.sources
+    ok = sources.read_at_ms > 0
+    body = {
+        "status": "ready" if ok else "waiting",
+        "read_at_ms": sources.read_at_ms,
+        "log_error": sources.log_error,
+    }
+    return JSONResponse(body, 200 if ok else 503)
+
+
+def _login(request: Request, target: str, problem: str | None, status_code: int) -> HTMLResponse:
+    desk = desk_of(request)
+    values = {"next": local_path(target), "problem": problem, "usable": desk.sessions.usable, "person": None}
+    return desk.templates.TemplateResponse(request, "login.html", values, status_code=status_code)
+
+
+def login_address(request: Request) -> str:
+    """Where somebody goes who must log in first."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    return f"/login?next={quote(request.url.path + query)}"

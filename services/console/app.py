@@ -1,0 +1,111 @@
+"""The analysts' console: one small web server beside a thread that follows the decision log."""
+
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.gzip import GZipMiddleware
+
+from services import bootstrap
+from services.console import access, commands, pages, web
+from services.console.desk import Desk, LogInFirstError
+from services.console.follower import Follower
+from services.console.sessions import COOKIE, Sessions
+from services.settings import Settings
+
+FOLLOW_EVERY_S = 1.0
+
+
+def create_app(
+    settings: Settings, follower: Follower, now_ms: Callable[[], int], *, follow: bool = True
+) -> FastAPI:
+    """The application. With `follow` a thread keeps the view fresh while it runs; tests refresh by hand."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stop = threading.Event()
+        thread = threading.Thread(
+            target=follower.follow, args=(stop, FOLLOW_EVERY_S), name="follower", daemon=True
+        )
+        if follow:
+            thread.start()
+        yield
+        stop.set()
+        if follow:
+            thread.join(timeout=5)
+
+    app = FastAPI(
+        title="Ringside console", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.state.desk = Desk(settings, follower, Sessions(settings), web.templates(), now_ms)
+    app.middleware("http")(web.harden)
+    app.add_middleware(GZipMiddleware, minimum_size=2_000)
+    for router in (access.router, pages.router, commands.router):
+        app.include_router(router)
+    app.add_api_route("/static/plotly-{digest}.js", plotting_script, include_in_schema=False)
+    app.mount("/static/{version}", StaticFiles(directory=web.HERE / "static"))
+    app.add_exception_handler(LogInFirstError, _log_in_first)
+    app.add_exception_handler(StarletteHTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_request)
+    return app
+
+
+def plotting_script(digest: str) -> Response:
+    """The plotting script, compressed once; its address changes with its content."""
+    if digest != web.plotting_script()[0]:
+        raise HTTPException(404, "Another plotting script is installed; load the page again.")
+    headers = {"Content-Encoding": "gzip", "Cache-Control": web.IMMUTABLE, "Vary": "Accept-Encoding"}
+    return Response(web.plotting_script()[1], media_type="text/javascript", headers=headers)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Starts without Kafka and Redis, and says on the page what is missing."""
+    bootstrap.configure_logging(settings, "console")
+    follower = Follower(
+        lambda: (bootstrap.decision_log(settings), bootstrap.state_cache(settings)),
+        _now_ms,
+        settings.kill_switch_path,
+    )
+    app = create_app(settings, follower, _now_ms)
+    uvicorn.run(app, host=settings.host, port=settings.console_port, log_config=None, access_log=False)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _wants_json(request: Request) -> bool:
+    return "text/html" not in request.headers.get("accept", "")
+
+
+async def _log_in_first(request: Request, _: Exception) -> Response:
+    if _wants_json(request):
+        return JSONResponse({"error": "Log in first."}, 401)
+    return RedirectResponse(access.login_address(request), 303)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    return _error(request, error.status_code, str(error.detail))
+
+
+async def _bad_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _error(request, 422, f"{first['loc'][-1]}: {first['msg']}")
+
+
+def _error(request: Request, status_code: int, message: str) -> Response:
+    if _wants_json(request):
+        return JSONResponse({"error": message}, status_code)
+    desk: Desk = request.app.state.desk
+    person = desk.sessions.person(request.cookies.get(COOKIE))
+    values = {"message": message, "status_code": status_code, "person": person}
+    return desk.templates.TemplateResponse(request, "error.html", values, status_code=status_code)

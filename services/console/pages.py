@@ -1,0 +1,216 @@
+"""The console's pages and their live data. Each route translates a `View` into HTML or JSON, nothing more."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.templating import Jinja2Templates
+
+from experiments.experiment import Decision, Experiment
+from services.console import exports, queries, series
+from services.console.desk import Desk, Found, desk_of, found, reader
+from services.console.sessions import Person
+
+router = APIRouter()
+POINTS = 1_200  # on the first load; later answers hold only what is new
+PAGE = 100  # decisions on one page of the log
+LISTED_MARKS, LISTED_LOOKS = 30, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What every page needs: the desk, the request, and who reads."""
+
+    request: Request
+    desk: Desk
+    person: Person
+
+    def render(self, template: str, status_code: int = 200, **values: Any) -> HTMLResponse:
+        """A whole page."""
+        values |= {
+            "person": self.person,
+            "now_ms": self.desk.now_ms(),
+            "experiments": sorted(self.desk.view.experiments),
+        }
+        return self.templates.TemplateResponse(self.request, template, values, status_code=status_code)
+
+    def fragment(self, template: str, **values: Any) -> str:
+        """A part of a page."""
+        return self.templates.get_template(template).render(**values, person=self.person)
+
+    @property
+    def templates(self) -> Jinja2Templates:
+        """The console's templates."""
+        return self.desk.templates
+
+
+def page(request: Request, person: Annotated[Person, Depends(reader)]) -> Page:
+    """Dependency: a page for a reader who is logged in."""
+    return Page(request, desk_of(request), person)
+
+
+ReadPage = Annotated[Page, Depends(page)]
+Chosen = Annotated[Found, Depends(found)]
+
+
+@router.get("/")
+def home(page: ReadPage) -> RedirectResponse:
+    """The running experiment, or the list when there is none yet."""
+    name = page.desk.settings.experiment
+    known = name in page.desk.view.experiments
+    return RedirectResponse(f"/experiments/{quote(name)}" if known else "/experiments", 303)
+
+
+@router.get("/experiments")
+def experiments(page: ReadPage) -> HTMLResponse:
+    """Every experiment of this log, newest first."""
+    view = page.desk.view
+    listed = sorted(view.experiments.values(), key=lambda f: -f.state.started_ms)
+    rows = [(f, queries.words.sentence(f.state, queries.last_look(f.history))) for f in listed]
+    return page.render(
+        "experiments.html", rows=rows, sources=view.sources, wanted=page.desk.settings.experiment
+    )
+
+
+@router.get("/experiments/{name}")
+def experiment(page: ReadPage, chosen: Chosen) -> HTMLResponse:
+    """The page of one experiment; its plots fill themselves from /live."""
+    return page.render("experiment.html", **_values(page.desk, chosen))
+
+
+@router.get("/experiments/{name}/live")
+def live(page: ReadPage, chosen: Chosen, after_revision: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """What changed since `after_revision`: points of the time axis, densities, and the parts of the page
+    as HTML."""
+    values = _values(page.desk, chosen)
+    state, points = chosen.followed.state, chosen.followed.axis.points
+    fresh = [point for point in points if point["revision"] > after_revision]
+    parts = ("headline", "arms", "decisions", "replicas", "accounting")
+    body = {
+        "now_ms": page.desk.now_ms(),
+        "read_at_ms": page.desk.view.sources.read_at_ms,
+        "revision": state.revision,
+        "log": state.started_ms,
+        "points": series.thin(fresh, POINTS),
+        "styles": queries.styles(state),
+        "roles": {arm.name: arm.role for arm in state.arms.values()},
+        "densities": queries.densities(values["arms"]) if fresh else None,
+        "status": state.status,
+        "parts": {name: page.fragment(f"part_{name}.html", **values) for name in parts},
+    }
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+@router.get("/experiments/{name}/decisions")
+def decisions(
+    page: ReadPage,
+    chosen: Chosen,
+    before: Annotated[int | None, Query(ge=1)] = None,
+    looks: bool = True,
+) -> HTMLResponse:
+    """The whole log, newest first, a page at a time."""
+    history = chosen.followed.history
+    kept = [
+        d
+        for d in reversed(history)
+        if (before is None or d.revision < before) and (looks or d.kind != "allocate")
+    ]
+    older = kept[PAGE - 1].revision if len(kept) > PAGE else None
+    return page.render(
+        "decisions.html",
+        experiment=chosen.name,
+        rows=kept[:PAGE],
+        older=older,
+        looks=looks,
+        total=len(history),
+    )
+
+
+@router.get("/experiments/{name}/decisions/{revision}")
+def decision(page: ReadPage, chosen: Chosen, revision: int, part: bool = False) -> HTMLResponse:
+    """One decision with every number it was made from; `part`: only the record, for the dialog."""
+    history = chosen.followed.history
+    at = next((i for i, d in enumerate(history) if d.revision == revision), None)
+    if at is None:
+        raise HTTPException(404, f"Experiment {chosen.name} has no decision with revision {revision}.")
+    values = _record(history, at) | {"experiment": chosen.name, "part": part}
+    if part:
+        return HTMLResponse(page.fragment("part_record.html", **values))
+    return page.render("decision.html", **values)
+
+
+@router.get("/experiments/{name}/decisions/{revision}/record.json")
+def record(page: ReadPage, chosen: Chosen, revision: int) -> Response:
+    """One decision exactly as it stands in the log."""
+    for candidate in chosen.followed.history:
+        if candidate.revision == revision:
+            return Response(msgspec.json.encode(candidate), media_type="application/json")
+    raise HTTPException(404, f"Experiment {chosen.name} has no decision with revision {revision}.")
+
+
+@router.get("/experiments/{name}/log.jsonl")
+def log_jsonl(page: ReadPage, chosen: Chosen) -> StreamingResponse:
+    """The log, one decision a line."""
+    return _download(
+        exports.jsonl(list(chosen.followed.history)), f"{chosen.name}.jsonl", "application/x-ndjson"
+    )
+
+
+@router.get("/experiments/{name}/log.csv")
+def log_csv(page: ReadPage, chosen: Chosen) -> StreamingResponse:
+    """The log as a table."""
+    return _download(
+        exports.csv_lines(list(chosen.followed.history)), f"{chosen.name}.csv", "text/csv; charset=utf-8"
+    )
+
+
+def _download(lines: Any, filename: str, media_type: str) -> StreamingResponse:
+    disposition = f"attachment; filename*=UTF-8''{quote(filename)}"
+    return StreamingResponse(lines, media_type=media_type, headers={"Content-Disposition": disposition})
+
+
+def _values(desk: Desk, chosen: Found) -> dict[str, Any]:
+    """Everything the parts of an experiment's page show."""
+    followed, view = chosen.followed, desk.view
+    history = followed.history
+    summary = queries.summary(
+        followed.state, history, view.heartbeats, followed.realised(), view.sources, desk.now_ms()
+    )
+    highest = max((row["numbers"].get("high") or 0.0 for row in summary["arms"]), default=0.0)
+    return summary | {
+        "experiment": chosen.name,
+        "state": followed.state,
+        "scale": highest * 1.05 or 1.0,
+        "listed": listed(history),
+        "total": len(history),
+        "undoable": undoable(followed.state),
+    }
+
+
+def listed(history: list[Decision]) -> list[Decision]:
+    """For the page: the newest marks and a few of the newest looks, newest first."""
+    marks = [d for d in reversed(history) if d.kind in series.MARKED][:LISTED_MARKS]
+    looks = [d for d in reversed(history) if d.kind not in series.MARKED][:LISTED_LOOKS]
+    return sorted(marks + looks, key=lambda d: -d.revision)
+
+
+def undoable(state: Experiment) -> int | None:
+    """Revision of the newest rollback or promotion that can be undone; None if there is none."""
+    return max(state.reversals, default=None)
+
+
+def _record(history: list[Decision], at: int) -> dict[str, Any]:
+    decision = history[at]
+    before = history[at - 1].weights if at else {}
+    return {
+        "decision": decision,
+        "weights_before": before,
+        "earlier": history[at - 1].revision if at else None,
+        "later": history[at + 1].revision if at + 1 < len(history) else None,
+        "accounting": queries.accounting_rows(decision),
+        "as_json": json.dumps(json.loads(msgspec.json.encode(decision)), indent=2, ensure_ascii=False),
+    }

@@ -1,0 +1,147 @@
+"""The time axis of an experiment: decisions → points that a plot can draw. Pure; every number comes from
+the log."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from scipy.optimize import brentq
+from scipy.stats import beta
+
+from experiments.experiment import Decision
+
+REALISED_UNITS = (
+    200  # a realised share is shown over the last looks that together counted at least this many units
+)
+MARKED = (
+    "start",
+    "enter",
+    "rollback",
+    "promote",
+    "retrain",
+    "hold",
+    "pause",
+    "resume",
+    "undo",
+    "confirm",
+    "end",
+)
+ARM_FIELDS = ("n", "s", "rate", "posterior_mean", "low", "high", "p_best", "fallback")
+RACE_FIELDS = ("arm", "against", "index", "from_version", "alpha", "log_e", "log_threshold")
+
+Point = dict[str, Any]
+
+
+def is_look(decision: Decision) -> bool:
+    """True if the record carries the counts of every arm: one look of the decider."""
+    return bool(decision.evidence.get("arms"))
+
+
+def counts(decision: Decision) -> dict[str, int]:
+    """Matured units of each arm as the look saw them."""
+    arms: Mapping[str, Any] = decision.evidence.get("arms") or {}
+    return {name: int(arm.get("n") or 0) for name, arm in arms.items()}
+
+
+class TimeAxis:
+    """Points of one experiment, extended as decisions arrive. `extend` over parts equals `extend` over
+    the whole."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self._looks: list[dict[str, int]] = []  # counts of the trailing looks, oldest first
+
+    def extend(self, decisions: Iterable[Decision]) -> None:
+        """Append a point for each decision, oldest first."""
+        for decision in decisions:
+            realised = self._realised(counts(decision)) if is_look(decision) else None
+            self.points.append(point(decision, realised))
+
+    def _realised(self, now: dict[str, int]) -> dict[str, float] | None:
+        self._looks.append(now)
+        # Forget a look only when the one after it still leaves enough units: the window depends on the
+        # past alone.
+        while len(self._looks) > 2 and _new_units(self._looks[1], now) >= REALISED_UNITS:
+            self._looks.pop(0)
+        return realised_share(self._looks[0], now)
+
+
+def _new_units(before: Mapping[str, int], now: Mapping[str, int]) -> int:
+    return sum(max(0, n - before.get(arm, 0)) for arm, n in now.items())
+
+
+def realised_share(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, float] | None:
+    """Share of the units that matured between two looks which each arm had; None if there were none."""
+    total = _new_units(before, now)
+    if total == 0:
+        return None
+    return {arm: max(0, n - before.get(arm, 0)) / total for arm, n in now.items()}
+
+
+def point(decision: Decision, realised: Mapping[str, float] | None) -> Point:
+    """One decision on the time axis, ready for JSON. `at` in ms, shares in [0, 1], `log_e` in nats."""
+    return {
+        "revision": decision.revision,
+        "at": decision.received_at,
+        "kind": decision.kind,
+        "rule": decision.rule,
+        "reason": decision.reason,
+        "weights_version": decision.weights_version,
+        "weights": dict(decision.weights),
+        "realised": realised,
+        "arms": {
+            name: {key: arm.get(key) for key in ARM_FIELDS}
+            for name, arm in (decision.evidence.get("arms") or {}).items()
+        },
+        "races": [
+            {key: race.get(key) for key in RACE_FIELDS} for race in decision.evidence.get("races") or ()
+        ],
+    }
+
+
+def thin(points: Sequence[Point], limit: int) -> list[Point]:
+    """At most about `limit` points: every mark, every first look under new weights that fits, the newest
+    always."""
+    marks = [p for p in points if p["kind"] in MARKED]
+    looks = [p for p in points if p["kind"] not in MARKED]
+    room = max(1, limit - len(marks))
+    if len(looks) > room:
+        looks = [looks[(i + 1) * len(looks) // room - 1] for i in range(room)]
+    return sorted(marks + looks, key=lambda p: p["revision"])
+
+
+def density(mean: float, low: float, high: float, points: int = 160) -> dict[str, list[float]] | None:
+    """The Beta density with this mean and this central 95 % interval: {"x": rates, "y": density}.
+
+    A record holds mean and interval of each posterior, and these determine the Beta distribution. None
+    if they
+    can't belong to one (an interval of no width, or outside (0, 1)).
+    """
+    shape = beta_shape(mean, low, high)
+    if shape is None:
+        return None
+    a, b = shape
+    left, right = (float(end) for end in beta.ppf([0.0005, 0.9995], a, b))
+    xs = [left + (right - left) * i / (points - 1) for i in range(points)]
+    return {"x": xs, "y": [float(y) for y in beta.pdf(xs, a, b)]}
+
+
+def beta_shape(mean: float, low: float, high: float) -> tuple[float, float] | None:
+    """(a, b) of the Beta distribution with this mean and a central 95 % interval as wide as high − low."""
+    if not 0.0 < mean < 1.0 or not 0.0 <= low < high <= 1.0:
+        return None
+
+    def excess(log10_total: float) -> float:
+        total = 10.0**log10_total
+        ends = beta.ppf([0.025, 0.975], mean * total, (1 - mean) * total)
+        return float(ends[1] - ends[0]) - (high - low)
+
+    narrowest, widest = 9.0, -math.log10(min(mean, 1 - mean))
+    while excess(widest) < 0:  # an interval grows as the total shrinks, until the mean has no room left
+        widest -= 0.25
+        if widest < -1.0:
+            return None
+    if excess(narrowest) > 0:
+        return None
+    total = 10.0 ** brentq(excess, widest, narrowest, xtol=1e-6)
+    return mean * total, (1 - mean) * total

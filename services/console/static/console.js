@@ -1,0 +1,220 @@
+// The console's behaviour: live data without a reload, the record drawer, confirmed commands, times and theme.
+import { axisMs, drawAges, drawTimes, getZone, serverNow, setSkew, span, store, switchZone } from "./clock.js";
+import { drawPosterior, drawTimeline } from "./plots.js";
+
+const POLL_MS = 1500, HIDDEN_POLL_MS = 15000, DEADLINE_MS = 8000;
+const main = document.getElementById("main");
+const experiment = main.dataset.experiment;
+const view = { points: [], styles: {}, densities: null, revision: 0, log: null, range: 0, answeredAt: 0, readAt: 0, problem: null };
+const $ = (selector, root = document) => root.querySelector(selector);
+const address = (rest) => `/experiments/${encodeURIComponent(experiment)}${rest}`;
+
+// ---- live ----------------------------------------------------------------------------------------------------------
+async function poll() {
+  try {
+    const answer = await fetch(`${address("/live")}?after_revision=${view.revision}`, { headers: { Accept: "application/json" }, signal: AbortSignal.timeout(DEADLINE_MS) });
+    if (answer.status === 401) { location.assign(`/login?next=${encodeURIComponent(location.pathname)}`); return; }
+    if (!answer.ok) throw new Error(`the console answered ${answer.status}`);
+    take(await answer.json());
+    view.problem = null;
+  } catch (error) {
+    view.problem = error.name === "TimeoutError" ? "the console does not answer" : error.name === "TypeError" ? "the console can't be reached" : error.message;
+  }
+  drawLive();
+  setTimeout(poll, document.hidden ? HIDDEN_POLL_MS : POLL_MS);
+}
+
+function take(body) {
+  setSkew(body.now_ms);
+  view.answeredAt = Date.now();
+  view.readAt = body.read_at_ms;
+  if (view.log !== null && (body.log !== view.log || body.revision < view.revision)) { location.reload(); return; } // another log: nothing here is true any more
+  Object.assign(view, { log: body.log, revision: body.revision, styles: body.styles });
+  view.points.push(...body.points);
+  if (body.densities) view.densities = body.densities;
+  for (const [name, html] of Object.entries(body.parts)) replacePart(name, html);
+  if (body.points.length) drawPlots();
+}
+
+const shownParts = {};
+function replacePart(name, html) {
+  const element = document.getElementById(`part-${name}`);
+  if (!element || shownParts[name] === html || isBusy(element)) return;
+  if (name === "headline" && shownParts[name] !== undefined) announce(html);
+  shownParts[name] = html;
+  element.innerHTML = html; // made by the server's templates, which escape every value
+  drawTimes(element);
+}
+
+// Text that somebody is selecting, or a button that has the focus, is not pulled away.
+function isBusy(element) {
+  const selection = getSelection();
+  const selecting = selection && !selection.isCollapsed && element.contains(selection.anchorNode);
+  return selecting || (element.contains(document.activeElement) && document.activeElement !== element);
+}
+
+function announce(html) {
+  const parsed = new DOMParser().parseFromString(html, "text/html");
+  const sentence = $(".sentence", parsed)?.textContent ?? "";
+  if (sentence !== $(".sentence")?.textContent) document.getElementById("announce").textContent = sentence;
+}
+
+function drawLive() {
+  const element = document.getElementById("live");
+  const age = (serverNow() - view.readAt) / 1000;
+  const fresh = !view.problem && view.readAt && age < 10;
+  element.className = `live ${fresh ? "on" : "off"}`;
+  const text = view.problem ? `${view.problem}${view.answeredAt ? `, last answer ${span((Date.now() - view.answeredAt) / 1000)} ago` : ""}` : !view.readAt ? "log not read yet" : fresh ? "live" : `log read ${span(age)} ago`;
+  $("span", element).textContent = text;
+}
+
+// ---- plots ---------------------------------------------------------------------------------------------------------
+function visibleRange() {
+  const points = view.points;
+  if (!points.length) return undefined;
+  const end = serverNow(), first = points[0].at;
+  const start = view.range ? Math.max(first, end - 1000 * view.range) : first;
+  const room = Math.max(1000, 0.012 * (end - start));
+  return [axisMs(start - room), axisMs(end + room)];
+}
+
+function drawPlots() {
+  if (!globalThis.Plotly) return;
+  const timeline = document.getElementById("timeline"), posterior = document.getElementById("posterior");
+  const zoomed = timeline.dataset.zoomed === "yes" ? timeline.layout.xaxis.range : visibleRange();
+  drawTimeline(timeline, view.points, view.styles, zoomed).then(() => { timeline.dataset.drawn = view.revision; });
+  if (!timeline.dataset.wired) wireTimeline(timeline);
+  const any = view.densities && Object.keys(view.densities).length > 0;
+  document.getElementById("posterior-empty").hidden = any;
+  posterior.hidden = !any;
+  if (any) drawPosterior(posterior, view.densities, view.styles).then(() => { posterior.dataset.drawn = view.revision; });
+}
+
+function wireTimeline(timeline) {
+  timeline.dataset.wired = "yes";
+  timeline.on("plotly_click", (event) => {
+    const withRevision = event.points.filter((point) => point.customdata !== undefined);
+    const lane = withRevision.find((point) => point.data.yaxis === "y4" && point.data.marker.size !== 8);
+    const chosen = lane ?? withRevision[0];
+    if (chosen) openRecord(address(`/decisions/${chosen.customdata}`));
+  });
+  timeline.on("plotly_relayout", (change) => {
+    if ("xaxis.range[0]" in change || "xaxis.range" in change) { timeline.dataset.zoomed = "yes"; pressRange(null); }
+    if (change["xaxis.autorange"]) { timeline.dataset.zoomed = ""; pressRange(0); drawPlots(); }
+  });
+  timeline.on("plotly_doubleclick", () => { timeline.dataset.zoomed = ""; pressRange(0); setTimeout(drawPlots); });
+}
+
+function pressRange(seconds) {
+  if (seconds !== null) view.range = seconds;
+  for (const button of document.querySelectorAll("[data-range]")) button.setAttribute("aria-pressed", String(seconds !== null && Number(button.dataset.range) === seconds));
+}
+
+// ---- the record drawer ---------------------------------------------------------------------------------------------
+async function openRecord(href) {
+  const dialog = document.getElementById("record");
+  try {
+    const answer = await fetch(`${href}?part=true`, { signal: AbortSignal.timeout(DEADLINE_MS) });
+    if (!answer.ok) throw new Error(String(answer.status));
+    dialog.innerHTML = await answer.text();
+  } catch {
+    location.assign(href); // the page of its own says what is wrong
+    return;
+  }
+  drawTimes(dialog);
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+}
+
+async function copy(button) {
+  const text = $(button.dataset.copy).textContent;
+  try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } catch { getSelection().selectAllChildren($(button.dataset.copy)); button.textContent = "Selected: press Ctrl+C"; }
+  setTimeout(() => { button.textContent = "Copy"; }, 2000);
+}
+
+// ---- commands ------------------------------------------------------------------------------------------------------
+const COMMANDS = {
+  pause: { title: () => "Pause the experiment", effect: (b) => `${b.champion} alone serves everyone until somebody resumes. What was counted stays.`, go: "Pause", danger: true },
+  resume: { title: () => "Resume the experiment", effect: () => "Arms get their weights back. Every race starts anew and takes its next share of α.", go: "Resume" },
+  promote: { title: (b) => `Promote ${b.arm}`, effect: (b) => `${b.arm} becomes champion. ${b.champion} stays as holdback at the floor, and a race watches the new champion against it.`, go: "Promote" },
+  rollback: { title: (b) => `Roll back ${b.arm}`, effect: (b) => `${b.arm} is retired at once, and its traffic goes to the other arms. You can undo this.`, go: "Roll back", danger: true },
+  undo: { title: (b) => `Undo revision ${b.reverts}`, effect: (b) => `What revision ${b.reverts} did is reversed; races of the arms concerned start anew.`, go: "Undo" },
+};
+let asked = null;
+
+function ask(button) {
+  const dialog = document.getElementById("command"), command = COMMANDS[button.dataset.command], go = $("#command-go");
+  asked = { ...button.dataset };
+  $("#command-title").textContent = command.title(asked);
+  $("#command-effect").textContent = command.effect(asked);
+  $("#command-problem").hidden = true;
+  go.textContent = command.go;
+  go.className = command.danger ? "go-danger" : "";
+  $("[name=reason]", dialog).value = "";
+  dialog.showModal();
+}
+
+async function carryOut(event) {
+  event.preventDefault();
+  const dialog = document.getElementById("command"), problem = $("#command-problem"), go = $("#command-go");
+  const form = new FormData();
+  for (const [key, value] of Object.entries({ csrf: main.dataset.csrf, arm: asked.arm, reverts: asked.reverts, reason: $("[name=reason]", dialog).value })) if (value) form.append(key, value);
+  go.disabled = true;
+  try {
+    const answer = await fetch(address(`/commands/${asked.command}`), { method: "POST", body: form, headers: { Accept: "application/json" } });
+    const body = await answer.json();
+    if (!answer.ok) throw new Error(body.error);
+    dialog.close();
+    document.getElementById("announce").textContent = `Done, revision ${body.revision}.`;
+  } catch (error) {
+    problem.textContent = error.name === "TypeError" ? "The console can't be reached; nothing is known to have changed." : error.message;
+    problem.hidden = false;
+  }
+  go.disabled = false;
+}
+
+// ---- wiring --------------------------------------------------------------------------------------------------------
+document.addEventListener("click", (event) => {
+  const on = (selector) => event.target.closest(selector);
+  const link = on("a[data-record]");
+  if (link && !event.metaKey && !event.ctrlKey && !event.shiftKey) { event.preventDefault(); openRecord(link.getAttribute("href")); return; }
+  if (on("[data-close]") || event.target.id === "record") document.getElementById("record").close();
+  if (on("[data-copy]")) copy(on("[data-copy]"));
+  if (on("[data-command]")) ask(on("[data-command]"));
+  if (on("[data-cancel]")) document.getElementById("command").close();
+  if (on("[data-range]")) { document.getElementById("timeline").dataset.zoomed = ""; pressRange(Number(on("[data-range]").dataset.range)); drawPlots(); }
+});
+
+function toggles() {
+  const zone = $("[data-toggle=zone]"), theme = $("[data-toggle=theme]");
+  const themes = ["auto", "light", "dark"];
+  const label = () => { zone.textContent = getZone() === "utc" ? "UTC" : "Local time"; theme.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[document.documentElement.dataset.theme ?? "auto"]; };
+  zone.addEventListener("click", () => { switchZone(); label(); if (experiment) drawPlots(); });
+  theme.addEventListener("click", () => {
+    const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % 3];
+    if (next === "auto") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = next;
+    store.set("ringside-theme", next);
+    label();
+    if (experiment) drawPlots();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (experiment) drawPlots(); });
+  zone.hidden = theme.hidden = false;
+  label();
+}
+
+function logInFromAddress() {
+  const form = document.getElementById("login"), match = /^#key=(.+)$/.exec(location.hash);
+  if (!form || !match) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  form.elements.key.value = decodeURIComponent(match[1]);
+  form.submit();
+}
+
+toggles();
+drawTimes();
+setInterval(() => { drawAges(); if (experiment) drawLive(); }, 1000);
+logInFromAddress();
+document.getElementById("experiments")?.addEventListener("change", (event) => location.assign(event.target.value));
+document.getElementById("command")?.querySelector("form").addEventListener("submit", carryOut);
+document.addEventListener("visibilitychange", () => { if (!document.hidden && experiment) drawAges(); });
+if (experiment) poll();

@@ -1,0 +1,101 @@
+"""What every answer of the console shares: templates, security headers, static files, the plotting script."""
+
+import gzip
+import hashlib
+import importlib.util
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+from fastapi import Request, Response
+from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from services.console import words
+from services.errors import ConfigurationError
+
+HERE = Path(__file__).parent
+# 'unsafe-inline' is for styles alone: the plotting script sets style attributes. Scripts come from files
+# only.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+IMMUTABLE = "public, max-age=31536000, immutable"
+
+
+async def harden(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Middleware: security headers on everything, no caching of anything that holds data."""
+    response = await call_next(request)
+    response.headers.update(SECURITY_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+@lru_cache(maxsize=1)
+def plotting_script() -> tuple[str, bytes]:
+    """(digest, gzipped bytes) of the script in the plotly wheel. Raises ConfigurationError if it is not
+    there."""
+    spec = importlib.util.find_spec("plotly")
+    path = Path(spec.submodule_search_locations[0], "package_data", "plotly.min.js") if spec else None
+    if path is None or not path.is_file():
+        raise ConfigurationError("the wheel `plotly` has no package_data/plotly.min.js; install plotly again")
+    raw = path.read_bytes()
+    return hashlib.sha256(raw).hexdigest()[:16], gzip.compress(raw, compresslevel=6)
+
+
+@lru_cache(maxsize=1)
+def assets_version() -> str:
+    """Digest of the static files: a new release is a new address, so browsers may keep them for ever."""
+    digest = hashlib.sha256()
+    for path in sorted((HERE / "static").iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits; an en dash when there is none."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def rate(value: float | None) -> str:
+    """0.0231 → "2.31 %"."""
+    return "–" if value is None else words.percent(value, 2)
+
+
+def share(value: float | None) -> str:
+    """0.784 → "78.4 %"."""
+    return "–" if value is None else words.percent(value, 1)
+
+
+def grouped(value: int | None) -> str:
+    """12345 → "12 345" with narrow spaces."""
+    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def moment(ms: int) -> datetime:
+    """Milliseconds since the epoch → aware UTC."""
+    return datetime.fromtimestamp(ms / 1_000, UTC)
+
+
+def templates() -> Jinja2Templates:
+    """The console's pages; every value is escaped, an unknown name is an error."""
+    env = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "share": share, "rate": rate, "grouped": grouped, "significant": significant, "moment": moment,
+        "seconds": words.seconds, "evidence": words.evidence,
+    }  # fmt: skip
+    env.globals |= {"title_of": words.title, "assets": assets_version, "plotly": lambda: plotting_script()[0]}
+    return Jinja2Templates(env=env)
