@@ -1,13 +1,20 @@
-"""The composition root: the only place that picks adapters. Adapters are imported when asked for, not before."""
+"""The composition root: the only place that picks adapters. They are imported when asked for, not before."""
 
 import logging
 import os
 import signal
 import socket
 import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services import ports
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+    from services.adapters.local_kafka import LocalKafka
+    from services.adapters.server import Server
 
 
 def stop_on_signal() -> threading.Event:
@@ -21,14 +28,48 @@ def stop_on_signal() -> threading.Event:
 def configure_logging(settings: Settings, process: str) -> None:
     """One line an event on stderr: time, process, level, message."""
     logging.basicConfig(
-        level=settings.log_level, format=f"%(asctime)s {process} %(levelname)s %(name)s: %(message)s", force=True
+        level=settings.log_level,
+        format=f"%(asctime)s {process} %(levelname)s %(name)s: %(message)s",
+        force=True,
     )
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    logging.getLogger("kafka").setLevel(
+        logging.CRITICAL
+    )  # two lines a second without a broker; ours tell once
 
 
 def replica_name(settings: Settings) -> str:
     """Name under which this process reports itself."""
     return settings.replica or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def embedded_broker(settings: Settings) -> "EmbeddedBroker":
+    """Start the broker in the confluent-kafka wheel; it forgets everything when stopped."""
+    from services.adapters.embedded import EmbeddedBroker
+
+    return EmbeddedBroker(settings.kafka_partitions)
+
+
+def embedded_redis(directory: Path | None = None, port: int | None = None) -> "EmbeddedRedis":
+    """Start a Redis; with a directory it is durable."""
+    from services.adapters.embedded import EmbeddedRedis
+
+    return EmbeddedRedis(directory, port)
+
+
+def local_kafka(directory: Path, partitions: int, port: int | None = None) -> "LocalKafka":
+    """Start Apache Kafka as one process (Java 17; its jars come from Maven) and create the topics."""
+    from services.adapters.local_kafka import LocalKafka
+
+    running = LocalKafka(directory, partitions, port)
+    running.create_topics()
+    return running
+
+
+def hold(server: "Server") -> None:
+    """Let a server run until we are told to stop, or it ends by itself."""
+    stop = stop_on_signal()
+    while server.alive() and not stop.wait(0.2):
+        pass
 
 
 def check_window(settings: Settings) -> None:

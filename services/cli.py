@@ -106,6 +106,53 @@ def demo(
     raise typer.Exit(run(Settings(), headless=headless, for_s=for_s, report=report))
 
 
+@app.command()
+def broker() -> None:
+    """Run the embedded broker (in memory, for windows of seconds) until stopped; prints how to reach it."""
+    from services import bootstrap
+
+    with bootstrap.embedded_broker(Settings()) as running:
+        typer.echo(f"RINGSIDE_KAFKA_MODE=embedded\nRINGSIDE_KAFKA_BOOTSTRAP={running.bootstrap}")
+        typer.echo(f"RINGSIDE_KAFKA_PARTITIONS={running.partitions}")
+        bootstrap.hold(running.server)
+
+
+@app.command()
+def redis(
+    port: Annotated[int | None, typer.Option(help="Default: a free one.")] = None,
+) -> None:
+    """Run a Redis that keeps its data under RINGSIDE_HOME until stopped; prints how to reach it."""
+    from services import bootstrap
+
+    with bootstrap.embedded_redis(Settings().home / "redis", port) as running:
+        typer.echo(f"RINGSIDE_REDIS_URL={running.url}")
+        bootstrap.hold(running.server)
+
+
+@app.command()
+def kafka(
+    port: Annotated[int | None, typer.Option(help="Default: a free one.")] = None,
+    partitions: Annotated[int, typer.Option(help="Of exposures and events; fixed at creation.")] = 32,
+) -> None:
+    """Run Apache Kafka that keeps its log under RINGSIDE_HOME until stopped; prints how to reach it."""
+    from services import bootstrap
+
+    with bootstrap.local_kafka(Settings().home / "kafka", partitions, port) as running:
+        typer.echo(f"RINGSIDE_KAFKA_MODE=kafka\nRINGSIDE_KAFKA_BOOTSTRAP={running.bootstrap}")
+        typer.echo(f"RINGSIDE_KAFKA_PARTITIONS={running.partitions}")
+        bootstrap.hold(running.server)
+
+
+@app.command()
+def topics() -> None:
+    """Create what is missing of the topics on the configured broker, with RINGSIDE_KAFKA_PARTITIONS."""
+    from services import bootstrap
+
+    settings = Settings()
+    created = bootstrap.log_admin(settings).create_topics(settings.kafka_partitions)
+    typer.echo(f"created: {', '.join(created)}" if created else "every topic is there")
+
+
 @data_app.command("import")
 def data_import(
     source: Annotated[

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from experiments.experiment import Decision, Experiment
+from experiments.experiment import Decision, Experiment, apply
 from services.adapters.memory_log import Clock, wall_ms
 from services.errors import StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES, ItemChanged
@@ -160,7 +160,7 @@ class MemoryStateCache(_Failing):
 class MemoryDecisionLog(_Failing):
     """DecisionLog over a list. `fold(state, decision)` is the pure function that makes the next state."""
 
-    def __init__(self, fold: Fold, cache: StateCache | None = None):
+    def __init__(self, fold: Fold = apply, cache: StateCache | None = None):
         self._fold = fold
         self._cache = cache
         self._states: dict[str, Experiment] = {}
