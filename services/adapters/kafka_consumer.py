@@ -118,13 +118,20 @@ class KafkaGroupConsumer(KafkaEventConsumer):
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=SESSION_MS // 5,
         )
-        self._client.subscribe(topics, listener=_Rebalance(self))
+        self._rebalance = _Rebalance(self)
+        self._client.subscribe(topics, listener=self._rebalance)
 
     def assignment(self) -> frozenset[Pair]:
         """Pairs that are ours now; changes only inside `poll`."""
         if not self._shares:
             return self._all
         return frozenset((pair.topic, pair.partition) for pair in self._client.assignment())
+
+    def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
+        """As EventConsumer; rebalances happen here. Records are only of pairs that `assign` named."""
+        if self._shares:
+            self._rebalance.forget()
+        return super().poll(timeout_s, max_records)
 
     def assign(self, positions: Mapping[Pair, int]) -> None:
         """Read these pairs, of those that are ours, from these offsets on; the others of ours wait."""
@@ -146,17 +153,22 @@ class KafkaGroupConsumer(KafkaEventConsumer):
 
 
 class _Rebalance(ConsumerRebalanceListener):
-    """Carries positions over a rebalance; called inside poll, by the polling thread."""
+    """Carries positions over the rebalances of one poll, whose caller sees only the last of them."""
 
     def __init__(self, consumer: KafkaGroupConsumer):
         self._consumer = consumer
         self._before: dict[Pair, int] = {}
 
+    def forget(self) -> None:
+        """A new poll: the caller has seen what is ours."""
+        self._before = {}
+
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Remember where we stood."""
-        self._before = self._consumer.positions()
+        self._before |= self._consumer.positions()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """What we keep goes on from there; if somebody counted it meanwhile, the guarded write will tell."""
+        """What comes back goes on from there; if somebody counted it meanwhile, the guarded write will
+        tell."""
         ours = self._consumer.assignment()
         self._consumer.place({pair: offset for pair, offset in self._before.items() if pair in ours})

@@ -236,20 +236,39 @@ class MemoryEventConsumer:
 class MemoryGroupConsumer(MemoryEventConsumer):
     """GroupConsumer of a MemoryBroker: members share the partition indices, the same ones of every topic.
 
-    As with the real one, a pair that was just assigned yields nothing until `assign` says where to read from.
+    As with the real one, the share changes only inside `poll` (so a member that doesn't poll is a zombie),
+    and a pair that was just assigned yields nothing until `assign` says where to read from.
     """
 
     def __init__(self, broker: MemoryBroker, group: str, topics: tuple[str, ...]):
         super().__init__(broker)
         self._topics = topics
+        self._owned: frozenset[Pair] = frozenset()
         self._members = broker.groups.setdefault((group, topics), [])
         self._members.append(self)
-        self._rebalance()
 
     def assignment(self) -> frozenset[Pair]:
-        """Pairs that are ours now."""
-        if self not in self._members:
-            return frozenset()
+        """Pairs that are ours as of the last poll."""
+        return self._owned
+
+    def assign(self, positions: Mapping[Pair, int]) -> None:
+        """Read these pairs, of those that are ours, from these offsets on."""
+        super().assign({pair: offset for pair, offset in positions.items() if pair in self._owned})
+
+    def close(self) -> None:
+        """Leave the group; idempotent."""
+        super().close()
+        self._owned = frozenset()
+        if self in self._members:
+            self._members.remove(self)
+
+    def _read(self, max_records: int) -> list[Record]:
+        if not self._broker.down:
+            self._owned = self._share()
+            self.assign(self.positions())
+        return super()._read(max_records)
+
+    def _share(self) -> frozenset[Pair]:
         mine, members = self._members.index(self), len(self._members)
         return frozenset(
             (topic, index)
@@ -257,21 +276,6 @@ class MemoryGroupConsumer(MemoryEventConsumer):
             for index in range(self._broker.partitions(topic))
             if index % members == mine
         )
-
-    def assign(self, positions: Mapping[Pair, int]) -> None:
-        """Read these pairs, of those that are ours, from these offsets on."""
-        super().assign({pair: offset for pair, offset in positions.items() if pair in self.assignment()})
-
-    def close(self) -> None:
-        """Leave the group; idempotent."""
-        super().close()
-        if self in self._members:
-            self._members.remove(self)
-            self._rebalance()
-
-    def _rebalance(self) -> None:
-        for member in self._members:
-            member.assign(member.positions())
 
 
 class MemoryLogAdmin:

@@ -50,6 +50,10 @@ class MemoryTallyStore(_Failing):
     ) -> None:
         """Add and move if `fetched_from` is what is stored; else StalePositionError."""
         self._check()
+        if fetched_from == moved_to and deltas:
+            raise ValueError(
+                f"partition {partition}: a batch that moves no position would count twice on a retry"
+            )
         with self._lock:
             stored = self._positions.get(partition)
             if stored != fetched_from:

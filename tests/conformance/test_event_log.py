@@ -12,6 +12,9 @@ from services.ports import EventConsumer, EventProducer, Record
 
 PARTITIONS = 4
 KEYS = [f"shopper-{number}" for number in range(40)]
+BOTH = (EXPOSURES, EVENTS)
+EVERYTHING = frozenset((topic, index) for topic in BOTH for index in range(PARTITIONS))
+SHARING = ["memory", pytest.param("kafka", marks=pytest.mark.kafka)]  # embedded: one member, another port
 ALL_EVENTS = {(EVENTS, index): 0 for index in range(PARTITIONS)}
 
 
@@ -188,7 +191,7 @@ def test_one_member_gets_everything_and_reads_only_what_it_was_told_to(log: Any)
     assert set(member.positions()) == {(EVENTS, 0), (EVENTS, 1)}
 
 
-@pytest.mark.parametrize("log", ["memory", pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
+@pytest.mark.parametrize("log", SHARING, indirect=True)
 def test_a_dead_broker_fails_the_future_at_its_deadline_and_a_living_one_is_found_again(log: Any) -> None:
     producer, consumer = log.producer(), log.consumer()
     produced(producer, EVENTS, ["ada"])
@@ -226,3 +229,52 @@ def test_bounds_and_log_id_of_a_dead_broker_are_unavailable(log: Any) -> None:
         consumer.bounds(EVENTS, 0)
     with pytest.raises(UnavailableError):
         admin.log_id()
+
+
+def settled(*members: Any) -> bool:
+    """Whether, after a poll of each, every partition belongs to exactly one member."""
+    read = [member.poll(0.1) for member in members]
+    shares = [member.assignment() for member in members]
+    return (
+        not any(read)
+        and sum(map(len, shares)) == len(EVERYTHING)
+        and frozenset().union(*shares) == EVERYTHING
+    )
+
+
+@pytest.mark.parametrize("log", SHARING, indirect=True)
+def test_members_share_the_same_partitions_of_every_topic_and_give_them_back(log: Any) -> None:
+    produced(log.producer(), EVENTS, KEYS)
+    first = log.member("counting", BOTH)
+    assert eventually(lambda: settled(first))
+    first.assign(dict.fromkeys(EVERYTHING, 0))
+    assert len(consumed(first, len(KEYS))) == len(KEYS)
+    stood = first.positions()
+
+    second = log.member("counting", BOTH)
+    assert eventually(lambda: settled(first, second) and second.assignment())
+    for member in (first, second):
+        ours = member.assignment()
+        assert {index for topic, index in ours if topic == EVENTS} == {
+            i for topic, i in ours if topic == EXPOSURES
+        }
+        assert len(ours) == len(EVERYTHING) // 2
+    assert first.positions() == {pair: stood[pair] for pair in first.assignment()}, "what stays goes on"
+    assert second.positions() == {}, "what is new waits for `assign`"
+
+    second.close()
+    assert eventually(lambda: settled(first))
+    assert set(first.positions()) < EVERYTHING, "what comes back waits for `assign`"
+    first.assign(stood)
+    produced(log.producer(), EVENTS, KEYS)
+    assert len(consumed(first, len(KEYS))) == len(KEYS)
+
+
+@pytest.mark.parametrize("log", SHARING, indirect=True)
+def test_a_member_reads_on_when_another_comes_and_goes_unseen(log: Any) -> None:
+    first = log.member("counting", BOTH)
+    assert eventually(lambda: settled(first))
+    first.assign(dict.fromkeys(EVERYTHING, 0))
+    log.member("counting", BOTH).close()
+    produced(log.producer(), EVENTS, KEYS)
+    assert len(consumed(first, len(KEYS))) == len(KEYS)
