@@ -40,6 +40,7 @@ class AlsParams:
     iterations: int = 15
     confidence: float = 10.0
     half_life_days: float = 45.0
+    recent_places: float = 20.0
     trend: float = 0.3
     trend_days: float = 5.0
     threads: int = 0
@@ -53,6 +54,7 @@ class Als(Ranked):
     """
 
     algorithm = "als"
+    params_type = AlsParams
     reason = "liked by people like you"
     similar_reason = "liked by the same people"
 
@@ -111,7 +113,7 @@ class Als(Ranked):
 
     def scores(self, query: Query) -> NDArray[np.float32] | None:
         """Predicted preference of the folded-in user for every item, plus the weighted trend."""
-        item, weight = recent_weights(query, self.params.half_life_days * DAY_S)
+        item, weight = recent_weights(query, self.params.half_life_days * DAY_S, self.params.recent_places)
         if not len(item):
             return None
         return self.factors @ self.fold_in(item, weight) + np.float32(self.params.trend) * self.trend

@@ -21,12 +21,16 @@ from models.ranking import Ranked
 
 @dataclass(frozen=True, slots=True)
 class ContentParams:
-    """Dimensions kept, half-life of a user's recent items, and weight of the items' decayed popularity."""
+    """Dimensions kept, half-lives of a user's recent items, and weight of the items' decayed popularity.
+
+    A recent item counts half after `recent_days`, and half again for every `recent_places` newer ones.
+    """
 
     dimensions: int = 128
-    recent_days: float = 7.0
-    trend: float = 0.5
-    trend_days: float = 7.0
+    recent_days: float = 14.0
+    recent_places: float = 20.0
+    trend: float = 0.3
+    trend_days: float = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,7 @@ class Content(Ranked):
     """`vectors` float32 [n_items, d] of length 1 (0 for an item without text), `trend` float32 [n_items]."""
 
     algorithm = "content"
+    params_type = ContentParams
     reason = "like what you looked at"
     similar_reason = "described alike"
 
@@ -67,12 +72,15 @@ class Content(Ranked):
 
     def scores(self, query: Query) -> NDArray[np.float32] | None:
         """Cosine of every item with the user's mean, plus the weighted trend."""
-        item, weight = recent_weights(query, self.params.recent_days * DAY_S)
-        user = weight @ self.vectors[item]
-        length = np.linalg.norm(user)
-        if length < 1e-12:
+        item, weight = recent_weights(query, self.params.recent_days * DAY_S, self.params.recent_places)
+        heaviest = weight.max(initial=0.0)
+        if heaviest <= 0.0:
             return None
-        return self.vectors @ (user / length) + np.float32(self.params.trend) * self.trend
+        user = (weight / heaviest) @ self.vectors[item]  # only the ratios matter, however long ago it all was
+        return (
+            self.vectors @ (user / max(np.linalg.norm(user), 1e-12))
+            + np.float32(self.params.trend) * self.trend
+        )
 
     def similarity(self, item: int) -> NDArray[np.float32]:
         """Cosine of every item with this one."""

@@ -42,13 +42,17 @@ def user_item(
     return scipy.sparse.coo_matrix((weight.astype(np.float32), pairs), shape=shape).tocsr()
 
 
-def recent_weights(query: Query, half_life_s: float) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def recent_weights(
+    query: Query, half_life_s: float, half_life_places: float = np.inf
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Distinct items that speak for the user and their weights: recent ones decayed, context ones as fresh
     clicks.
 
-    Returns item int32 [m], increasing, and weight float32 [m], > 0; an item that occurs twice gets the sum.
+    Returns item int32 [m], increasing, and weight float32 [m]. Place k of `recent` counts 2^(−k / places); an
+    item that occurs twice gets the sum.
     """
     weight = decayed(query.recent_at, query.recent_kind, now_s=query.now_s, half_life_s=half_life_s)
+    weight = weight * np.exp2(-np.arange(len(weight)) / half_life_places)
     item = np.concatenate([query.recent, query.context])
     weight = np.concatenate([weight, np.full(len(query.context), KIND_WEIGHT[KINDS.index("click")])])
     distinct, where = np.unique(item, return_inverse=True)

@@ -32,6 +32,7 @@ class LinearParams:
     regularization: float = 50.0
     half_life_days: float = 30.0
     recent_days: float = 60.0
+    recent_places: float = 50.0
     kept: int = 256
     trend: float = 0.01
     trend_days: float = 5.0
@@ -43,6 +44,7 @@ class Linear(Ranked):
     kept]."""
 
     algorithm = "linear"
+    params_type = LinearParams
     reason = "goes with what you chose"
     similar_reason = "goes together"
 
@@ -79,7 +81,7 @@ class Linear(Ranked):
 
     def scores(self, query: Query) -> NDArray[np.float32] | None:
         """Decayed recent items times their coefficients, plus the weighted trend."""
-        item, weight = recent_weights(query, self.params.recent_days * DAY_S)
+        item, weight = recent_weights(query, self.params.recent_days * DAY_S, self.params.recent_places)
         if not len(item):
             return None
         pull = (np.minimum(weight, 1.0)[:, None] * self.value[item]).ravel()

@@ -35,6 +35,7 @@ class Popularity(Ranked):
     """
 
     algorithm = "popularity"
+    params_type = PopularityParams
     reason = "popular now"
     similar_reason = "popular in the same category"
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from models.contract import Manifest
-from services.errors import BadInputError, UnavailableError
+from services.errors import ConfigurationError, UnavailableError
 from services.settings import Settings
 
 TAG = "model_version"
@@ -120,7 +120,7 @@ class MlflowRegistry:
     def _find(self, model_version: str) -> str | None:
         """MLflow's number of a version."""
         if "'" in model_version:
-            raise BadInputError("model_version", f"{model_version!r} is not a model version")
+            raise ConfigurationError(f"model_version: {model_version!r} is not a model version")
         where = f"name = '{self.name}' and tag.{TAG} = '{model_version}'"
         found = self._client.search_model_versions(where)
         return found[0].version if found else None
@@ -128,7 +128,7 @@ class MlflowRegistry:
     def _number(self, model_version: str) -> str:
         number = self._find(model_version)
         if number is None:
-            raise BadInputError("model_version", f"{model_version!r} is not registered in {self.uri}")
+            raise ConfigurationError(f"model_version: {model_version} is not registered in {self.uri}")
         return number
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from models.contract import Manifest
 from services.adapters.registry import MlflowRegistry
-from services.errors import BadInputError, UnavailableError
+from services.errors import ConfigurationError, UnavailableError
 from services.settings import Settings
 
 
@@ -56,7 +56,7 @@ def test_evidence_is_kept_as_tags_and_seen_by_another_process(registry):
 
 @pytest.mark.parametrize("version", ["als-9", "o'brien"])
 def test_an_unknown_version_is_named(registry, version):
-    with pytest.raises(BadInputError, match="model_version"):
+    with pytest.raises(ConfigurationError, match="model_version"):
         registry.tag(version, {"a": "b"})
 
 

@@ -43,7 +43,8 @@ def test_the_fold_in_is_the_librarys_recalculate_user(model, history):
 
 def test_the_score_is_the_vectors_product_plus_the_trend(model):
     ask = query([2, 8])
-    user = model.fold_in(*recent_weights(ask, model.params.half_life_days * DAY_S))
+    item, weight = recent_weights(ask, model.params.half_life_days * DAY_S, model.params.recent_places)
+    user = model.fold_in(item, weight)
     np.testing.assert_allclose(
         model.scores(ask), model.factors @ user + 0.3 * model.trend, rtol=1e-5, atol=1e-6
     )

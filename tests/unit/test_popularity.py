@@ -44,11 +44,11 @@ def test_a_purchase_says_more_than_a_view_and_half_a_life_later_half_as_much():
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 50)), max_size=20))
-def test_weights_of_a_repeated_item_add_up(history):
+def test_weights_of_a_repeated_item_add_up_and_newer_places_weigh_more(history):
     ask = query([item for item, _ in history], [ago for _, ago in history])
-    item, weight = recent_weights(ask, 7 * DAY_S)
+    item, weight = recent_weights(ask, 7 * DAY_S, half_life_places=5)
     expected = {}
-    for index, ago in history:
-        expected[index] = expected.get(index, 0.0) + 0.5 ** (ago / 7)
+    for place, (index, ago) in enumerate(history):
+        expected[index] = expected.get(index, 0.0) + 0.5 ** (ago / 7 + place / 5)
     assert item.tolist() == sorted(expected)
     np.testing.assert_allclose(weight, [expected[index] for index in item.tolist()], rtol=1e-5)
