@@ -212,7 +212,8 @@ def _record(name: str, kind: Kind, origin: Origin, reason: str, detail: Mapping[
 def _next(
     state: Experiment, kind: Kind, shares: Shares, detail: Mapping[str, Any], origin: Origin, reason: str
 ) -> Decision:
-    changed = shares != state.weights.shares or "rules" in detail
+    racing = kind in ("promote", "undo") or "rules" in detail  # a race starts at a version of its own
+    changed = racing or shares != state.weights.shares
     version = state.weights.version + changed
     return _checked(state, _record(state.name, kind, origin, reason, detail), version, shares)
 

@@ -184,10 +184,6 @@ def _resume(s: Experiment, d: Decision) -> Experiment:
     for name in COUNTING:
         same = getattr(rules, name) == getattr(s.rules, name)
         _require(same, f"rules.{name} says what is counted and can't change; start another experiment")
-    _require(
-        d.weights_version > s.weights.version,
-        "new rules need a new weights version for their races to start at",
-    )
     return _race(replace(lifted, rules=rules, races=()), d)
 
 
@@ -230,8 +226,7 @@ TABLE: Mapping[Kind, Transition] = {
 
 
 def _recast(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment:
-    """Give arms new roles; remember the old ones, wait for confirmation, and start the races that this
-    makes."""
+    """Give arms new roles; remember the old ones, wait for confirmation, and race anew."""
     arms = {name: replace(arm, role=roles.get(name, arm.role)) for name, arm in s.arms.items()}
     champion = next(name for name, arm in arms.items() if arm.role == "champion")
     undoable = Reversal(d.kind, {name: s.arms[name].role for name in roles}, dict(roles))
@@ -248,8 +243,7 @@ def _recast(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment
 
 def _race(s: Experiment, d: Decision) -> Experiment:
     """Run exactly the races that the roles ask for: every challenger against the champion, and a fresh
-    champion against its holdback. A race that is already run goes on; a new one starts at this version with
-    the next α."""
+    champion against its holdback. A race under way goes on; a new one starts at this version, at the next α."""
     pairs = [(arm.name, s.champion) for arm in s.live_arms() if arm.role == "challenger"]
     holdback = s.holdback()
     pairs += [(s.champion, holdback.name)] if holdback else []
@@ -261,6 +255,8 @@ def _race(s: Experiment, d: Decision) -> Experiment:
             run.get((arm, against))
             or Race(arm, against, d.weights_version, started, alpha_at(s.rules, started))
         )
+    begun = d.weights_version > s.weights.version or started == s.races_started
+    _require(begun, f"{d.kind} starts a race and needs a weights version of its own")
     return replace(s, races=tuple(races), races_started=started)
 
 
