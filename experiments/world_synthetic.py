@@ -28,7 +28,7 @@ QUALITY = 0.6  # standard deviation over items
 TREND = 1.2  # largest swing of an item
 TREND_PERIOD_S = (14 * 86_400.0, 70 * 86_400.0)
 INTENT = 1.1  # pull of the session's department beside the lasting taste (of length 1)
-OWN = 0.5  # share of an item's place that no word tells
+OWN = 0.7  # share of an item's place that no word tells
 WEIGHTS = {"department": 1.0, "noun": 0.55, "material": 0.25, "style": 0.5, "colour": 0.35}
 
 _INTENT = 11  # stream of luck

@@ -1,0 +1,43 @@
+"""Looks at decisions and at the simulator's summary twice a second and puts both on the board."""
+
+import json
+import threading
+from pathlib import Path
+
+import httpx
+
+from services.demo.api import Api
+from services.demo.board import Board
+from services.errors import UnavailableError
+
+EVERY_S = 0.5
+
+
+def observe(board: Board, api: Api, summary: Path, began_ms: int, stop: threading.Event) -> None:
+    """Keep the board up to date until `stop`; what can't be read now is read at the next look."""
+    while not stop.wait(EVERY_S):
+        look_at_decisions(board, api, began_ms)
+        look_at_shoppers(board, summary)
+
+
+def look_at_decisions(board: Board, api: Api, began_ms: int) -> None:
+    """New decisions since the last look."""
+    try:
+        found = api.decisions(board.revision())
+        if found:
+            board.saw_decisions(found, began_ms)
+            state = api.state()
+            with board.lock:
+                board.state = state
+    except (UnavailableError, httpx.HTTPError):
+        return  # no experiment yet, or the replica is busy
+
+
+def look_at_shoppers(board: Board, summary: Path) -> None:
+    """The newest summary, if it is newer."""
+    try:
+        found = json.loads(summary.read_text())
+    except (OSError, ValueError):
+        return
+    if found.get("elapsed_s") != board.shoppers.get("elapsed_s"):
+        board.saw_shoppers(found)
