@@ -24,7 +24,7 @@ from services.recommend.commanding import Commanding
 from services.recommend.deps import Deps
 from services.recommend.describing import describe
 from services.recommend.experiments_api import experiment_routes
-from services.recommend.failures import failure, response_to
+from services.recommend.failures import TooLargeError, failure, response_to
 from services.recommend.hot import Endpoint, HotPath, RawRoute, guarded
 from services.recommend.limits import BodyLimit
 from services.recommend.loaded import Loaded
@@ -83,7 +83,7 @@ def create_app(deps: Deps) -> FastAPI:
     app.include_router(experiment_routes(deps.settings, parts.keys, parts.commanding))
     app.include_router(operation_routes(deps, parts.keys, parts.loaded, parts.metrics))
     _add_middleware(app, deps)
-    _add_failures(app)
+    _add_failures(app, deps.settings.max_body_bytes)
     describe(app)
     return app
 
@@ -125,7 +125,7 @@ def _add_middleware(app: FastAPI, deps: Deps) -> None:
     )
 
 
-def _add_failures(app: FastAPI) -> None:
+def _add_failures(app: FastAPI, limit: int) -> None:
     async def ours(request: Request, error: Exception) -> Response:
         return response_to(error)
 
@@ -137,6 +137,8 @@ def _add_failures(app: FastAPI) -> None:
         return failure(422, "bad_input", first["msg"], where or "body")
 
     async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 413:
+            return response_to(TooLargeError(limit))
         response = failure(error.status_code, "http", str(error.detail))
         response.headers.update(error.headers or {})
         return response

@@ -1,5 +1,6 @@
 """Bodies have a limit, also where FastAPI reads them itself."""
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.recommend.failures import TooLargeError, response_to
@@ -27,7 +28,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit:
-                raise TooLargeError(self._limit)
+                raise HTTPException(413)  # the one kind of error that FastAPI does not turn into a 400
             return message
 
         await self._app(scope, counting, send)

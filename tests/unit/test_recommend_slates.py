@@ -1,0 +1,254 @@
+"""What /recommend, /similar, /rerank and /popular answer, healthy and sick."""
+
+from pathlib import Path
+
+import pytest
+from small_shop import START_MS, Ordered, Shop, ids
+
+from services.ports import UserRow
+
+FULL = {"category_share": 1.0}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path, **FULL)
+
+
+def test_an_answer_names_everything_that_made_it(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        response = call.get("/recommend?user_id=anna&session_id=s&n=3")
+    answer = response.json()
+    assert response.headers["cache-control"] == "no-store"
+    assert ids(answer) == ["i0", "i1", "i2"]
+    assert [item["position"] for item in answer["items"]] == [0, 1, 2]
+    assert answer["items"][0]["metadata"] == {"title": "Item 0", "category": "lamps", "price": 1.0}
+    assert {name: answer[name] for name in ("experiment", "arm", "model_version", "degraded")} == {
+        "experiment": "storefront",
+        "arm": "good",
+        "model_version": "good",
+        "degraded": None,
+    }
+
+
+@pytest.mark.parametrize("query", ["", "user_id=nobody", "session_id=new"])
+def test_a_stranger_gets_a_full_slate(shop: Shop, query: str) -> None:
+    shop.start()
+    shop.good.cold = True
+    with shop.client() as call:
+        answer = call.get(f"/recommend?n=5&{query}").json()
+    assert ids(answer) == ["i39", "i38", "i37", "i36", "i35"]  # most bought first
+    assert (answer["arm"], answer["degraded"]) == ("good", None)
+    assert {item["reason"] for item in answer["items"]} == {"popular now"}
+
+
+def test_get_and_post_give_the_same_slate(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        got = call.get("/recommend?user_id=a&n=4&exclude=i0,i1&exclude=i5&category=lamps&category=mugs")
+        said = {"user_id": "a", "n": 4, "exclude": ["i0", "i1", "i5"], "category": ["lamps", "mugs"]}
+        posted = call.post("/recommend", said)
+    assert ids(got.json()) == ids(posted.json()) == ["i4", "i8", "i9", "i12"]
+
+
+def test_filters_cart_and_history_are_left_out(shop: Shop) -> None:
+    shop.start()
+    shop.reader.rows["anna"] = UserRow(("i3", "i4"), (START_MS, START_MS), ("purchase", "view"), START_MS)
+    with shop.client() as call:
+        discover = call.post(
+            "/recommend", {"user_id": "anna", "n": 3, "price_min": 3, "price_max": 7, "context": ["i2"]}
+        ).json()
+        again = call.slate(n=5, placement="buy_again")
+    assert ids(discover) == ["i4", "i5", "i6"]  # i2 is in the cart, i3 was bought
+    assert "i3" in ids(again)
+
+
+def test_a_slate_is_short_only_if_too_few_are_eligible_and_says_so(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        short = call.slate(n=5, price_max=2)
+        none = call.slate(n=5, category="no such category")
+    assert (ids(short), short["degraded"]) == (["i0", "i1"], "fewer_eligible")
+    assert (ids(none), none["degraded"]) == ([], "fewer_eligible")
+
+
+def test_no_category_takes_more_than_its_share(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, category_share=0.5)
+    shop.good.order.sort(key=lambda place: (place % 4, place))  # ten lamps first
+    shop.start()
+    with shop.client() as call:
+        answer = call.slate(n=8)
+    lamps = [item for item in answer["items"] if item["metadata"]["category"] == "lamps"]
+    assert (len(answer["items"]), len(lamps)) == (8, 4)
+
+
+def test_similar_leaves_the_item_out_and_fills_from_its_category(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        known = call.get("/similar/i1?n=3").json()
+        shop.good.cold = True
+        filled = call.get("/similar/i1?n=3").json()
+        missing = call.get("/similar/zzz")
+    assert ids(known) == ["i0", "i2", "i3"]
+    assert ids(filled) == ["i37", "i33", "i29"]  # mugs, most bought first
+    assert (missing.status_code, missing.json()["error"]["field"]) == (404, "item_id")
+
+
+def test_rerank_orders_what_is_given_and_nothing_else(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        given = {"user_id": "a", "items": ["i9", "unknown", "i3", "i3", "i7"]}
+        ranked = call.post("/rerank", given).json()
+        shop.good.cold = True
+        kept = call.post("/rerank", {"items": ["i9", "i3", "i7"]}).json()
+    assert (ids(ranked), ranked["degraded"]) == (["i3", "i7", "i9"], "fewer_eligible")
+    assert ids(kept) == ["i9", "i3", "i7"]
+
+
+def test_popular_is_nobodys_slate(shop: Shop) -> None:
+    with shop.client() as call:
+        answer = call.get("/popular?n=2&exclude=i39").json()
+    assert ids(answer) == ["i38", "i37"]
+    assert (answer["recommendation_id"], answer["arm"]) == (None, None)
+    assert shop.exposures() == []
+
+
+# ---- sick models -------------------------------------------------------------------------------------------
+
+
+def _all_on_other(shop: Shop) -> None:
+    shop.race(0.5)
+    shop.weigh({"good": 0.0, "other": 1.0})
+
+
+def test_a_failing_arm_is_answered_by_the_champion_and_still_counts(shop: Shop) -> None:
+    _all_on_other(shop)
+    with shop.client() as call:
+        shop.other.fails = True
+        answer = call.slate(n=3)
+    assert (ids(answer), answer["arm"], answer["model_version"]) == (["i0", "i1", "i2"], "other", "good")
+    assert answer["degraded"] == "failed:other"
+    (exposure,) = shop.exposures()
+    assert (exposure.arm, exposure.answered_by, exposure.first, exposure.excluded) == (
+        "other",
+        "good",
+        True,
+        None,
+    )
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_late_arm_is_answered_by_the_champion(tmp_path: Path, threaded: bool) -> None:
+    shop = Shop(tmp_path, rank_deadline_ms=20, **FULL)
+    _all_on_other(shop)
+    with shop.client() as call:
+        call.parts.loaded.serving.models["other"].fitted.inline = not threaded
+        shop.other.sleep_s = 0.2
+        answer = call.slate(n=3)
+        assert not call.parts.loaded.serving.models[
+            "other"
+        ].fitted.inline  # once late, never on the loop again
+    assert (answer["degraded"], answer["model_version"]) == ("late:other", "good")
+
+
+def test_scores_that_are_no_numbers_are_a_failure(shop: Shop) -> None:
+    _all_on_other(shop)
+    with shop.client() as call:
+        shop.other.score = float("nan")
+        assert call.slate(n=3)["degraded"] == "failed:other"
+
+
+def test_a_model_that_keeps_failing_rests(shop: Shop) -> None:
+    _all_on_other(shop)
+    with shop.client() as call:
+        shop.other.fails = True
+        notes = [call.slate(n=3, user=f"u{visit}")["degraded"] for visit in range(6)]
+        before = shop.other.asked
+        call.slate(n=3)
+    assert notes == ["failed:other"] * 5 + ["resting:other"]
+    assert shop.other.asked == before
+
+
+def test_a_sick_champion_leaves_the_last_slate_then_popular_items(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        good = call.slate(n=3)
+        shop.good.fails = True
+        cached, popular = call.slate(n=3), call.slate(n=3, user="stranger")
+    assert (ids(cached), cached["degraded"]) == (ids(good), "failed:good,cached_slate")
+    assert (ids(popular), popular["degraded"]) == (["i39", "i38", "i37"], "failed:good,popular")
+    assert popular["model_version"] == "popular"
+
+
+def test_a_cached_slate_shows_nothing_that_was_hidden_since(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        call.slate(n=3)
+        call.send("PATCH", "/items/i1", "admin", json={"hidden": True})
+        call.look()
+        shop.good.fails = True
+        answer = call.slate(n=3)
+    assert "i1" not in ids(answer)
+    assert len(ids(answer)) == 3
+
+
+def test_an_artifact_that_is_refused_leaves_the_rest_serving(shop: Shop) -> None:
+    shop.models.damage("other")
+    _all_on_other(shop)
+    with shop.client() as call:
+        answer = call.slate(n=3)
+        beats = shop.cache.heartbeats()
+    assert (answer["degraded"], answer["model_version"]) == ("not_loaded:other", "good")
+    assert beats[0].loaded == ("good",)
+
+
+def test_a_model_that_breaks_while_tried_out_is_not_loaded(shop: Shop) -> None:
+    shop.add("broken", Ordered(list(range(40)), fails=True))
+    shop.start("broken")
+    with shop.client() as call:
+        answer = call.slate(n=2)
+    assert answer["degraded"] == "not_loaded:broken,popular"
+
+
+# ---- sick dependencies -------------------------------------------------------------------------------------
+
+
+def test_without_redis_the_remembered_features_and_the_champion_answer(shop: Shop) -> None:
+    _all_on_other(shop)
+    shop.reader.rows["anna"] = UserRow(("i0",), (START_MS,), ("purchase",), START_MS)
+    with shop.client() as call:
+        assert "i0" not in ids(call.slate(n=3))
+        shop.reader.down = True
+        answer = call.slate(n=3)
+    assert (ids(answer), answer["arm"]) == (["i1", "i2", "i3"], "good")  # what anna bought is still left out
+    assert answer["degraded"] == "no_fresh_features"
+    assert shop.exposures()[-1].excluded == "pin_unreachable"
+
+
+def test_request_units_lose_only_their_features_without_redis(shop: Shop) -> None:
+    shop.race(0.5, unit="request")
+    shop.reader.down = True
+    with shop.client() as call:
+        arms = {call.slate(n=2)["arm"] for _ in range(40)}
+    assert arms == {"good", "other"}
+    assert {exposure.excluded for exposure in shop.exposures()} == {None}
+
+
+def test_a_dead_reader_is_not_asked_again_and_again(shop: Shop) -> None:
+    shop.start()
+    shop.reader.down = True
+    with shop.client() as call:
+        for _ in range(6):
+            call.slate(n=2)
+        shop.reader.down = False
+        assert call.slate(n=2)["degraded"] == "no_fresh_features"  # resting; tried again after a second
+
+
+def test_a_stalled_broker_does_not_hold_slates_up(shop: Shop) -> None:
+    shop.start()
+    shop.broker.stall()
+    with shop.client() as call:
+        assert call.slate(n=2)["degraded"] is None
+        shop.broker.release()
+    assert len(shop.exposures()) == 1
