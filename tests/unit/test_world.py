@@ -1,6 +1,7 @@
 """Laws of the simulated worlds: the same luck for all, looks fall with position, better slates earn more."""
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -154,11 +155,10 @@ def test_better_rankings_earn_more(shop: SyntheticShop) -> None:
         return np.tile(np.argsort(-counts)[:10].astype(np.int32), (20_000, 1))
 
     slates = [random_slates(shop, 20_000), popular(0), popular(7), best_slate(shop, visits, 10)]
-    rates = [clicks(shop, visits, slate).any(axis=1).mean() for slate in slates]
-    assert rates == sorted(rates)
-    assert rates[1] - rates[0] > 0.03
-    assert rates[2] - rates[1] > 0.01  # three standard errors of the difference are 0.009
-    assert rates[3] > 1.5 * rates[2]
+    clicked = [clicks(shop, visits, slate).any(axis=1).astype(float) for slate in slates]
+    for worse, better in pairwise(clicked):
+        gain = better - worse
+        assert gain.mean() > 3 * gain.std() / np.sqrt(len(gain))
 
 
 def test_a_better_position_for_a_better_item_earns_more(shop: SyntheticShop) -> None:
