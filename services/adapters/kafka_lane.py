@@ -31,6 +31,7 @@ from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
+REQUEST_TIMEOUT_MS = 10_000  # then a request is sent again; idempotence keeps one copy
 METADATA_WAIT_MS = 100  # longest block of the thread, and so the precision of deadlines
 TELL_AFTER_S = 1.0  # a connection being made is no news
 # After these the client's idempotence is lost for good; a new client gets a new producer id.
@@ -182,7 +183,7 @@ class Lane:
                 enable_idempotence=True,
                 max_block_ms=METADATA_WAIT_MS,
                 delivery_timeout_ms=patience_ms,
-                request_timeout_ms=min(patience_ms, 10_000),
+                request_timeout_ms=min(patience_ms, REQUEST_TIMEOUT_MS),
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
             )

