@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from experiments.experiment import Decision, Experiment, IllegalTransition, apply
+from experiments.experiment import Decision, Experiment, apply
 from services import events
-from services.errors import BadMessageError, StalePositionError, UnavailableError
-from services.ports import EventConsumer, EventProducer, Record, StateCache
+from services.errors import BadInputError, BadMessageError, StalePositionError, UnavailableError
+from services.ports import DecisionLog, EventConsumer, EventProducer, Record, StateCache
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ Snapshot = Callable[[str], Experiment | None]
 _POLL_S = 0.2
 _CATCH_UP_S = 10.0
 _REPORTED_S = 86_400.0
+_ATTEMPTS = 5
 
 
 class Ledger:
@@ -75,7 +76,7 @@ class Ledger:
         name = decision.experiment
         try:
             self.states[name] = apply(self.states.get(name), decision)
-        except IllegalTransition as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # whatever a record can break
             self.illegal += 1
             logger.error("decisions/%d is not legal and does not count: %s", offset, error)
             return False
@@ -107,8 +108,13 @@ class KafkaDecisionLog:
 
     @property
     def void(self) -> int:
-        """Records read so far that lost their revision to an earlier one."""
+        """Records read so far that did not get their revision."""
         return self._ledger.void
+
+    @property
+    def illegal(self) -> int:
+        """Records read so far that no legal history contains."""
+        return self._ledger.illegal
 
     def catch_up(self) -> Mapping[str, Experiment]:
         """Read to the end of the log; refreshes the cache with what changed if Redis can be reached."""
@@ -131,8 +137,9 @@ class KafkaDecisionLog:
     def append(self, decision: Decision) -> Experiment:
         """Check against the newest state, append, wait for the acknowledgement, read back.
 
-        Raises IllegalTransition (nothing was appended), StalePositionError (somebody else was first), or
-        UnavailableError (the record may or may not be in the log: catch up before deciding again).
+        Raises experiments.experiment.IllegalTransition (nothing was appended), StalePositionError (somebody
+        else was first), or UnavailableError (the record may or may not be in the log: catch up before
+        deciding again).
         """
         with self._lock:
             state = self.catch_up().get(decision.experiment)
@@ -187,7 +194,7 @@ class KafkaDecisionLog:
         """Every reader meets the same bad record; a lease lets the first one report it."""
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         logger.error("%s can't be read and does not count: %s", origin, reason)
-        reader = f"{socket.gethostname()}:{os.getpid()}"
+        reader = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
         try:
             first = self._cache.lease(f"buried:{origin}", reader, _REPORTED_S)
         except UnavailableError:
@@ -207,3 +214,19 @@ def _stale(decision: Decision, following: int) -> StalePositionError:
     return StalePositionError(
         f"{decision.experiment}: revision {decision.revision} is taken, {following} is next; decide again"
     )
+
+
+def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Decision]) -> Experiment:
+    """Append what `build` makes of the newest state, and again if somebody else decided meanwhile.
+
+    Raises BadInputError if there is no such experiment, what `build` raises, UnavailableError.
+    """
+    for _ in range(_ATTEMPTS):
+        state = log.catch_up().get(experiment)
+        if state is None:
+            raise BadInputError("experiment", f"{experiment!r} was never started")
+        try:
+            return log.append(build(state))
+        except StalePositionError as error:
+            logger.info("%s", error)
+    raise UnavailableError("the decision log", f"others decided first {_ATTEMPTS} times; nothing was changed")

@@ -18,7 +18,7 @@ ORIGIN = commands.Origin("anna", START_MS)
 TTL_S = 0.1
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def cache(request: pytest.FixtureRequest, settings_for: Callable) -> StateCache:
     if request.param == "memory":
         return MemoryStateCache()

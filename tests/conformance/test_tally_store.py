@@ -46,7 +46,10 @@ def _answers(node: redis.Redis) -> bool:
         return False
 
 
-@pytest.fixture(params=["memory", "redis", "cluster"])
+REDIS = pytest.mark.redis
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=REDIS), pytest.param("cluster", marks=REDIS)])
 def store(request: pytest.FixtureRequest, settings_for: Callable) -> TallyStore:
     if request.param == "memory":
         return MemoryTallyStore()

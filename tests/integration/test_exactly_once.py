@@ -117,7 +117,7 @@ def attempt(worker: Worker) -> bool:
     return True
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def store(request: pytest.FixtureRequest, settings_for: Callable) -> TallyStore:
     if request.param == "memory":
         return MemoryTallyStore()

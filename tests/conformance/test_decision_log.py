@@ -1,0 +1,209 @@
+"""DecisionLog: the first record with the next revision wins, on memory and on the topic of every broker."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from traffic import EXPERIMENT, RULES, START_MS
+
+from experiments import commands
+from experiments.experiment import Decision, Experiment, IllegalTransition, apply, fold
+from services import events
+from services.adapters.decision_log import KafkaDecisionLog
+from services.adapters.memory import (
+    MemoryBroker,
+    MemoryDecisionLog,
+    MemoryEventConsumer,
+    MemoryEventProducer,
+    MemoryStateCache,
+)
+from services.errors import StalePositionError, UnavailableError
+from services.ports import DecisionLog
+from services.settings import Settings
+
+ORIGIN = commands.Origin("anna", START_MS)
+Open = Callable[[], DecisionLog]
+
+
+def start() -> Decision:
+    return commands.start(EXPERIMENT, {"name": "pop", "model_version": "pop-1"}, RULES, "salt", ORIGIN)
+
+
+def enter(state: Experiment, arm: str = "als") -> Decision:
+    return commands.enter(state, arm, f"{arm}-1", ORIGIN)
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker(partitions=2)
+
+
+def topic_log(broker: MemoryBroker, cache: MemoryStateCache) -> KafkaDecisionLog:
+    consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
+    return KafkaDecisionLog(Settings(experiment=EXPERIMENT), producer, consumer, cache)
+
+
+@pytest.fixture(params=["memory", "topic", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def opened(request: pytest.FixtureRequest, settings_for: Callable) -> Open:
+    """A way to open the log as another process would."""
+    cache = MemoryStateCache()
+    if request.param == "memory":
+        one = MemoryDecisionLog(apply, cache)
+        return lambda: one
+    if request.param == "topic":
+        broker = MemoryBroker(partitions=2)
+        return lambda: topic_log(broker, cache)
+    return _over_kafka(request, settings_for, cache)
+
+
+def _over_kafka(request: pytest.FixtureRequest, settings_for: Callable, cache: MemoryStateCache) -> Open:
+    from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer
+
+    broker = request.getfixturevalue("kafka_broker" if request.param == "kafka" else "embedded_broker")
+    settings = settings_for(broker=broker)
+
+    def open_log() -> KafkaDecisionLog:
+        producer, consumer = KafkaEventProducer(settings), KafkaEventConsumer(settings)
+        request.addfinalizer(producer.close)
+        request.addfinalizer(consumer.close)
+        return KafkaDecisionLog(settings, producer, consumer, cache)
+
+    return open_log
+
+
+def test_every_reader_sees_the_same_history_and_state(opened):
+    log = opened()
+    assert log.catch_up() == {}
+    first = log.append(start())
+    second = log.append(enter(first))
+    other = opened()
+    assert other.catch_up() == log.catch_up() == {EXPERIMENT: second}
+    assert other.history(EXPERIMENT) == log.history(EXPERIMENT)
+    assert [d.revision for d in other.history(EXPERIMENT, after_revision=1)] == [2]
+    assert fold(other.history(EXPERIMENT)) == second
+
+
+def test_the_second_decision_with_a_revision_does_not_count(opened):
+    one, two = opened(), opened()
+    state = one.append(start())
+    two.catch_up()
+    winner = one.append(enter(state, "als"))
+    with pytest.raises(
+        StalePositionError, match="revision 2 is taken, 3 is next|revision 2 is void, 3 is next"
+    ):
+        two.append(enter(state, "text"))
+    assert two.catch_up()[EXPERIMENT] == winner
+    assert set(winner.arms) == {"pop", "als"}
+
+
+def test_writers_at_once_leave_one_history(opened):
+    """Each of four writers enters an arm, trying again until it is the first with its revision."""
+    logs = [opened() for _ in range(4)]
+    logs[0].append(start())
+    threads = [threading.Thread(target=insist, args=(log, f"arm{n}")) for n, log in enumerate(logs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    final = opened()
+    state = final.catch_up()[EXPERIMENT]
+    assert set(state.arms) == {"pop", "arm0", "arm1", "arm2", "arm3"}
+    assert [d.revision for d in final.history(EXPERIMENT)] == [1, 2, 3, 4, 5]
+
+
+def insist(log: DecisionLog, arm: str) -> None:
+    for _ in range(40):
+        try:
+            log.append(enter(log.catch_up()[EXPERIMENT], arm))
+        except StalePositionError:
+            continue
+        return
+
+
+def test_a_decision_that_makes_no_sense_is_refused_and_not_appended(broker):
+    log = topic_log(broker, MemoryStateCache())
+    state = log.append(start())
+    with pytest.raises(IllegalTransition, match="already in"):
+        log.append(replace(enter(state), detail={"arm": "pop", "model_version": "pop-2"}))
+    assert len(broker.records(events.DECISIONS)) == 1
+
+
+def test_void_illegal_and_unreadable_records_change_nothing_and_are_told_apart(broker):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    state = log.append(start())
+    entered = enter(state)
+    for value in (
+        b"\xff\xfe",
+        b'{"v": 1}',
+        events.encode(replace(entered, revision=1)),  # revision 1 is taken
+        events.encode(replace(entered, revision=7)),  # nobody decided 2 to 6
+        events.encode(replace(entered, detail={})),  # no arm named
+        events.encode(replace(entered, detail={"arm": 5, "model_version": None})),
+    ):
+        broker.append(events.DECISIONS, b"storefront", value)
+    assert log.catch_up() == {EXPERIMENT: state}
+    log.append(entered)
+    reader = topic_log(broker, cache)
+    assert reader.catch_up()[EXPERIMENT].revision == 2
+    assert (reader.void, reader.illegal) == (2, 2)
+    assert [letter.value for letter in broker.records(events.DEAD_LETTERS)] == [b"\xff\xfe", b'{"v": 1}']
+    assert dict(broker.records(events.DEAD_LETTERS)[0].headers)["origin"] == b"decisions/0/1"
+
+
+def test_the_cache_follows_and_is_repaired_by_the_next_reader(broker):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    state = log.append(start())
+    assert cache.get(EXPERIMENT) == state
+    cache.down = True  # as if killed between the append and the cache
+    newer = log.append(enter(state))
+    cache.down = False
+    assert cache.get(EXPERIMENT) == state
+    assert topic_log(broker, cache).catch_up()[EXPERIMENT] == newer
+    assert cache.get(EXPERIMENT) == newer
+
+
+def test_a_log_that_forgot_its_beginning_goes_on_from_the_cached_state(broker):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    state = log.append(enter(log.append(start())))
+    later = log.append(commands.pause(state, ORIGIN))
+    broker.truncate(events.DECISIONS, 0, before=2)
+    reader = topic_log(broker, cache)
+    assert reader.catch_up() == {EXPERIMENT: later}
+    assert [d.revision for d in reader.history(EXPERIMENT)] == [3]
+    assert reader.append(commands.resume(later, ORIGIN)).revision == 4
+    assert log.catch_up()[EXPERIMENT].revision == 4
+
+
+def test_a_new_log_goes_on_from_the_cached_state(broker):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    state = log.append(enter(log.append(start())))
+    broker.lose_everything("memory-2")
+    reader = topic_log(broker, cache)
+    assert reader.catch_up() == {EXPERIMENT: state}
+    assert reader.append(commands.pause(state, ORIGIN)).revision == 3
+    assert log.catch_up()[EXPERIMENT].status == "paused"
+
+
+def test_a_log_that_cannot_be_reached_is_unavailable_and_recovers(broker):
+    log = topic_log(broker, MemoryStateCache())
+    broker.down = True
+    with pytest.raises(UnavailableError):
+        log.catch_up()
+    broker.down = False
+    assert log.append(start()).revision == 1
+
+
+def test_without_an_acknowledgement_nothing_is_claimed(broker):
+    consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
+    settings = Settings(experiment=EXPERIMENT, broker_ack_deadline_ms=20)
+    log = KafkaDecisionLog(settings, producer, consumer, MemoryStateCache())
+    broker.stall()
+    with pytest.raises(UnavailableError, match="acknowledgement"):
+        log.append(start())
+    broker.release()  # it did get through
+    assert log.catch_up()[EXPERIMENT].revision == 1
