@@ -115,6 +115,7 @@ class Children:
 
     def _crashed(self, child: Child) -> None:
         name, code = child.spec.name, child.server.exit_code()
+        child.server.stop()  # it has ended; this closes its pipes
         steady = self.clock() - child.started_s >= STEADY_S
         child.crashes = 1 if steady else child.crashes + 1
         if child.crashes > MOST_CRASHES:

@@ -78,7 +78,7 @@ def _contest(board: Board) -> RenderableType:
         ("arm", "left"),
         ("traffic", "left"),
         ("clicked", "right"),
-        ("to be rolled back", "left"),
+        ("evidence against it", "left"),
     ):
         table.add_column(name, justify=justify)
     races = _races(board)
@@ -104,7 +104,7 @@ def _evidence(race: Json | None) -> str:
     """How far the click race has come, as numbers a person can compare: E against 1/alpha."""
     if race is None:
         return ""
-    return f"E {_power(race['log_e'])} of {_power(race['log_threshold'])}"
+    return f"E = {_power(race['log_e'])}, out at {_power(race['log_threshold'])}"
 
 
 def _power(log_value: float) -> str:

@@ -1,0 +1,197 @@
+"""The headless report: a story that happened passes; what did not happen fails its own claim."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from services.demo.board import Board, Step
+from services.demo.profile import Profile
+from services.demo.report import report
+from services.demo.screen import Screen
+from services.settings import Settings
+
+ORIGINS = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+BEGAN_MS = 1_790_000_000_000
+BEGAN_S = BEGAN_MS // 1_000
+
+
+def decision(revision: int, kind: str, at_s: float, weights: dict[str, float], **said: Any) -> dict[str, Any]:
+    made = {
+        "rule": "command",
+        "author": "admin:demo",
+        "reason": f"{kind} happened",
+        "evidence": {},
+        "detail": {},
+    }
+    made |= {"positions": {}, "revision": revision, "kind": kind, "received_at": BEGAN_MS + int(1_000 * at_s)}
+    return {**made, "weights": weights, **said}
+
+
+def shoppers() -> dict[str, Any]:
+    """Two replicas; `broken` is served from second 60 until its rollback at second 90."""
+    served = []
+    for second in range(30, 120):
+        for origin in ORIGINS:
+            served.append([BEGAN_S + second, origin, "als", 10])
+            if 60 <= second < 90:
+                served.append([BEGAN_S + second, origin, "broken", 2])
+    worth = {"n": 900, "standard_error": 0.004}
+    return {
+        "elapsed_s": 90.0,
+        "requests": {"recommend": {"sent": 5_000, "n": 5_000, "p50_ms": 3.0, "p99_ms": 20.0}},
+        "errors": {},
+        "sessions": {"als": {"sessions": 1_000, "clicked": 300}},
+        "truth": {"popularity": {**worth, "mean": 0.12}, "als": {**worth, "mean": 0.23}},
+        "served": served,
+        "click_to_slate": {
+            "n": 80,
+            "by_arm": {"als": {"n": 80, "p50_ms": 60.0, "p99_ms": 150.0, "unchanged": 1}},
+        },
+    }
+
+
+@pytest.fixture
+def board() -> Board:
+    told = Board(facts={"first_slate_s": 21.0}, steps=[Step("Importing", 1.0, 9.0)])
+    three = {"popularity": 0.2, "als": 0.55, "broken": 0.25}
+    race = {"arm": "broken", "log_e": 5.9, "log_threshold": 5.7}
+    rolled_back = {"rule": "click-race", "author": "decider", "detail": {"arm": "broken"}}
+    told.saw_decisions(
+        [
+            decision(1, "start", 20, {"popularity": 1.0}),
+            decision(2, "enter", 40, {"popularity": 1.0, "als": 0.0}, detail={"arm": "als"}),
+            decision(3, "allocate", 50, {"popularity": 0.2, "als": 0.8}),
+            decision(
+                4, "enter", 58, {"popularity": 0.2, "als": 0.8, "broken": 0.0}, detail={"arm": "broken"}
+            ),
+            decision(5, "allocate", 60, three, evidence={"races": [race]}),
+            decision(
+                6, "rollback", 90, {"popularity": 0.2, "als": 0.8}, evidence={"races": [race]}, **rolled_back
+            ),
+            decision(
+                7,
+                "confirm",
+                91,
+                {"popularity": 0.2, "als": 0.8},
+                detail={"confirms": 6, "replicas": ["a", "b"]},
+            ),
+        ],
+        BEGAN_MS,
+    )
+    told.saw_shoppers(shoppers())
+    return told
+
+
+def failing(board: Board, failure: str | None = None) -> list[str]:
+    found = report(board, ORIGINS, 120.0, failure)
+    assert found["happened"] is (failure is None and all(claim["holds"] for claim in found["claims"]))
+    return [claim["claim"] for claim in found["claims"] if not claim["holds"]]
+
+
+def test_a_story_that_happened_passes_and_says_what_it_saw(board: Board) -> None:
+    found = report(board, ORIGINS, 120.0, None)
+    assert found["happened"]
+    assert found["truth"]["better"] == "als"
+    assert found["rollback"]["seconds_after_entering"] == 32.0
+    assert found["rollback"]["served_before"][ORIGINS[0]] == {"answers": 660, "of_arm": 60}
+    assert found["rollback"]["served_after"][ORIGINS[1]] == {"answers": 280, "of_arm": 0}
+    assert [at["at_s"] for at in found["weights"]] == [20.0, 40.0, 50.0, 58.0, 60.0, 90.0]
+
+
+def test_a_story_that_broke_off_did_not_happen(board: Board) -> None:
+    assert failing(board, "no weight for als") == []
+    assert report(board, ORIGINS, 120.0, "no weight for als")["failure"] == "no weight for als"
+
+
+def spoil_first_slate(board: Board) -> None:
+    board.facts["first_slate_s"] = 61.0
+
+
+def spoil_weights(board: Board) -> None:
+    board.weights.append((100.0, {"popularity": 0.5, "als": 0.5}))
+
+
+def spoil_truth(board: Board) -> None:
+    board.shoppers["truth"]["als"]["mean"] = 0.125  # ahead by less than three standard errors
+
+
+def spoil_errors(board: Board) -> None:
+    board.shoppers["errors"]["recommend: 503"] = 6
+
+
+def spoil_clicks(board: Board) -> None:
+    board.shoppers["click_to_slate"]["by_arm"]["als"]["unchanged"] = 20
+
+
+def spoil_rule(board: Board) -> None:
+    board.decisions[5]["rule"] = "command"
+
+
+def spoil_confirmation(board: Board) -> None:
+    del board.decisions[6]
+
+
+def spoil_before(board: Board) -> None:
+    board.shoppers["served"] = [
+        row for row in board.shoppers["served"] if not (row[1] == ORIGINS[1] and row[2] == "broken")
+    ]
+
+
+def spoil_after(board: Board) -> None:
+    board.shoppers["served"].append([BEGAN_S + 100, ORIGINS[1], "broken", 1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "claims"),
+    [
+        (spoil_first_slate, ["first whole slate"]),
+        (spoil_weights, ["better by the world's truth"]),
+        (spoil_truth, ["better by the world's truth"]),
+        (spoil_errors, ["requests were answered"]),
+        (spoil_clicks, ["a click changes"]),
+        (spoil_rule, ["click race rolled"]),
+        (spoil_confirmation, ["click race rolled", "afterwards"]),
+        (spoil_before, ["every replica had served"]),
+        (spoil_after, ["afterwards"]),
+    ],
+)
+def test_what_did_not_happen_fails_its_own_claim(
+    board: Board, spoil: Callable[[Board], None], claims: list[str]
+) -> None:
+    spoil(board)
+    failed = failing(board)
+    assert len(failed) == len(claims)
+    assert all(part in claim for part, claim in zip(claims, failed, strict=True))
+
+
+def test_nothing_seen_fails_every_claim() -> None:
+    assert len(failing(Board())) == 7
+
+
+def test_the_screen_shows_the_race_and_says_what_differs_from_production(board: Board) -> None:
+    board.notices.append((70.0, "lake ended with code 1; it starts again in 0.5 s"))
+    console = Console(width=110, record=True, force_terminal=True)
+    screen = Screen(board, console, Profile().differences(Settings()))
+    screen.addresses = {"shop": "http://127.0.0.1:3/"}
+    board.decisions.pop()  # the rollback is the newest decision then
+    console.print(screen)
+    shown = console.export_text()
+    for expected in ("als", "80%", "30.0% of 1,000", "http://127.0.0.1:3/", "rollback: rollback happened"):
+        assert expected in shown
+    assert "attribution window 6 s (product: 30 min)" in shown
+    assert "alpha, margin, floor, cap, ramp and burn-in are the product's own" in " ".join(
+        shown.replace("│", " ").split()
+    )
+    assert "lake ended with code 1" in shown
+
+
+def test_without_a_terminal_every_fact_is_printed_once(board: Board) -> None:
+    console = Console(width=200, record=True)
+    screen = Screen(board, console, [])
+    screen.print_news()
+    screen.print_news()
+    shown = console.export_text()
+    assert shown.count("Importing: done") == 1
+    assert shown.count("weights: popularity 20%, als 80%, broken 0%") == 1
