@@ -1,0 +1,248 @@
+"""One look: evidence -> decisions, each with its reason. Pure; the decider appends what comes out, in order.
+
+Missing data never rolls back: a stalled watermark, recorded data loss or accounting that does not close is a
+HOLD, and the last weights stay. A stall lifts itself at the next good look; everything else waits for
+`resume`, which acknowledges the causes that were recorded. Then rollbacks (click race, hard limit), then
+weights.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments import commands
+from experiments.commands import Origin
+from experiments.experiment import LIFTED_BY_A_LOOK, apply
+from experiments.posterior import Posterior, p_best, posteriors
+from experiments.race import Standing, standing
+from experiments.state import Decision, Experiment
+from experiments.tally import Counts, Tally
+from experiments.thompson import next_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What the decider sees at one look.
+
+    `sums`: flat sums of all partitions; `positions`: "topic/partition" -> offset they stand at;
+    `watermark_ms`: the lowest of all partitions, None if some partition has none; `loaded`: model versions
+    that every live replica reports as loaded; `losses`: recorded data losses by partition.
+    """
+
+    now_ms: int
+    sums: Mapping[str, int]
+    watermark_ms: int | None
+    positions: Mapping[str, int] = field(default_factory=dict)
+    loaded: frozenset[str] = frozenset()
+    losses: Mapping[int, str] = field(default_factory=dict)
+    author: str = "decider"
+    code_version: str = ""
+
+
+def look(state: Experiment, sight: Sight) -> list[Decision]:
+    """What follows from one look, in order; empty while paused, ended, or held by what only a person can
+    lift."""
+    if state.status in ("paused", "ended") or state.held_by not in ("", *LIFTED_BY_A_LOOK):
+        return []
+    view = _View.of(state, sight)
+    for rule, find in HOLDS.items():
+        if causes := find(view):
+            return [] if state.held_by == rule else [commands.hold(state, causes, view.origin(rule))]
+    return _rollbacks(view) or [_allocate(view)]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A sight with what is computed from it once."""
+
+    state: Experiment
+    sight: Sight
+    tally: Tally
+    beliefs: Mapping[str, Posterior]
+    standings: tuple[Standing, ...]
+
+    @classmethod
+    def of(cls, state: Experiment, sight: Sight) -> "_View":
+        tally = Tally.parse(sight.sums)
+        arms = [arm.name for arm in state.live_arms()]
+        beliefs = posteriors(tally, arms, state.champion, state.rules)
+        return cls(state, sight, tally, beliefs, tuple(standing(state, tally, race) for race in state.races))
+
+    def origin(self, rule: str, reason: str = "") -> Origin:
+        return Origin(
+            author=self.sight.author,
+            now_ms=self.sight.now_ms,
+            rule=rule,
+            reason=reason,
+            evidence=evidence(self),
+            positions=self.sight.positions,
+            sums_digest=self.tally.digest(),
+            code_version=self.sight.code_version,
+        )
+
+
+# ---- hold --------------------------------------------------------------------------------------------------
+
+
+def _losses(view: _View) -> list[str]:
+    found = [f"partition {partition}: {loss}" for partition, loss in sorted(view.sight.losses.items())]
+    return [cause for cause in found if cause not in view.state.acknowledged]
+
+
+def _broken_identity(view: _View) -> list[str]:
+    gaps = [
+        f"arm {arm}: {gap} acknowledged events are not accounted for"
+        for arm, gap in view.tally.gaps().items()
+    ]
+    cells = [f"version {v}, arm {arm}, hour {h}: impossible counts" for v, arm, h in view.tally.impossible()]
+    return [cause for cause in gaps + cells if cause not in view.state.acknowledged]
+
+
+def _stalled(view: _View) -> list[str]:
+    seen_ms = max(view.sight.watermark_ms or 0, view.state.started_ms)
+    behind_s = (view.sight.now_ms - seen_ms) / 1000
+    if behind_s <= view.state.rules.stall_s:
+        return []
+    return [f"the watermark is {behind_s:.0f} s behind, {view.state.rules.stall_s:.0f} s are allowed"]
+
+
+HOLDS: Mapping[str, Callable[[_View], list[str]]] = {
+    "data-loss": _losses,
+    "broken-identity": _broken_identity,
+    "stalled-watermark": _stalled,
+}
+
+
+# ---- roll back ---------------------------------------------------------------------------------------------
+
+
+def _rollbacks(view: _View) -> list[Decision]:
+    decisions, state = [], view.state
+    for race in view.standings:
+        if (found := _fault(view, race)) is None or state.arms[race.race.arm].role == "retired":
+            continue
+        for decide in (_take_out, _retrain):
+            if decision := decide(view, state, race, found):
+                decisions.append(decision)
+                state = apply(state, decision)
+    return decisions
+
+
+def _fault(view: _View, race: Standing) -> tuple[str, str] | None:
+    """(rule, reason) if the raced arm must go."""
+    rules, arm = view.state.rules, race.race.arm
+    if race.decided:
+        return "click-race", (
+            f"{arm} is taken out: {race.arm.s} of {race.arm.n} units with a {rules.outcome}, {race.race.against} "
+            f"{race.against.s} of {race.against.n}; "
+            f"E = {_large(race.log_e)} reached 1/α = {_large(race.log_threshold)}."
+        )
+    latest = _latest(view.tally, arm, race.race.from_version, rules.burn_in_units)
+    if latest.n >= rules.burn_in_units and latest.fallback > rules.fallback_limit:
+        return "fallback-limit", (
+            f"{arm} is taken out: {latest.f} of its latest {latest.n} units had to be answered by another arm, "
+            f"{rules.fallback_limit:.0%} are allowed."
+        )
+    return None
+
+
+def _take_out(view: _View, state: Experiment, race: Standing, fault: tuple[str, str]) -> Decision | None:
+    return commands.rollback(state, race.race.arm, view.origin(*fault))
+
+
+def _retrain(view: _View, state: Experiment, race: Standing, fault: tuple[str, str]) -> Decision | None:
+    """After the rollback of a fresh champion, unless one was asked for within the cool-down."""
+    cooled = (
+        view.sight.now_ms - state.retrain_at_ms >= 1000 * state.rules.cool_down_s or not state.retrain_at_ms
+    )
+    if race.race.arm != view.state.champion or not cooled:
+        return None
+    return commands.retrain(
+        state, race.race.arm, f"{race.race.arm} failed as fresh champion", view.origin(fault[0])
+    )
+
+
+def _latest(tally: Tally, arm: str, from_version: int, units: int) -> Counts:
+    """Counts of the latest hours that hold at least `units` units: an arm that starts to fail is seen at
+    once."""
+    found = Counts()
+    for counts in reversed(tally.by_hour(arm, from_version).values()):
+        found += counts
+        if found.n >= units:
+            break
+    return found
+
+
+# ---- allocate ----------------------------------------------------------------------------------------------
+
+
+def _allocate(view: _View) -> Decision:
+    state, rules = view.state, view.state.rules
+    update = next_weights(state, view.tally, view.beliefs, view.sight.loaded)
+    changed = [
+        f"{name} {state.weights.shares[name]:.1%} → {share:.1%}"
+        for name, share in update.shares.items()
+        if share != state.weights.shares[name]
+    ]
+    reason = ", ".join(changed) + "." if changed else "Weights are kept."
+    if update.why == "too-few-units":
+        new = view.tally.units - state.units_at_update
+        reason = f"{new} new units since the last update, {rules.min_new_units} are needed: weights are kept."
+    return commands.allocate(
+        state, update.shares, update.ramp, view.tally.units, view.origin(update.why, reason)
+    )
+
+
+# ---- evidence ----------------------------------------------------------------------------------------------
+
+
+def evidence(view: _View) -> dict[str, Any]:
+    """Every number that a decision was made from, ready for JSON."""
+    names = list(view.beliefs)
+    best = dict(zip(names, p_best(list(view.beliefs.values())).tolist(), strict=True))
+    return {
+        "watermark_ms": view.sight.watermark_ms,
+        "new_units": view.tally.units - view.state.units_at_update,
+        "arms": {name: _arm_evidence(view, name, best[name]) for name in names},
+        "races": [_race_evidence(found) for found in view.standings],
+        "accounting": {arm: dict(account) for arm, account in sorted(view.tally.accounts.items())},
+    }
+
+
+def _arm_evidence(view: _View, name: str, best: float) -> dict[str, float]:
+    counts, belief = view.tally.arm(name), view.beliefs[name]
+    low, high = belief.interval()
+    return {
+        "n": counts.n,
+        "s": counts.s,
+        "rate": counts.rate,
+        "posterior_mean": belief.mean,
+        "low": low,
+        "high": high,
+        "p_best": best,
+        "weight": view.state.weights.shares[name],
+        "fallback": counts.fallback,
+    }
+
+
+def _race_evidence(found: Standing) -> dict[str, Any]:
+    race = found.race
+    return {
+        "arm": race.arm,
+        "against": race.against,
+        "index": race.index,
+        "from_version": race.from_version,
+        "alpha": race.alpha,
+        "log_e": found.log_e,
+        "log_threshold": found.log_threshold,
+        "s_arm": found.arm.s,
+        "s_against": found.against.s,
+        "n_arm": found.arm.n,
+        "n_against": found.against.n,
+    }
+
+
+def _large(log: float) -> str:
+    """e^log for a person, however large."""
+    return f"{math.exp(log):,.1f}" if log < 14 else f"10^{log / math.log(10):.1f}"
