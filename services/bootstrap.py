@@ -17,12 +17,28 @@ if TYPE_CHECKING:
     from services.adapters.server import Server
 
 
-def stop_on_signal() -> threading.Event:
-    """An event that SIGTERM and SIGINT set; every process loops until it is set, then leaves tidily."""
-    stop = threading.Event()
+def stop_on_signal(settings: Settings | None = None, process: str = "") -> threading.Event:
+    """An event that SIGTERM and SIGINT set; every process loops until it is set, then leaves tidily.
+
+    With settings and the name of the process, looking at it is a sign of life for `ringside health`.
+    """
+    stop = threading.Event() if settings is None else _pulse(settings, process)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     return stop
+
+
+def _pulse(settings: Settings, process: str) -> threading.Event:
+    from services.adapters.pulse import Stop, pulse_file
+
+    return Stop(pulse_file(settings, process))
+
+
+def complaint(settings: Settings, process: str, within_s: float) -> str:
+    """Why a process of this host is not healthy; empty if it is."""
+    from services.adapters import pulse
+
+    return pulse.complaint(settings, process, within_s)
 
 
 def configure_logging(settings: Settings, process: str) -> None:
@@ -135,6 +151,20 @@ def online_reader(settings: Settings) -> ports.OnlineReader:
     return FeastOnlineReader(settings)
 
 
+def feature_store(settings: Settings) -> ports.FeatureStore:
+    """Feast off the hot path; imports it at first use."""
+    from services.adapters.feast_store import FeastFeatureStore
+
+    return FeastFeatureStore(settings)
+
+
+def feast_environment(settings: Settings) -> dict[str, str]:
+    """Variables that feature_repo reads."""
+    from services.adapters.feast_store import environment
+
+    return environment(settings)
+
+
 def item_overlay(settings: Settings) -> ports.ItemOverlay:
     """Changes of the live catalogue."""
     from services.adapters.item_overlay import RedisItemOverlay
@@ -168,3 +198,10 @@ def text_encoder(settings: Settings) -> ports.TextEncoder:
     from services.adapters.text_encoder import text_encoder as make
 
     return make(settings)
+
+
+def event_history(settings: Settings) -> ports.EventHistory:
+    """What shoppers did, from the lake."""
+    from services.adapters.lake_events import LakeEventHistory
+
+    return LakeEventHistory(settings.lake_path)

@@ -1,5 +1,6 @@
 """`ringside …`: translates a command line into one call. Each process imports only what it needs."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -7,14 +8,21 @@ import typer
 
 from services.errors import RingsideError
 from services.settings import Settings
+from services.trainer.commands import models_app, train
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Recommendations whose models compete for traffic."
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data versions: what models are trained on.")
 app.add_typer(data_app, name="data")
+features_app = typer.Typer(
+    no_args_is_help=True, help="Features: register them, compute them, load them online."
+)
+app.add_typer(features_app, name="features")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys and the secret that signs recommendation ids.")
 app.add_typer(keys_app, name="keys")
+app.add_typer(models_app, name="models")
+app.command()(train)
 
 
 @app.command()
@@ -153,6 +161,19 @@ def topics() -> None:
     typer.echo(f"created: {', '.join(created)}" if created else "every topic is there")
 
 
+@app.command()
+def health(
+    process: Annotated[str, typer.Argument(help="recommend, console, shop, or a worker such as bandit.")],
+    within_s: Annotated[float, typer.Option("--within", help="Seconds a worker may be silent.")] = 30.0,
+) -> None:
+    """Health check of a process on this host: exit status 0, or 1 with what is wrong."""
+    from services import bootstrap
+
+    complaint = bootstrap.complaint(Settings(), process, within_s)
+    typer.echo(complaint or "healthy", err=bool(complaint))
+    raise typer.Exit(1 if complaint else 0)
+
+
 @data_app.command("import")
 def data_import(
     source: Annotated[
@@ -209,6 +230,31 @@ def champion_only(
     from services.recommend.switch import command
 
     typer.echo(command(Settings(), on, reason))
+
+
+@features_app.command("apply")
+def features_apply() -> None:
+    """Register entities, views and feature services with Feast; idempotent."""
+    from services.features.app import run_apply
+
+    run_apply(Settings())
+
+
+@features_app.command("materialize")
+def features_materialize() -> None:
+    """Compute profiles and statistics as of now and load them online; run it every hour or so."""
+    from services.features.app import run_materialize
+
+    run_materialize(Settings())
+
+
+@features_app.command("environment")
+def features_environment() -> None:
+    """Print the variables that feature_repo reads, for use of the `feast` command by hand."""
+    from services.features.app import environment
+
+    for name, value in environment(Settings()).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 def main() -> None:

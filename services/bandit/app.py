@@ -26,7 +26,7 @@ def run(settings: Settings) -> None:
     for."""
     bootstrap.configure_logging(settings, "bandit")
     bootstrap.check_window(settings)
-    stop = bootstrap.stop_on_signal()
+    stop = bootstrap.stop_on_signal(settings, "bandit")
     consumer, owned = connect(settings)
     producer = bootstrap.producer(settings)
     ports = Ports(

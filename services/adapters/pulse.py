@@ -1,0 +1,76 @@
+"""Signs of life: how a health check outside a process learns that its loop still turns.
+
+Processes with HTTP have `/health/ready`. A worker's loop asks its stop event, at every turn, whether to go
+on; that question leaves a fresh time stamp on a small file, and a loop that hangs stops asking.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from services.settings import Settings
+
+EVERY_S = 1.0
+HTTP_DEADLINE_S = 3.0
+
+
+class Stop(threading.Event):
+    """A stop event that leaves a sign of life on `file` whenever its owner looks at it."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self._file = file
+        self._next = 0.0
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        self._beat()
+        return super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until it is set; whether it is."""
+        self._beat()
+        return super().wait(timeout)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + EVERY_S
+        with contextlib.suppress(OSError):  # a full disk must not end what still works
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.touch()
+
+
+def pulse_file(settings: Settings, process: str) -> Path:
+    """Of the one process of this kind on this host (in compose: in this container)."""
+    return settings.home / "alive" / f"{process}@{socket.gethostname()}"
+
+
+def complaint(settings: Settings, process: str, within_s: float) -> str:
+    """Why `process` is not healthy; empty if it is."""
+    ports = {
+        "recommend": settings.recommend_port,
+        "console": settings.console_port,
+        "shop": settings.shop_port,
+    }
+    if process in ports:
+        path = "live" if process == "shop" else "ready"
+        return _unanswered(f"http://127.0.0.1:{ports[process]}/health/{path}")
+    file = pulse_file(settings, process)
+    if not file.exists():
+        return f"{process} left no sign of life in {file}"
+    age_s = time.time() - file.stat().st_mtime
+    return f"{process} gave its last sign of life {age_s:.0f} s ago" if age_s > within_s else ""
+
+
+def _unanswered(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=HTTP_DEADLINE_S):
+            return ""
+    except (urllib.error.URLError, OSError) as error:
+        return f"{url}: {error}"
