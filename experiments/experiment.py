@@ -243,7 +243,8 @@ def _recast(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment
 
 def _race(s: Experiment, d: Decision) -> Experiment:
     """Run exactly the races that the roles ask for: every challenger against the champion, and a fresh
-    champion against its holdback. A race under way goes on; a new one starts at this version, at the next α."""
+    champion against its holdback. A race under way goes on; a new one starts at this version, at the next
+    α."""
     pairs = [(arm.name, s.champion) for arm in s.live_arms() if arm.role == "challenger"]
     holdback = s.holdback()
     pairs += [(s.champion, holdback.name)] if holdback else []

@@ -75,7 +75,7 @@ class _View:
             now_ms=self.sight.now_ms,
             rule=rule,
             reason=reason,
-            evidence=evidence(self),
+            evidence=_evidence(self),
             positions=self.sight.positions,
             sums_digest=self.tally.digest(),
             code_version=self.sight.code_version,
@@ -131,20 +131,25 @@ def _rollbacks(view: _View) -> list[Decision]:
 
 def _fault(view: _View, race: Standing) -> tuple[str, str] | None:
     """(rule, reason) if the raced arm must go."""
-    rules, arm = view.state.rules, race.race.arm
+    rules = view.state.rules
     if race.decided:
-        return "click-race", (
-            f"{arm} is taken out: {race.arm.s} of {race.arm.n} units with a {rules.outcome}, {race.race.against} "
-            f"{race.against.s} of {race.against.n}; "
-            f"E = {_large(race.log_e)} reached 1/α = {_large(race.log_threshold)}."
-        )
-    latest = _latest(view.tally, arm, race.race.from_version, rules.burn_in_units)
+        return "click-race", _race_lost(race, rules.outcome)
+    latest = _latest(view.tally, race.race.arm, race.race.from_version, rules.burn_in_units)
     if latest.n >= rules.burn_in_units and latest.fallback > rules.fallback_limit:
-        return "fallback-limit", (
-            f"{arm} is taken out: {latest.f} of its latest {latest.n} units had to be answered by another arm, "
-            f"{rules.fallback_limit:.0%} are allowed."
-        )
+        return "fallback-limit", _falls_back(race.race.arm, latest, rules.fallback_limit)
     return None
+
+
+def _race_lost(race: Standing, outcome: str) -> str:
+    counts = f"{race.arm.s} of {race.arm.n} units with a {outcome}"
+    others = f"{race.race.against} {race.against.s} of {race.against.n}"
+    evidence = f"E = {_large(race.log_e)} reached 1/α = {_large(race.log_threshold)}"
+    return f"{race.race.arm} is taken out: {counts}, {others}; {evidence}."
+
+
+def _falls_back(arm: str, latest: Counts, limit: float) -> str:
+    answered = f"{latest.f} of its latest {latest.n} units had to be answered by another arm"
+    return f"{arm} is taken out: {answered}, {limit:.0%} are allowed."
 
 
 def _take_out(view: _View, state: Experiment, race: Standing, fault: tuple[str, str]) -> Decision | None:
@@ -197,7 +202,7 @@ def _allocate(view: _View) -> Decision:
 # ---- evidence ----------------------------------------------------------------------------------------------
 
 
-def evidence(view: _View) -> dict[str, Any]:
+def _evidence(view: _View) -> dict[str, Any]:
     """Every number that a decision was made from, ready for JSON."""
     names = list(view.beliefs)
     best = dict(zip(names, p_best(list(view.beliefs.values())).tolist(), strict=True))
