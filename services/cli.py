@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from services.decider.commands import app as experiment_app
 from services.errors import RingsideError
 from services.settings import Settings
 from services.trainer.commands import models_app, train
@@ -19,6 +20,7 @@ features_app = typer.Typer(
     no_args_is_help=True, help="Features: register them, compute them, load them online."
 )
 app.add_typer(features_app, name="features")
+app.add_typer(experiment_app, name="experiment")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys and the secret that signs recommendation ids.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")

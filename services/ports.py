@@ -6,7 +6,8 @@ In-memory doubles live in `services.adapters.memory` and pass the same conforman
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from experiments.experiment import Decision, Experiment
 from models.contract import Catalogue, Interactions, Manifest, Progress, Recommender, silent
 from services.events import ItemChanged
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 # ---- the event log (Kafka) ---------------------------------------------------------------------------------------
 
@@ -244,6 +249,34 @@ class Dataset:
     shift_s: float = 0.0
 
 
+class FeatureStore(Protocol):
+    """Feast as processes off the hot path use it: register, keep history, load online, look back."""
+
+    def apply(self) -> None:
+        """Register entities, views and services; idempotent."""
+
+    def applied(self) -> bool:
+        """Whether views are registered."""
+
+    def history(self, view: str, columns: Sequence[str] | None = None) -> "pa.Table":
+        """Every row of a view's offline history."""
+
+    def append(self, view: str, rows: "pa.Table", name: str) -> None:
+        """Add a file of rows to a view's offline history; the same name replaces it."""
+
+    def write_online(self, view: str, rows: "pa.Table") -> None:
+        """Load rows online, but for those not later than the row there. Raises UnavailableError."""
+
+    def materialize(self, views: Sequence[str], until: datetime) -> None:
+        """Load the latest rows up to `until` that earlier runs did not. Raises UnavailableError."""
+
+    def rows_as_of(
+        self, view: str, features: Sequence[str], keys: Sequence[str], at_ms: Sequence[int]
+    ) -> "pd.DataFrame":
+        """Row of each key as it stood at its moment, point-in-time and ttl applied; nulls where there was none.
+        For a served vector the moment is the row's own timestamp (Exposure.features_at; 0: none was served)."""
+
+
 class DataStore(Protocol):
     """Imported data versions on disk."""
 
@@ -253,12 +286,21 @@ class DataStore(Protocol):
     def load(self, version: str | None = None) -> Dataset:
         """A version (None: the current one). Raises ConfigurationError if there is none, or it is damaged."""
 
+    def table(self, name: str, version: str | None = None) -> "pa.Table":
+        """One table as imported: items, users, interactions, perhaps holdout."""
+
 
 class ModelStore(Protocol):
     """Model artifacts on disk: `<home>/models/<model_version>/`."""
 
     def save(
-        self, model: Recommender, *, data_version: str, window: tuple[float, float], metrics: Mapping[str, float], now_ms: int
+        self,
+        model: Recommender,
+        *,
+        data_version: str,
+        window: tuple[float, float],
+        metrics: Mapping[str, float],
+        now_ms: int,
     ) -> Manifest:
         """Write an artifact atomically; its version is `<algorithm>-<UTC time>-<hash>`."""
 
@@ -280,6 +322,29 @@ class ModelRegistry(Protocol):
 
     def tag(self, model_version: str, tags: Mapping[str, str]) -> None:
         """Attach evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastEvents:
+    """Interactions as the lake has them, oldest first. user (routing key), item: unicode [n]; at: float64 [n], s;
+    kind: uint8 [n], index into KINDS."""
+
+    user: NDArray[np.str_]
+    item: NDArray[np.str_]
+    at: NDArray[np.float64]
+    kind: NDArray[np.uint8]
+
+    @classmethod
+    def none(cls) -> "PastEvents":
+        """No events."""
+        return cls(np.empty(0, "<U1"), np.empty(0, "<U1"), np.empty(0), np.empty(0, np.uint8))
+
+
+class EventHistory(Protocol):
+    """What shoppers did, for training."""
+
+    def since(self, after_ms: int) -> PastEvents:
+        """Events received after `after_ms`, oldest first, each once."""
 
 
 class TextEncoder(Protocol):

@@ -7,7 +7,8 @@ it.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -40,62 +41,71 @@ class MlflowRegistry:
     def register(self, manifest: Manifest) -> None:
         """Record a run with parameters and metrics, and a model version that points at the artifact.
         Idempotent."""
-        if self._find(manifest.model_version) is not None:
-            return
-        run = self._client.create_run(
-            self._experiment_id,
-            start_time=manifest.created_ms,
-            run_name=manifest.model_version,
-            tags=_tags(manifest),
-        )
-        self._log(run.info.run_id, manifest)
-        self._client.set_terminated(run.info.run_id, end_time=manifest.created_ms)
-        source = (self.settings.models_path.absolute() / manifest.model_version).as_uri()
-        self._client.create_model_version(self.name, source, run.info.run_id, tags=_tags(manifest))
+        with self._reported():
+            if self._find(manifest.model_version) is not None:
+                return
+            made, version = manifest.created_ms, manifest.model_version
+            run = self._client.create_run(
+                self._experiment_id, start_time=made, run_name=version, tags=_tags(manifest)
+            )
+            self._log(run.info.run_id, manifest)
+            self._client.set_terminated(run.info.run_id, end_time=made)
+            source = (self.settings.models_path.absolute() / version).as_uri()
+            self._client.create_model_version(self.name, source, run.info.run_id, tags=_tags(manifest))
 
     def alias(self, name: str, model_version: str | None) -> None:
         """Point `name` (champion, challenger, holdback) at a version; None removes it."""
-        if model_version is None:
-            self._client.delete_registered_model_alias(self.name, name)
-        else:
-            self._client.set_registered_model_alias(self.name, name, self._number(model_version))
+        with self._reported():
+            if model_version is None:
+                self._client.delete_registered_model_alias(self.name, name)
+            else:
+                self._client.set_registered_model_alias(self.name, name, self._number(model_version))
 
     def tag(self, model_version: str, tags: Mapping[str, str]) -> None:
         """Attach evidence to a version."""
-        number = self._number(model_version)
-        for key, value in tags.items():
-            self._client.set_model_version_tag(self.name, number, key, value)
+        with self._reported():
+            number = self._number(model_version)
+            for key, value in tags.items():
+                self._client.set_model_version_tag(self.name, number, key, value)
 
     def aliases(self) -> dict[str, str]:
         """Alias to model version."""
-        model = self._client.get_registered_model(self.name)
-        found = {}
-        for alias, number in model.aliases.items():
-            found[alias] = self._client.get_model_version(self.name, number).tags[TAG]
-        return found
+        with self._reported():
+            numbers = self._client.get_registered_model(self.name).aliases
+            found = {
+                name: self._client.get_model_version(self.name, number) for name, number in numbers.items()
+            }
+            return {name: version.tags[TAG] for name, version in found.items()}
 
     def tags(self, model_version: str) -> dict[str, str]:
         """All tags of a version."""
-        return dict(self._client.get_model_version(self.name, self._number(model_version)).tags)
+        with self._reported():
+            return dict(self._client.get_model_version(self.name, self._number(model_version)).tags)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """What MLflow or its store raises, as UnavailableError."""
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            raise UnavailableError(f"MLflow at {self.uri}", str(error)) from error
 
     @cached_property
     def _client(self) -> Any:
-        """The client, with the registered model in place. Raises UnavailableError."""
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        """The client, with the registered model in place."""
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
         if not self.settings.mlflow_uri:
             (self.settings.home / "registry").mkdir(parents=True, exist_ok=True)
-        try:
-            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            if not client.search_registered_models(filter_string=f"name = '{self.name}'"):
-                client.create_registered_model(self.name)
-        except (MlflowException, OSError) as error:
-            raise UnavailableError(f"MLflow at {self.uri}", str(error)) from error
+        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        if not client.search_registered_models(filter_string=f"name = '{self.name}'"):
+            client.create_registered_model(self.name)
         return client
 
     @cached_property

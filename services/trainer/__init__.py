@@ -1,0 +1,1 @@
+"""Fits models: by command, for the offline report, and in answer to retraining requests."""

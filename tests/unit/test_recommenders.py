@@ -133,6 +133,12 @@ def test_inverted_is_popularity_upside_down(fitted):
     assert (np.diff(popular[upside.item]) >= 0).all()
 
 
+def test_inverted_shows_what_never_sold_last():
+    learnt = two_tastes()
+    model = fit("inverted", learnt, catalogue(N_ITEMS + 3))
+    assert set(model.rank(query([]), N_ITEMS + 3).item[-3:].tolist()) == {N_ITEMS, N_ITEMS + 1, N_ITEMS + 2}
+
+
 def test_a_category_stands_above_the_rest(fitted):
     ranking = fitted["popularity"].rank(query([], category="cat-2"), 25)
     assert (ranking.item[:20] % 3 == 2).all()

@@ -1,0 +1,72 @@
+"""The trainer process: `ringside trainer`."""
+
+import logging
+import os
+import time
+
+from experiments.commands import Origin
+from experiments.experiment import Experiment
+from services import bootstrap
+from services.errors import RingsideError
+from services.settings import Settings
+from services.trainer.recipes import Recipe, recipe_of
+from services.trainer.showing import shown
+from services.trainer.training import Trained, Workshop, enter
+from services.trainer.window import latest
+from services.trainer.worker import TrainerWorker
+
+log = logging.getLogger(__name__)
+NICENESS = 10
+LOOK_EVERY_S = 1.0
+
+
+def run(settings: Settings) -> None:
+    """Follow decisions until told to stop. Fitting runs in this process, at low priority."""
+    bootstrap.configure_logging(settings, "trainer")
+    os.nice(NICENESS)
+    stop = bootstrap.stop_on_signal(settings, "trainer")
+    worker = make_worker(settings)
+    with shown("retraining") as progress:
+        while not stop.wait(LOOK_EVERY_S):
+            try:
+                worker.look(progress)
+            except RingsideError as error:
+                log.warning("%s", error)
+
+
+def make_worker(settings: Settings) -> TrainerWorker:
+    """The worker on real adapters."""
+    return TrainerWorker(
+        experiment=settings.experiment,
+        decisions=bootstrap.decision_log(settings),
+        models=bootstrap.model_store(settings),
+        registry=bootstrap.model_registry(settings),
+        workshop=make_workshop(settings),
+    )
+
+
+def make_workshop(settings: Settings) -> Workshop:
+    """Training on real adapters."""
+    data, history = bootstrap.data_store(settings), bootstrap.event_history(settings)
+    return Workshop(
+        dataset=lambda: latest(data, history),
+        models=bootstrap.model_store(settings),
+        registry=bootstrap.model_registry(settings),
+        encoder=lambda: bootstrap.text_encoder(settings),
+        clock_ms=lambda: time.time_ns() // 1_000_000,
+    )
+
+
+def champion_recipe(settings: Settings) -> Recipe | None:
+    """How the champion was made; None before the experiment has started."""
+    state = bootstrap.decision_log(settings).catch_up().get(settings.experiment)
+    if state is None:
+        return None
+    _, manifest = bootstrap.model_store(settings).load(state.arms[state.champion].model_version)
+    return recipe_of(manifest)
+
+
+def enter_by_command(settings: Settings, trained: Trained, arm: str | None, now_ms: int) -> Experiment:
+    """Let a trained model join the experiment because a person said so."""
+    origin = Origin(author="command", now_ms=now_ms, code_version=trained.manifest.code_version)
+    return enter(bootstrap.decision_log(settings), settings.experiment, trained, origin, arm)

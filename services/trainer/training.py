@@ -1,0 +1,100 @@
+"""From an algorithm to a registered artifact, and from there into the experiment as a challenger."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from experiments import commands
+from experiments.experiment import Experiment
+from models.contract import Manifest, Progress, Recommender, silent
+from models.splits import TimeSplit
+from services.errors import BadInputError, StalePositionError, UnavailableError
+from services.ports import Dataset, DecisionLog, ModelRegistry, ModelStore
+from services.trainer.gate import Verdict, judge
+from services.trainer.recipes import EncoderFactory, Recipe
+
+log = logging.getLogger(__name__)
+TRIES = 5  # to append a decision while others append theirs
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A saved model and what the gate said about it."""
+
+    manifest: Manifest
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What training needs from outside. `dataset` gives the latest window; `clock_ms` our clock."""
+
+    dataset: Callable[[], Dataset]
+    models: ModelStore
+    registry: ModelRegistry
+    encoder: EncoderFactory
+    clock_ms: Callable[[], int]
+
+    def train(self, made: Recipe, champion: Recipe | None = None, progress: Progress = silent) -> Trained:
+        """Judge the recipe on a time split, fit it on everything, save and register the model.
+
+        The model is saved whatever the gate says; `verdict.passed` says whether it may enter.
+        """
+        dataset = self.dataset()
+        at = dataset.interactions.at
+        if not len(at):
+            raise BadInputError("data", f"data version {dataset.version} has no interactions to learn from")
+        verdict = judge(made, champion, dataset, self._fit_before(dataset), progress)
+        model = self._fit(made, dataset, float(at[-1]), progress)
+        manifest = self.models.save(
+            model,
+            data_version=dataset.version,
+            window=(float(at[0]), float(at[-1])),
+            metrics=verdict.metrics,
+            now_ms=self.clock_ms(),
+        )
+        self._register(manifest, verdict)
+        return Trained(manifest, verdict)
+
+    def _fit(self, made: Recipe, dataset: Dataset, now_s: float, progress: Progress) -> Recommender:
+        return made.fit(
+            dataset.interactions, dataset.catalogue, now_s=now_s, encoder=self.encoder, progress=progress
+        )
+
+    def _fit_before(self, dataset: Dataset) -> Callable[[Recipe, TimeSplit, Progress], Recommender]:
+        def fit(made: Recipe, split: TimeSplit, progress: Progress) -> Recommender:
+            return self._fit(made, dataset, split.cut_s, progress)
+
+        return fit
+
+    def _register(self, manifest: Manifest, verdict: Verdict) -> None:
+        """The registry is for people: if it can't be written, the model is still good."""
+        try:
+            self.registry.register(manifest)
+            tags = {"gate": "passed" if verdict.passed else "refused", "gate_reason": verdict.reason}
+            self.registry.tag(manifest.model_version, tags)
+        except UnavailableError as error:
+            log.warning("%s is saved, but not registered: %s", manifest.model_version, error)
+
+
+def enter(
+    decisions: DecisionLog, experiment: str, trained: Trained, origin: commands.Origin, arm: str | None = None
+) -> Experiment:
+    """Append an `enter` decision for a trained model; deciding again if somebody else decided meanwhile.
+
+    The arm is named after the model version unless `arm` says otherwise. Raises BadInputError if the
+    experiment
+    has not started, IllegalTransition if it takes no challengers.
+    """
+    version = trained.manifest.model_version
+    found = replace(origin, evidence={**origin.evidence, "gate": trained.verdict.evidence()})
+    for attempt in range(TRIES):
+        state = decisions.catch_up().get(experiment)
+        if state is None:
+            raise BadInputError("experiment", f"{experiment!r} has not started")
+        decision = commands.enter(state, arm or version, version, found)
+        try:
+            return decisions.append(decision)
+        except StalePositionError:
+            log.info("%s: revision %d was taken (try %d)", experiment, decision.revision, attempt + 1)
+    raise StalePositionError(f"{experiment}: {TRIES} decisions in a row were overtaken; try again")

@@ -1,0 +1,42 @@
+"""Training reads each event of the lake once, oldest first."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.contract import KINDS
+from services.adapters.lake_events import LakeEventHistory
+
+ROWS = [
+    ("e1", "click", "i1", "u1", None, 5_000),
+    ("e2", "purchase", "i2", None, "s9", 4_000),
+    ("e1", "click", "i1", "u1", None, 5_000),
+    ("e3", "impression", "i3", "u1", None, 6_000),
+    ("e4", "view", "i4", None, None, 6_500),
+    ("e5", "view", "i5", "u1", "s1", 1_000),
+]
+NAMES = ("event_id", "type", "item_id", "user_id", "session_id", "received_at")
+
+
+def write(lake, hour: str, rows: list[tuple], **more: list) -> None:
+    folder = lake / "events" / "date=2026-11-23" / f"hour={hour}"
+    folder.mkdir(parents=True)
+    columns = dict(zip(NAMES, map(list, zip(*rows, strict=True)), strict=True))
+    text = {name: pa.array(columns[name], pa.string()) for name in NAMES[:-1]}
+    pq.write_table(pa.table({**text, "received_at": columns["received_at"], **more}), folder / "part.parquet")
+
+
+def test_events_after_a_moment_come_once_in_order_with_their_routing_key(tmp_path):
+    write(tmp_path, "10", ROWS[:3])
+    write(tmp_path, "11", ROWS[2:], value=[1.0] * 4)  # a later file with a column more
+    found = LakeEventHistory(tmp_path).since(1_000)
+    assert found.user.tolist() == ["s9", "u1"]
+    assert found.item.tolist() == ["i2", "i1"]
+    assert found.at.tolist() == [4.0, 5.0]
+    assert [KINDS[kind] for kind in found.kind.tolist()] == ["purchase", "click"]
+
+
+def test_a_lake_without_events_or_none_at_all_is_empty(tmp_path):
+    assert len(LakeEventHistory(tmp_path / "nothing").since(0).at) == 0
+    write(tmp_path, "10", ROWS)
+    empty = LakeEventHistory(tmp_path).since(10_000)
+    assert (len(empty.user), len(empty.kind), empty.at.dtype) == (0, 0, float)

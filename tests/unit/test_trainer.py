@@ -1,0 +1,341 @@
+"""The gate, the latest window, and what a retraining request leads to."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fitted_models import DAY_S, NOW_S, catalogue, interactions, two_tastes
+
+from experiments import commands
+from experiments.commands import Origin
+from experiments.experiment import Rules
+from models.contract import KINDS
+from services.adapters.memory import (
+    MemoryDataStore,
+    MemoryDecisionLog,
+    MemoryModelRegistry,
+    MemoryModelStore,
+)
+from services.adapters.text_encoder import CachedTextEncoder, bag_of_words
+from services.errors import BadInputError, UnavailableError
+from services.ports import Dataset, PastEvents
+from services.trainer.commands import parse_params
+from services.trainer.gate import TOLERANCE, compare, judge
+from services.trainer.recipes import recipe, recipe_of
+from services.trainer.report import Entry, make_report
+from services.trainer.showing import Lines
+from services.trainer.training import Workshop, enter
+from services.trainer.window import continued, latest, places
+from services.trainer.worker import TrainerWorker
+
+EXPERIMENT = "storefront"
+ALS = {"factors": 16, "threads": 1}
+
+
+def dataset() -> Dataset:
+    return Dataset("d1", catalogue(), two_tastes(), "test")
+
+
+class Shop:
+    """A trainer on in-memory adapters, with a clock that moves when told to."""
+
+    def __init__(self, tmp_path, registry=None):
+        self.now_ms = 1_000
+        self.decisions = MemoryDecisionLog()
+        self.models = MemoryModelStore()
+        self.registry = registry or MemoryModelRegistry()
+        self.workshop = Workshop(
+            dataset=dataset,
+            models=self.models,
+            registry=self.registry,
+            encoder=lambda: CachedTextEncoder(tmp_path, lambda: bag_of_words),
+            clock_ms=self.clock,
+        )
+        self.worker = self.restarted()
+
+    def clock(self) -> int:
+        self.now_ms += 1_000
+        return self.now_ms
+
+    def restarted(self) -> TrainerWorker:
+        return TrainerWorker(EXPERIMENT, self.decisions, self.models, self.registry, self.workshop)
+
+    def origin(self, author="decider") -> Origin:
+        return Origin(author=author, now_ms=self.clock())
+
+    def start(self, algorithm="popularity", **params):
+        version = self.workshop.train(recipe(algorithm, params)).manifest.model_version
+        champion = {"name": version, "model_version": version}
+        return self.decisions.append(commands.start(EXPERIMENT, champion, Rules(), "salt", self.origin()))
+
+    def ask(self, arm=None):
+        state = self.decisions.catch_up()[EXPERIMENT]
+        decision = commands.retrain(state, arm or state.champion, "the champion fell", self.origin())
+        return self.decisions.append(decision)
+
+    def look(self):
+        return self.worker.look(lambda *_: None)
+
+    @property
+    def state(self):
+        return self.decisions.catch_up()[EXPERIMENT]
+
+
+@pytest.fixture
+def shop(tmp_path) -> Shop:
+    return Shop(tmp_path)
+
+
+# ---- retraining --------------------------------------------------------------
+
+
+def test_a_request_is_answered_by_a_challenger_of_the_same_recipe(shop):
+    shop.start("als", **ALS)
+    shop.ask()
+    trained = shop.look()
+    version = trained.manifest.model_version
+    arm = shop.state.arms[version]
+    assert (arm.role, arm.model_version, shop.state.weights.shares[version]) == ("challenger", version, 0.0)
+    assert not shop.state.retrain_pending
+    assert trained.manifest.params == {**trained.manifest.params, **ALS}
+    model, _ = shop.models.load(version)
+    assert model.algorithm == "als"
+    entered = shop.decisions.history(EXPERIMENT)[-1]
+    assert (entered.kind, entered.author, entered.rule) == ("enter", "trainer", "retrain")
+    assert entered.evidence["gate"]["passed"] is True
+    assert entered.evidence["gate"]["candidate"] == pytest.approx(trained.verdict.candidate)
+
+
+def test_a_request_is_answered_once_also_after_a_restart(shop):
+    shop.start()
+    shop.ask()
+    assert shop.look() is not None
+    assert shop.look() is None
+    shop.worker = shop.restarted()
+    assert shop.look() is None
+    assert len(shop.state.arms) == 2
+
+
+def test_without_an_experiment_or_a_request_nothing_is_trained(shop):
+    assert shop.look() is None
+    shop.start()
+    assert shop.look() is None
+    assert len(shop.models.versions()) == 1
+
+
+def test_the_gate_keeps_a_worse_model_out_and_the_request_is_not_tried_again(shop):
+    shop.start("als", **ALS)
+    broken = shop.workshop.train(recipe("inverted"))
+    enter(shop.decisions, EXPERIMENT, broken, shop.origin("command"))
+    shop.ask(arm=broken.manifest.model_version)
+    trained = shop.look()
+    assert trained.manifest.algorithm == "inverted"
+    assert not trained.verdict.passed
+    assert trained.verdict.candidate < (1 - TOLERANCE) * trained.verdict.champion
+    assert trained.manifest.model_version not in shop.state.arms
+    assert shop.registry.tags[trained.manifest.model_version]["gate"] == "refused"
+    assert shop.look() is None
+    shop.ask(arm=shop.state.champion)
+    assert shop.look().verdict.passed
+
+
+def test_another_decision_in_between_does_not_lose_the_challenger(shop, monkeypatch):
+    shop.start()
+    shop.ask()
+    honest, meddled = commands.enter, []
+
+    def enter_late(state, *rest):
+        decision = honest(state, *rest)
+        if not meddled:
+            meddled.append(shop.decisions.append(commands.hold(state, ["a test"], shop.origin())))
+        return decision
+
+    monkeypatch.setattr(commands, "enter", enter_late)
+    version = shop.look().manifest.model_version
+    assert meddled
+    assert version in shop.state.arms
+
+
+class BrokenRegistry(MemoryModelRegistry):
+    """MLflow that is gone."""
+
+    def register(self, manifest):
+        raise UnavailableError("MLflow", "gone")
+
+    def alias(self, name, model_version):
+        raise UnavailableError("MLflow", "gone")
+
+
+def test_without_the_registry_training_goes_on(tmp_path):
+    shop = Shop(tmp_path, BrokenRegistry())
+    shop.start()
+    shop.ask()
+    assert shop.look().manifest.model_version in shop.state.arms
+
+
+# ---- the registry follows --------------------------------------------------------------
+
+
+def test_aliases_and_evidence_follow_the_decisions(shop):
+    first = shop.start().champion
+    second = shop.workshop.train(recipe("als", ALS))
+    version = second.manifest.model_version
+    enter(shop.decisions, EXPERIMENT, second, shop.origin("command"))
+    shop.look()
+    assert shop.registry.aliases == {"champion": first, "challenger": version}
+    shop.decisions.append(commands.promote(shop.state, version, shop.origin()))
+    shop.look()
+    assert shop.registry.aliases == {"champion": version, "holdback": first}
+    shop.decisions.append(commands.rollback(shop.state, version, replace(shop.origin(), rule="click-race")))
+    shop.look()
+    assert shop.registry.aliases == {"champion": first}
+    told = json.loads(shop.registry.tags[version]["decision.rollback"])
+    assert (told["rule"], told["author"]) == ("click-race", "decider")
+
+
+# ---- the gate --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("candidate", "passed"), [(0.0899, False), (0.0901, True), (0.5, True)])
+def test_the_gate_allows_a_tenth_less_than_the_champion(candidate, passed):
+    verdict = compare({"recall@20": candidate, "users": 99.0}, 0.1, 0.0)
+    assert verdict.passed is passed
+    assert "0.1000" in verdict.reason
+
+
+def test_both_recipes_are_judged_on_what_came_after_what_they_learnt():
+    seen = []
+
+    def fit(made, split, progress):
+        seen.append((made.algorithm, split.train.at.max(), split.cut_s))
+        return made.fit(split.train, catalogue(), now_s=split.cut_s, encoder=None)
+
+    verdict = judge(recipe("popularity"), recipe("inverted"), dataset(), fit)
+    assert [name for name, _, _ in seen] == ["popularity", "inverted"]
+    assert all(latest_s <= cut_s == verdict.cut_s < NOW_S for _, latest_s, cut_s in seen)
+    assert verdict.metrics["recall@20"] == verdict.candidate > verdict.champion
+    assert verdict.metrics["all users"] >= verdict.users > 0
+
+
+def test_too_few_users_are_no_verdict_and_say_so():
+    few = Dataset("d", catalogue(), interactions([(0, 1, 9.0), (0, 2, 1.0)], 1), "test")
+    verdict = judge(recipe("popularity"), None, few, lambda *_: pytest.fail("nothing to judge by"))
+    assert verdict.passed
+    assert "not judged" in verdict.reason
+
+
+# ---- recipes --------------------------------------------------------------
+
+
+def test_a_recipe_comes_back_from_the_manifest(shop):
+    made = recipe("popularity", {"fast_days": 3.0})
+    assert recipe_of(shop.workshop.train(made).manifest).params["fast_days"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "params", "named"), [("magic", {}, "magic"), ("als", {"wide": 1}, "wide")]
+)
+def test_an_unknown_algorithm_or_parameter_is_named(algorithm, params, named):
+    with pytest.raises(BadInputError, match=named):
+        recipe(algorithm, params)
+
+
+def test_a_parameter_that_makes_no_sense_is_bad_input(shop):
+    with pytest.raises(BadInputError, match="params"):
+        shop.workshop.train(recipe("als", {"factors": "many"}))
+
+
+def test_content_is_trained_through_the_encoder(shop):
+    trained = shop.workshop.train(recipe("content", {"dimensions": 8}))
+    model, _ = shop.models.load(trained.manifest.model_version)
+    assert model.vectors.shape == (60, 8)
+
+
+@pytest.mark.parametrize("pair", ["factors", "=3"])
+def test_a_parameter_without_value_is_named(pair):
+    with pytest.raises(BadInputError, match="name=value"):
+        parse_params([pair])
+    assert parse_params(["a=1", "b=x"]) == {"a": 1, "b": "x"}
+
+
+# ---- the window --------------------------------------------------------------
+
+
+def past(rows: list[tuple[str, str, float, str]]) -> PastEvents:
+    user, item, at, kind = (list(column) for column in zip(*rows, strict=True))
+    return PastEvents(
+        np.array(user), np.array(item), np.array(at), np.array([KINDS.index(k) for k in kind], np.uint8)
+    )
+
+
+def test_the_window_goes_on_with_what_shoppers_did_since():
+    later = past(
+        [
+            ("new", "item-003", NOW_S + 1, "click"),
+            ("u7", "item-000", NOW_S + 2, "purchase"),
+            ("u7", "gone", NOW_S + 3, "click"),
+        ]
+    )
+    longer = continued(dataset(), later).interactions
+    before = dataset().interactions
+    assert len(longer.at) == len(before.at) + 2
+    assert longer.users[longer.user[-2:]].tolist() == ["new", "u7"]
+    assert longer.item[-2:].tolist() == [3, 0]
+    assert longer.kind[-2:].tolist() == [KINDS.index("click"), KINDS.index("purchase")]
+    np.testing.assert_array_equal(longer.user[:-2], before.user)
+    assert (np.diff(longer.at) >= 0).all()
+
+
+def test_only_events_after_the_import_are_asked_for():
+    asked = []
+
+    class History:
+        def since(self, after_ms):
+            asked.append(after_ms)
+            return PastEvents.none()
+
+    data = dataset()
+    assert len(latest(MemoryDataStore(data), History()).interactions.at) == len(data.interactions.at)
+    assert asked == [int(data.interactions.at[-1] * 1_000)]
+
+
+def test_places_are_found_in_any_order():
+    names = np.array(["b", "zz", "a", "", "c"])
+    assert places(np.array(["c", "a", "b"]), names).tolist() == [2, -1, 1, -1, 0]
+    assert places(np.empty(0, "<U1"), names).tolist() == [-1] * 5
+
+
+# ---- report and progress --------------------------------------------------------------
+
+
+def test_the_report_puts_the_better_model_above_the_broken_one(tmp_path):
+    line_up = (
+        Entry("als", "als", ALS),
+        Entry("content", "content", {"dimensions": 8}),
+        Entry("broken", "inverted"),
+    )
+    encoder = CachedTextEncoder(tmp_path, lambda: bag_of_words)
+    found = make_report(dataset(), lambda: encoder, lambda *_: None, test_days=10.0, line_up=line_up)
+    good, _, broken = found.lines
+    assert good.metrics["recall@20"] > broken.metrics["recall@20"]
+    assert found.cut_s == pytest.approx(found.until_s - 10 * DAY_S)
+    assert found.train_rows + found.test_rows == len(two_tastes().at)
+    text = found.to_markdown()
+    assert f"| als | {good.metrics['recall@10']:.4f} | {good.metrics['recall@20']:.4f} |" in text
+    assert f"| als | {good.metrics['all recall@10']:.4f} |" in text
+    assert json.loads(json.dumps(found.to_json()))["lines"][0]["metrics"] == good.metrics
+
+
+def test_a_split_that_leaves_nothing_to_learn_from_is_refused():
+    with pytest.raises(BadInputError, match="test_days"):
+        make_report(dataset(), lambda: None, lambda *_: None, test_days=1_000.0)
+
+
+def test_a_log_gets_the_end_of_a_stage_and_a_line_now_and_then(caplog):
+    moments = iter([0.0, 1.0, 6.0, 7.0, 8.0])
+    lines = Lines("fit", lambda: next(moments))
+    with caplog.at_level("INFO"):
+        for done in (1, 2, 3, 4):
+            lines(done, 4, "als")
+    assert [record.getMessage() for record in caplog.records] == ["fit: als 2/4", "fit: als 4/4"]
