@@ -12,8 +12,8 @@ def loss_at(partition: int, at: Positions, log_id: str, bounds: Bounds) -> str |
     """What is gone if counting should go on from `at`; None: nothing."""
     if at.log_id != log_id:
         return (
-            f"partition {partition}: counted up to exposures {at.exposures} and events {at.events} of log "
-            f"{at.log_id}, but the broker holds log {log_id}: whatever followed there is gone"
+            f"counted up to {EXPOSURES}/{partition}@{at.exposures} and {EVENTS}/{partition}@{at.events} "
+            f"of log {at.log_id}, but the broker holds log {log_id}: whatever followed there is gone"
         )
     wanted = ((EXPOSURES, min(at.exposures, at.rebuild), at.exposures), (EVENTS, at.events, at.events))
     gone = [_outside(topic, partition, low, high, bounds[topic]) for topic, low, high in wanted]
@@ -23,9 +23,9 @@ def loss_at(partition: int, at: Positions, log_id: str, bounds: Bounds) -> str |
 def _outside(topic: str, partition: int, low: int, high: int, bounds: tuple[int, int]) -> str | None:
     start, end = bounds
     if low < start:
-        return f"{topic}/{partition}: offsets {low} to {start - 1} are gone, the log begins at {start}"
+        return f"offsets {low} to {start - 1} of {topic}/{partition} are gone, the log begins at {start}"
     if high > end:
-        return f"{topic}/{partition}: counted up to offset {high}, but the log ends at {end}"
+        return f"{topic}/{partition} was counted up to offset {high}, but the log ends at {end}"
     return None
 
 

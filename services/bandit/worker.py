@@ -90,7 +90,7 @@ class Worker:
             self._settle(partition)
         self._look_again = True
 
-    # ---- partitions that are ours ----------------------------------------------------------------------
+    # ---- partitions that are ours --------------------------------------------------------------------------
 
     def _own(self) -> None:
         owned = self._owned()
@@ -147,7 +147,7 @@ class Worker:
             del self.partitions[index]
         self._held = [record for record in self._held if record.partition in self.partitions]
 
-    # ---- reading ---------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------------
 
     def _feed(self) -> None:
         """All of what was read; or nothing of it, if an experiment must be looked up first and can't be."""
@@ -171,7 +171,7 @@ class Worker:
         for name, state in self._ports.decisions.catch_up().items():
             self._rules[name] = state.rules  # the joins read this very mapping
 
-    # ---- storing ---------------------------------------------------------------------------------------
+    # ---- storing -------------------------------------------------------------------------------------------
 
     def _settle(self, partition: Partition) -> None:
         now_ms = self._clock()

@@ -1,0 +1,1 @@
+"""Turns sums into weights, rollbacks and confirmations."""

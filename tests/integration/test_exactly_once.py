@@ -250,7 +250,7 @@ def test_a_log_that_lost_uncounted_records_stops_the_partition_until_it_is_accep
     restarted = shop.worker()
     assert all(steps(restarted, shop))
     assert restarted.lost == {1}
-    assert f"to {end - 1} are gone" in shop.store.losses()[1]
+    assert f"to {end - 1} of exposures/1 are gone" in shop.store.losses()[1]
     before = shop.store.load(1)
     shop.store.acknowledge_loss(1)
     assert all(steps(restarted, shop))

@@ -1,0 +1,203 @@
+"""`ringside experiment …`: each command is one audited decision, appended by whoever is logged in."""
+
+import getpass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.metadata import version
+from secrets import token_hex
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from experiments import commands
+from experiments.commands import Origin
+from experiments.experiment import Decision, Experiment, IllegalTransition, Rules
+from services import bootstrap
+from services.adapters.decision_log import decide
+from services.errors import BadInputError
+from services.ports import DecisionLog
+from services.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Experiments: what serves, what competes, what was decided.")
+
+Name = Annotated[str, typer.Option("--experiment", help="Default: RINGSIDE_EXPERIMENT.")]
+Why = Annotated[str, typer.Option("--reason", help="For the record.")]
+ArmName = Annotated[str, typer.Argument(help="Name of the arm.")]
+ModelVersion = Annotated[str, typer.Argument(help="A model version with an artifact.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A rule, like margin=0.05; repeatable.")]
+
+
+@app.command()
+def start(
+    model_version: ModelVersion, arm: str = "", experiment: Name = "", reason: Why = "", rule: Set = None
+) -> None:
+    """Begin, with a first champion."""
+    settings = Settings()
+    _require_model(settings, model_version)
+    champion = {"name": arm or model_version, "model_version": model_version}
+    with _log(settings) as log:
+        rules = rules_with(installation_rules(settings), rule or [])
+        decision = commands.start(
+            experiment or settings.experiment, champion, rules, token_hex(8), _origin(reason)
+        )
+        _tell(log.append(decision))
+
+
+@app.command()
+def enter(model_version: ModelVersion, arm: str = "", experiment: Name = "", reason: Why = "") -> None:
+    """A challenger joins; it gets weight once every live replica has its model loaded."""
+    _require_model(Settings(), model_version)
+    _decide(
+        experiment, lambda state: commands.enter(state, arm or model_version, model_version, _origin(reason))
+    )
+
+
+@app.command()
+def pause(experiment: Name = "", reason: Why = "") -> None:
+    """Champion only, until resumed."""
+    _decide(experiment, lambda state: commands.pause(state, _origin(reason)))
+
+
+@app.command()
+def resume(experiment: Name = "", reason: Why = "", rule: Set = None) -> None:
+    """Go on after a pause, or accept what an experiment is held for; new rules start every race anew."""
+
+    def build(state: Experiment) -> Decision:
+        return commands.resume(state, _origin(reason), rules_with(state.rules, rule) if rule else None)
+
+    _decide(experiment, build)
+
+
+@app.command()
+def promote(arm: ArmName, experiment: Name = "", reason: Why = "") -> None:
+    """A challenger becomes champion; the old champion stays as holdback."""
+    _decide(experiment, lambda state: commands.promote(state, arm, _origin(reason)))
+
+
+@app.command()
+def rollback(arm: ArmName, experiment: Name = "", reason: Why = "") -> None:
+    """Take an arm out; a champion is replaced by its holdback."""
+    _decide(experiment, lambda state: commands.rollback(state, arm, _origin(reason)))
+
+
+@app.command()
+def undo(
+    revision: Annotated[int, typer.Argument(help="Of the rollback or promotion to take back.")],
+    experiment: Name = "",
+    reason: Why = "",
+) -> None:
+    """Take back a rollback or a promotion."""
+    _decide(experiment, lambda state: commands.undo(state, revision, _origin(reason)))
+
+
+@app.command()
+def end(experiment: Name = "", reason: Why = "") -> None:
+    """The experiment is over; its champion stays."""
+    _decide(experiment, lambda state: commands.end(state, _origin(reason)))
+
+
+@app.command()
+def show(experiment: Name = "", last: Annotated[int, typer.Option(help="Decisions to list.")] = 10) -> None:
+    """Arms, weights and the latest decisions."""
+    settings = Settings()
+    with _log(settings) as log:
+        name = experiment or settings.experiment
+        state = log.catch_up().get(name)
+        if state is None:
+            raise BadInputError("experiment", f"{name!r} was never started")
+        console = Console()
+        console.print(arms_table(state))
+        console.print(decisions_table(log.history(name)[-last:]))
+
+
+def arms_table(state: Experiment) -> Table:
+    """One row an arm, live ones first."""
+    table = Table(title=f"{state.name}: {state.status}, revision {state.revision}", title_justify="left")
+    for column in ("arm", "role", "model version", "weight"):
+        table.add_column(column, justify="right" if column == "weight" else "left")
+    retired = [arm for arm in state.arms.values() if arm.role == "retired"]
+    for arm in [*state.live_arms(), *retired]:
+        weight = state.weights.shares.get(arm.name)
+        table.add_row(arm.name, arm.role, arm.model_version, "" if weight is None else f"{weight:.1%}")
+    return table
+
+
+def decisions_table(history: list[Decision]) -> Table:
+    """One row a decision, oldest first."""
+    table = Table("revision", "time (UTC)", "kind", "author", "reason")
+    for decision in history:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(decision.received_at / 1_000))
+        table.add_row(str(decision.revision), at, decision.kind, decision.author, decision.reason)
+    return table
+
+
+def installation_rules(settings: Settings) -> Rules:
+    """What the settings say; the product's defaults for the rest."""
+    named = [field.name for field in fields(Rules) if hasattr(settings, field.name)]
+    return Rules(**{name: getattr(settings, name) for name in named})
+
+
+def rules_with(rules: Rules, said: list[str]) -> Rules:
+    """`rules` with "name=value" pairs in them. Raises BadInputError naming the rule.
+
+    >>> rules_with(Rules(), ["margin=0.05", "ramp=0.1,0.2"]).ramp
+    (0.1, 0.2)
+    """
+    values = {field.name: getattr(rules, field.name) for field in fields(Rules)}
+    for pair in said:
+        name, separator, text = pair.partition("=")
+        if name not in values or not separator:
+            raise BadInputError(f"--set {pair}", f"expected RULE=VALUE with one of {', '.join(values)}")
+        values[name] = _parsed(name, values[name], text)
+    try:
+        return Rules(**values)
+    except ValueError as error:
+        raise BadInputError("--set", str(error)) from error
+
+
+def _parsed(name: str, now: object, text: str) -> object:
+    try:
+        if isinstance(now, tuple):
+            return tuple(float(part) for part in text.split(","))
+        return type(now)(text)
+    except ValueError as error:
+        raise BadInputError(f"--set {name}", f"{text!r} is not like {now!r}") from error
+
+
+def _decide(experiment: str, build: Callable[[Experiment], Decision]) -> None:
+    settings = Settings()
+    with _log(settings) as log:
+        _tell(decide(log, experiment or settings.experiment, build))
+
+
+def _origin(reason: str) -> Origin:
+    return Origin(
+        f"shell:{getpass.getuser()}",
+        time.time_ns() // 1_000_000,
+        reason=reason,
+        code_version=version("ringside"),
+    )
+
+
+@contextmanager
+def _log(settings: Settings) -> Iterator[DecisionLog]:
+    """The log of decisions; a decision that makes no sense becomes an error of the command's."""
+    try:
+        yield bootstrap.decision_log(settings)
+    except IllegalTransition as error:
+        raise BadInputError("experiment", str(error)) from error
+
+
+def _require_model(settings: Settings, model_version: str) -> None:
+    known = bootstrap.model_store(settings).versions()
+    if model_version not in known:
+        there = f"there are {', '.join(known)}" if known else "there is none yet: train one"
+        raise BadInputError("MODEL_VERSION", f"no artifact of {model_version!r}; {there}")
+
+
+def _tell(state: Experiment) -> None:
+    Console().print(arms_table(state))
