@@ -1,0 +1,1 @@
+"""What a feature is: read by `feast apply`, imported by nobody."""

@@ -25,13 +25,17 @@ class Settings(BaseSettings):
     kafka_mode: Literal["embedded", "kafka"] = Field(
         "embedded", description="embedded: the broker in the confluent-kafka wheel; kafka: Apache Kafka."
     )
-    kafka_partitions: int = Field(4, ge=1, description="Of `exposures` and `events`; fixed at creation (Kafka: 32).")
+    kafka_partitions: int = Field(
+        4, ge=1, description="Of `exposures` and `events`; fixed at creation (Kafka: 32)."
+    )
     mlflow_uri: str = Field("", description="MLflow tracking URI; empty: SQLite under `home`.")
     experiment: str = Field("storefront", description="Id of the experiment that this installation serves.")
 
     # Who may do what: "role=sha256hex" pairs, comma separated; several keys a role allow rotation.
     keys: str = Field("", description="storefront=…,analyst=…,admin=…; made by `ringside keys new`.")
-    signing_key: str = Field("", description="Secret that signs recommendation ids; comma separated: newest first.")
+    signing_key: str = Field(
+        "", description="Secret that signs recommendation ids; comma separated: newest first."
+    )
     cors_origins: str = Field("*", description="Origins from which browsers may send events.")
 
     # Serving
@@ -43,7 +47,9 @@ class Settings(BaseSettings):
     replica: str = Field("", description="Name of this process; empty: host and pid.")
     redis_deadline_ms: int = Field(40, ge=1, description="For the one read of /recommend.")
     broker_ack_deadline_ms: int = Field(2_000, ge=1, description="For the acknowledgement of POST /events.")
-    producer_queue: int = Field(10_000, ge=1, description="Records that wait for the broker before new ones fail.")
+    producer_queue: int = Field(
+        10_000, ge=1, description="Records that wait for the broker before new ones fail."
+    )
     rank_deadline_ms: int = Field(60, ge=1)
     state_cutoff_s: float = Field(30.0, description="Champion only after this long without experiment state.")
     refresh_s: float = Field(0.5, description="How often replicas look for new state, models and items.")
@@ -54,18 +60,36 @@ class Settings(BaseSettings):
     category_share: float = Field(0.5, gt=0, le=1, description="Largest share of a slate from one category.")
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="Larger requests are answered 413.")
     recommendation_ttl_s: float = Field(86_400.0, description="Events may name a slate this long.")
-    heartbeat_s: float = Field(1.0, description="Replicas report what they have loaded; expires after 5 times this.")
+    heartbeat_s: float = Field(
+        1.0, description="Replicas report what they have loaded; expires after 5 times this."
+    )
 
     # The sample shop and simulated shoppers: clients of the public HTTP contract
     recommend_url: str = Field(
         "", description="Where they call; several replicas comma separated. Empty: host and recommend_port."
     )
     storefront_key: str = Field("", description="The storefront key with which they call.")
+    shop_events_url: str = Field(
+        "", description="Where browsers in the shop send events; empty: the first `recommend_url`."
+    )
+    shop_users: str = Field("", description="User ids that the shop offers to slip into, comma separated.")
+    shop_currency: str = Field("£", description="Sign in front of the shop's prices.")
 
     # Features
     recent_items: int = Field(50, ge=1)
     activity_flush_ms: int = Field(50, ge=1, description="Longest wait of an event for its Feast push.")
     activity_ttl_s: int = Field(30 * 86_400, description="Age after which recent activity is not served.")
+    activity_horizon_ms: int = Field(
+        500, ge=0, description="Rows are stamped this far ahead, so that none is readable before its time."
+    )
+    profile_ttl_s: int = Field(7 * 86_400, description="Age after which a user's profile is not served.")
+    materialize_horizon_ms: int = Field(
+        20_000,
+        ge=0,
+        description="Materialised rows are stamped this far ahead; a run that takes longer says so.",
+    )
+    lake_flush_s: float = Field(10.0, gt=0, description="Longest time a record waits for its Parquet file.")
+    lake_flush_records: int = Field(50_000, ge=1, description="Records of a topic that make a file at once.")
 
     # Deciding: defaults of a new experiment's rules (experiments.experiment.Rules)
     unit: Literal["request", "session", "user_day"] = "session"
@@ -75,7 +99,9 @@ class Settings(BaseSettings):
     min_new_units: int = 200
     half_life_s: float = 7 * 86_400.0
     stall_s: float = 900.0
-    bandit_partitions: str = Field("", description="Like `0-3,7`: counted by this worker; empty: a group's share.")
+    bandit_partitions: str = Field(
+        "", description="Like `0-3,7`: counted by this worker; empty: a group's share."
+    )
     watermark_safety_s: float = Field(2.0, ge=0, description="Margin of the clock that moves the watermark.")
 
     # Text embeddings

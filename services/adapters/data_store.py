@@ -56,6 +56,13 @@ class ParquetDataStore:
         interactions = _interactions(_read_lines(folder, "interactions"), catalogue.items, users)
         return Dataset(manifest["version"], catalogue, interactions, manifest["source"], manifest["shift_s"])
 
+    def table(self, name: str, version: str | None = None) -> pa.Table:
+        """One table of a version as imported ("items", "users", "interactions", perhaps "holdout")."""
+        folder, manifest = self._verified(version)
+        if f"{name}.parquet" not in manifest["files"]:
+            raise ConfigurationError(f"data version {manifest['version']} has no table {name!r}")
+        return pq.read_table(folder / f"{name}.parquet")
+
     def load_holdout(self, version: str | None = None) -> Interactions:
         """What happened after the split, over the catalogue of the same version and the users it names
         itself.

@@ -1,0 +1,101 @@
+"""How Feast lays rows out in Redis, without importing Feast (which costs seconds and hundreds of megabytes).
+
+One hash an entity: key = the serialised entity key and the project's name; field = mmh3 of "view:feature",
+its value a protobuf `Value`; field "_ts:view" = the row's event timestamp. Source: Feast 0.67,
+`infra/online_stores/redis.py`, `helpers.py`, `infra/key_encoding_utils.py` (serialisation version 3). A
+conformance test holds all of it against Feast itself.
+"""
+
+import functools
+import importlib.util
+import struct
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import mmh3
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.errors import ConfigurationError
+
+PROJECT = "ringside"
+USER_ACTIVITY = "user_activity"
+USER_PROFILE = "user_profile"
+ITEM_STATISTICS = "item_statistics"
+ITEM_CONTENT = "item_content"
+ACTIVITY_FEATURES = ("item_ids", "item_at", "item_types", "event_ids")
+DAYS = (1, 7, 30)
+PROFILE_FEATURES = (
+    *(f"{what}_{days}d" for what in ("views", "purchases", "spend") for days in DAYS),
+    "view_age_s",
+    "purchase_age_s",
+)
+
+_STRING = 2  # ValueType.STRING
+
+
+def entity_key(join_key: str, value: str) -> bytes:
+    """Redis key of the row of one entity with a text join key.
+
+    >>> entity_key("user_id", "u1")[-11:]
+    b'\\x00u1ringside'
+    """
+    name, text = join_key.encode(), value.encode()
+    head = struct.pack("<III", 1, _STRING, len(name))
+    return b"".join((head, name, struct.pack("<II", _STRING, len(text)), text, PROJECT.encode()))
+
+
+def feature_field(view: str, feature: str) -> bytes:
+    """Field of a feature in the hash: four bytes."""
+    return struct.pack("<I", mmh3.hash(f"{view}:{feature}", signed=False))
+
+
+def timestamp_field(view: str) -> bytes:
+    """Field of a view's event timestamp in the hash."""
+    return f"_ts:{view}".encode()
+
+
+def timestamp_ms(raw: bytes | None) -> int:
+    """Event timestamp in ms since the epoch; 0 if there is no row."""
+    if not raw:
+        return 0
+    stamp = Timestamp.FromString(raw)
+    return stamp.seconds * 1_000 + stamp.nanos // 1_000_000
+
+
+def texts(raw: bytes | None) -> tuple[str, ...]:
+    """A feature of type Array(String)."""
+    return tuple(value_type().FromString(raw).string_list_val.val) if raw else ()
+
+
+def integers(raw: bytes | None) -> tuple[int, ...]:
+    """A feature of type Array(Int64)."""
+    return tuple(value_type().FromString(raw).int64_list_val.val) if raw else ()
+
+
+def number(raw: bytes | None) -> float | None:
+    """A feature of type Float64; None if it is missing."""
+    value = value_type().FromString(raw) if raw else None
+    return value.double_val if value is not None and value.WhichOneof("val") else None
+
+
+@functools.cache
+def value_type() -> type:
+    """Feast's protobuf class `Value`, loaded from its file alone."""
+    return _value_module().Value
+
+
+def _value_module() -> ModuleType:
+    name = "feast.protos.feast.types.Value_pb2"
+    if name in sys.modules:
+        return sys.modules[name]
+    feast = importlib.util.find_spec("feast")
+    if feast is None or feast.origin is None:
+        raise ConfigurationError("the package feast is not installed")
+    path = Path(feast.origin).parent / "protos" / "feast" / "types" / "Value_pb2.py"
+    spec = importlib.util.spec_from_file_location("ringside_feast_value_pb2", path)
+    if spec is None or spec.loader is None:
+        raise ConfigurationError(f"feast has no {path}: this version lays out its rows otherwise")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,126 @@
+"""`ringside features …`: register views, compute the batch views as of now, load them online."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pyarrow as pa
+from rich.console import Console
+
+from services import bootstrap, ports
+from services.features import seed, statistics
+from services.settings import Settings
+
+Step = Callable[[str], None]
+
+# Events of the lake as acts. A purchase's value is what was paid; without one it is the price in the
+# catalogue.
+_LIVE = """
+SELECT coalesce(user_id, session_id) AS user_id, item_id, to_timestamp(received_at / 1000.0) AS "at",
+       type AS kind, 1.0 AS quantity, coalesce(value, items.price, 0) AS price, event_id
+FROM read_parquet($files, hive_partitioning = false, union_by_name = true) LEFT JOIN items USING (item_id)
+WHERE type <> 'impression' AND coalesce(user_id, session_id) IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY received_at) = 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Materialized:
+    """What a run did. late_s > 0: it ended that long after the rows' timestamps, so they were read too
+    early."""
+
+    stamp: datetime
+    rows: dict[str, int]
+    seconds: float
+    late_s: float
+
+
+def apply(settings: Settings) -> None:
+    """Register entities, views and feature services with Feast; idempotent."""
+    bootstrap.feature_store(settings).apply()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Variables that feature_repo reads, for use of the `feast` command by hand."""
+    return bootstrap.feast_environment(settings)
+
+
+def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: None) -> Materialized:
+    """Compute profiles, statistics and contents as of `now` and load them online.
+
+    Rows are stamped `materialize_horizon_ms` ahead, the moment by which all of them can be read. Users whom
+    the online store doesn't know get the recent items of the data set.
+    """
+    started = time.perf_counter()
+    store, stamp = (
+        bootstrap.feature_store(settings),
+        now + timedelta(milliseconds=settings.materialize_horizon_ms),
+    )
+    if not store.applied():
+        on_step("registering views with Feast")
+        store.apply()
+    on_step("computing user and item statistics")
+    tables = _batch_views(settings, store, now, stamp)
+    for view, rows in tables.items():
+        store.append(view, rows, f"batch-{int(stamp.timestamp() * 1_000)}")
+    on_step("loading recent items of the data set")
+    seeded = seed.seed_activity(settings, store, now)
+    on_step(f"materialising {sum(rows.num_rows for rows in tables.values()):,} rows")
+    store.materialize(list(tables), stamp)
+    seconds = time.perf_counter() - started
+    late_s = seconds - settings.materialize_horizon_ms / 1_000
+    counts = {view: rows.num_rows for view, rows in tables.items()} | {"user_activity": seeded}
+    return Materialized(stamp, counts, seconds, max(0.0, late_s))
+
+
+def _batch_views(
+    settings: Settings, store: ports.FeatureStore, now: datetime, stamp: datetime
+) -> dict[str, pa.Table]:
+    data = bootstrap.data_store(settings)
+    items = data.table("items")
+    acts = _acts(settings, data.table("interactions"), items)
+    return {
+        "user_profile": statistics.user_profile(acts, now, stamp),
+        "item_statistics": statistics.item_statistics(acts, items, now, stamp),
+        "item_content": statistics.item_content(items, store.history("item_content"), stamp),
+    }
+
+
+def _acts(settings: Settings, imported: pa.Table, items: pa.Table) -> pa.Table:
+    """Everything that was done: the data set's interactions, then the lake's events."""
+    columns = ["user_id", "item_id", "at", "kind", "quantity", "price"]
+    imported = imported.select(columns)
+    files = [str(path) for path in sorted((settings.lake_path / "events").glob("**/*.parquet"))]
+    if not files:
+        return imported
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("items", items)
+        live = connection.sql(_LIVE, params={"files": files}).to_arrow_table()
+    return pa.concat_tables([imported, live.select(columns).cast(imported.schema)])
+
+
+def run_apply(settings: Settings, console: Console | None = None) -> None:
+    """`ringside features apply` on a terminal."""
+    console = console or Console()
+    started = time.perf_counter()
+    with console.status("importing Feast and applying feature_repo …"):
+        apply(settings)
+    console.print(f"applied in {time.perf_counter() - started:.1f} s")
+
+
+def run_materialize(settings: Settings, console: Console | None = None) -> None:
+    """`ringside features materialize` on a terminal."""
+    console = console or Console()
+    with console.status("starting") as status:
+        done = materialize(settings, datetime.now(UTC), lambda step: status.update(f"{step} …"))
+    for view, rows in done.rows.items():
+        console.print(f"{view}: {rows:,} rows")
+    console.print(f"materialised in {done.seconds:.1f} s, up to {done.stamp.isoformat()}")
+    if done.late_s:
+        console.print(
+            f"[yellow]{done.late_s:.1f} s later than the rows' timestamps: raise "
+            "RINGSIDE_MATERIALIZE_HORIZON_MS, or training sees rows that long before serving could[/]"
+        )
