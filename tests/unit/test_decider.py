@@ -1,0 +1,278 @@
+"""The decider on in-memory ports: when it looks, what it confirms, and that nothing depends on its memory."""
+
+from dataclasses import replace
+
+import pytest
+from traffic import EXPERIMENT, RULES, Clock
+
+from experiments import commands
+from experiments.experiment import Decision, Experiment, apply
+from services.adapters.memory import MemoryDecisionLog, MemoryStateCache, MemoryTallyStore
+from services.decider.deciding import Decider, Identity, Ports, loaded_everywhere, serves_everywhere
+from services.errors import UnavailableError
+from services.ports import Heartbeat, Positions
+
+LOOK_MS = 60_000
+PARTITIONS = 2
+
+
+class Company:
+    """One experiment with its log, sums and cache, and deciders that can be made at will."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.cache = MemoryStateCache(self.clock)
+        self.log = MemoryDecisionLog(apply, self.cache)
+        self.store = MemoryTallyStore()
+        for partition in range(PARTITIONS):
+            self.store.apply(partition, None, Positions("log-1", 0, 0, 0), {})
+        rules = replace(RULES, look_every_s=LOOK_MS / 1_000, min_new_units=100)
+        champion = {"name": "pop", "model_version": "pop-1"}
+        self.log.append(commands.start(EXPERIMENT, champion, rules, "salt", self.origin()))
+
+    @property
+    def state(self) -> Experiment:
+        return self.log.catch_up()[EXPERIMENT]
+
+    def origin(self) -> commands.Origin:
+        return commands.Origin("anna", self.clock.now_ms)
+
+    def decider(
+        self, holder: str = "one", log: MemoryDecisionLog | None = None, cache: MemoryStateCache | None = None
+    ):
+        ports = Ports(log or self.log, self.store, cache or self.cache)
+        return Decider(ports, Identity(holder, "test"), PARTITIONS, self.clock)
+
+    def enter(self, arm: str = "als") -> None:
+        self.log.append(commands.enter(self.state, arm, f"{arm}-1", self.origin()))
+
+    def beat(
+        self, replica: str, revision: int | None = None, loaded: tuple[str, ...] = ("pop-1", "als-1")
+    ) -> None:
+        revision = self.state.revision if revision is None else revision
+        self.cache.beat(Heartbeat(replica, revision, self.state.champion, loaded, self.clock.now_ms), ttl_s=5)
+
+    def count(self, version: int, **arms: tuple[int, int]) -> None:
+        """Add (units, successes) of arms; every partition has been read up to now."""
+        hour = self.clock.now_ms // 3_600_000
+        deltas = {
+            f"{version}|{arm}|{hour}|{what}": n
+            for arm, pair in arms.items()
+            for what, n in zip("ns", pair, strict=True)
+        }
+        at, _ = self.store.load(0)
+        self.store.apply(0, at, replace(at, exposures=at.exposures + 1), {EXPERIMENT: deltas})
+        self.read_up()
+
+    def read_up(self) -> None:
+        for partition in range(PARTITIONS):
+            self.store.set_watermark(partition, self.clock.now_ms, 0)
+
+    def pass_time(self, ms: int) -> None:
+        self.clock.now_ms += ms
+        self.read_up()
+
+
+@pytest.fixture
+def company() -> Company:
+    return Company()
+
+
+def kinds(decisions: list[Decision]) -> list[str]:
+    return [decision.kind for decision in decisions]
+
+
+def test_each_look_is_a_record_and_looks_keep_their_distance(company):
+    decider = company.decider()
+    decided = []
+    for _ in range(3 * LOOK_MS // 1_000):
+        company.pass_time(1_000)
+        decided += decider.tick()
+    assert kinds(decided) == ["allocate"] * 3
+    assert [d.evidence["watermark_ms"] for d in decided] == [d.received_at for d in decided]
+    assert kinds(company.log.history(EXPERIMENT)) == ["start", *kinds(decided)]
+
+
+def test_a_restart_looks_no_sooner_and_no_later(company):
+    company.pass_time(LOOK_MS)
+    assert kinds(company.decider().tick()) == ["allocate"]
+    company.pass_time(LOOK_MS - 1)
+    assert company.decider("reborn").tick() == []
+    company.pass_time(10_000)
+    assert kinds(company.decider("reborn").tick()) == ["allocate"]
+
+
+def test_the_record_says_from_what_it_was_made(company):
+    company.count(1, pop=(500, 100))
+    company.pass_time(LOOK_MS)
+    [decision] = company.decider().tick()
+    assert decision.positions == {"exposures/0": 1, "events/0": 0, "exposures/1": 0, "events/1": 0}
+    assert decision.evidence["arms"]["pop"]["n"] == 500
+    assert decision.evidence["arms"]["pop"]["s"] == 100
+    assert (decision.author, decision.code_version, len(decision.sums_digest)) == ("decider", "test", 64)
+
+
+def test_a_challenger_gets_weight_once_every_live_replica_has_it(company):
+    decider = company.decider()
+    company.enter()
+    company.beat("a")
+    company.beat("b", loaded=("pop-1",))
+    company.pass_time(LOOK_MS)
+    decider.tick()
+    assert company.state.weights.shares["als"] == 0.0
+    company.pass_time(LOOK_MS)  # both have expired …
+    company.beat("a")  # … and only the one that has it is back
+    decider.tick()
+    assert company.state.weights.shares["als"] == RULES.ramp[0]
+
+
+def test_without_replicas_nothing_is_loaded_or_served():
+    assert loaded_everywhere([]) == frozenset()
+    assert not serves_everywhere([], 1)
+
+
+def rolled_back(company: Company, decider: Decider) -> int:
+    """Let a clearly worse challenger be taken out; the revision of the rollback."""
+    company.enter()
+    company.beat("a")
+    company.beat("b")
+    company.pass_time(4_000)
+    company.pass_time(LOOK_MS - 4_000)
+    company.beat("a")
+    company.beat("b")
+    decider.tick()
+    assert company.state.weights.shares["als"] > 0
+    company.count(company.state.weights.version, pop=(9_000, 1_800), als=(1_000, 60))
+    company.pass_time(LOOK_MS)
+    decided = decider.tick()
+    assert kinds(decided) == ["rollback"]
+    assert decided[0].rule == "click-race"
+    return decided[0].revision
+
+
+def test_a_rollback_is_confirmed_when_the_last_live_replica_serves_it(company):
+    decider = company.decider()
+    revision = rolled_back(company, decider)
+    assert company.state.unconfirmed == (revision,)
+    assert company.state.arms["als"].role == "retired"
+    assert decider.tick() == []  # no replica lives: nobody serves anything
+    company.beat("a")
+    company.beat("b", revision=revision - 1)
+    company.pass_time(1_000)
+    assert decider.tick() == []
+    company.pass_time(1_500)
+    company.beat("a")
+    company.beat("b")
+    [confirmed] = decider.tick()
+    assert confirmed.kind == "confirm"
+    assert confirmed.detail == {"confirms": revision, "replicas": ["a", "b"], "seconds": 2.5}
+    assert company.state.unconfirmed == ()
+
+
+def test_a_replica_that_died_is_not_waited_for(company):
+    decider = company.decider()
+    revision = rolled_back(company, decider)
+    company.beat("a")
+    company.beat("b", revision=revision - 1)
+    company.pass_time(6_000)
+    company.beat("a")
+    assert [d.detail["replicas"] for d in decider.tick()] == [["a"]]
+
+
+def test_promotion_and_undo_by_command_are_confirmed_too(company):
+    decider = company.decider()
+    company.enter()
+    for build in (
+        lambda s: commands.promote(s, "als", company.origin()),
+        lambda s: commands.undo(s, s.revision - 1, company.origin()),
+    ):
+        state = company.log.append(build(company.state))
+        company.beat("a")
+        assert [d.detail["confirms"] for d in decider.tick()] == [state.revision]
+
+
+class Overtaken(MemoryDecisionLog):
+    """A log in which somebody else always decides between our look and our append."""
+
+    def __init__(self, log: MemoryDecisionLog, first) -> None:
+        self.__dict__ = log.__dict__
+        self._first = first
+
+    def append(self, decision: Decision) -> Experiment:
+        self._first()
+        return super().append(decision)
+
+
+class NoLease(MemoryStateCache):
+    """A cache in which everybody holds every lease."""
+
+    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        return True
+
+
+def test_a_second_decider_at_once_does_no_harm(company):
+    cache = NoLease(company.clock)
+    other = company.decider("two", cache=cache)
+    decider = company.decider("one", log=Overtaken(company.log, other.tick), cache=cache)
+    for _ in range(3):
+        company.pass_time(LOOK_MS)
+        decider.tick()
+    history = company.log.history(EXPERIMENT)
+    assert kinds(history) == ["start"] + ["allocate"] * 3
+    assert [d.revision for d in history] == [1, 2, 3, 4]
+
+
+def test_the_lease_saves_the_second_decider_its_work_until_the_first_is_gone(company):
+    company.pass_time(LOOK_MS)
+    assert kinds(company.decider("one").tick()) == ["allocate"]
+    company.pass_time(LOOK_MS)
+    company.cache.lease("decider", "one", 5)
+    assert company.decider("two").tick() == []
+    company.pass_time(5_001)
+    assert kinds(company.decider("two").tick()) == ["allocate"]
+
+
+def test_an_emptied_cache_is_filled_again(company):
+    company.cache.forget()
+    company.decider().tick()
+    assert company.cache.get(EXPERIMENT) == company.state
+
+
+def test_what_is_unavailable_raises_and_the_next_tick_goes_on(company):
+    decider = company.decider()
+    company.pass_time(LOOK_MS)
+    for part in (company.log, company.store, company.cache):
+        part.down = True
+        with pytest.raises(UnavailableError):
+            decider.tick()
+        part.down = False
+    company.pass_time(LOOK_MS)
+    assert kinds(decider.tick()) == ["allocate"]
+
+
+def test_data_loss_holds_until_a_person_accepts_it(company):
+    decider = company.decider()
+    company.store.report_loss(1, "offsets 7 to 9 of exposures/1 are gone, the log begins at 10")
+    company.pass_time(LOOK_MS)
+    [held] = decider.tick()
+    assert (held.kind, held.rule) == ("hold", "data-loss")
+    assert "offsets 7 to 9 of exposures/1 are gone" in held.reason
+    company.pass_time(LOOK_MS)
+    assert decider.tick() == []
+    assert company.store.losses() != {}
+    company.log.append(commands.resume(company.state, company.origin()))
+    decider.tick()
+    assert company.store.losses() == {}
+    assert company.store.loss_acknowledged(1, company.store.load(1)[0])
+    company.pass_time(LOOK_MS)
+    assert kinds(decider.tick()) == ["allocate"]
+
+
+def test_a_stalled_watermark_holds_and_a_good_look_lifts_it(company):
+    decider = company.decider()
+    company.pass_time(LOOK_MS)
+    decider.tick()
+    company.clock.now_ms += int(RULES.stall_s * 1_000) + LOOK_MS
+    assert [(d.kind, d.rule) for d in decider.tick()] == [("hold", "stalled-watermark")]
+    company.pass_time(LOOK_MS)
+    assert kinds(decider.tick()) == ["allocate"]
