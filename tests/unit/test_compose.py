@@ -1,0 +1,192 @@
+"""docker-compose.yml and the Dockerfile, held against what they talk about: schema, command line, settings,
+Makefile."""
+
+import json
+import os
+import re
+import shlex
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import typer
+import yaml
+
+from services.cli import app
+from services.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PROCESSES = {"recommend", "bandit", "decider", "activity", "lake", "trainer", "console", "shop"}
+UsageError = typer.BadParameter.__mro__[1]  # typer brings its own click
+SHELL = ["/bin/sh", "-c"]
+ONE_OFF = {"setup", "tools"}
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+
+
+SERVICES: dict[str, dict[str, Any]] = compose()["services"]
+OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("ringside:")}
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """(instruction, arguments), continuation lines joined, comments left out."""
+    text = (ROOT / "infra" / "docker" / "Dockerfile").read_text("utf-8")
+    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
+    pairs = (line.split(None, 1) for line in text.splitlines() if line.strip())
+    return [(instruction, arguments.strip()) for instruction, arguments in pairs]
+
+
+def interpolated(value: object) -> str:
+    """What compose makes of a value when the variables are not set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+
+
+def parse(words: list[str]) -> None:
+    """Parse words as `ringside …` would, without running anything; UsageError if it would refuse."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("ringside", list(words))
+    while hasattr(command, "resolve_command"):
+        name, command, words = command.resolve_command(context, list(words))
+        context = command.make_context(name, list(words), parent=context)
+
+
+def ringside_lines(service: dict[str, Any]) -> list[list[str]]:
+    """Every `ringside …` of a service: its command, or those in its shell script."""
+    if service.get("entrypoint") == SHELL:
+        script = service["command"][0]
+        return [shlex.split(words) for words in re.findall(r"\bringside ([^;&\n]+)", script)]
+    return [service["command"]] if service["command"] != ["--help"] else []
+
+
+def test_compose_file_fits_the_published_schema() -> None:
+    schema = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(compose(), json.loads(schema.read_text("utf-8")))
+
+
+def test_every_process_is_a_service_with_a_health_check_of_its_own() -> None:
+    assert set(OURS) >= PROCESSES
+    for name in PROCESSES:
+        assert OURS[name]["command"][0] == name
+    for name, service in SERVICES.items():
+        assert ("healthcheck" in service) == (name not in ONE_OFF), name
+    for name in set(OURS) - ONE_OFF:
+        assert OURS[name]["healthcheck"]["test"][:4] == ["CMD", "ringside", "health", name]
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_every_command_is_one_that_the_command_line_understands(name: str) -> None:
+    lines = ringside_lines(OURS[name])
+    assert lines or name == "tools"
+    for words in lines:
+        parse(words)
+    if name not in ONE_OFF:
+        parse(OURS[name]["healthcheck"]["test"][2:])
+
+
+def test_the_parser_of_this_test_refuses_what_the_command_line_does() -> None:
+    for words in (["no-such-process"], ["bandit", "--no-such-option"], ["health"]):
+        with pytest.raises(UsageError):
+            parse(words)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_every_variable_is_a_setting_and_its_value_is_valid(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**OURS[name]["environment"], **image_environment()}
+    fields = {f"RINGSIDE_{field.upper()}" for field in Settings.model_fields}
+    assert set(environment) <= fields
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, interpolated(value))
+    settings = Settings()
+    assert settings.kafka_mode == "kafka"
+    host, port = settings.kafka_bootstrap.split(":")
+    assert SERVICES[host]["environment"]["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{host}:{port}"
+
+
+def test_published_ports_are_those_of_the_settings() -> None:
+    settings = Settings()
+    published = {name: service["ports"] for name, service in OURS.items() if "ports" in service}
+    ports = {name: getattr(settings, f"{name}_port") for name in ("recommend", "console", "shop")}
+    assert published == {name: [f"{port}:{port}"] for name, port in ports.items()}
+    exposed = [arguments for instruction, arguments in dockerfile() if instruction == "EXPOSE"]
+    assert sorted(map(int, exposed[0].split())) == sorted(ports.values())
+
+
+def test_names_that_services_use_exist() -> None:
+    volumes = set(compose()["volumes"])
+    for name, service in SERVICES.items():
+        assert set(service.get("depends_on", {})) <= set(SERVICES), name
+        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= volumes, name
+        conditions = {other["condition"] for other in service.get("depends_on", {}).values()}
+        assert conditions <= {"service_healthy", "service_completed_successfully"}, name
+
+
+def test_foreign_images_have_exact_versions() -> None:
+    for name in set(SERVICES) - set(OURS):
+        assert re.fullmatch(r"[\w/]+:\d+\.\d+(\.\d+)?", SERVICES[name]["image"]), name
+
+
+def image_environment() -> dict[str, str]:
+    """RINGSIDE_* variables that the image sets."""
+    lines = [arguments for instruction, arguments in dockerfile() if instruction == "ENV"]
+    pairs = dict(word.split("=", 1) for line in lines for word in shlex.split(line))
+    return {name: value for name, value in pairs.items() if name.startswith("RINGSIDE_")}
+
+
+def installs(text: str) -> list[list[str]]:
+    """Words of every `pip install`, without what only changes what is printed."""
+    text = text.replace("$(PIP)", "python -m pip").replace("$(TORCH_INDEX)", "$TORCH_INDEX")
+    found = re.findall(r"python -m pip install ([^;\n]+)", text)
+    quiet = re.compile(r"-q |--progress-bar on |'\[dev\]'|\[dev\]")
+    return [[word.strip("'") for word in shlex.split(quiet.sub("", line))] for line in found]
+
+
+def test_the_image_installs_with_the_same_lines_as_the_makefile() -> None:
+    runs = "\n".join(arguments for instruction, arguments in dockerfile() if instruction == "RUN")
+    assert installs(runs) == installs((ROOT / "Makefile").read_text("utf-8"))
+    assert len(installs(runs)) == 2
+
+
+def test_the_image_holds_every_package_and_only_files_that_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    copied = {
+        source
+        for instruction, arguments in dockerfile()
+        if instruction == "COPY"
+        for source in arguments.split()[:-1]
+    }
+    packages = {
+        pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]
+    }
+    assert packages <= copied
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+    kept = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")
+    }
+    assert kept == copied, "what .dockerignore lets through is what the image copies"
+
+
+def test_the_image_starts_our_script_on_a_python_we_support() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = dict(dockerfile())
+    assert json.loads(lines["ENTRYPOINT"])[0] in project["scripts"]
+    minimum = project["requires-python"].removeprefix(">=")
+    assert lines["FROM"] == f"python:{minimum}-slim"
+    assert lines["USER"] != "root"
+
+
+def test_the_ci_script_is_executable_and_runs_lint_and_test() -> None:
+    script = ROOT / ".ci" / "run"
+    text = script.read_text("utf-8")
+    assert os.access(script, os.X_OK)
+    assert text.startswith("#!/usr/bin/env bash\nset -euo pipefail\n")
+    targets = re.findall(r"^make ([\w-]+)", text, flags=re.MULTILINE)
+    assert targets == ["lint", "test"]
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
