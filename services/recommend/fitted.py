@@ -34,15 +34,13 @@ class ModelFailedError(RingsideError):
 
 @dataclass(slots=True)
 class Fitted:
-    """A model in memory. Only `inline`, `in_flight` and the breaker ever change.
+    """A model in memory. Only `aside_until_s`, `penalty_s`, `in_flight` and the breaker ever change.
 
-    Fast models (proved when loaded: median answer under 2 ms) run on the event loop: a hop to a thread and
-    back costs
-    100-200 µs under load, more than ALS or popularity need for the answer. Such an answer can't be
-    interrupted, so one
-    that overruns the deadline is thrown away, and from then on the model runs in threads, where the
-    deadline holds
-    whatever the model does.
+    Fast models (`inline`: proved when loaded, median answer under 2 ms) run on the event loop: a hop to a
+    thread and back costs 100-200 µs under load, more than ALS or popularity need for the answer. Such an
+    answer can't be interrupted, so one that overruns the deadline is thrown away, and the model runs in
+    threads, where the deadline holds whatever it does, for a second; after the next overrun for two, and so
+    on: a machine that stood still for a moment is forgiven, a slow model is kept off the loop.
     """
 
     model_version: str
@@ -52,15 +50,20 @@ class Fitted:
     inline: bool
     breaker: Breaker = field(default_factory=Breaker)
     in_flight: int = 0
+    aside_until_s: float = 0.0  # monotonic
+    penalty_s: float = 1.0
 
     async def answer(self, ask: Callable[[], Ranking], deadline_s: float, threads: Executor) -> Ranking:
         """What `ask` answers within the deadline. Raises ModelFailedError; never anything else of the
         model's."""
-        if not self.breaker.closed(time.monotonic()):
+        now_s = time.monotonic()
+        if not self.breaker.closed(now_s):
             raise ModelFailedError("resting", f"{self.model_version} failed too often")
         try:
             ranking = (
-                self._here(ask, deadline_s) if self.inline else await self._aside(ask, deadline_s, threads)
+                self._here(ask, deadline_s)
+                if self.inline and now_s >= self.aside_until_s
+                else await self._aside(ask, deadline_s, threads)
             )
         except ModelFailedError:
             self.breaker.failed(time.monotonic())
@@ -75,7 +78,8 @@ class Fitted:
         start = time.perf_counter()
         ranking = ask()
         if (took_s := time.perf_counter() - start) > deadline_s:
-            self.inline = False
+            self.aside_until_s = time.monotonic() + self.penalty_s
+            self.penalty_s *= 2
             raise ModelFailedError("late", f"{self.model_version} took {took_s * 1e3:.0f} ms")
         return ranking
 
@@ -131,16 +135,16 @@ class Placed:
     def query(self, row: UserRow, context: list[str], now_s: float) -> Query:
         """The user as this model sees them: items that it does not know are left out."""
         index = self.fitted.index
-        known = [
-            (index[item], at / 1_000, KIND_CODE.get(kind, 0))
-            for item, at, kind in zip(row.recent_items, row.recent_at, row.recent_types, strict=False)
-            if item in index
-        ]
-        recent, at_s, kinds = zip(*known, strict=True) if known else ((), (), ())
+        recent = np.array([index.get(item, UNKNOWN) for item in row.recent_items], np.int32)
+        at_s = np.array(row.recent_at, np.float64) / 1_000
+        kinds = np.array([KIND_CODE.get(kind, 0) for kind in row.recent_types], np.uint8)
+        known = recent != UNKNOWN
+        if not known.all():
+            recent, at_s, kinds = recent[known], at_s[known], kinds[known]
         return Query(
-            np.array(recent, np.int32),
-            np.array(at_s, np.float64),
-            np.array(kinds, np.uint8),
+            recent,
+            at_s,
+            kinds,
             now_s,
             np.array([index[item] for item in context if item in index], np.int32),
         )

@@ -4,7 +4,7 @@ msgspec instead of pydantic: one request of the hot path is decoded in 1-3 µs, 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qsl
@@ -170,7 +170,7 @@ def from_query(kind: type[S], query: bytes) -> S:
     if len(query) > MAX_QUERY_BYTES:
         raise BadInputError("query", f"longer than {MAX_QUERY_BYTES} bytes; send it as POST")
     fields: dict[str, object] = {}
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+    for name, value in _pairs(query.decode("latin-1")):
         if name == "key":  # the API key of sendBeacon
             continue
         if name in _LISTS:
@@ -181,6 +181,15 @@ def from_query(kind: type[S], query: bytes) -> S:
         else:
             fields[name] = value
     return from_fields(kind, fields)
+
+
+def _pairs(query: str) -> Iterable[tuple[str, str]]:
+    """Names and values of a query string; without escapes a split does what parse_qsl does, in a fifth of
+    the time."""
+    if "%" in query or "+" in query:
+        return parse_qsl(query, keep_blank_values=True)
+    parts = (part.partition("=") for part in query.split("&") if part)
+    return [(name, value) for name, _, value in parts]
 
 
 def from_fields(kind: type[S], fields: Mapping[str, object]) -> S:

@@ -1,0 +1,104 @@
+"""`python -m tests.benchmarks`: measure, print a table, save JSON below bench-results/."""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks import serving
+from tests.benchmarks.stage import Stage, stage
+
+RESULTS = Path("bench-results")
+SECTIONS = {"serving": serving.measure}
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on, and how busy it was before we began."""
+    return {
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "load_average": os.getloadavg(),
+    }
+
+
+def table(found: dict[str, Any]) -> Table:
+    """The serving numbers: median (lowest – highest of the runs)."""
+    shown = Table(title="/recommend, median (lowest – highest) of the runs")
+    for column in (
+        "",
+        "connections",
+        "requests/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU µs",
+        "failed",
+        "degraded",
+        "MiB",
+    ):
+        shown.add_column(column, justify="right" if column else "left")
+    for name in serving.CONTENDERS:
+        for connections, row in found[name]["by_connections"].items():
+            cells = [
+                _cell(row[number], digits)
+                for number, digits in (("rps", 0), ("p50_ms", 2), ("p99_ms", 2), ("cpu_us", 0))
+            ]
+            memory = f"{found[name]['resident_mib']:.0f}"
+            shown.add_row(name, connections, *cells, str(row["failed"]), str(row["degraded"]), memory)
+    return shown
+
+
+def _cell(number: dict[str, float], digits: int) -> str:
+    return f"{number['median']:.{digits}f} ({number['low']:.{digits}f} – {number['high']:.{digits}f})"
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one run")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--home", type=Path, help="keep data and models here (default: a temporary folder)")
+    return parser.parse_args()
+
+
+def run(at: Stage, said: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Every section."""
+    effort = serving.Effort(tuple(said.connections), said.runs, said.seconds)
+    before = machine()
+    sections = {name: measure(at, effort, console.print) for name, measure in SECTIONS.items()}
+    return {"machine": before, "load_average_after": os.getloadavg(), "data": at.source, **sections}
+
+
+def main() -> None:
+    """Prepare the stage, measure, report."""
+    said, console = arguments(), Console()
+    with tempfile.TemporaryDirectory(prefix="ringside-bench-") as temporary:
+        home = said.home or Path(temporary)
+        home.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with console.status("preparing data, model and features"), stage(home) as at:
+            console.print(f"prepared in {time.monotonic() - began:.0f} s: {at.source}, {len(at.users)} users")
+            found = run(at, said, console)
+    console.print(table(found["serving"]))
+    for base in ("plain", "bare"):
+        ratio = ", ".join(
+            f"{value:.2f} at {count}" for count, value in found["serving"][f"ratio_to_{base}"].items()
+        )
+        console.print(f"times {base}: {ratio} connections")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    path.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    console.print(f"saved to {path}")
+
+
+if __name__ == "__main__":
+    main()
