@@ -34,6 +34,7 @@ from services.settings import Settings
 REAL_DATA = "online_retail_ii.parquet"
 SPLIT = datetime(2011, 11, 11, tzinfo=UTC)  # four weeks before the file ends: what shoppers will want
 TEND_S = 0.25
+STOPPED = "it was stopped"
 
 
 @dataclass(slots=True)
@@ -42,6 +43,10 @@ class Playing:
 
     failure: str | None = None
     over: threading.Event = field(default_factory=threading.Event)
+
+    def failed(self, why: str) -> None:
+        """The first reason is the one that is told."""
+        self.failure = self.failure or why
 
 
 def run(settings: Settings, *, headless: bool, for_s: float, report: Path | None) -> int:
@@ -106,11 +111,11 @@ def play(story: Story) -> Playing:
         try:
             story.play()
         except StoppedError:
-            playing.failure = "stopped"
+            playing.failed(STOPPED)
         except (RingsideError, OSError) as error:
-            playing.failure = str(error)
+            playing.failed(str(error))
         except BaseException as error:
-            playing.failure = f"{type(error).__name__}: {error}"
+            playing.failed(f"{type(error).__name__}: {error}")
             raise
         finally:
             playing.over.set()
@@ -139,7 +144,7 @@ def show(screen: Screen, story: Story, playing: Playing, console: Console, *, he
             try:
                 story.children.tend()
             except RingsideError as error:
-                playing.failure = str(error)
+                playing.failed(str(error))
                 return
             if not live:
                 screen.print_news()
@@ -148,7 +153,7 @@ def show(screen: Screen, story: Story, playing: Playing, console: Console, *, he
             if playing.over.is_set() and playing.failure is not None:
                 break
     if headless and not playing.over.is_set():
-        playing.failure = f"time was over during: {story.board.steps[-1].title}"
+        playing.failed(f"time was over during: {story.board.steps[-1].title}")
 
 
 def conclude(result: dict, playing: Playing, console: Console, *, headless: bool, path: Path | None) -> int:
@@ -157,10 +162,10 @@ def conclude(result: dict, playing: Playing, console: Console, *, headless: bool
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1))
     if not headless:
-        if playing.failure not in (None, "stopped"):
-            console.print(f"The demo broke off: {playing.failure}", style="red", markup=False)
-            return 1
-        return 0
+        if playing.failure in (None, STOPPED):
+            return 0
+        console.print(f"The demo broke off: {playing.failure}", style="red", markup=False)
+        return 1
     for claim in result["claims"]:
         mark = "held  " if claim["holds"] else "FAILED"
         console.print(

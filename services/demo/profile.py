@@ -18,7 +18,7 @@ class Profile:
     look_every_s: float = 3.0
     stall_s: float = 60.0
     refresh_s: float = 0.25
-    sessions_per_s: float = 40.0
+    sessions_per_s: float = 70.0
     replicas: int = 2
 
     def settings(self) -> dict[str, str]:

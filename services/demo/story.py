@@ -8,6 +8,7 @@ count of what shoppers saw. A wait that takes too long raises UnavailableError n
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -47,16 +48,25 @@ class Story:
     stop: threading.Event
     deadline_s: float = float("inf")
     text_ready: threading.Event = field(default_factory=threading.Event)
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "beside"))
 
     def play(self) -> None:
         """From empty folders to a rolled back challenger and three models that compete."""
+        registered = self.pool.submit(self.register_features)
         self.import_data()
+        registered.result()
+        loaded = self.pool.submit(self.load_features)
         self.serve_popularity()
+        better = self.pool.submit(self.fit, BETTER, "Fitting ALS at low priority")
+        loaded.result()
         self.open_the_loop()
-        self.enter_better()
-        self.embed_texts_beside()
+        better.result()
+        self.enter(BETTER, "Knows tastes, not only what is popular.")
+        self.pool.submit(self.embed_texts)
+        broken = self.pool.submit(self.fit, BROKEN, "Fitting a broken challenger")
         self.see_traffic_move()
-        self.enter_broken()
+        broken.result()
+        self.enter(BROKEN, "Popularity upside down: valid slates that nobody wants.")
         self.see_it_rolled_back()
         self.enter_text()
 
@@ -70,8 +80,7 @@ class Story:
 
     def serve_popularity(self) -> None:
         """The first champion; ends with the first whole slate."""
-        with self.step("Fitting popularity") as step:
-            self.fit(CHAMPION, step, nice=0)
+        self.fit(CHAMPION, "Fitting popularity", nice=0)
         with self.step("First slate") as step:
             self.children.await_ready("recommend-1", 60.0, self.stop)
             self.api.start(CHAMPION, self.version(CHAMPION))
@@ -79,25 +88,33 @@ class Story:
             self.board.facts["first_slate_s"] = round(self.now(), 1)
             step.note = f"served whole after {self.now():.1f} s"
 
+    def register_features(self) -> None:
+        """Tell Feast what a feature is; it needs no data."""
+        with self.step("Registering features") as step:
+            self.run(self.site.step("features", "features", "apply"), step)
+
+    def load_features(self) -> None:
+        """Compute profiles and statistics, and load them online."""
+        with self.step("Loading features online") as step:
+            self.run(self.site.step("materialize", "features", "materialize"), step)
+
     def open_the_loop(self) -> None:
-        """Features, workers, pages, the second replica, shoppers."""
-        with self.step("Online features") as step:
-            self.run(self.site.step("features", "features", "apply", nice=0), step)
-            self.run(self.site.step("materialize", "features", "materialize", nice=0), step)
+        """Workers, pages, the second replica, shoppers."""
         with self.step("Workers, pages, second replica"):
-            for index in range(1, self.profile.replicas):
+            replicas = range(1, self.profile.replicas)
+            for index in replicas:
                 self.children.add(self.site.replica(index))
-            for name in ("bandit", "decider", "activity", "lake", "trainer"):
+            for name in ("bandit", "decider", "activity"):
                 self.children.add(self.site.process(name))
             self.children.add(self.site.page("shop", self.site.shop_port))
             self.children.add(self.site.page("console", self.site.console_port))
-            for index in range(1, self.profile.replicas):
-                self.children.await_ready(f"recommend-{index + 1}", 60.0, self.stop)
-            self.children.await_ready("shop", 60.0, self.stop)
-            self.children.await_ready("console", 60.0, self.stop)
+            for name in [f"recommend-{index + 1}" for index in replicas] + ["shop", "console"]:
+                self.children.await_ready(name, 60.0, self.stop)
         with self.step("Shoppers arrive"):
             self.children.add(self.shoppers())
             self.wait(lambda: self._sessions() > 0, 30.0, "a session of a simulated shopper")
+            for name in ("lake", "trainer"):
+                self.children.add(self.site.process(name))
 
     def shoppers(self) -> Spec:
         """The simulator, who only gets a storefront's key."""
@@ -105,12 +122,6 @@ class Story:
         return self.site.process("simulate", "--sessions", rate, "--summary", summary)
 
     # ---- the better model
-
-    def enter_better(self) -> None:
-        """ALS, fitted at low priority while popularity serves, opens the competition."""
-        with self.step("Fitting ALS at low priority") as step:
-            self.fit(BETTER, step)
-        self.enter(BETTER, "Knows tastes, not only what is popular.")
 
     def see_traffic_move(self) -> None:
         """Wait until the arm that is better by the world's truth has most of the traffic."""
@@ -126,14 +137,6 @@ class Story:
         return max(worth, key=lambda arm: worth[arm]) if worth else CHAMPION
 
     # ---- the broken model
-
-    def enter_broken(self) -> None:
-        """A challenger whose slates are valid and badly ranked."""
-        with self.step("Fitting a broken challenger") as step:
-            self.fit(BROKEN, step)
-        self.enter(BROKEN, "Popularity upside down: valid slates that nobody wants.")
-        with self.step("The broken challenger is served"):
-            self.wait(lambda: self._served_since(BROKEN, 0.0) > 0, 60.0, "a slate of the broken challenger")
 
     def see_it_rolled_back(self) -> None:
         """Wait for the click race, the confirmation, and enough requests without it on every replica."""
@@ -159,9 +162,14 @@ class Story:
 
     # ---- text
 
-    def embed_texts_beside(self) -> None:
-        """Embed titles and descriptions at the lowest priority, beside everything else."""
-        threading.Thread(target=self._embed, name="text", daemon=True).start()
+    def embed_texts(self) -> None:
+        """Embed titles and descriptions at the lowest priority. Nothing else depends on it."""
+        try:
+            run_step(self.fitting(TEXT, nice=19), self.stop, self._text_progress)
+        except UnavailableError as error:
+            self.board.facts["text_error"] = str(error)
+            self.tell(f"no text model: {error}")
+        self.text_ready.set()
 
     def enter_text(self) -> None:
         """The text model enters when it is ready, if there is time left to see what becomes of it."""
@@ -178,14 +186,6 @@ class Story:
                 )
                 step.note = f"{self.leader()} has {self.board.weight(self.leader()):.0%}"
 
-    def _embed(self) -> None:
-        try:
-            run_step(self.fitting(TEXT, nice=19), self.stop, self._text_progress)
-        except UnavailableError as error:
-            self.board.facts["text_error"] = str(error)
-            self.tell(f"no text model: {error}")
-        self.text_ready.set()
-
     def _text_progress(self, line: str) -> None:
         with self.board.lock:
             for step in self.board.steps:
@@ -198,9 +198,10 @@ class Story:
         """The command that fits the model of `arm`."""
         return self.site.step(f"fit-{arm}", "models", "fit", ALGORITHM[arm], nice=nice)
 
-    def fit(self, arm: str, step: Step, nice: int = 10) -> None:
+    def fit(self, arm: str, title: str, nice: int = 10) -> None:
         """Fit the model of `arm` to its end."""
-        self.run(self.fitting(arm, nice), step)
+        with self.step(title) as step:
+            self.run(self.fitting(arm, nice), step)
 
     def enter(self, arm: str, reason: str) -> None:
         """Enter a challenger; it gets weight at the next look, once every replica has it loaded."""
@@ -208,6 +209,7 @@ class Story:
             self.api.enter(arm, self.version(arm), reason)
             self.board.facts[f"entered_{arm}_s"] = round(self.now(), 1)
             self.wait(lambda: self.board.weight(arm) > 0, 90.0, f"weight for {arm}")
+            self.wait(lambda: self._served_since(arm, 0.0) > 0, 60.0, f"a slate of {arm}")
 
     def version(self, arm: str) -> str:
         """Newest model version of the algorithm of `arm`."""

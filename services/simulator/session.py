@@ -39,9 +39,9 @@ class Habits:
     stay_after_click: float = 0.8
     guest: float = 0.1  # sessions without a user id
     think_s: float = 0.6  # mean time on a page
-    probe: float = 0.2  # share of clicking sessions that time how soon the click changes the slate
-    probe_every_s: float = 0.01
-    probe_for_s: float = 1.5
+    probe: float = 0.1  # share of clicking sessions that time how soon the click changes the slate
+    probe_every_s: float = 0.02
+    probe_for_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
