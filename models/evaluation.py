@@ -16,11 +16,12 @@ KS = (10, 20)
 @dataclass(frozen=True, slots=True)
 class Case:
     """One user of the test window with a history: the query at the cut, items known before, items chosen
-    after."""
+    after. `user`: index in the interactions' users."""
 
     query: Query
     known: NDArray[np.int32]
     chosen: NDArray[np.int32]
+    user: int = -1
 
 
 def cases(split: TimeSplit, recent: int = 50) -> list[Case]:
@@ -32,7 +33,7 @@ def cases(split: TimeSplit, recent: int = 50) -> list[Case]:
     for user in sorted(before.keys() & after.keys()):
         latest = before[user][::-1][:recent]
         query = Query(train.item[latest], train.at[latest], train.kind[latest], split.cut_s)
-        made.append(Case(query, np.unique(train.item[before[user]]), np.unique(test.item[after[user]])))
+        made.append(Case(query, np.unique(train.item[before[user]]), np.unique(test.item[after[user]]), user))
     return made
 
 

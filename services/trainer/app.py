@@ -32,6 +32,8 @@ def run(settings: Settings) -> None:
                 worker.look(progress)
             except RingsideError as error:
                 log.warning("%s", error)
+            except Exception:
+                log.exception("retraining failed; the request is tried again later")
 
 
 def make_worker(settings: Settings) -> TrainerWorker:
@@ -53,6 +55,7 @@ def make_workshop(settings: Settings) -> Workshop:
         models=bootstrap.model_store(settings),
         registry=bootstrap.model_registry(settings),
         encoder=lambda: bootstrap.text_encoder(settings),
+        features=bootstrap.feature_store(settings),
         clock_ms=lambda: time.time_ns() // 1_000_000,
     )
 

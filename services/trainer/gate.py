@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from threadpoolctl import threadpool_limits
+
 from models.contract import Progress, Recommender, silent
 from models.decay import DAY_S
 from models.evaluation import Case, cases, evaluate
@@ -25,6 +28,7 @@ TEST_SHARE = 0.2  # of the window, when that is shorter
 FEWEST_USERS = 30  # below this the gate can't judge, and says so
 
 Fit = Callable[[Recipe, TimeSplit, Progress], Recommender]
+Serve = Callable[[list[Case], TimeSplit], list[Case]]  # the same cases, asked as serving would have
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +52,23 @@ class Verdict:
 
 
 def judge(
-    candidate: Recipe, champion: Recipe | None, dataset: Dataset, fit: Fit, progress: Progress = silent
+    candidate: Recipe,
+    champion: Recipe | None,
+    dataset: Dataset,
+    fit: Fit,
+    serve: Serve = lambda judged, _: judged,
+    progress: Progress = silent,
 ) -> Verdict:
     """Fit both on the same past, compare them on the same future."""
     try:
         split = last(dataset.interactions, test_span_s(dataset))
     except ValueError as error:
         return Verdict(True, f"not judged: {error}", None, None, TOLERANCE, 0, 0.0, {})
-    judged = [case for case in cases(split) if len(set(case.chosen.tolist()) - set(case.known.tolist()))]
+    judged = [case for case in cases(split) if len(np.setdiff1d(case.chosen, case.known))]
     if len(judged) < FEWEST_USERS:
         reason = f"not judged: {len(judged)} users on both sides of the cut, {FEWEST_USERS} are needed"
         return Verdict(True, reason, None, None, TOLERANCE, len(judged), split.cut_s, {})
+    judged = serve(judged, split)
     metrics = metrics_of(fit(candidate, split, progress), judged)
     rival = None if champion is None else metrics_of(fit(champion, split, progress), judged)[METRIC]
     return compare(metrics, rival, split.cut_s)
@@ -76,8 +86,10 @@ def compare(metrics: Mapping[str, float], champion: float | None, cut_s: float) 
 
 def metrics_of(model: Recommender, judged: list[Case], progress: Progress = silent) -> dict[str, float]:
     """Metrics on new items under their own names, on all items with the prefix `all `."""
-    overall = evaluate(model, judged, new_only=False, progress=progress)
-    return {**evaluate(model, judged, new_only=True), **{f"all {name}": v for name, v in overall.items()}}
+    with threadpool_limits(1, "blas"):  # as when serving
+        new = evaluate(model, judged, new_only=True)
+        overall = evaluate(model, judged, new_only=False, progress=progress)
+    return {**new, **{f"all {name}": value for name, value in overall.items()}}
 
 
 def test_span_s(dataset: Dataset) -> float:

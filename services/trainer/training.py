@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from experiments import commands
 from experiments.experiment import Experiment
 from models.contract import Manifest, Progress, Recommender, silent
+from models.evaluation import Case
 from models.splits import TimeSplit
 from services.errors import BadInputError, StalePositionError, UnavailableError
-from services.ports import Dataset, DecisionLog, ModelRegistry, ModelStore
-from services.trainer.gate import Verdict, judge
+from services.ports import Dataset, DecisionLog, FeatureStore, ModelRegistry, ModelStore
+from services.trainer.gate import Serve, Verdict, judge
 from services.trainer.recipes import EncoderFactory, Recipe
+from services.trainer.served import as_served
 
 log = logging.getLogger(__name__)
 TRIES = 5  # to append a decision while others append theirs
@@ -34,6 +36,7 @@ class Workshop:
     registry: ModelRegistry
     encoder: EncoderFactory
     clock_ms: Callable[[], int]
+    features: FeatureStore | None = None  # None: judge on interactions alone
 
     def train(self, made: Recipe, champion: Recipe | None = None, progress: Progress = silent) -> Trained:
         """Judge the recipe on a time split, fit it on everything, save and register the model.
@@ -44,7 +47,7 @@ class Workshop:
         at = dataset.interactions.at
         if not len(at):
             raise BadInputError("data", f"data version {dataset.version} has no interactions to learn from")
-        verdict = judge(made, champion, dataset, self._fit_before(dataset), progress)
+        verdict = judge(made, champion, dataset, self._fit_before(dataset), self._served(dataset), progress)
         model = self._fit(made, dataset, float(at[-1]), progress)
         manifest = self.models.save(
             model,
@@ -66,6 +69,14 @@ class Workshop:
             return self._fit(made, dataset, split.cut_s, progress)
 
         return fit
+
+    def _served(self, dataset: Dataset) -> Serve:
+        def serve(judged: list[Case], split: TimeSplit) -> list[Case]:
+            if self.features is None:
+                return judged
+            return as_served(judged, split, dataset.catalogue, self.features)
+
+        return serve
 
     def _register(self, manifest: Manifest, verdict: Verdict) -> None:
         """The registry is for people: if it can't be written, the model is still good."""

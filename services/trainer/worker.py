@@ -14,15 +14,17 @@ from services.trainer.recipes import Recipe, recipe_of
 from services.trainer.training import Trained, Workshop, enter
 
 log = logging.getLogger(__name__)
+REST_MS = 60_000  # after a failure: the broker or the disk may be back by then
 ALIASES = ("champion", "challenger", "holdback")
 EVIDENT = ("rollback", "promote", "undo", "enter")  # decisions that say something about a model version
 
 
 @dataclass(slots=True)
 class TrainerWorker:
-    """One experiment's trainer. `answered_ms` is the request it dealt with last: one that the gate
-    refused stays
-    pending in the log, and must not be tried again and again."""
+    """One experiment's trainer. `answered_ms` is the request it dealt with last: one that the gate refused
+    stays pending in the log, and must not be tried again and again. After a failure it rests, then tries
+    again.
+    """
 
     experiment: str
     decisions: DecisionLog
@@ -31,6 +33,7 @@ class TrainerWorker:
     workshop: Workshop
     seen_revision: int = 0
     answered_ms: int = 0
+    rests_until_ms: int = 0
     aliases: dict[str, str | None] = field(default_factory=dict)
 
     def look(self, progress: Progress) -> Trained | None:
@@ -39,10 +42,17 @@ class TrainerWorker:
         if state is None:
             return None
         self._note(state)
-        if not state.retrain_pending or state.retrain_at_ms <= self.answered_ms:
+        now_ms = self.workshop.clock_ms()
+        if (
+            not state.retrain_pending
+            or state.retrain_at_ms <= self.answered_ms
+            or now_ms < self.rests_until_ms
+        ):
             return None
-        self.answered_ms = state.retrain_at_ms
-        return self._answer(state, progress)
+        self.rests_until_ms = now_ms + REST_MS
+        trained = self._answer(state, progress)
+        self.answered_ms, self.rests_until_ms = state.retrain_at_ms, 0
+        return trained
 
     def _answer(self, state: Experiment, progress: Progress) -> Trained:
         """Fit the requested arm's algorithm again, on the latest window; enter it if the gate lets it

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from fitted_models import DAY_S, NOW_S, catalogue, interactions, two_tastes
 
@@ -11,6 +13,8 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Rules
 from models.contract import KINDS
+from models.evaluation import cases
+from models.splits import last
 from services.adapters.memory import (
     MemoryDataStore,
     MemoryDecisionLog,
@@ -24,6 +28,7 @@ from services.trainer.commands import parse_params
 from services.trainer.gate import TOLERANCE, compare, judge
 from services.trainer.recipes import recipe, recipe_of
 from services.trainer.report import Entry, make_report
+from services.trainer.served import as_served, query_of
 from services.trainer.showing import Lines
 from services.trainer.training import Workshop, enter
 from services.trainer.window import continued, latest, places
@@ -339,3 +344,88 @@ def test_a_log_gets_the_end_of_a_stage_and_a_line_now_and_then(caplog):
         for done in (1, 2, 3, 4):
             lines(done, 4, "als")
     assert [record.getMessage() for record in caplog.records] == ["fit: als 2/4", "fit: als 4/4"]
+
+
+# ---- point-in-time --------------------------------------------------------------
+
+
+class Features:
+    """The offline store's answers, from rows (user, at_ms, items)."""
+
+    def __init__(self, *rows, applied=True):
+        self.rows, self.is_applied, self.asked = rows, applied, []
+
+    def applied(self):
+        return self.is_applied
+
+    def history(self, view, columns):
+        stamps = pa.array([at_ms * 1_000 for _, at_ms, _ in self.rows], pa.timestamp("us", "UTC"))
+        return pa.table({"user_id": [user for user, _, _ in self.rows], "event_timestamp": stamps})
+
+    def rows_as_of(self, view, features, keys, at_ms):
+        self.asked.append((view, list(keys)))
+        found = [self._latest(key, moment) for key, moment in zip(keys, at_ms, strict=True)]
+        return pd.DataFrame(found, columns=list(features))
+
+    def _latest(self, key, moment):
+        rows = sorted((at, items) for user, at, items in self.rows if user == key and at <= moment)
+        if not rows:
+            return (None, None, None)
+        at, items = rows[-1]
+        return (np.array(items), [at] * len(items), ["click"] * len(items))
+
+
+def judged_cases():
+    split = last(dataset().interactions, 10 * DAY_S)
+    return split, cases(split)
+
+
+def test_queries_are_the_rows_that_serving_would_have_read():
+    split, judged = judged_cases()
+    cut_ms = int(split.cut_s * 1_000)
+    first, second = (str(split.train.users[case.user]) for case in judged[:2])
+    store = Features(
+        (first, cut_ms - 9, ["item-007"]),
+        (first, cut_ms - 5, ["item-005", "gone", "item-007"]),
+        (first, cut_ms + 5, ["item-009"]),
+        (second, cut_ms + 1, ["item-009"]),
+    )
+    served = as_served(judged, split, catalogue(), store)
+    assert store.asked == [("user_activity", [first])]
+    assert served[0].query.recent.tolist() == [5, 7]
+    assert served[0].query.recent_at.tolist() == [(cut_ms - 5) / 1_000] * 2
+    assert [KINDS[kind] for kind in served[0].query.recent_kind] == ["click", "click"]
+    assert served[1:] == judged[1:]
+    np.testing.assert_array_equal(served[0].chosen, judged[0].chosen)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_without_early_rows_feast_is_not_asked(applied):
+    split, judged = judged_cases()
+    late = (str(split.train.users[judged[0].user]), int(split.cut_s * 1_000) + 1, ["item-001"])
+    store = Features(late, applied=applied)
+    assert as_served(judged, split, catalogue(), store) == judged
+    assert store.asked == []
+
+
+def test_a_row_past_its_ttl_or_of_unknown_items_is_no_query():
+    assert query_of({"item_ids": None, "item_at": None, "item_types": None}, {"a": 0}, 1.0) is None
+    assert query_of({"item_ids": float("nan"), "item_at": 0, "item_types": 0}, {"a": 0}, 1.0) is None
+    assert query_of({"item_ids": ["b"], "item_at": [1], "item_types": ["view"]}, {"a": 0}, 1.0) is None
+
+
+def test_after_a_failure_the_trainer_rests_and_then_tries_again(shop, monkeypatch):
+    shop.start()
+    shop.ask()
+    honest = MemoryDecisionLog.append
+
+    def gone(*_):
+        raise UnavailableError("broker", "gone")
+
+    monkeypatch.setattr(MemoryDecisionLog, "append", gone)
+    with pytest.raises(UnavailableError):
+        shop.look()
+    monkeypatch.setattr(MemoryDecisionLog, "append", honest)
+    assert shop.look() is None
+    shop.now_ms += 60_000
+    assert shop.look() is not None
