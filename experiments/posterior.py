@@ -15,11 +15,11 @@ from scipy.special import betainc, betaincinv
 from experiments.state import Rules
 from experiments.tally import Tally
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 NEGLIGIBLE = 1e-18  # probability below which a panel adds nothing (and betaincinv would underflow)
 
 # Panels end at these quantiles of every arm: no posterior's rise, however steep, falls between two nodes.
-_TAIL = np.array([1e-13, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.25])
+_TAIL = np.array([1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.05, 0.2])
 _QUANTILES = np.concatenate([_TAIL, [0.5], 1 - _TAIL[::-1]])
 
 # Least prior parameters: below them the quantiles of a Beta are no longer distinct float64 numbers.

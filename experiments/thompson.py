@@ -17,6 +17,7 @@ from experiments.state import Arm, Experiment
 from experiments.tally import Counts, Tally
 
 Shares = dict[str, float]
+NOTHING = 1e-9  # of a share: rounding
 DIGITS = 4  # of a share: what is immutable may as well be readable
 
 
@@ -70,7 +71,7 @@ def _step(arm: Arm, tally: Tally, state: Experiment, enough: bool) -> int:
 
 def _target(state: Experiment, fixed: Shares, beliefs: Mapping[str, Posterior]) -> Shares:
     rules, live = state.rules, [arm for arm in state.live_arms() if fixed.get(arm.name) != 0.0]
-    floor = rules.floor if len(live) <= 2 else rules.floor_many
+    floor = min(rules.floor if len(live) <= 2 else rules.floor_many, (1 - rules.champion_floor) / len(live))
     fixed = fixed | {arm.name: floor for arm in live if arm.role == "holdback"}
     competing = [arm.name for arm in live if arm.name not in fixed]
     fixed = _scaled(fixed, 1 - rules.champion_floor - floor * (len(competing) - 1))
@@ -91,7 +92,7 @@ def _champion_first(shares: Shares, champion: str, least: float, floor: float) -
     """Give the champion at least `least`, taken from what the others have above the floor."""
     missing = least - shares[champion]
     spare = {name: w - floor for name, w in shares.items() if name != champion}
-    if missing <= 0:
+    if missing <= NOTHING:
         return shares
     left = 1 - missing / math.fsum(spare.values())
     return {champion: least} | {name: floor + w * left for name, w in spare.items()}

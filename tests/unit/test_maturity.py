@@ -135,7 +135,7 @@ class Worker:
 
 
 def shopping(random: Random, n: int):
-    """A busy while of `n` units and their events around the window's edges: (append_ms, topic, message), copies
+    """`n` units and events around the window's edges, as (append_ms, topic, message): copies
     included; some exposures are lost, some too late, some not units."""
     found = []
     for _ in range(n):

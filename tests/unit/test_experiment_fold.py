@@ -1,0 +1,323 @@
+"""An experiment is a fold over its decisions: laws under any sequence of commands, and what each refuses."""
+
+import math
+from dataclasses import replace
+from random import Random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments import commands
+from experiments.commands import Origin
+from experiments.experiment import (
+    Experiment,
+    IllegalTransition,
+    Rules,
+    VoidRevision,
+    apply,
+    fold,
+    from_dict,
+    to_dict,
+)
+
+
+def at(now_ms=1, **more):
+    return Origin("ann", now_ms, **more)
+
+
+FIRST = commands.start("shop", {"name": "popularity", "model_version": "p-1"}, Rules(), "salt", at())
+
+
+def after(*makers, state=None):
+    """State and log after FIRST and one decision of each maker (a function of the state)."""
+    log = [FIRST]
+    state = apply(None, FIRST)
+    for make in makers:
+        log.append(make(state))
+        state = apply(state, log[-1])
+    return state, log
+
+
+def enters(arm):
+    return lambda s: commands.enter(s, arm, f"{arm}-1", at())
+
+
+def weighs(**shares):
+    return lambda s: commands.allocate(s, shares, {}, 500, at(rule="thompson"))
+
+
+def promotes(arm):
+    return lambda s: commands.promote(s, arm, at())
+
+
+def rolls_back(arm):
+    return lambda s: commands.rollback(s, arm, at())
+
+
+def undoes(revision):
+    return lambda s: commands.undo(s, revision, at())
+
+
+def paused(s):
+    return commands.pause(s, at())
+
+
+def resumed(s):
+    return commands.resume(s, at())
+
+
+def ended(s):
+    return commands.end(s, at())
+
+
+def held(rule="data-loss"):
+    return lambda s: commands.hold(s, ["partition 3: offsets 5 to 9 are gone"], at(rule=rule))
+
+
+# ---- laws under any sequence -------------------------------------------------------------------------------
+
+
+def any_decision(state: Experiment, random: Random):
+    arms = [*state.arms, f"m{random.randrange(6)}"]
+    weights = {name: random.random() for name in state.weights.shares}
+    shares = {name: w / sum(weights.values()) for name, w in weights.items()}
+    return random.choice(
+        [
+            lambda: commands.enter(state, random.choice(arms), "v", at()),
+            lambda: commands.allocate(state, shares, {random.choice(arms): 1}, random.randrange(900), at()),
+            lambda: commands.rollback(state, random.choice(arms), at()),
+            lambda: commands.promote(state, random.choice(arms), at()),
+            lambda: commands.undo(state, random.randrange(1, state.revision + 1), at()),
+            lambda: commands.pause(state, at()),
+            lambda: commands.resume(
+                state, at(), random.choice([None, None, Rules(margin=random.random() / 2)])
+            ),
+            lambda: commands.hold(state, ["why"], at(rule=random.choice(["stalled-watermark", "loss"]))),
+            lambda: commands.confirm(state, random.randrange(1, state.revision + 1), ["r1"], 0.3, at()),
+            lambda: commands.retrain(state, state.champion, "why", at()),
+        ]
+    )()
+
+
+def any_log(random: Random, n: int):
+    state, log, states = apply(None, FIRST), [FIRST], []
+    for _ in range(n):
+        try:
+            log.append(any_decision(state, random))
+        except IllegalTransition:
+            continue
+        state = apply(state, log[-1])
+        states.append(state)
+    return log, states
+
+
+def check(state: Experiment, before: Experiment):
+    roles = [arm.role for arm in state.live_arms()]
+    assert roles.count("champion") == 1
+    assert roles.count("holdback") <= 1
+    assert state.arms[state.champion].role == "champion"
+    assert set(state.weights.shares) == {arm.name for arm in state.live_arms()}
+    assert math.isclose(math.fsum(state.weights.shares.values()), 1, abs_tol=1e-9)
+    assert state.versions.items() >= before.versions.items()
+    assert state.versions[state.weights.version] == state.weights.shares
+    check_races(state, before)
+
+
+def check_races(state: Experiment, before: Experiment):
+    watched = {a.name: state.champion for a in state.live_arms() if a.role == "challenger"}
+    if holdback := state.holdback():
+        watched[state.champion] = holdback.name
+    assert {race.arm: race.against for race in state.races} == watched
+    assert state.races_started >= before.races_started
+    for race in state.races:
+        known = race in before.races
+        assert known or race.index > before.races_started
+        assert known or race.from_version == state.weights.version > before.weights.version
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32 - 1).map(Random), st.integers(1, 40))
+def test_laws_of_every_state(random, n):
+    log, states = any_log(random, n)
+    for before, state in zip([apply(None, FIRST), *states], states, strict=False):
+        check(state, before)
+    state = fold(log)
+    assert state == (states or [apply(None, FIRST)])[-1]
+    assert from_dict(msgspec.json.decode(msgspec.json.encode(to_dict(state)))) == state
+    assert msgspec.json.decode(msgspec.json.encode(state), type=Experiment) == state
+    assert fold(msgspec.json.decode(msgspec.json.encode(log), type=list[type(FIRST)])) == state
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1).map(Random), st.integers(1, 30))
+def test_void_records_change_nothing(random, n):
+    log, _ = any_log(random, n)
+    noisy = []
+    for i, decision in enumerate(log):
+        noisy += [decision, *random.choices(log[: i + 1], k=2), replace(decision, author="zombie")]
+        noisy.append(replace(decision, revision=decision.revision + 2))
+    assert fold(noisy) == fold(log)
+
+
+def test_the_budget_of_all_races_is_alpha():
+    makers = [enters(f"m{i}") for i in range(12)] + [promotes("m3"), rolls_back("m3"), undoes(15)]
+    state, _ = after(*makers)
+    spent = [race.alpha for race in state.races]
+    assert state.races_started > 20
+    assert len(set(spent)) == len(spent)
+    assert sum(0.05 * 6 / (math.pi * i) ** 2 for i in range(1, state.races_started + 1)) < 0.05
+
+
+# ---- what each kind does -----------------------------------------------------------------------------------
+
+
+def test_a_rolled_back_challenger_leaves_its_share_to_the_champion():
+    state, log = after(enters("als"), weighs(popularity=0.4, als=0.6), rolls_back("als"))
+    assert state.weights.shares == {"popularity": 1.0}
+    assert state.arms["als"].role == "retired"
+    assert log[-1].detail == {"arm": "als", "version_out": "als-1", "version_in": "p-1", "restored": None}
+    assert state.unconfirmed == (4,)
+
+
+def test_a_promotion_keeps_the_old_champion_at_the_floor_and_starts_its_watch():
+    state, _ = after(enters("als"), weighs(popularity=0.4, als=0.6), promotes("als"))
+    assert state.weights.shares == {"popularity": pytest.approx(0.10), "als": pytest.approx(0.90)}
+    (race,) = state.races
+    assert (race.arm, race.against, race.index, race.from_version) == (
+        "als",
+        "popularity",
+        2,
+        state.weights.version,
+    )
+
+
+def test_a_bad_promotion_puts_the_old_champion_back():
+    state, log = after(enters("als"), weighs(popularity=0.4, als=0.6), promotes("als"), rolls_back("als"))
+    assert state.champion == "popularity"
+    assert state.weights.shares == {"popularity": 1.0}
+    assert log[-1].detail["restored"] == "popularity"
+    assert state.races == ()
+
+
+def test_undo_of_a_promotion_restores_roles_and_swaps_shares():
+    state, _ = after(enters("als"), weighs(popularity=0.4, als=0.6), promotes("als"), undoes(4))
+    assert {name: arm.role for name, arm in state.arms.items()} == {
+        "popularity": "champion",
+        "als": "challenger",
+    }
+    assert state.weights.shares["popularity"] == pytest.approx(0.9)
+    assert state.races[0].index == 3
+
+
+def test_undo_of_a_rollback_returns_the_arm_at_weight_zero_with_a_new_ramp():
+    state, _ = after(enters("als"), weighs(popularity=0.4, als=0.6), rolls_back("als"), undoes(4))
+    assert state.weights.shares == {"popularity": 1.0, "als": 0.0}
+    assert state.arms["als"].since_version == state.weights.version
+    assert state.races[0].from_version == state.weights.version
+
+
+def test_pause_remembers_what_to_resume_less_what_was_retired_meanwhile():
+    makers = [enters("als"), enters("text"), weighs(popularity=0.5, als=0.3, text=0.2), paused]
+    state, _ = after(*makers, resumed)
+    assert state.weights.shares == {"popularity": 0.5, "als": 0.3, "text": 0.2}
+    state, _ = after(*makers, rolls_back("als"))
+    assert state.weights.shares == {"popularity": 1.0, "text": 0.0}
+    state, _ = after(*makers, rolls_back("als"), resumed)
+    assert state.weights.shares == {"popularity": 0.8, "text": 0.2}
+
+
+def test_resume_with_new_rules_races_anew_but_never_recounts():
+    state, _ = after(enters("als"), weighs(popularity=0.4, als=0.6))
+    before = state.races[0]
+    state = apply(state, commands.pause(state, at()))
+    state = apply(state, commands.resume(state, at(), Rules(margin=0.1)))
+    assert state.rules.margin == 0.1
+    assert (state.races[0].index, state.races[0].from_version) == (before.index + 1, state.weights.version)
+    state = apply(state, commands.pause(state, at()))
+    with pytest.raises(IllegalTransition, match="rules.window_s says what is counted"):
+        commands.resume(state, at(), Rules(window_s=60))
+
+
+def test_a_stall_is_lifted_by_a_look_and_data_loss_only_by_resume():
+    state, _ = after(held("stalled-watermark"), weighs(popularity=1.0))
+    assert (state.status, state.held_by) == ("running", "")
+    with pytest.raises(IllegalTransition, match="held by data-loss: it needs resume"):
+        after(held(), weighs(popularity=1.0))
+    state, _ = after(held(), resumed)
+    assert state.acknowledged == ("partition 3: offsets 5 to 9 are gone",)
+
+
+def test_only_the_trainers_entry_answers_a_retraining_request():
+    asked, _ = after(lambda s: commands.retrain(s, "popularity", "drift", at(now_ms=7)), enters("other"))
+    assert (asked.retrain_pending, asked.retrain_at_ms) == (True, 7)
+    answered = apply(asked, commands.enter(asked, "als", "als-2", Origin("trainer", 9)))
+    assert not answered.retrain_pending
+
+
+def test_confirmation_settles_what_waits_for_it():
+    state, _ = after(
+        enters("als"), rolls_back("als"), lambda s: commands.confirm(s, 3, ["a", "b"], 0.4, at())
+    )
+    assert state.unconfirmed == ()
+    with pytest.raises(IllegalTransition, match="revision 3 does not wait"):
+        commands.confirm(state, 3, [], 0, at())
+
+
+REFUSALS = {
+    "arm als is already in shop": [enters("als"), enters("als")],
+    "arm name 'a|b' must match": [enters("a|b")],
+    "shop has no arm als": [rolls_back("als")],
+    "there is no holdback to put back": [rolls_back("popularity")],
+    "arm als is already retired": [enters("als"), rolls_back("als"), rolls_back("als")],
+    "only a challenger can be promoted": [promotes("popularity")],
+    "revision 1 is nothing that can be undone": [undoes(1)],
+    "can't be undone: als is challenger now": [enters("als"), rolls_back("als"), undoes(3), undoes(3)],
+    "allocate is not possible while shop is paused": [paused, weighs(popularity=1.0)],
+    "pause is not possible while shop is ended": [ended, paused],
+    "resume is not possible while shop is running": [resumed],
+    "weights must sum to 1": [weighs(popularity=0.9)],
+    "weights must not be negative": [enters("als"), weighs(popularity=1.1, als=-0.1)],
+    "weights must name the live arms": [weighs(popularity=0.9, als=0.1)],
+}
+
+
+@pytest.mark.parametrize(("sentence", "makers"), REFUSALS.items(), ids=list(REFUSALS))
+def test_refusals_name_what_is_wrong(sentence, makers):
+    with pytest.raises(IllegalTransition, match=sentence.replace("|", r"\|")):
+        after(*makers)
+
+
+def test_apply_refuses_what_no_constructor_makes():
+    state, _ = after(enters("als"))
+    good = commands.allocate(state, {"popularity": 0.9, "als": 0.1}, {}, 0, at())
+    with pytest.raises(VoidRevision, match="revision 2 is void, the next one is 3"):
+        apply(state, replace(good, revision=2))
+    with pytest.raises(IllegalTransition, match="weights version 2 is immutable"):
+        apply(state, replace(good, weights_version=2))
+    with pytest.raises(IllegalTransition, match="weights version 9 is not 3"):
+        apply(state, replace(good, weights_version=9))
+    with pytest.raises(IllegalTransition, match="elsewhere is not shop"):
+        apply(state, replace(good, experiment="elsewhere"))
+    with pytest.raises(IllegalTransition, match="was never started"):
+        apply(None, replace(good, revision=1))
+    with pytest.raises(IllegalTransition, match="start is not possible"):
+        apply(state, replace(FIRST, revision=3))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alpha", 0),
+        ("margin", 1.0),
+        ("floor", -0.1),
+        ("ramp", (0.2, 0.1)),
+        ("window_s", 0),
+        ("cap", 2),
+        ("half_life_s", 0),
+    ],
+)
+def test_rules_name_the_field_that_makes_no_sense(field, value):
+    with pytest.raises(ValueError, match=rf"rules\.{field}"):
+        Rules(**{field: value})

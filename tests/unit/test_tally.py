@@ -1,0 +1,71 @@
+"""Sums merge: halves add up to the whole, and everything else is a function of them."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.tally import Counts, Tally, merge
+
+keys = st.builds(
+    "{}|{}|{}|{}".format, st.integers(1, 3), st.sampled_from("xy"), st.integers(0, 9), st.sampled_from("nsf")
+)
+accounts = st.builds(
+    "acct|{}|{}".format, st.sampled_from("xy"), st.sampled_from(["acknowledged", "counted", "late"])
+)
+sums = st.dictionaries(keys | accounts, st.integers(0, 50), max_size=30)
+
+
+@given(sums, sums, sums)
+def test_adding_is_associative_and_commutative_with_zero(a, b, c):
+    a, b, c = map(Tally.parse, (a, b, c))
+    assert ((a + b) + c).flat() == (a + (b + c)).flat() == ((c + b) + a).flat()
+    assert (a + Tally()).flat() == a.flat()
+
+
+@given(sums, st.integers(0, 2**32 - 1).map(Random))
+def test_the_digest_is_canonical(found, random):
+    shuffled = dict(random.sample(list(found.items()), len(found))) | {"7|x|7|n": 0}
+    assert Tally.parse(shuffled).digest() == Tally.parse(found).digest()
+    assert Tally.parse(merge([found, {"7|x|7|n": 1}])).digest() != Tally.parse(found).digest()
+
+
+@given(sums)
+def test_views_partition_the_cells(found):
+    tally = Tally.parse(found)
+    for arm in "xy":
+        assert sum(tally.by_version(arm).values(), Counts()) == tally.arm(arm)
+        assert sum(tally.by_hour(arm).values(), Counts()) == tally.arm(arm)
+    assert tally.arm("x").n + tally.arm("y").n == tally.units
+    assert Tally.parse(tally.flat()).flat() == tally.flat()
+
+
+@given(sums, st.floats(600, 1e6))
+def test_discounting_is_the_hourly_recursion(found, half_life_s):
+    tally, g = Tally.parse(found), 2.0 ** (-3_600 / half_life_s)
+    units = successes = 0.0
+    hours = tally.by_hour("x")
+    for hour in range(tally.last_hour + 1):
+        units = g * units + hours.get(hour, Counts()).n
+        successes = g * successes + hours.get(hour, Counts()).s
+    assert tally.discounted("x", half_life_s) == pytest.approx((units, successes))
+
+
+def test_from_version_leaves_out_what_was_before():
+    tally = Tally.parse({"1|x|5|n": 10, "2|x|5|n": 4, "2|x|6|s": 3, "2|y|6|n": 9})
+    assert tally.arm("x", from_version=2) == Counts(4, 3, 0)
+    assert tally.by_hour("x", from_version=2) == {5: Counts(4), 6: Counts(0, 3)}
+
+
+def test_broken_accounting_and_impossible_cells_are_found():
+    account = {"acct|x|acknowledged": 9, "acct|x|counted": 4, "acct|x|late": 3, "acct|x|late_exposures": 5}
+    assert Tally.parse(account).gaps() == {"x": 2}
+    assert Tally.parse(account | {"acct|x|duplicate": 2}).gaps() == {}
+    assert Tally.parse({"1|x|0|n": 2, "1|x|0|s": 3}).impossible() == [(1, "x", 0)]
+
+
+@pytest.mark.parametrize("key", ["1|x|0", "x|1|0|n", "1|x|0|q", "1|x|y|0|n"])
+def test_a_foreign_key_is_named(key):
+    with pytest.raises(ValueError, match=key.replace("|", r"\|")):
+        Tally.parse({key: 1})
