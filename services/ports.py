@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from experiments.experiment import Decision, Experiment
 from models.contract import Catalogue, Interactions, Manifest, Progress, Recommender, silent
-from services.events import ItemChanged
+from services.events import ActivityRow, ItemChanged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,12 +68,19 @@ class EventConsumer(Protocol):
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """(first offset kept, offset after the last) of the log. Raises UnavailableError."""
 
+    def ends(self, pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Offset after the last of many partitions, in one round trip. Raises UnavailableError."""
+
     def close(self) -> None:
         """Stop; idempotent."""
 
 
 class GroupConsumer(EventConsumer, Protocol):
-    """A consumer that shares partitions with the other members of its group (Apache Kafka only; embedded: all)."""
+    """A consumer that shares partitions with the other members of its group (Apache Kafka only; embedded: all).
+
+    The share changes only inside `poll`. A pair that is new to us yields nothing and stands in no `positions()`
+    until `assign` names it.
+    """
 
     def assignment(self) -> frozenset[tuple[str, int]]:
         """Pairs that are ours now. A change means: drop what belongs to the others, load what is new."""
@@ -247,6 +254,23 @@ class Dataset:
     interactions: Interactions
     source: str
     shift_s: float = 0.0
+
+
+class ActivityStore(Protocol):
+    """The view `user_activity` as its only writer sees it, and how far it has read the log."""
+
+    def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
+        """Rows as they are online, ttl or not; users without one are left out. Raises UnavailableError."""
+
+    def push(self, rows: Sequence[ActivityRow]) -> None:
+        """Make rows readable; returns when they are. A row that is not later than the one there is dropped.
+        Raises UnavailableError: some may be readable, some not."""
+
+    def positions(self, log_id: str) -> dict[tuple[str, int], int]:
+        """Saved next offsets of the log `log_id`; empty if it is new to us. Raises UnavailableError."""
+
+    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Remember next offsets. Raises UnavailableError."""
 
 
 class FeatureStore(Protocol):

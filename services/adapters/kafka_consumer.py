@@ -60,9 +60,10 @@ class KafkaEventConsumer:
 
     def positions(self) -> dict[Pair, int]:
         """Next offset to be read of every assigned pair."""
-        return {
-            pair: self._client.position(TopicPartition(*pair), timeout_ms=0) for pair in sorted(self._placed)
-        }
+        # The public `position` looks at every partition each time: 6 ms for 32 of them, at every turn.
+        held = self._client._subscription.assignment
+        states = {pair: held.get(TopicPartition(*pair)) for pair in sorted(self._placed)}
+        return {pair: state.position.offset for pair, state in states.items() if state and state.position}
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """(first offset kept, offset after the last). Raises UnavailableError at its deadline."""
@@ -71,6 +72,13 @@ class KafkaEventConsumer:
             deadline_ms = self._settings.broker_ack_deadline_ms
             start = self._client.beginning_offsets([pair], timeout_ms=deadline_ms)[pair]
             return start, self._client.end_offsets([pair], timeout_ms=deadline_ms)[pair]
+
+    def ends(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
+        """Offset after the last of each, in one request a broker. Raises UnavailableError at its deadline."""
+        wanted = [TopicPartition(*pair) for pair in pairs]
+        with answering(self._settings):
+            found = self._client.end_offsets(wanted, timeout_ms=self._settings.broker_ack_deadline_ms)
+        return {(pair.topic, pair.partition): offset for pair, offset in found.items()}
 
     def close(self) -> None:
         """Stop; idempotent."""

@@ -7,7 +7,7 @@ or standing still) and none of their costs, so processes are tested against it i
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -215,6 +215,10 @@ class MemoryEventConsumer:
         if self._broker.down:
             raise UnavailableError("broker", "it is down")
         return self._broker.bounds((topic, partition))
+
+    def ends(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
+        """Offset after the last of each."""
+        return {pair: self.bounds(*pair)[1] for pair in pairs}
 
     def close(self) -> None:
         """Forget the assignment; idempotent."""

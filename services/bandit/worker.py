@@ -88,6 +88,7 @@ class Worker:
         self._ports.decoder.acknowledged()
         for partition in list(self.partitions.values()):
             self._settle(partition)
+        self._mark()
         self._look_again = True
 
     # ---- partitions that are ours --------------------------------------------------------------------------
@@ -182,13 +183,18 @@ class Worker:
             self._drop([partition.index])
             return
         self._ports.store.set_watermark(partition.index, partition.watermark(now_ms), partition.lag)
-        self._mark(partition)
 
-    def _mark(self, partition: Partition) -> None:
-        for topic, reach in partition.reach.items():
-            if reach.wants_mark:
-                asked_ms = self._clock()
-                reach.mark(asked_ms, self._ports.consumer.bounds(topic, partition.index)[1])
+    def _mark(self) -> None:
+        """Ask, for all partitions at once, where the logs end now."""
+        wanted = {
+            (topic, index): reach
+            for index, partition in self.partitions.items()
+            for topic, reach in partition.reach.items()
+            if reach.wants_mark
+        }
+        asked_ms = self._clock()
+        for pair, end in self._ports.consumer.ends(wanted).items():
+            wanted[pair].mark(asked_ms, end)
 
 
 def _at_start(log_id: str, bounds: Bounds) -> Positions:

@@ -141,6 +141,8 @@ def test_bounds_are_the_first_offset_kept_and_the_one_after_the_last(log: Any) -
     assert eventually(lambda: consumer.bounds(*pair) == (0, 0))
     produced(producer, EVENTS, ["ada"] * 4)
     assert consumer.bounds(*pair) == (0, 4)
+    assert consumer.ends(ALL_EVENTS) == {other: 4 if other == pair else 0 for other in ALL_EVENTS}
+    assert consumer.ends([]) == {}
 
 
 def test_a_position_past_the_end_is_data_loss(log: Any) -> None:
@@ -227,6 +229,8 @@ def test_bounds_and_log_id_of_a_dead_broker_are_unavailable(log: Any) -> None:
     log.kill()
     with pytest.raises(UnavailableError):
         consumer.bounds(EVENTS, 0)
+    with pytest.raises(UnavailableError):
+        consumer.ends(ALL_EVENTS)
     with pytest.raises(UnavailableError):
         admin.log_id()
 
