@@ -151,6 +151,13 @@ def online_reader(settings: Settings) -> ports.OnlineReader:
     return FeastOnlineReader(settings)
 
 
+def activity_store(settings: Settings) -> ports.ActivityStore:
+    """Online rows of recent activity; imports Feast at once."""
+    from services.adapters.feast_push import FeastActivityStore
+
+    return FeastActivityStore(settings)
+
+
 def feature_store(settings: Settings) -> ports.FeatureStore:
     """Feast off the hot path; imports it at first use."""
     from services.adapters.feast_store import FeastFeatureStore

@@ -1,0 +1,77 @@
+"""The process: events to Feast, a push at most every `activity_flush_ms`, through broker and Redis
+outages."""
+
+import logging
+import threading
+import time
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+import numpy as np
+
+from services import bootstrap
+from services.activity.worker import ActivityWorker, Deps
+from services.errors import UnavailableError
+from services.events import EVENTS
+from services.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+GROUP = "ringside-activity"
+POLL_S = 0.2
+BACK_OFF_S = 0.25
+REPORT_S = 60.0
+
+
+def run(settings: Settings) -> None:
+    """Push until SIGTERM."""
+    bootstrap.configure_logging(settings, "activity")
+    stop = bootstrap.stop_on_signal(settings, "activity")
+    store = bootstrap.activity_store(settings)
+    consumer = bootstrap.group_consumer(settings, GROUP, (EVENTS,))
+    producer = bootstrap.producer(settings)
+    deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, consumer.assignment)
+    worker = ActivityWorker(
+        deps, wall_ms, most=settings.recent_items, horizon_ms=settings.activity_horizon_ms
+    )
+    try:
+        loop(worker, stop, settings.activity_flush_ms / 1_000)
+    finally:
+        consumer.close()
+        producer.close()
+
+
+def loop(worker: ActivityWorker, stop: threading.Event, flush_s: float) -> None:
+    """Step after step, none sooner than `flush_s` after the one before; what is unavailable is tried
+    again."""
+    report_at = time.monotonic() + REPORT_S
+    while not stop.is_set():
+        next_at = time.monotonic() + flush_s
+        try:
+            worker.step(POLL_S)
+        except (UnavailableError, FutureTimeoutError) as error:
+            logger.warning("%s; trying again", error or "no acknowledgement")
+            stop.wait(BACK_OFF_S)
+        if time.monotonic() >= report_at:
+            report_at = time.monotonic() + REPORT_S
+            report(worker)
+        stop.wait(max(0.0, next_at - time.monotonic()))
+
+
+def report(worker: ActivityWorker) -> None:
+    """One line a minute for the operator."""
+    counts = worker.counts
+    p50, p99 = np.percentile(counts.push_ms or [0.0], [50, 99])
+    logger.info(
+        "%d events, %d rows pushed, %d bad, push p50 %.0f ms, p99 %.0f ms, %d late",
+        counts.events,
+        counts.rows,
+        counts.bad,
+        p50,
+        p99,
+        counts.late,
+    )
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000

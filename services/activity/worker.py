@@ -1,0 +1,154 @@
+"""Events in, rows out: load, merge, stamp, push, publish, then remember the position.
+
+Every step may be repeated: positions are saved last, and a row that holds an event already is not changed by
+it. A crash after a push leaves a row that history has not seen; the replay finds nothing to push and
+publishes that row as it stands.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from services import events, ports
+from services.activity import rows
+from services.errors import BadMessageError, DataLossError
+from services.events import ActivityRow, Event
+from services.ports import Record
+
+logger = logging.getLogger(__name__)
+
+READER = (("reader", b"activity"),)
+ACK_S = 5.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a worker did since it started. late: pushes that were readable only after their rows'
+    timestamp."""
+
+    events: int = 0
+    rows: int = 0
+    bad: int = 0
+    late: int = 0
+    push_ms: list[float] = field(default_factory=list)  # of the last pushes, most recent last
+
+
+class ActivityWorker:
+    """One worker. `clock` answers ms since the epoch; `most`: entries a row keeps; `horizon_ms`: see
+    rows.stamp."""
+
+    def __init__(self, deps: "Deps", clock: Callable[[], int], *, most: int, horizon_ms: int):
+        self._deps = deps
+        self._clock = clock
+        self._most = most
+        self._horizon_ms = horizon_ms
+        self._log_id: str | None = None
+        self._placed: frozenset[tuple[str, int]] | None = None
+        self.counts = Counts()
+
+    def step(self, timeout_s: float) -> int:
+        """Handle what has arrived, waiting `timeout_s` for something; returns the number of records.
+
+        Raises UnavailableError; then nothing is lost: the next step starts again from the saved positions.
+        """
+        try:
+            self._take_place()
+            records = self._deps.consumer.poll(timeout_s)
+            if records:
+                self._handle(records)
+        except DataLossError as error:
+            logger.warning("events are gone from the log (%s); going on with what is there", error)
+            self._restart_from_the_start()
+            return 0
+        except Exception:
+            self._placed = None
+            raise
+        return len(records)
+
+    def _take_place(self) -> None:
+        """Seek to the saved positions when we start, after trouble, and when partitions come or go."""
+        ours = self._deps.owned()
+        if ours == self._placed:
+            return
+        self._log_id = self._deps.admin.log_id()
+        saved = self._deps.store.positions(self._log_id)
+        self._deps.consumer.assign({pair: self._place(pair, saved) for pair in ours})
+        self._placed = ours
+
+    def _place(self, pair: tuple[str, int], saved: Mapping[tuple[str, int], int]) -> int:
+        first, end = self._deps.consumer.bounds(*pair)
+        return min(max(saved.get(pair, first), first), end)
+
+    def _restart_from_the_start(self) -> None:
+        ours = self._placed or self._deps.owned()
+        self._deps.consumer.assign({pair: self._deps.consumer.bounds(*pair)[0] for pair in ours})
+
+    def _handle(self, records: list[Record]) -> None:
+        by_user: dict[str, list[Event]] = defaultdict(list)
+        waiting: list[Future[Record]] = []
+        for record in records:
+            try:
+                event = events.decode(Event, record.value)
+            except BadMessageError as error:
+                waiting.append(self._bury(record, str(error)))
+                continue
+            user = rows.owner(event)
+            if user is not None:
+                by_user[user].append(event)
+        waiting += self._publish(self._push(by_user))
+        for future in waiting:
+            future.result(ACK_S)
+        self._deps.store.save_positions(self._log_id or "", self._deps.consumer.positions())
+        self.counts.events += len(records)
+
+    def _push(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
+        """Rows of these users as they are online now: pushed if an event was new, else as they stood."""
+        if not by_user:
+            return []
+        before = self._deps.store.load(list(by_user))
+        merged = [rows.merge(before.get(user), user, acts, self._most) for user, acts in by_user.items()]
+        started_ms = self._clock()
+        current = {row.user_id: row for row in merged if row == before.get(row.user_id)}
+        new = [rows.stamp(row, started_ms, self._horizon_ms) for row in merged if row.user_id not in current]
+        if new:
+            self._deps.store.push(new)
+            self._note_push(self._clock() - started_ms, len(new))
+        return [*current.values(), *new]
+
+    def _note_push(self, took_ms: float, pushed: int) -> None:
+        self.counts.rows += pushed
+        self.counts.push_ms = [*self.counts.push_ms[-9_999:], took_ms]
+        if took_ms > self._horizon_ms:
+            self.counts.late += 1
+            logger.warning(
+                "a push of %d rows took %.0f ms, longer than RINGSIDE_ACTIVITY_HORIZON_MS (%d): "
+                "that long these rows counted as readable and were not yet",
+                pushed,
+                took_ms,
+                self._horizon_ms,
+            )
+
+    def _publish(self, current: Iterable[ActivityRow]) -> "list[Future[Record]]":
+        send = self._deps.producer.send
+        return [send(events.ACTIVITY, row.user_id, events.encode(row)) for row in current]
+
+    def _bury(self, record: Record, reason: str) -> "Future[Record]":
+        self.counts.bad += 1
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        logger.warning("%s is passed over: %s", origin, reason)
+        headers = (("reason", reason.encode()), ("origin", origin.encode()), *READER)
+        key = None if record.key is None else record.key.decode(errors="replace")
+        return self._deps.producer.send(events.DEAD_LETTERS, key, record.value, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What a worker works with. owned: the (topic, partition) pairs that are this worker's now."""
+
+    consumer: ports.EventConsumer
+    producer: ports.EventProducer
+    admin: ports.LogAdmin
+    store: ports.ActivityStore
+    owned: Callable[[], frozenset[tuple[str, int]]]

@@ -1,0 +1,82 @@
+"""ActivityStore: rows of `user_activity` through Feast's push, read back from its Redis, and where the log
+stands."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from services.adapters import feast_layout as layout
+from services.adapters.feast_store import REDIS_TIMEOUT_S, answering, open_store
+from services.events import ActivityRow
+from services.settings import Settings
+
+_FIELDS = (
+    *(layout.feature_field(layout.USER_ACTIVITY, name) for name in layout.ACTIVITY_FEATURES),
+    layout.timestamp_field(layout.USER_ACTIVITY),
+)
+
+
+class FeastActivityStore:
+    """See `services.ports.ActivityStore`. Opening it imports Feast (seconds)."""
+
+    def __init__(self, settings: Settings):
+        self._feast = open_store(settings)
+        timeouts = {"socket_timeout": REDIS_TIMEOUT_S, "socket_connect_timeout": REDIS_TIMEOUT_S}
+        self._redis = redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), 0), **timeouts)
+
+    def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
+        """Rows as they are online, ttl or not; users without one are left out."""
+        with answering(), self._redis.pipeline(transaction=False) as pipe:
+            for user in users:
+                pipe.hmget(layout.entity_key("user_id", user), *_FIELDS)
+            found = zip(users, pipe.execute(), strict=True)
+        return {user: _row(user, values) for user, values in found if values[-1] is not None}
+
+    def push(self, rows: Sequence[ActivityRow]) -> None:
+        """Make rows readable; returns when they are. Raises UnavailableError: some may be, some not.
+
+        `push(to=ONLINE)` ends in this same call, after reading the whole registry anew: 12-16 ms of CPU a
+        batch instead of 5 (one row of 50 items; four views).
+        """
+        frame = pd.DataFrame(
+            {
+                "user_id": [row.user_id for row in rows],
+                **{name: [getattr(row, name) for row in rows] for name in layout.ACTIVITY_FEATURES},
+                "event_timestamp": pd.to_datetime([row.received_at for row in rows], unit="ms", utc=True),
+            }
+        )
+        with answering():
+            self._feast.write_to_online_store(layout.USER_ACTIVITY, df=frame)
+
+    def positions(self, log_id: str) -> dict[tuple[str, int], int]:
+        """Saved next offsets of the log `log_id`; empty if it is new to us."""
+        with answering():
+            saved = self._redis.hgetall(_positions_key(log_id))
+        pairs = ((name.decode().rsplit("/", 1), int(offset)) for name, offset in saved.items())
+        return {(topic, int(partition)): offset for (topic, partition), offset in pairs}
+
+    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Remember next offsets."""
+        named = {f"{topic}/{partition}": offset for (topic, partition), offset in positions.items()}
+        if named:
+            with answering():
+                self._redis.hset(_positions_key(log_id), mapping=named)
+
+
+def _positions_key(log_id: str) -> str:
+    return f"activity:positions:{log_id}"
+
+
+def _row(user: str, values: list[bytes | None]) -> ActivityRow:
+    item_ids, item_at, item_types, event_ids, stamp = values
+    return ActivityRow(
+        received_at=layout.timestamp_ms(stamp),
+        user_id=user,
+        item_ids=list(layout.texts(item_ids)),
+        item_at=list(layout.integers(item_at)),
+        item_types=list(layout.texts(item_types)),
+        event_ids=list(layout.texts(event_ids)),
+    )

@@ -1,0 +1,44 @@
+"""ActivityStore in memory: the double of Feast's online store as the activity worker sees it."""
+
+from collections.abc import Mapping, Sequence
+
+from services.errors import UnavailableError
+from services.events import ActivityRow
+
+
+class MemoryActivityStore:
+    """Like Feast's Redis it drops a row that is not later than the one it has. `down`: it answers nothing."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, ActivityRow] = {}
+        self.pushes: list[list[ActivityRow]] = []
+        self.saved: dict[str, dict[tuple[str, int], int]] = {}
+        self.down = False
+
+    def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
+        """Rows as they are online."""
+        self._check()
+        return {user: self.rows[user] for user in users if user in self.rows}
+
+    def push(self, rows: Sequence[ActivityRow]) -> None:
+        """Make rows readable, those that are later than what is there."""
+        self._check()
+        self.pushes.append(list(rows))
+        for row in rows:
+            before = self.rows.get(row.user_id)
+            if before is None or row.received_at > before.received_at:
+                self.rows[row.user_id] = row
+
+    def positions(self, log_id: str) -> dict[tuple[str, int], int]:
+        """Saved next offsets of a log."""
+        self._check()
+        return dict(self.saved.get(log_id, {}))
+
+    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Remember next offsets."""
+        self._check()
+        self.saved.setdefault(log_id, {}).update(positions)
+
+    def _check(self) -> None:
+        if self.down:
+            raise UnavailableError("Redis", "it is down")

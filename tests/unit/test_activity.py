@@ -1,0 +1,265 @@
+"""The activity worker over doubles: what a row becomes, whatever the order, the repetition or the outage."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services import events
+from services.activity import rows
+from services.activity.worker import ActivityWorker, Deps
+from services.adapters import memory
+from services.adapters.memory_activity import MemoryActivityStore
+from services.errors import UnavailableError
+from services.events import ACTIVITY, DEAD_LETTERS, EVENTS, ActivityRow, Attribution, Event
+
+NOW_MS = 1_700_000_000_000
+HORIZON_MS = 500
+
+
+def event(index: int, at: int = 0, user: str | None = "u", **fields: Any) -> Event:
+    values = {"event_id": f"e{index}", "type": "click", "item_id": f"i{index}", "user_id": user} | fields
+    return Event(received_at=NOW_MS + at, **values)
+
+
+acts = st.lists(
+    st.builds(event, st.integers(0, 12), st.integers(0, 3)), unique_by=lambda e: e.event_id, max_size=13
+)
+
+
+@given(acts, st.randoms(use_true_random=False), st.integers(1, 6))
+def test_order_and_repetition_change_nothing(done: list[Event], rng: Any, most: int) -> None:
+    at_once = rows.merge(None, "u", done, most)
+    shuffled = [*done, *done[: len(done) // 2]]
+    rng.shuffle(shuffled)
+    one_by_one = None
+    for act in shuffled:
+        one_by_one = rows.merge(one_by_one, "u", [act], most)
+    assert one_by_one == at_once or not done
+
+
+@given(acts, st.integers(1, 6))
+def test_a_row_holds_the_latest_first(done: list[Event], most: int) -> None:
+    row = rows.merge(None, "u", done, most)
+    expected = sorted(done, key=lambda e: (e.received_at, e.event_id), reverse=True)[:most]
+    assert row.event_ids == [e.event_id for e in expected]
+    assert row.item_ids == [e.item_id for e in expected]
+    assert row.item_at == [e.received_at for e in expected]
+    assert row.item_types == [e.type for e in expected]
+
+
+def test_two_clicks_in_one_millisecond_both_stay() -> None:
+    row = rows.merge(None, "u", [event(1), event(2)], 50)
+    assert sorted(row.item_ids) == ["i1", "i2"]
+    assert rows.merge(row, "u", [event(1)], 50) == row
+
+
+def test_the_rows_timestamp_is_ahead_of_now_and_grows_with_every_push() -> None:
+    row = rows.stamp(rows.merge(None, "u", [event(1)], 50), NOW_MS, HORIZON_MS)
+    again = rows.stamp(row, NOW_MS, HORIZON_MS)
+    earlier_clock = rows.stamp(again, NOW_MS - 10_000, HORIZON_MS)
+    assert row.received_at == NOW_MS + HORIZON_MS
+    assert row.received_at < again.received_at < earlier_clock.received_at
+
+
+@pytest.mark.parametrize(
+    ("act", "owner"),
+    [
+        (event(1, user="u", session_id="s"), "u"),
+        (event(1, user=None, session_id="s"), "s"),
+        (event(1, user=None), None),
+        (event(1, type="impression"), None),
+    ],
+)
+def test_a_row_belongs_to_the_routing_key_of_its_own_request(act: Event, owner: str | None) -> None:
+    assert rows.owner(act) == owner
+
+
+# ---- the worker
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    broker: memory.MemoryBroker
+    store: MemoryActivityStore
+    now_ms: int = NOW_MS
+
+    def worker(self, most: int = 50) -> ActivityWorker:
+        consumer = memory.MemoryEventConsumer(self.broker)
+        pairs = frozenset((EVENTS, index) for index in range(4))
+        producer = memory.MemoryEventProducer(self.broker)
+        deps = Deps(consumer, producer, memory.MemoryLogAdmin(self.broker), self.store, lambda: pairs)
+        return ActivityWorker(deps, lambda: self.now_ms, most=most, horizon_ms=HORIZON_MS)
+
+    def send(self, *messages: Event | bytes) -> None:
+        for message in messages:
+            raw = message if isinstance(message, bytes) else events.encode(message)
+            key = "k" if isinstance(message, bytes) else message.key
+            memory.MemoryEventProducer(self.broker).send(EVENTS, key, raw).result(0)
+
+    def published(self, topic: str) -> list[Any]:
+        consumer = memory.MemoryEventConsumer(self.broker)
+        indices = range(4 if topic == ACTIVITY else 1)
+        consumer.assign({(topic, index): self.broker.bounds((topic, index))[0] for index in indices})
+        return consumer.poll(0, 10_000)
+
+    def history(self) -> list[ActivityRow]:
+        return [events.decode(ActivityRow, record.value) for record in self.published(ACTIVITY)]
+
+
+@pytest.fixture
+def world(memory_broker) -> World:
+    return World(memory_broker, MemoryActivityStore())
+
+
+def test_what_was_pushed_is_what_history_gets(world) -> None:
+    world.send(event(1), event(2, 5, user="v"), event(3, 9))
+    worker = world.worker()
+    assert worker.step(0) == 3
+    assert world.store.rows["u"].item_ids == ["i3", "i1"]
+    assert world.store.rows["v"].item_ids == ["i2"]
+    assert sorted(world.history(), key=lambda row: row.user_id) == [
+        world.store.rows["u"],
+        world.store.rows["v"],
+    ]
+    assert len(world.store.pushes) == 1  # one batch
+
+
+def test_a_click_dated_five_hours_ahead_does_not_block_the_next(world) -> None:
+    worker = world.worker()
+    world.send(event(1, ts=NOW_MS + 5 * 3_600_000))
+    worker.step(0)
+    world.now_ms += 10
+    world.send(event(2, 10))
+    worker.step(0)
+    assert world.store.rows["u"].item_ids == ["i2", "i1"]
+    assert world.store.rows["u"].received_at == NOW_MS + 10 + HORIZON_MS
+
+
+def test_events_out_of_order_end_up_in_order(world) -> None:
+    worker = world.worker()
+    for index, at in ((1, 30), (2, 10), (3, 20)):
+        world.send(event(index, at))
+        worker.step(0)
+    assert world.store.rows["u"].item_ids == ["i1", "i3", "i2"]
+    assert [row.received_at for row in world.history()] == sorted(
+        {row.received_at for row in world.history()}
+    )
+
+
+def test_the_same_event_twice_is_pushed_once(world) -> None:
+    worker = world.worker()
+    world.send(event(1), event(1))
+    worker.step(0)
+    world.send(event(1))
+    worker.step(0)
+    assert world.store.rows["u"].event_ids == ["e1"]
+    assert len(world.store.pushes) == 1
+    assert set(map(str, world.history())) == {str(world.store.rows["u"])}
+
+
+def test_an_attributed_click_belongs_to_who_clicked_not_to_who_was_shown(world) -> None:
+    shown = Attribution(
+        recommendation_id="r", experiment="x", routing_key="s", unit="s:s:-", unit_at=NOW_MS,
+        exposed_at=NOW_MS, arm="a", weights_version=1, propensity=0.5, position=0,
+    )  # fmt: skip
+    world.send(event(1, user="u", session_id="s", attribution=shown))
+    world.worker().step(0)
+    assert list(world.store.rows) == ["u"]
+
+
+def test_what_cannot_be_read_goes_to_the_dead_letters_and_stops_nobody(world) -> None:
+    world.send(b"{nonsense", event(1))
+    worker = world.worker()
+    worker.step(0)
+    letters = world.published(DEAD_LETTERS)
+    assert [letter.value for letter in letters] == [b"{nonsense"]
+    assert dict(letters[0].headers)["reader"] == b"activity"
+    assert world.store.rows["u"].item_ids == ["i1"]
+    world.worker().step(0)
+    assert len(world.published(DEAD_LETTERS)) == 1
+
+
+def test_redis_down_and_back_loses_and_doubles_nothing(world) -> None:
+    worker = world.worker()
+    worker.step(0)
+    world.send(event(1))
+    world.store.down = True
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            worker.step(0)
+    world.send(event(2, 5))
+    world.store.down = False
+    worker.step(0)
+    assert world.store.rows["u"].event_ids == ["e2", "e1"]
+
+
+@pytest.mark.parametrize("fails", ["push", "save_positions"])
+def test_a_crash_anywhere_is_made_good_by_the_next_worker(fails, world, monkeypatch) -> None:
+    def crash(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    world.send(event(1), event(2, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store, fails, crash)
+        with pytest.raises(KeyboardInterrupt):
+            world.worker().step(0)
+    world.now_ms += 60_000
+    world.send(event(3, 2))
+    world.worker().step(0)
+    assert world.store.rows["u"].event_ids == ["e3", "e2", "e1"]
+    assert world.store.rows["u"] in world.history()
+    assert {row.received_at for push in world.store.pushes for row in push} <= {
+        row.received_at for row in world.history()
+    }
+
+
+def test_a_push_whose_publication_was_lost_is_published_after_all(world, monkeypatch) -> None:
+    """The row was served, so history must have it: the replay finds nothing new and publishes it as it
+    stands."""
+    world.send(event(1))
+
+    def crash(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    worker = world.worker()
+    with monkeypatch.context() as patched:
+        patched.setattr(memory.MemoryEventProducer, "send", crash)
+        with pytest.raises(KeyboardInterrupt):
+            worker.step(0)
+    served = world.store.rows["u"]
+    assert world.history() == []
+    world.worker().step(0)
+    assert world.history() == [served]
+    assert world.store.rows["u"] == served
+
+
+def test_a_restart_goes_on_where_it_stopped(world) -> None:
+    world.send(event(1))
+    world.worker().step(0)
+    world.send(event(2, 5))
+    assert world.worker().step(0) == 1
+    assert world.store.rows["u"].event_ids == ["e2", "e1"]
+
+
+def test_a_row_keeps_the_latest(world) -> None:
+    world.send(*(event(index, index) for index in range(9)))
+    world.worker(most=4).step(0)
+    assert world.store.rows["u"].item_ids == ["i8", "i7", "i6", "i5"]
+
+
+def test_a_slow_push_is_told(world, monkeypatch) -> None:
+    worker = world.worker()
+    push = world.store.push
+
+    def slow(batch: list[ActivityRow]) -> None:
+        world.now_ms += HORIZON_MS + 1
+        push(batch)
+
+    monkeypatch.setattr(world.store, "push", slow)
+    world.send(event(1))
+    worker.step(0)
+    assert (worker.counts.late, worker.counts.rows, worker.counts.push_ms) == (1, 1, [HORIZON_MS + 1])
