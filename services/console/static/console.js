@@ -42,15 +42,24 @@ function replacePart(name, html) {
   if (!element || shownParts[name] === html || isBusy(element)) return;
   if (name === "headline" && shownParts[name] !== undefined) announce(html);
   shownParts[name] = html;
+  const focused = focusedIn(element);
   element.innerHTML = html; // made by the server's templates, which escape every value
   drawTimes(element);
+  if (focused) $(focused, element)?.focus({ preventScroll: true });
 }
 
-// Text that somebody is selecting, or a button that has the focus, is not pulled away.
+// Text that somebody is selecting is not pulled away; a focused button keeps the focus in its next version.
 function isBusy(element) {
   const selection = getSelection();
-  const selecting = selection && !selection.isCollapsed && element.contains(selection.anchorNode);
-  return selecting || (element.contains(document.activeElement) && document.activeElement !== element);
+  return Boolean(selection && !selection.isCollapsed && element.contains(selection.anchorNode));
+}
+
+function focusedIn(element) {
+  const active = document.activeElement;
+  if (!active || active === element || !element.contains(active)) return null;
+  const { command, arm } = active.dataset;
+  if (command) return `[data-command="${CSS.escape(command)}"]${arm ? `[data-arm="${CSS.escape(arm)}"]` : ""}`;
+  return active.getAttribute("href") ? `[href="${CSS.escape(active.getAttribute("href"))}"]` : null;
 }
 
 function announce(html) {
