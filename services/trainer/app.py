@@ -1,15 +1,18 @@
 """The trainer process: `ringside trainer`."""
 
+import getpass
 import logging
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from experiments.commands import Origin
 from experiments.experiment import Experiment
 from services import bootstrap
 from services.errors import RingsideError
 from services.settings import Settings
-from services.trainer.recipes import Recipe, recipe_of
+from services.trainer.recipes import Recipe, recipe, recipe_of
 from services.trainer.showing import shown
 from services.trainer.training import Trained, Workshop, enter
 from services.trainer.window import latest
@@ -60,6 +63,24 @@ def make_workshop(settings: Settings) -> Workshop:
     )
 
 
+def train_by_command(
+    settings: Settings, algorithm: str, params: Mapping[str, Any], *, against_champion: bool
+) -> Trained:
+    """Train, with progress for whoever watches; says what the gate found."""
+    bootstrap.configure_logging(settings, "train")
+    made = recipe(algorithm, params)
+    champion = champion_recipe(settings) if against_champion else None
+    with shown(algorithm) as progress:
+        trained = make_workshop(settings).train(made, champion, progress)
+    log.info("%s: %s", trained.manifest.model_version, trained.verdict.reason)
+    return trained
+
+
+def record(settings: Settings, trained: Trained) -> None:
+    """Note a trained model in the registry."""
+    make_workshop(settings).record(trained)
+
+
 def champion_recipe(settings: Settings) -> Recipe | None:
     """How the champion was made; None before the experiment has started."""
     state = bootstrap.decision_log(settings).catch_up().get(settings.experiment)
@@ -71,5 +92,6 @@ def champion_recipe(settings: Settings) -> Recipe | None:
 
 def enter_by_command(settings: Settings, trained: Trained, arm: str | None, now_ms: int) -> Experiment:
     """Let a trained model join the experiment because a person said so."""
-    origin = Origin(author="command", now_ms=now_ms, code_version=trained.manifest.code_version)
+    author = f"shell:{getpass.getuser()}"
+    origin = Origin(author=author, now_ms=now_ms, code_version=trained.manifest.code_version)
     return enter(bootstrap.decision_log(settings), settings.experiment, trained, origin, arm)

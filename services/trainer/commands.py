@@ -68,47 +68,45 @@ def list_models() -> None:
         typer.echo(f"{version}  data {manifest.data_version}  {score}  code {manifest.code_version}")
 
 
+Algorithm = Annotated[str, typer.Argument(help="popularity, als, content, linear or inverted.")]
+Registry = Annotated[bool, typer.Option(help="Note the model in MLflow, which takes seconds to start.")]
+
+
 @models_app.command()
-def fit(
-    algorithm: Annotated[str, typer.Argument(help="popularity, als, content, linear or inverted.")],
-    params: Params = None,
-) -> None:
-    """Fit a model on the latest window, judge it, save and register it."""
-    train(algorithm, params=params)
+def fit(algorithm: Algorithm, params: Params = None, registry: Registry = True) -> None:
+    """Fit a model on the latest window, judge it offline, save and register it. Prints the model version."""
+    from services.trainer.app import record, train_by_command
+
+    trained = train_by_command(Settings(), algorithm, parse_params(params or []), against_champion=False)
+    if registry:
+        record(Settings(), trained)
+    typer.echo(trained.manifest.model_version)
 
 
 def train(
-    algorithm: Annotated[str, typer.Argument(help="popularity, als, content, linear or inverted.")],
+    algorithm: Algorithm,
     params: Params = None,
     enter: Annotated[bool, typer.Option("--enter", help="Let it join the experiment as challenger.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Enter even if the offline gate says no.")] = False,
     arm: Annotated[str | None, typer.Option(help="Name of its arm; the model version by default.")] = None,
-    low_priority: Annotated[bool, typer.Option(help="Give way to other processes.")] = True,
 ) -> None:
-    """Fit a model on the latest window; with --enter it joins the experiment as challenger.
+    """Fit a model on the latest window at low priority; with --enter it joins the experiment as challenger.
 
-    Prints the model version. The offline gate compares it with the champion's recipe; a refused one is
-    saved, but
-    enters only with --force.
+    The offline gate compares its recipe with the champion's. A refused model is saved, but enters only with
+    --force. Prints the model version.
     """
-    from services import bootstrap
-    from services.trainer.app import champion_recipe, enter_by_command, make_workshop
-    from services.trainer.recipes import recipe
-    from services.trainer.showing import shown
+    from services.trainer.app import enter_by_command, record, train_by_command
 
+    os.nice(10)
     settings = Settings()
-    bootstrap.configure_logging(settings, "train")
-    if low_priority:
-        os.nice(10)
-    made = recipe(algorithm, parse_params(params or []))
-    with shown(algorithm) as progress:
-        trained = make_workshop(settings).train(made, champion_recipe(settings) if enter else None, progress)
-    typer.echo(trained.verdict.reason, err=True)
-    if enter and (trained.verdict.passed or force):
+    trained = train_by_command(settings, algorithm, parse_params(params or []), against_champion=enter)
+    wanted = enter and (trained.verdict.passed or force)
+    if wanted:
         state = enter_by_command(settings, trained, arm, now_ms=time.time_ns() // 1_000_000)
         typer.echo(f"entered {settings.experiment} at revision {state.revision}", err=True)
+    record(settings, trained)
     typer.echo(trained.manifest.model_version)
-    if enter and not trained.verdict.passed and not force:
+    if enter and not wanted:
         raise BadInputError(
             "algorithm", f"{algorithm} stays out: {trained.verdict.reason}; --force overrides"
         )

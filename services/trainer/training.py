@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from experiments import commands
-from experiments.experiment import Experiment
+from experiments.experiment import Experiment, IllegalTransition
 from models.contract import Manifest, Progress, Recommender, silent
 from models.evaluation import Case
 from models.splits import TimeSplit
@@ -39,7 +39,7 @@ class Workshop:
     features: FeatureStore | None = None  # None: judge on interactions alone
 
     def train(self, made: Recipe, champion: Recipe | None = None, progress: Progress = silent) -> Trained:
-        """Judge the recipe on a time split, fit it on everything, save and register the model.
+        """Judge the recipe on a time split, fit it on everything, save the model.
 
         The model is saved whatever the gate says; `verdict.passed` says whether it may enter.
         """
@@ -56,7 +56,6 @@ class Workshop:
             metrics=verdict.metrics,
             now_ms=self.clock_ms(),
         )
-        self._register(manifest, verdict)
         return Trained(manifest, verdict)
 
     def _fit(self, made: Recipe, dataset: Dataset, now_s: float, progress: Progress) -> Recommender:
@@ -78,8 +77,11 @@ class Workshop:
 
         return serve
 
-    def _register(self, manifest: Manifest, verdict: Verdict) -> None:
-        """The registry is for people: if it can't be written, the model is still good."""
+    def record(self, trained: Trained) -> None:
+        """Note the model in the registry. Apart from `train`, and after `enter`: MLflow takes seconds to
+        start, shoppers
+        need not wait for it, and if it can't be written the model is still good."""
+        manifest, verdict = trained.manifest, trained.verdict
         try:
             self.registry.register(manifest)
             tags = {"gate": "passed" if verdict.passed else "refused", "gate_reason": verdict.reason}
@@ -95,7 +97,7 @@ def enter(
 
     The arm is named after the model version unless `arm` says otherwise. Raises BadInputError if the
     experiment
-    has not started, IllegalTransition if it takes no challengers.
+    has not started, or takes no such challenger.
     """
     version = trained.manifest.model_version
     found = replace(origin, evidence={**origin.evidence, "gate": trained.verdict.evidence()})
@@ -103,7 +105,10 @@ def enter(
         state = decisions.catch_up().get(experiment)
         if state is None:
             raise BadInputError("experiment", f"{experiment!r} has not started")
-        decision = commands.enter(state, arm or version, version, found)
+        try:
+            decision = commands.enter(state, arm or version, version, found)
+        except IllegalTransition as error:
+            raise BadInputError("arm", str(error)) from error
         try:
             return decisions.append(decision)
         except StalePositionError:

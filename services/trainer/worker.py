@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from experiments import commands
@@ -31,7 +30,9 @@ class TrainerWorker:
     models: ModelStore
     registry: ModelRegistry
     workshop: Workshop
-    seen_revision: int = 0
+    noted_revision: int = 0
+    registry_rests_until_ms: int = 0
+    registered: set[str] = field(default_factory=set)
     answered_ms: int = 0
     rests_until_ms: int = 0
     aliases: dict[str, str | None] = field(default_factory=dict)
@@ -43,40 +44,41 @@ class TrainerWorker:
             return None
         self._note(state)
         now_ms = self.workshop.clock_ms()
-        if (
-            not state.retrain_pending
-            or state.retrain_at_ms <= self.answered_ms
-            or now_ms < self.rests_until_ms
-        ):
+        asked = state.retrain_pending and state.retrain_at_ms > self.answered_ms
+        if not asked or now_ms < self.rests_until_ms:
             return None
         self.rests_until_ms = now_ms + REST_MS
         trained = self._answer(state, progress)
         self.answered_ms, self.rests_until_ms = state.retrain_at_ms, 0
+        self.workshop.record(trained)
         return trained
 
     def _answer(self, state: Experiment, progress: Progress) -> Trained:
-        """Fit the requested arm's algorithm again, on the latest window; enter it if the gate lets it
+        """Fit the requested arm's algorithm again, on the latest window; enter it if the gate lets it."""
         pass."""
-        request = self._request()
-        arm = str(request.detail.get("arm", state.champion)) if request else state.champion
-        log.info(
-            "retraining is asked for because of %s: %s", arm, request.detail.get("reason") if request else ""
-        )
+        arm, why = self._request(state)
+        log.info("retraining is asked for because of %s: %s", arm, why)
         trained = self.workshop.train(self._recipe(state, arm), self._recipe(state, state.champion), progress)
-        if not trained.verdict.passed:
+        if trained.verdict.passed:
+            enter(self.decisions, self.experiment, trained, self._origin(trained))
+        else:
             log.warning("%s stays out: %s", trained.manifest.model_version, trained.verdict.reason)
-            return trained
-        version, why = trained.manifest.model_version, trained.verdict.reason
-        origin = commands.Origin(
+        return trained
+
+    def _origin(self, trained: Trained) -> commands.Origin:
+        version, found = trained.manifest.model_version, trained.verdict.reason
+        return commands.Origin(
             author="trainer",
             now_ms=self.workshop.clock_ms(),
             rule="retrain",
-            reason=f"{version} answers the retraining request ({why}).",
+            reason=f"{version} answers the retraining request ({found}).",
             code_version=trained.manifest.code_version,
         )
-        entered = enter(self.decisions, self.experiment, trained, origin)
-        self._note(entered)
-        return trained
+
+    def _request(self, state: Experiment) -> tuple[str, str]:
+        """Arm and reason of the latest request; the champion, if the log no longer holds it."""
+        asked = [d.detail for d in self.decisions.history(self.experiment) if d.kind == "retrain"]
+        return (str(asked[-1]["arm"]), str(asked[-1]["reason"])) if asked else (state.champion, "unknown")
 
     def _recipe(self, state: Experiment, arm: str) -> Recipe:
         """The recipe of an arm's model; of the champion's, if the arm is not known any more."""
@@ -84,21 +86,30 @@ class TrainerWorker:
         _, manifest = self.models.load(known.model_version)
         return recipe_of(manifest)
 
-    def _request(self) -> Decision | None:
-        asked = [d for d in self.decisions.history(self.experiment) if d.kind == "retrain"]
-        return asked[-1] if asked else None
-
     def _note(self, state: Experiment) -> None:
-        """Bring aliases and evidence into the registry; what it can't take is logged and tried with the
-        next."""
-        for decision in self.decisions.history(self.experiment, self.seen_revision):
+        """Bring models, aliases and evidence into the registry: once a revision, and after a failure every
+        minute."""
+        if state.revision == self.noted_revision or self.workshop.clock_ms() < self.registry_rests_until_ms:
+            return
+        try:
+            self._write(state)
+        except RingsideError as error:
+            self.registry_rests_until_ms = self.workshop.clock_ms() + REST_MS
+            log.warning("the registry lags behind: %s", error)
+            return
+        self.noted_revision = state.revision
+
+    def _write(self, state: Experiment) -> None:
+        for arm in state.arms.values():
+            if arm.model_version not in self.registered:
+                self.registry.register(self.models.load(arm.model_version)[1])
+                self.registered.add(arm.model_version)
+        for decision in self.decisions.history(self.experiment, self.noted_revision):
             if decision.kind in EVIDENT:
-                self._try(lambda d=decision: self._tag(state, d))
-            self.seen_revision = decision.revision
+                self._tag(state, decision)
         for alias, version in aliases_of(state).items():
-            if self.aliases.get(alias) != version and self._try(
-                lambda a=alias, v=version: self.registry.alias(a, v)
-            ):
+            if alias not in self.aliases or self.aliases[alias] != version:
+                self.registry.alias(alias, version)
                 self.aliases[alias] = version
 
     def _tag(self, state: Experiment, decision: Decision) -> None:
@@ -108,14 +119,6 @@ class TrainerWorker:
             told = {"revision": decision.revision, "rule": decision.rule, "reason": decision.reason}
             text = json.dumps({**told, "at_ms": decision.received_at, "author": decision.author})
             self.registry.tag(str(version), {f"decision.{decision.kind}": text})
-
-    def _try(self, write: Callable[[], None]) -> bool:
-        try:
-            write()
-        except RingsideError as error:
-            log.warning("registry: %s", error)
-            return False
-        return True
 
 
 def aliases_of(state: Experiment) -> dict[str, str | None]:

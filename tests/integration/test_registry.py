@@ -44,6 +44,7 @@ def test_an_alias_moves_and_goes(registry):
     registry.alias("champion", "als-2")
     assert registry.aliases() == {"champion": "als-2", "challenger": "als-2"}
     registry.alias("challenger", None)
+    registry.alias("challenger", None)
     assert registry.aliases() == {"champion": "als-2"}
 
 

@@ -163,20 +163,29 @@ def test_another_decision_in_between_does_not_lose_the_challenger(shop, monkeypa
 
 
 class BrokenRegistry(MemoryModelRegistry):
-    """MLflow that is gone."""
+    """MLflow that is gone until it is `mended`."""
+
+    mended = False
 
     def register(self, manifest):
-        raise UnavailableError("MLflow", "gone")
-
-    def alias(self, name, model_version):
-        raise UnavailableError("MLflow", "gone")
+        if not self.mended:
+            raise UnavailableError("MLflow", "gone")
+        super().register(manifest)
 
 
 def test_without_the_registry_training_goes_on(tmp_path):
     shop = Shop(tmp_path, BrokenRegistry())
-    shop.start()
+    first = shop.start().champion
     shop.ask()
-    assert shop.look().manifest.model_version in shop.state.arms
+    second = shop.look().manifest.model_version
+    assert second in shop.state.arms
+    shop.registry.mended = True
+    shop.look()
+    assert shop.registry.aliases == {}  # it rests, rather than trying at every look
+    shop.now_ms += 60_000
+    shop.look()
+    assert shop.registry.aliases == {"champion": first, "challenger": second}
+    assert json.loads(shop.registry.tags[second]["decision.enter"])["author"] == "trainer"
 
 
 # ---- the registry follows --------------------------------------------------------------
