@@ -1,0 +1,143 @@
+"""Acceptance numbers of the click race under Thompson sampling: errors, power, intention to treat, where it
+starts.
+
+The unmarked tests play the 2,000 runs that were promised; the slow one plays 20,000 and prints what the
+documentation says.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+from duel import RULES, Duel, Outcome, normal_p_best, run
+
+from experiments.posterior import Posterior, p_best
+from experiments.race import (
+    GRID,
+    log_evidence,
+    log_stakes,
+    non_inferiority_side,
+    promotion_side,
+    rollback_side,
+)
+
+RUNS = 2_000
+MARGINS = (0.0, 0.03, 0.10, 0.20)
+ALPHAS = [0.05 * 6 / (math.pi * i) ** 2 for i in range(1, 6)]
+
+
+def allowed(alpha=0.05, runs=RUNS):
+    """alpha and three standard errors of its estimate."""
+    return alpha + 3 * math.sqrt(alpha * (1 - alpha) / runs)
+
+
+@cache
+def null_under_a_trend(margin: float) -> Outcome:
+    return run(Duel(ratio=1 - margin, doubling=True), RUNS, 1, rollback_side(margin))
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_false_rollbacks_stay_within_alpha_under_a_trend(margin):
+    outcome = null_under_a_trend(margin)
+    assert outcome.fired() <= allowed()
+    assert outcome.fired() >= 0.005  # the race bets, so the bound is not vacuous
+    assert all(outcome.fired(alpha) <= allowed(alpha) for alpha in ALPHAS)
+
+
+@pytest.mark.parametrize("margin", MARGINS[:3])
+def test_the_scenario_has_teeth_a_rule_on_pooled_means_fails_it(margin):
+    assert null_under_a_trend(margin).pooled.mean() > 0.3
+
+
+def test_pooled_means_are_only_wrong_because_of_the_trend():
+    assert run(Duel(), RUNS, 1, rollback_side(0)).pooled.mean() <= allowed()
+
+
+@pytest.mark.parametrize(("margin", "power"), [(0.0, 0.92), (0.03, 0.78)])
+def test_power_against_a_fifth_fewer_clicks(margin, power):
+    assert run(Duel(ratio=0.8, ramp=False), RUNS, 2, rollback_side(margin)).fired() >= power
+
+
+@pytest.mark.parametrize("failover", [0.05, 0.10])
+def test_intention_to_treat_keeps_alpha_when_answers_fail_over(failover):
+    assert run(Duel(failover=failover, doubling=True), RUNS, 3, rollback_side(0)).fired() <= allowed()
+
+
+def test_leaving_failed_answers_out_would_not():
+    assert run(Duel(failover=0.10, left_out=True), RUNS, 3, rollback_side(0)).fired() > 0.3
+
+
+@pytest.mark.parametrize("margin", [0.03, 0.10])
+def test_non_inferiority_passes_an_arm_at_its_boundary_within_alpha(margin):
+    outcome = run(Duel(ratio=1 - margin, doubling=True), RUNS, 4, non_inferiority_side(margin))
+    assert 0.005 <= outcome.fired() <= allowed()
+
+
+def test_non_inferiority_passes_equal_arms_as_often_as_documented():
+    passed = [run(Duel(), RUNS, 4, non_inferiority_side(margin)).fired() for margin in (0.03, 0.10)]
+    assert passed == pytest.approx([0.11, 0.65], abs=0.05)
+
+
+def test_promotion_of_an_equal_arm_stays_within_alpha_and_a_better_one_is_found():
+    assert run(Duel(doubling=True), RUNS, 5, promotion_side()).fired() <= allowed()
+    assert run(Duel(ratio=1.25), RUNS, 5, promotion_side()).fired() >= 0.9
+
+
+def after_a_promotion(fresh: bool, runs: int = 300) -> np.ndarray:
+    """Units from its promotion until an arm that was 15 % better and is now 30 % worse is found, inf if
+    never."""
+    rng, side, alpha = np.random.default_rng(6), rollback_side(RULES.margin), ALPHAS[1]
+    stakes, found = np.zeros((runs, GRID)), np.full(runs, np.inf)
+    for look in range(300):
+        promoted = look >= 100
+        share, ratio = (0.9, 0.70) if promoted else (0.8, 1.15)
+        n = rng.binomial(1_000, share, runs)
+        s_a, s_0 = rng.binomial(n, 0.02 * ratio), rng.binomial(1_000 - n, 0.02)
+        if promoted or not fresh:
+            stakes += log_stakes(s_a, s_0, share, 1 - share, side)
+        crossed = promoted & np.isinf(found) & (log_evidence(stakes) >= -math.log(alpha))
+        found = np.where(crossed, 1_000 * (look - 99), found)
+    return found
+
+
+def test_a_fresh_champion_needs_a_race_of_its_own():
+    fresh, carried = after_a_promotion(fresh=True), after_a_promotion(fresh=False)
+    assert np.isfinite(fresh).mean() >= 0.97
+    assert 25_000 <= np.median(fresh) <= 75_000
+    assert np.isfinite(carried).mean() <= 0.10
+
+
+def test_the_simulated_weights_are_the_shipped_ones():
+    rng = np.random.default_rng(7)
+    n = rng.integers(1_000, 200_000, (2, 60)).astype(float)
+    s = rng.binomial(n.astype(int), 0.02 * rng.uniform(0.9, 1.1, (2, 60)))
+    prior = (s[0] + 0.5) / (n[0] + 1) * RULES.pseudo_units
+    a, b = prior + s, RULES.pseudo_units - prior + n - s
+    pairs = zip(a.T, b.T, strict=True)
+    shipped = [p_best([Posterior(*x) for x in zip(*pair, strict=True)])[1] for pair in pairs]
+    assert normal_p_best(n, s) == pytest.approx(np.array(shipped), abs=0.02)
+
+
+@pytest.mark.slow
+def test_documented_numbers(capsys):
+    """Ten times the runs; prints the tables of the documentation."""
+    runs = 20_000
+    lines = ["false rollbacks at ratio exactly 1 - d (constant rate, doubling rate; pooled means, doubling)"]
+    for margin in MARGINS:
+        still, trend = (
+            run(Duel(ratio=1 - margin, doubling=x), runs, 11, rollback_side(margin)) for x in (0, 1)
+        )
+        lines.append(f"d = {margin:.0%}: {still.fired():.4f} {trend.fired():.4f}; {trend.pooled.mean():.3f}")
+        assert max(still.fired(), trend.fired()) <= allowed(runs=runs)
+    lines.append("power, challenger 20 % worse, floor 10 %, with the ramp, at α_1 … α_5")
+    for rate, looks in ((0.02, 200), (0.10, 100)):
+        for margin in MARGINS[:2]:
+            won = run(Duel(rate=rate, ratio=0.8, looks=looks), runs, 12, rollback_side(margin), ALPHAS[0])
+            power = " ".join(f"{won.fired(alpha):.3f}" for alpha in ALPHAS)
+            lines.append(
+                f"{rate:.0%}, {looks},000 units, d = {margin:.0%}: {power}; median {np.median(won.at):,.0f}"
+            )
+            assert np.all(np.diff([won.fired(alpha) for alpha in ALPHAS]) <= 0)
+    with capsys.disabled():
+        print("\n" + "\n".join(lines))
