@@ -1,7 +1,5 @@
 """Data, models and their registry in memory: doubles of DataStore, ModelStore and ModelRegistry."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -55,19 +53,10 @@ class MemoryModelStore:
         now_ms: int,
     ) -> Manifest:
         """Keep the model; equal models saved at one moment get one version."""
-        digest, params = _digest(model)
-        manifest = Manifest(
-            model_version=f"{model.algorithm}-{now_ms}-{digest[:8]}",
-            algorithm=model.algorithm,
-            data_version=data_version,
-            window=window,
-            params=params,
-            metrics=dict(metrics),
-            code_version=self._code_version,
-            created_ms=now_ms,
-            files={"arrays": digest},
-        )
-        return self.put(model, manifest)
+        from models.artifacts import Origin, encode
+
+        origin = Origin(data_version, window, dict(metrics), self._code_version, now_ms)
+        return self.put(model, encode(model, origin)[0])
 
     def put(self, model: Recommender, manifest: Manifest, model_version: str | None = None) -> Manifest:
         """Keep a model under a manifest that the test made (or under another version name)."""
@@ -122,11 +111,3 @@ class MemoryModelRegistry:
     def _check(self, model_version: str) -> None:
         if model_version not in self.manifests:
             raise ConfigurationError(f"model version {model_version} is not registered")
-
-
-def _digest(model: Recommender) -> tuple[str, dict[str, object]]:
-    arrays, params = model.to_arrays()
-    sha = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode())
-    for name in sorted(arrays):
-        sha.update(name.encode() + arrays[name].tobytes())
-    return sha.hexdigest(), dict(params)

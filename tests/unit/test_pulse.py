@@ -1,0 +1,56 @@
+"""Health checks from outside: a loop that turns leaves signs of life, one that hangs does not."""
+
+import os
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from services.adapters.pulse import Stop, complaint, pulse_file
+from services.settings import Settings
+
+
+def test_a_loop_that_asks_whether_to_stop_is_alive(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
+    assert "no sign of life" in complaint(settings, "bandit", 30)
+    stop = Stop(pulse_file(settings, "bandit"))
+    assert not stop.is_set()
+    assert complaint(settings, "bandit", 30) == ""
+    assert complaint(settings, "decider", 30) != "", "another process's pulse says nothing"
+
+
+def test_a_loop_that_stopped_asking_is_not(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
+    Stop(pulse_file(settings, "lake")).wait(0)
+    os.utime(pulse_file(settings, "lake"), (1, 1))
+    assert "last sign of life" in complaint(settings, "lake", 30)
+
+
+def test_a_pulse_that_can_not_be_written_stops_nobody(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
+    settings.home.write_text("not a folder")
+    stop = Stop(pulse_file(settings, "bandit"))
+    assert not stop.is_set()
+    stop.set()
+    assert stop.wait(60)
+
+
+def test_a_process_with_http_is_asked_over_http(settings_for: Callable[..., Settings]) -> None:
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200 if len(asked) == 1 else 503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        settings = settings_for(recommend_port=server.server_port)
+        assert complaint(settings, "recommend", 30) == ""
+        assert "503" in complaint(settings, "recommend", 30)
+        server.shutdown()
+    assert asked == ["/health/ready"] * 2
+    assert "refused" in complaint(settings, "recommend", 30)
