@@ -18,7 +18,7 @@ TICK_S = 1.0
 def run(settings: Settings) -> None:
     """Decide until SIGTERM."""
     bootstrap.configure_logging(settings, "decider")
-    stop = bootstrap.stop_on_signal()
+    stop = bootstrap.stop_on_signal(settings, "decider")
     loop(decider(settings), stop)
 
 
