@@ -55,7 +55,6 @@ class TrainerWorker:
 
     def _answer(self, state: Experiment, progress: Progress) -> Trained:
         """Fit the requested arm's algorithm again, on the latest window; enter it if the gate lets it."""
-        pass."""
         arm, why = self._request(state)
         log.info("retraining is asked for because of %s: %s", arm, why)
         trained = self.workshop.train(self._recipe(state, arm), self._recipe(state, state.champion), progress)
