@@ -158,6 +158,13 @@ def activity_store(settings: Settings) -> ports.ActivityStore:
     return FeastActivityStore(settings)
 
 
+def lake_files(settings: Settings) -> ports.LakeFiles:
+    """Parquet files of the topics."""
+    from services.adapters.lake_files import LakeFiles
+
+    return LakeFiles(settings.lake_path)
+
+
 def feature_store(settings: Settings) -> ports.FeatureStore:
     """Feast off the hot path; imports it at first use."""
     from services.adapters.feast_store import FeastFeatureStore

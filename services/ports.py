@@ -273,6 +273,34 @@ class ActivityStore(Protocol):
         """Remember next offsets. Raises UnavailableError."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """Offsets [first, after) of a partition; `log` is a short tag of the log's identity."""
+
+    log: str
+    partition: int
+    first: int
+    after: int
+
+    @property
+    def stem(self) -> str:
+        """Name of the lake file that answers for it."""
+        return f"{self.log}-{self.partition}-{self.first}-{self.after}"
+
+
+class LakeFiles(Protocol):
+    """Parquet files of the topics. A file answers for a span of offsets and appears whole."""
+
+    def tag(self, log_id: str) -> str:
+        """How file names call a log."""
+
+    def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
+        """Write the rows of `span` as one file, in the folder of the hour of `at_ms`."""
+
+    def position(self, topic: str, partition: int, log: str) -> int | None:
+        """Offset after the last one that a file answers for; None: there is no file of this log."""
+
+
 class FeatureStore(Protocol):
     """Feast as processes off the hot path use it: register, keep history, load online, look back."""
 
@@ -287,6 +315,9 @@ class FeatureStore(Protocol):
 
     def append(self, view: str, rows: "pa.Table", name: str) -> None:
         """Add a file of rows to a view's offline history; the same name replaces it."""
+
+    def extend(self, view: str, rows: "pa.Table", name: str) -> None:
+        """Add rows to a file of a view's offline history; rows that it holds already change nothing."""
 
     def write_online(self, view: str, rows: "pa.Table") -> None:
         """Load rows online, but for those not later than the row there. Raises UnavailableError."""

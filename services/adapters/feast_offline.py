@@ -1,7 +1,8 @@
 """Feast's offline sources: folders of Parquet files that only grow, and point-in-time reading of them."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,26 @@ class OfflineFolder:
         pq.write_table(rows.select(SCHEMAS[view].names).cast(SCHEMAS[view]), draft, compression="zstd")
         return draft.replace(folder / f"{name}.parquet")
 
+    def extend(self, view: str, rows: pa.Table, name: str) -> Path:
+        """Add rows to a file; a row with the entity and timestamp of one that it holds is left out."""
+        path = self._root / view / f"{name}.parquet"
+        schema = SCHEMAS[view]
+        rows = rows.select(schema.names).cast(schema)
+        held = pq.read_table(path, schema=schema) if path.exists() else schema.empty_table()
+        both = pa.concat_tables([held, rows])
+        first = {identity: index for index, identity in reversed(list(enumerate(_identities(both))))}
+        return self.append(view, both.take(sorted(first.values())), name)
+
     def read(self, view: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Every row of a view's history."""
         if not (self._root / view).exists():
             return SCHEMAS[view].empty_table().select(list(columns or SCHEMAS[view].names))
         source = ds.dataset(self._root / view, schema=SCHEMAS[view], format="parquet")
         return source.to_table(columns=list(columns) if columns else None)
+
+
+def _identities(rows: pa.Table) -> Iterator[tuple[str, datetime]]:
+    return zip(rows.column(0).to_pylist(), rows["event_timestamp"].to_pylist(), strict=True)
 
 
 def rows_as_of(

@@ -122,6 +122,10 @@ class FeastFeatureStore:
         """Add a file of rows to a view's offline history; the same name replaces it."""
         self._folder.append(view, rows, name)
 
+    def extend(self, view: str, rows: pa.Table, name: str) -> None:
+        """Add rows to a file of a view's offline history; rows that it holds already change nothing."""
+        self._folder.extend(view, rows, name)
+
     def write_online(self, view: str, rows: pa.Table) -> None:
         """Load rows into the online store; one that is not later than the row there is dropped by Feast."""
         with answering():

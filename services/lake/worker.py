@@ -1,0 +1,161 @@
+"""Records in, files out. A file is the commit: what it answers for is in its name, so nothing is lost or
+doubled.
+
+Records wait in memory until their partition is due, by age or by number; a crash drops them and the next
+worker reads them again from the highest offset that a file answers for. A file holds records of one hour
+(of the broker's clock), so it may end before what was fetched does.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from services import events, ports
+from services.errors import DataLossError
+from services.lake import tables
+from services.ports import Record, Span
+
+logger = logging.getLogger(__name__)
+
+HOUR_MS = 3_600_000
+HISTORY_MS = 600_000  # of activity rows in one file of Feast's history; it is rewritten as it grows
+USER_ACTIVITY = "user_activity"
+ACK_S = 5.0
+Pair = tuple[str, int]
+
+# Those that no other worker decodes; bad exposures and events are buried by the bandit worker, which judges
+# them.
+BURIED_HERE = frozenset((events.DECISIONS, events.ACTIVITY))
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Records of one partition that no file holds yet. first: where the next file begins; after: end of
+    what was fetched; since_ms: when the oldest of them came."""
+
+    first: int
+    after: int
+    since_ms: int = 0
+    records: list[Record] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What a worker works with. owned: the (topic, partition) pairs that are this worker's now."""
+
+    consumer: ports.EventConsumer
+    producer: ports.EventProducer
+    admin: ports.LogAdmin
+    files: ports.LakeFiles
+    features: ports.FeatureStore
+    owned: Callable[[], frozenset[Pair]]
+
+
+class LakeWorker:
+    """One worker. `clock` answers ms since the epoch; a partition is written after `flush_ms` or `most`
+    records."""
+
+    def __init__(self, deps: Deps, clock: Callable[[], int], *, flush_ms: int, most: int):
+        self._deps = deps
+        self._clock = clock
+        self._flush_ms = flush_ms
+        self._most = most
+        self._log = ""
+        self._waiting: dict[Pair, Waiting] = {}
+        self.written = 0  # rows
+
+    def step(self, timeout_s: float) -> int:
+        """Fetch what has arrived and write what is due; returns the number of records fetched.
+
+        Raises UnavailableError, or OSError when the disk is full; then what waits is dropped and read again.
+        """
+        try:
+            self._take_place()
+            records = self._deps.consumer.poll(timeout_s)
+            self._keep(records)
+            self._write(self._due())
+        except DataLossError as error:
+            logger.error("records are gone before they reached the lake: %s", error)
+            self._skip_gap()
+            return 0
+        except Exception:
+            self._waiting = {}
+            raise
+        return len(records)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._write(list(self._waiting))
+
+    def _take_place(self) -> None:
+        ours = self._deps.owned()
+        if ours == frozenset(self._waiting):
+            return
+        self._log = self._deps.files.tag(self._deps.admin.log_id())
+        for pair in set(self._waiting) - ours:
+            del self._waiting[pair]  # its new owner reads it from the last file on
+        for pair in ours - set(self._waiting):
+            start = self._start(pair)
+            self._waiting[pair] = Waiting(start, start)
+        self._deps.consumer.assign({pair: waiting.after for pair, waiting in self._waiting.items()})
+
+    def _start(self, pair: Pair) -> int:
+        first, end = self._deps.consumer.bounds(*pair)
+        held = self._deps.files.position(*pair, self._log)
+        if held is not None and held < first:
+            logger.error("%s/%d: records [%d, %d) are gone before they reached the lake", *pair, held, first)
+        return min(max(first, held or 0), end)
+
+    def _skip_gap(self) -> None:
+        self._write(list(self._waiting))
+        self._waiting = {}
+
+    def _keep(self, records: Iterable[Record]) -> None:
+        for record in records:
+            waiting = self._waiting[record.topic, record.partition]
+            if record.offset < waiting.after:
+                continue  # read again after a reassignment
+            waiting.since_ms = waiting.since_ms if waiting.records else self._clock()
+            waiting.records.append(record)
+            waiting.after = record.offset + 1
+
+    def _due(self) -> list[Pair]:
+        oldest_ms = self._clock() - self._flush_ms
+        return [
+            pair
+            for pair, waiting in self._waiting.items()
+            if waiting.records and (waiting.since_ms <= oldest_ms or len(waiting.records) >= self._most)
+        ]
+
+    def _write(self, pairs: Iterable[Pair]) -> None:
+        for pair in pairs:
+            waiting = self._waiting[pair]
+            for at_ms, records in _by_hour(waiting.records):
+                span = Span(self._log, pair[1], waiting.first, records[-1].offset + 1)
+                self._write_file(pair[0], span, at_ms, records)
+                waiting.first = span.after
+            waiting.records = []
+
+    def _write_file(self, topic: str, span: Span, at_ms: int, records: list[Record]) -> None:
+        rows, bad = tables.table(topic, records)
+        for future in [self._bury(record, reason) for record, reason in bad if topic in BURIED_HERE]:
+            future.result(ACK_S)
+        if topic == events.ACTIVITY and rows.num_rows:
+            name = f"live-{span.log}-{span.partition}-{at_ms // HISTORY_MS}"
+            self._deps.features.extend(USER_ACTIVITY, tables.history(rows), name)
+        self._deps.files.write(topic, span, at_ms, rows)
+        self.written += rows.num_rows
+
+    def _bury(self, record: Record, reason: str) -> "Future[Record]":
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        headers = (("reason", reason.encode()), ("origin", origin.encode()), ("reader", b"lake"))
+        return self._deps.producer.send(events.DEAD_LETTERS, None, record.value, headers)
+
+
+def _by_hour(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:
+    """(time of the first, ms; records) of each run of records of one hour, in order."""
+    for _, run in groupby(records, key=lambda record: record.append_ms // HOUR_MS):
+        together = list(run)
+        yield together[0].append_ms, together
