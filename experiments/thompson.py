@@ -17,6 +17,7 @@ from experiments.state import Arm, Experiment
 from experiments.tally import Counts, Tally
 
 Shares = dict[str, float]
+LEAST_MOVE = 0.005  # half a point: less is not worth a weights version, which lives as long as its sums
 NOTHING = 1e-9  # of a share: rounding
 DIGITS = 4  # of a share: what is immutable may as well be readable
 
@@ -45,8 +46,9 @@ def next_weights(
     burning = [arm for arm in arms if arm.name not in waiting and in_burn_in(state, tally, arm)]
     ramp = {arm.name: _step(arm, tally, state, enough) for arm in burning}
     fixed = dict.fromkeys(waiting, 0.0) | {name: rules.ramp[step - 1] for name, step in ramp.items()}
-    shares = _rounded(_towards(shares, _target(state, fixed, beliefs), rules.cap), state.champion)
-    return Update(shares, "burn-in" if ramp else "thompson", ramp)
+    moved = _rounded(_towards(shares, _target(state, fixed, beliefs), rules.cap), state.champion)
+    worth_it = max(abs(moved[name] - shares[name]) for name in shares) >= LEAST_MOVE
+    return Update(moved if worth_it else dict(shares), "burn-in" if ramp else "thompson", ramp)
 
 
 def in_burn_in(state: Experiment, tally: Tally, arm: Arm) -> bool:
@@ -63,7 +65,7 @@ def _enough(counts: Counts, state: Experiment) -> bool:
 
 
 def _step(arm: Arm, tally: Tally, state: Experiment, enough: bool) -> int:
-    """Ramp step (from 1) after this update: up by one, but not before units of the step before have
+    """Ramp step (from 1) after this update: up by one, but not before the arm's first units have
     matured."""
     matured = tally.arm(arm.name, arm.since_version).n > 0
     return min(max(1, arm.ramp_step + (enough and matured)), len(state.rules.ramp))
