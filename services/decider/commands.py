@@ -39,12 +39,12 @@ def start(
     settings = Settings()
     _require_model(settings, model_version)
     champion = {"name": arm or model_version, "model_version": model_version}
+    name = experiment or settings.experiment
     with _log(settings) as log:
+        if name in log.catch_up():
+            raise BadInputError("experiment", f"{name!r} was already started; see `ringside experiment show`")
         rules = rules_with(installation_rules(settings), rule or [])
-        decision = commands.start(
-            experiment or settings.experiment, champion, rules, token_hex(8), _origin(reason)
-        )
-        _tell(log.append(decision))
+        _tell(log.append(commands.start(name, champion, rules, token_hex(8), _origin(reason))))
 
 
 @app.command()

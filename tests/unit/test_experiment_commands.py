@@ -1,0 +1,117 @@
+"""`ringside experiment …` on an in-memory log: what is asked for is decided, and who asked is on record."""
+
+import getpass
+
+import pytest
+from typer.testing import CliRunner
+
+from experiments.experiment import Experiment, Rules, apply
+from services import bootstrap
+from services.adapters.memory import MemoryDecisionLog
+from services.decider.commands import app, rules_with
+from services.errors import BadInputError
+
+
+class Shelf:
+    """Models that have an artifact."""
+
+    def versions(self) -> list[str]:
+        return ["pop-1", "als-1"]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> MemoryDecisionLog:
+    log = MemoryDecisionLog(apply)
+    monkeypatch.setattr(bootstrap, "decision_log", lambda settings: log)
+    monkeypatch.setattr(bootstrap, "model_store", lambda settings: Shelf())
+    return log
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def state(log: MemoryDecisionLog, experiment: str = "storefront") -> Experiment:
+    return log.catch_up()[experiment]
+
+
+def test_a_whole_life_by_command(log):
+    run("start", "pop-1", "--arm", "popular", "--reason", "the first one", "--set", "margin=0.1")
+    run("enter", "als-1", "--arm", "als")
+    run("promote", "als")
+    run("rollback", "als", "--reason", "it looks wrong")
+    run("undo", "4")
+    run("pause")
+    run("resume")
+    run("end")
+    history = log.history("storefront")
+    assert [d.kind for d in history] == [
+        "start", "enter", "promote", "rollback", "undo", "pause", "resume", "end",
+    ]  # fmt: skip
+    assert {d.author for d in history} == {f"shell:{getpass.getuser()}"}
+    assert (history[0].reason, history[3].reason) == ("the first one", "it looks wrong")
+    assert state(log).rules.margin == 0.1
+    assert state(log).champion == "als"
+
+
+def test_rules_come_from_the_installation_and_can_be_set_one_by_one(log, monkeypatch):
+    monkeypatch.setenv("RINGSIDE_WINDOW_S", "12")
+    run("start", "pop-1", "--set", "ramp=0.1,0.3")
+    assert (state(log).rules.window_s, state(log).rules.ramp) == (12.0, (0.1, 0.3))
+    assert state(log).rules.alpha == Rules().alpha
+    run("pause")
+    run("resume", "--set", "cap=0.5")
+    assert (state(log).rules.cap, state(log).rules.window_s) == (0.5, 12.0)
+
+
+def test_show_tells_arms_weights_and_the_last_decisions(log):
+    run("start", "pop-1", "--arm", "popular")
+    run("enter", "als-1", "--arm", "als", "--reason", "worth a try")
+    shown = run("show", "--last", "1")
+    for word in (
+        "storefront: running, revision 2",
+        "popular",
+        "champion",
+        "100.0%",
+        "als",
+        "challenger",
+        "worth",
+    ):
+        assert word in shown
+    assert "start" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pause"], "'storefront' was never started"),
+        (["show", "--experiment", "other"], "'other' was never started"),
+        (["start", "gru-7"], "MODEL_VERSION: no artifact of 'gru-7'; there are pop-1, als-1"),
+        (["start", "pop-1", "--set", "speed=3"], "--set speed=3: expected RULE=VALUE with one of unit"),
+        (["start", "pop-1", "--set", "margin=much"], "--set margin: 'much' is not like"),
+        (["start", "pop-1", "--set", "alpha=2"], "rules.alpha: 2.0 is not strictly between 0 and 1"),
+        (["start", "pop-1", "--arm", "a|b"], "arm name 'a|b' must match"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_reason(log, words, message):
+    with pytest.raises(BadInputError, match=r"(?s).") as caught:
+        run(*words)
+    assert message in str(caught.value)
+    assert log.catch_up() == {}
+
+
+def test_a_refused_transition_says_why(log):
+    run("start", "pop-1")
+    with pytest.raises(BadInputError, match="there is no holdback to put back"):
+        run("rollback", "pop-1")
+    with pytest.raises(BadInputError, match="'storefront' was already started"):
+        run("start", "pop-1")
+
+
+def test_a_rule_is_read_by_its_type():
+    assert rules_with(Rules(), ["unit=request"]).unit == "request"
+    assert rules_with(Rules(), ["burn_in_units=7"]).burn_in_units == 7
