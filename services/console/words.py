@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 
 from experiments.experiment import Decision, Experiment
-from services.console.series import is_look
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -92,10 +91,11 @@ def _against(state: Experiment, last_look: Decision | None) -> str:
 def title(decision: Decision) -> str:
     """A decision in a few words, for lists and marks."""
     detail: Mapping[str, object] = decision.detail
+    weights = "Weights" if detail.get("updated", True) else "Kept weights"
     titles = {
         "start": "Experiment started",
         "enter": f"{detail.get('arm', 'An arm')} entered",
-        "allocate": f"Weights version {decision.weights_version}" if is_look(decision) else "Look",
+        "allocate": f"{weights} version {decision.weights_version}",
         "rollback": f"{detail.get('arm', 'An arm')} rolled back",
         "promote": f"{detail.get('arm', 'An arm')} promoted",
         "retrain": "Retraining asked for",

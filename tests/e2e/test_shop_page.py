@@ -1,4 +1,4 @@
-"""The sample shop in a real browser, over a service with the same contract: a click changes the next slate."""
+"""The sample shop in a real browser, over a service of the same contract: a click changes the next slate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
