@@ -16,6 +16,7 @@ from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
 from services.recommend.failures import NotFoundError
 from services.recommend.shelf import Shelf
+from services.recommend.wire import MAX_LISTED
 
 MAX_CHANGES = 1_000
 ItemId = Annotated[str, Field(min_length=1, max_length=200)]
@@ -97,8 +98,9 @@ def catalogue_routes(deps: Deps, keys: Keys, shelf: Callable[[], Shelf]) -> APIR
     """The routes; admin keys only."""
     live = LiveCatalogue(deps, shelf)
     admin = Annotated[Principal, Depends(caller(keys, "admin"))]
-    router = APIRouter(tags=["catalogue"], responses=failures("401", "403", "413", "422", "503"))
+    router = APIRouter(tags=["catalogue"], responses=failures("400", "401", "403", "413", "422", "503"))
     extra = {"security": ANY_KEY}
+    few = Field(min_length=1, max_length=MAX_LISTED)
     rows = Field(min_length=1, max_length=MAX_CHANGES)
 
     @router.post("/items", openapi_extra=extra)
@@ -113,7 +115,7 @@ def catalogue_routes(deps: Deps, keys: Keys, shelf: Callable[[], Shelf]) -> APIR
         return await live.change([live.changed(change.item_id, by, change) for change in changes])
 
     @router.delete("/items", openapi_extra=extra, responses=failures("404"))
-    async def delete_items(item_id: Annotated[list[ItemId], rows, Query()], by: admin) -> Changed:
+    async def delete_items(item_id: Annotated[list[ItemId], few, Query()], by: admin) -> Changed:
         """Take items out of the catalogue; `item_id` may be repeated."""
         await live.require(item_id)
         return await live.change([live.changed(item, by, None) for item in item_id])

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from services.recommend import wire
 from services.recommend.failures import Failure
+from services.recommend.wire import MAX_LISTED
 
 STRUCTS = (
     wire.RecommendRequest,
@@ -75,7 +76,7 @@ def query_parameters(struct: type, examples: Mapping[str, Any]) -> list[dict[str
             "name": name,
             "in": "query",
             "required": name in required,
-            "schema": part,
+            "schema": {**part, "maxItems": MAX_LISTED} if part.get("type") == "array" else part,
             **({"description": part["description"]} if "description" in part else {}),
             **({"example": examples[name]} if name in examples else {}),
         }

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from services.recommend.access import Keys, Principal
 from services.recommend.dependencies import caller
@@ -41,13 +41,15 @@ def operation_routes(deps: Deps, keys: Keys, loaded: Loaded, metrics: Metrics) -
         """Slates can be made; says what is served."""
         return JSONResponse(_served(deps, loaded), 200 if loaded.ready else 503)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def exposition() -> Response:
         """Prometheus metrics."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.post(
-        "/champion-only", openapi_extra={"security": ANY_KEY}, responses=failures("401", "403", "422")
+        "/champion-only",
+        openapi_extra={"security": ANY_KEY},
+        responses=failures("400", "401", "403", "413", "422"),
     )
     async def champion_only(said: Switch, by: admin) -> Switch:
         """Champion only, on or off: a file, so it works without Redis and Kafka."""

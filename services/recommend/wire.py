@@ -18,6 +18,7 @@ from services.recommend.failures import MalformedBodyError, Problem
 
 MAX_SLATE = 100
 MAX_EXCLUDED = 1_000
+MAX_LISTED = 100  # of one list in a query: servers and proxies cut long addresses off
 MAX_CONTEXT = 100
 MAX_EVENTS = 500
 MAX_RERANK = 500
@@ -27,7 +28,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Length = Annotated[int, Meta(ge=1, le=MAX_SLATE, description="How many items.")]
 Excludes = Annotated[list[Id], Meta(max_length=MAX_EXCLUDED, description="Items that must not be shown.")]
 Categories = Annotated[list[Id], Meta(max_length=50, description="Only items of these categories.")]
-Price = Annotated[float, Meta(ge=0)]
+Price = Annotated[float, Meta(ge=0, le=1e9)]
 User = Annotated[Id | None, Meta(description="Who is shopping; may be unknown to us.")]
 Session = Annotated[Id | None, Meta(description="The visit; needed to remember a shopper without a user id.")]
 Place = Annotated[Id, Meta(description="Where on the site the slate is shown.")]
@@ -147,7 +148,7 @@ class EventsRefused(Struct, frozen=True, kw_only=True):
     """No row was good: what is wrong with each."""
 
     error: Problem
-    rejected: list[Rejection]
+    rejected: list[Rejection] = []
 
 
 S = TypeVar("S", bound=Struct)
@@ -176,6 +177,8 @@ def from_query(kind: type[S], query: bytes) -> S:
         if name in _LISTS:
             listed = fields.setdefault(name, [])
             listed.extend(part for part in value.split(",") if part)  # type: ignore[attr-defined]
+            if len(listed) > MAX_LISTED:  # type: ignore[arg-type]
+                raise BadInputError(name, f"more than {MAX_LISTED} in a query; send them as POST")
         elif name in fields:
             raise BadInputError(name, "given twice")
         else:
