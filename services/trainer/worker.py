@@ -38,14 +38,14 @@ class TrainerWorker:
     aliases: dict[str, str | None] = field(default_factory=dict)
 
     def look(self, progress: Progress) -> Trained | None:
-        """One pass: note what was decided, answer a request if there is one. Returns what was trained."""
+        """One pass: answer a request, or else note what was decided. Returns what was trained."""
         state = self.decisions.catch_up().get(self.experiment)
         if state is None:
             return None
-        self._note(state)
         now_ms = self.workshop.clock_ms()
         asked = state.retrain_pending and state.retrain_at_ms > self.answered_ms
         if not asked or now_ms < self.rests_until_ms:
+            self._note(state)
             return None
         self.rests_until_ms = now_ms + REST_MS
         trained = self._answer(state, progress)

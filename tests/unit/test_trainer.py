@@ -179,6 +179,7 @@ def test_without_the_registry_training_goes_on(tmp_path):
     shop.ask()
     second = shop.look().manifest.model_version
     assert second in shop.state.arms
+    shop.look()
     shop.registry.mended = True
     shop.look()
     assert shop.registry.aliases == {}  # it rests, rather than trying at every look
