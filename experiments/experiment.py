@@ -2,17 +2,14 @@
 
 The log of decisions is the truth; the state is computed from it and from nothing else. The first record in
 the log with revision n + 1 wins, later ones with that revision are void, so a second decider or a retried
-command does no harm. Types live in `experiments.state` and are re-exported here.
+command does no harm. Types live in `experiments.state`, what each kind of decision does in
+`experiments.transitions`; this module is where to import them from.
 """
 
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
 
 from experiments.state import (
-    COUNTING,
     Arm,
     Decision,
     Experiment,
@@ -27,8 +24,10 @@ from experiments.state import (
     from_dict,
     to_dict,
 )
+from experiments.transitions import LIFTED_BY_A_LOOK, TABLE, IllegalTransition, require, start, weigh
 
 __all__ = [
+    "LIFTED_BY_A_LOOK",
     "Arm",
     "Decision",
     "Experiment",
@@ -47,13 +46,6 @@ __all__ = [
     "from_dict",
     "to_dict",
 ]
-
-ARM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-LIFTED_BY_A_LOOK = ("stalled-watermark",)  # holds that the next good look ends; all others need `resume`
-
-
-class IllegalTransition(ValueError):  # noqa: N818 (a refusal, named as the domain names it)
-    """The decision makes no sense in this state. The message is a sentence for a person."""
 
 
 class VoidRevision(IllegalTransition):
@@ -75,248 +67,20 @@ def apply(state: Experiment | None, decision: Decision) -> Experiment:
     expected = state.revision + 1 if state else 1
     if decision.revision != expected:
         raise VoidRevision(f"revision {decision.revision} is void, the next one is {expected}")
-    if state is None:
-        _require(
-            decision.kind == "start",
-            f"{decision.kind} is not possible: {decision.experiment} was never started",
-        )
-        return _weigh(_start(decision), decision)
-    _require(decision.experiment == state.name, f"{decision.experiment} is not {state.name}")
-    step = TABLE.get(decision.kind)
-    _require(step is not None and state.status in step.allowed, _refusal(state, decision))
-    changed = step.effect(state, decision)
-    return replace(_weigh(changed, decision), revision=decision.revision, updated_ms=decision.received_at)
-
-
-# ---- one effect a kind: roles, status and races; the weights vector is installed afterwards ----------------
-
-
-def _start(d: Decision) -> Experiment:
-    champion = _need(d, "champion")
-    arm = Arm(_arm_name(champion["name"]), champion["model_version"], "champion", d.revision, since_version=1)
-    return Experiment(
-        name=d.experiment,
-        revision=d.revision,
-        status="running",
-        salt=_need(d, "salt"),
-        rules=_rules(_need(d, "rules")),
-        arms={arm.name: arm},
-        champion=arm.name,
-        weights=Weights(0, {}, d.received_at),
-        versions={},
-        started_ms=d.received_at,
-        updated_ms=d.received_at,
-    )
-
-
-def _enter(s: Experiment, d: Decision) -> Experiment:
-    name = _arm_name(_need(d, "arm"))
-    _require(
-        name not in s.arms, f"arm {name} is already in {s.name}; choose another name, or undo its rollback"
-    )
-    _require(d.weights.get(name) == 0, f"arm {name} must enter at weight 0")
-    arm = Arm(name, _need(d, "model_version"), "challenger", d.revision, since_version=d.weights_version)
-    pending = s.retrain_pending and d.author != "trainer"
-    return _race(replace(s, arms={**s.arms, name: arm}, retrain_pending=pending), d)
-
-
-def _allocate(s: Experiment, d: Decision) -> Experiment:
-    by_command = s.status == "held" and s.held_by not in LIFTED_BY_A_LOOK
-    _require(not by_command, f"{s.name} is held by {s.held_by}: it needs resume")
-    steps = d.detail.get("ramp", {})
-    arms = {name: replace(arm, ramp_step=steps.get(name, arm.ramp_step)) for name, arm in s.arms.items()}
-    units = d.detail.get("units", s.units_at_update) if d.detail.get("updated", True) else s.units_at_update
-    return replace(s, arms=arms, units_at_update=units, status="running", held_by="", causes=())
-
-
-def _rollback(s: Experiment, d: Decision) -> Experiment:
-    arm, holdback = _live(s, d), s.holdback()
-    if arm.role != "champion":
-        return _recast(s, d, {arm.name: "retired"})
-    _require(
-        holdback is not None, f"champion {arm.name} can't be rolled back: there is no holdback to put back"
-    )
-    return _recast(s, d, {arm.name: "retired", holdback.name: "champion"})
-
-
-def _promote(s: Experiment, d: Decision) -> Experiment:
-    arm, holdback = _live(s, d), s.holdback()
-    _require(arm.role == "challenger", f"arm {arm.name} is {arm.role}; only a challenger can be promoted")
-    leaving: dict[str, Role] = {holdback.name: "retired"} if holdback else {}
-    return _recast(s, d, {arm.name: "champion", s.champion: "holdback", **leaving})
-
-
-def _undo(s: Experiment, d: Decision) -> Experiment:
-    revision = _need(d, "reverts")
-    found = s.reversals.get(revision)
-    _require(found is not None, f"revision {revision} is nothing that can be undone")
-    for name, role in found.after.items():
-        _require(
-            s.arms[name].role == role,
-            f"revision {revision} can't be undone: {name} is {s.arms[name].role} now",
-        )
-    back = _recast(s, d, found.before)
-    returning = {name for name, role in found.after.items() if role == "retired"}
-    anew = {
-        name: replace(back.arms[name], ramp_step=0, since_version=d.weights_version) for name in returning
-    }
-    return replace(back, arms={**back.arms, **anew})
-
-
-def _retrain(s: Experiment, d: Decision) -> Experiment:
-    return replace(s, retrain_pending=True, retrain_at_ms=d.received_at)
-
-
-def _hold(s: Experiment, d: Decision) -> Experiment:
-    return replace(s, status="held", held_by=d.rule, causes=tuple(_need(d, "causes")))
-
-
-def _pause(s: Experiment, d: Decision) -> Experiment:
-    return replace(s, status="paused", paused_version=s.weights.version)
-
-
-def _resume(s: Experiment, d: Decision) -> Experiment:
-    known = tuple(dict.fromkeys(s.acknowledged + s.causes))
-    lifted = replace(s, status="running", held_by="", causes=(), acknowledged=known, paused_version=0)
-    if "rules" not in d.detail:
-        return lifted
-    rules = _rules(d.detail["rules"])
-    for name in COUNTING:
-        same = getattr(rules, name) == getattr(s.rules, name)
-        _require(same, f"rules.{name} says what is counted and can't change; start another experiment")
-    return _race(replace(lifted, rules=rules, races=()), d)
-
-
-def _confirm(s: Experiment, d: Decision) -> Experiment:
-    revision = _need(d, "confirms")
-    _require(revision in s.unconfirmed, f"revision {revision} does not wait for confirmation")
-    return replace(s, unconfirmed=tuple(rev for rev in s.unconfirmed if rev != revision))
-
-
-def _end(s: Experiment, d: Decision) -> Experiment:
-    return replace(s, status="ended", held_by="", causes=(), races=())
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """Statuses in which a kind of decision is possible, and what it does."""
-
-    allowed: tuple[Status, ...]
-    effect: Callable[[Experiment, Decision], Experiment]
-
-
-COUNTED: tuple[Status, ...] = ("running", "held")
-ALIVE: tuple[Status, ...] = ("running", "held", "paused")
-TABLE: Mapping[Kind, Transition] = {
-    "enter": Transition(ALIVE, _enter),
-    "allocate": Transition(COUNTED, _allocate),
-    "rollback": Transition(ALIVE, _rollback),
-    "promote": Transition(COUNTED, _promote),
-    "undo": Transition(COUNTED, _undo),
-    "retrain": Transition(ALIVE, _retrain),
-    "hold": Transition(COUNTED, _hold),
-    "pause": Transition(COUNTED, _pause),
-    "resume": Transition(("paused", "held"), _resume),
-    "confirm": Transition((*ALIVE, "ended"), _confirm),
-    "end": Transition(ALIVE, _end),
-}
-
-
-# ---- what effects are made of ------------------------------------------------------------------------------
-
-
-def _recast(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment:
-    """Give arms new roles; remember the old ones, wait for confirmation, and race anew."""
-    arms = {name: replace(arm, role=roles.get(name, arm.role)) for name, arm in s.arms.items()}
-    champion = next(name for name, arm in arms.items() if arm.role == "champion")
-    undoable = Reversal(d.kind, {name: s.arms[name].role for name in roles}, dict(roles))
-    changed = replace(
-        s,
-        arms=arms,
-        champion=champion,
-        races=tuple(race for race in s.races if race.arm not in roles and race.against not in roles),
-        reversals={**s.reversals, d.revision: undoable},
-        unconfirmed=(*s.unconfirmed, d.revision),
-    )
-    return _race(changed, d)
-
-
-def _race(s: Experiment, d: Decision) -> Experiment:
-    """Run exactly the races that the roles ask for: every challenger against the champion, and a fresh
-    champion against its holdback. A race under way goes on; a new one starts at this version, at the next
-    α."""
-    pairs = [(arm.name, s.champion) for arm in s.live_arms() if arm.role == "challenger"]
-    holdback = s.holdback()
-    pairs += [(s.champion, holdback.name)] if holdback else []
-    run = {(race.arm, race.against): race for race in s.races}
-    races, started = [], s.races_started
-    for arm, against in pairs:
-        started += (arm, against) not in run
-        races.append(
-            run.get((arm, against))
-            or Race(arm, against, d.weights_version, started, alpha_at(s.rules, started))
-        )
-    begun = d.weights_version > s.weights.version or started == s.races_started
-    _require(begun, f"{d.kind} starts a race and needs a weights version of its own")
-    return replace(s, races=tuple(races), races_started=started)
-
-
-def alpha_at(rules: Rules, index: int) -> float:
-    """α_i = α·6 / (π² i²): the i-th race's part of the error budget; the parts sum to α."""
-    return rules.alpha * 6 / (math.pi * index) ** 2
-
-
-def _weigh(s: Experiment, d: Decision) -> Experiment:
-    """Install the decision's weights vector. A version is immutable: another vector must be the next
-    version."""
-    shares, now = dict(d.weights), s.weights
-    live = {arm.name for arm in s.live_arms()}
-    _require(set(shares) == live, f"weights must name the live arms {sorted(live)}, not {sorted(shares)}")
-    _require(all(w >= 0 for w in shares.values()), f"weights must not be negative: {shares}")
-    _require(abs(math.fsum(shares.values()) - 1) < 1e-9, f"weights must sum to 1: {shares}")
-    champion_only = s.status in ("paused", "ended")
-    _require(
-        not champion_only or shares[s.champion] == 1, f"while {s.status}, champion {s.champion} serves alone"
-    )
-    if d.weights_version == now.version:
-        _require(shares == now.shares, f"weights version {now.version} is immutable")
-        return s
-    _require(
-        d.weights_version == now.version + 1, f"weights version {d.weights_version} is not {now.version + 1}"
-    )
-    weights = Weights(d.weights_version, shares, d.received_at)
-    return replace(s, weights=weights, versions={**s.versions, weights.version: shares})
-
-
-def _live(s: Experiment, d: Decision) -> Arm:
-    name = _need(d, "arm")
-    arm = s.arms.get(name)
-    _require(arm is not None, f"{s.name} has no arm {name}")
-    _require(arm.role != "retired", f"arm {name} is already retired")
-    return arm
-
-
-def _rules(found: Rules | Mapping[str, Any]) -> Rules:
     try:
-        return found if isinstance(found, Rules) else Rules(**found)
-    except (TypeError, ValueError) as error:
-        raise IllegalTransition(f"these rules are not possible: {error}") from error
+        changed = weigh(_step(state, decision), decision)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise IllegalTransition(f"{decision.kind}: detail is malformed: {error!r}") from error
+    return replace(changed, revision=decision.revision, updated_ms=decision.received_at)
 
 
-def _arm_name(name: str) -> str:
-    _require(ARM_NAME.fullmatch(name), f"arm name {name!r} must match {ARM_NAME.pattern}")
-    return name
-
-
-def _need(d: Decision, key: str) -> Any:
-    _require(key in d.detail, f"{d.kind}: detail.{key} is missing")
-    return d.detail[key]
-
-
-def _refusal(s: Experiment, d: Decision) -> str:
-    return f"{d.kind} is not possible while {s.name} is {s.status}"
-
-
-def _require(holds: object, sentence: str) -> None:
-    if not holds:
-        raise IllegalTransition(sentence)
+def _step(state: Experiment | None, decision: Decision) -> Experiment:
+    kind, name = decision.kind, decision.experiment
+    if state is None:
+        require(kind == "start", f"{kind} is not possible: {name} was never started")
+        return start(decision)
+    require(name == state.name, f"{name} is not {state.name}")
+    step = TABLE.get(kind)
+    possible = step is not None and state.status in step.allowed
+    require(possible, f"{kind} is not possible while {name} is {state.status}")
+    return step.effect(state, decision)

@@ -306,6 +306,15 @@ def test_apply_refuses_what_no_constructor_makes():
         apply(state, replace(FIRST, revision=3))
 
 
+@pytest.mark.parametrize("detail", [{}, {"arm": ["als"]}, {"arm": None, "model_version": 3}])
+def test_a_malformed_record_is_refused_and_the_fold_goes_on(detail):
+    bad = replace(FIRST, revision=2, kind="enter", detail=detail)
+    with pytest.raises(IllegalTransition, match=r"enter: detail"):
+        apply(apply(None, FIRST), bad)
+    good = enters("als")(apply(None, FIRST))
+    assert fold([FIRST, bad, good]) == fold([FIRST, good])
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
