@@ -1,8 +1,7 @@
 """Popularity upside down: valid slates of eligible items, the least wanted first.
 
-Not a recommender anybody should want: demos and tests enter it as a challenger to see it lose and be
-rolled back.
-It fails as real models fail, with well-formed answers that nobody clicks.
+Not a recommender anybody should want: demos and tests enter it as a challenger to see it lose and be rolled
+back. It fails as real models fail, with well-formed answers that nobody clicks.
 """
 
 import numpy as np
@@ -13,9 +12,8 @@ from models.popularity import Popularity
 
 
 class Inverted(Popularity):
-    """What sold least and longest ago first; within a category as overall. What never sold comes last:
-    it may be
-    new, and new items are no failure."""
+    """What sold least and longest ago first; within a category as overall. What never sold comes last: it
+    may be new, and new items are no failure."""
 
     algorithm = "inverted"
     reason = "least popular (a broken model, on purpose)"

@@ -1,10 +1,8 @@
 """The offline gate: a new model must not be clearly worse than the champion before shoppers see it.
 
-Both recipes learn from everything up to a cut and are judged on what came after it; judging the
-champion's artifact itself would
-flatter it, because it may have learnt from the days it is judged on. The gate only keeps out accidents:
-which of two good models is
-better, shoppers decide.
+Both recipes learn from everything up to a cut and are judged on what came after it; judging the champion's
+artifact itself would flatter it, because it may have learnt from the days it is judged on. The gate only
+keeps out accidents: which of two good models is better, shoppers decide.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,9 +31,8 @@ Serve = Callable[[list[Case], TimeSplit], list[Case]]  # the same cases, asked a
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate found. `candidate` and `champion`: METRIC on new items (None: there is no champion,
-    or nobody
-    to judge by). `metrics`: all of the candidate's, those over all items with the prefix `all `."""
+    """What the gate found. `candidate` and `champion`: METRIC on new items (None: there is no champion, or
+    nobody to judge by). `metrics`: all of the candidate's, those over all items with the prefix `all `."""
 
     passed: bool
     reason: str

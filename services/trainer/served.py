@@ -1,10 +1,8 @@
 """What serving would have read of a user at a moment: rows of `user_activity`, point-in-time through Feast.
 
 Models are fitted on interactions; they are judged on the questions that serving asks. Where the offline
-store has a
-row of the user as of the cut, that row is the question; where it has none (before Ringside was there)
-the user's last
-interactions are, which is what the first row would have been seeded with.
+store has a row of the user as of the cut, that row is the question; where it has none (before Ringside was
+there) the user's last interactions are, which is what the first row would have been seeded with.
 """
 
 from collections.abc import Mapping
@@ -27,9 +25,8 @@ FEATURES = ("item_ids", "item_at", "item_types")
 def as_served(
     judged: list[Case], split: TimeSplit, catalogue: Catalogue, features: FeatureStore
 ) -> list[Case]:
-    """The cases with the queries that serving would have made at the cut. Feast is asked (and imported)
-    only if the
-    history has a row early enough of somebody who is judged."""
+    """The cases with the queries that serving would have made at the cut. Feast is asked (and imported) only
+    if the history has a row early enough of somebody who is judged."""
     if not features.applied():
         return judged
     users = split.train.users

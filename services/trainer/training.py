@@ -79,8 +79,7 @@ class Workshop:
 
     def record(self, trained: Trained) -> None:
         """Note the model in the registry. Apart from `train`, and after `enter`: MLflow takes seconds to
-        start, shoppers
-        need not wait for it, and if it can't be written the model is still good."""
+        start, shoppers need not wait for it, and if it can't be written the model is still good."""
         manifest, verdict = trained.manifest, trained.verdict
         try:
             self.registry.register(manifest)
@@ -96,8 +95,7 @@ def enter(
     """Append an `enter` decision for a trained model; deciding again if somebody else decided meanwhile.
 
     The arm is named after the model version unless `arm` says otherwise. Raises BadInputError if the
-    experiment
-    has not started, or takes no such challenger.
+    experiment has not started, or takes no such challenger.
     """
     version = trained.manifest.model_version
     found = replace(origin, evidence={**origin.evidence, "gate": trained.verdict.evidence()})

@@ -18,8 +18,8 @@ def latest(data: DataStore, history: EventHistory) -> Dataset:
 
 def continued(dataset: Dataset, events: PastEvents) -> Dataset:
     """`dataset` followed by `events` (all later than it). Events of items outside the catalogue are left
-    out; a user
-    seen for the first time joins `users` at its end. An event says one piece at the catalogue's price."""
+    out; a user seen for the first time joins `users` at its end. An event says one piece at the catalogue's
+    price."""
     past, catalogue = dataset.interactions, dataset.catalogue
     item = places(catalogue.items, events.item)
     known = item >= 0
