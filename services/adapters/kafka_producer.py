@@ -16,7 +16,7 @@ from services.ports import Record
 from services.settings import Settings
 
 NOBODY_WAITS = frozenset({EXPOSURES, ACTIVITY, DEAD_LETTERS})
-LINGER_S = 0.005  # of the patient lane: one wake-up for many exposures
+LINGER_S = 0.05  # of the patient lane: fewer, larger requests; at 1,400 records a second half the CPU of 5 ms
 
 
 class KafkaEventProducer:

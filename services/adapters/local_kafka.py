@@ -132,6 +132,6 @@ class LocalKafka:
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
-            "broker.session.timeout.ms": 2_000,  # a killed broker may come back after this, not after 9 s
+            "broker.session.timeout.ms": 3_000,  # a killed broker may come back after this, not after 9 s
             "broker.heartbeat.interval.ms": 500,
         }
