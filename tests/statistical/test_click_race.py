@@ -120,6 +120,7 @@ def test_the_simulated_weights_are_the_shipped_ones():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_200)
 def test_documented_numbers(capsys):
     """Ten times the runs; prints the tables of the documentation."""
     runs = 20_000

@@ -49,6 +49,7 @@ def test_a_broken_challenger_goes_and_a_better_one_gets_the_traffic():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_200)
 def test_equal_arms_are_rolled_back_no_more_often_than_alpha():
     runs = 200
     gone = [rolled_back(live_through({"pop": 0.04, "a": 0.04, "b": 0.04}, seed)) for seed in range(runs)]
