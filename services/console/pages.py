@@ -18,7 +18,7 @@ from services.console.sessions import Person
 router = APIRouter()
 POINTS = 1_200  # on the first load; later answers hold only what is new
 PAGE = 100  # decisions on one page of the log
-LISTED_MARKS, LISTED_LOOKS = 30, 6
+LISTED_MARKS, LISTED_LOOKS = 30, 4
 
 
 @dataclass(frozen=True, slots=True)

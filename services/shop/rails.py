@@ -2,8 +2,8 @@
 is away."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from services.errors import UnavailableError
 from services.shop.api import RecommendApi, Slate
@@ -41,7 +41,8 @@ class Rails:
         wanted = [self.for_you(visit)]
         if visit.seen:
             wanted.append(self.because(visit, visit.seen))
-        return list(await asyncio.gather(*wanted, self.popular()))
+        *rails, popular = await asyncio.gather(*wanted, self.popular(HOME_ITEMS + RAIL_ITEMS))
+        return [*rails, without(popular, rails)]
 
     async def item(self, visit: Visit, item_id: str) -> list[Rail]:
         """Similar items; for you, with this item as context."""
@@ -76,9 +77,9 @@ class Rails:
         wanted = self._api.recommend(visit.shopper, "cart", RAIL_ITEMS, list(visit.cart))
         return Rail("cart", "Goes well with your cart", await self._have(wanted))
 
-    async def popular(self) -> Rail:
+    async def popular(self, n: int = RAIL_ITEMS) -> Rail:
         """What everybody likes now; what was popular a moment ago if the service is away."""
-        slate = await self._have(self._api.popular(RAIL_ITEMS))
+        slate = await self._have(self._api.popular(n))
         if slate is not None:
             self._shelf.popular = slate
             return Rail("popular", "Popular now", slate)
@@ -117,3 +118,12 @@ class Rails:
             return self._shelf.put(await wanted)
         except UnavailableError:
             return None
+
+
+def without(rail: Rail, others: Sequence[Rail]) -> Rail:
+    """The rail without what stands in others already, cut to the usual length."""
+    if rail.slate is None:
+        return rail
+    taken = {shown.product.item_id for other in others if other.slate for shown in other.slate.items}
+    kept = [shown for shown in rail.slate.items if shown.product.item_id not in taken]
+    return replace(rail, slate=replace(rail.slate, items=tuple(kept[:RAIL_ITEMS])))

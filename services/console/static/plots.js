@@ -92,7 +92,7 @@ function lookLane(points) {
 function markLane(points) {
   const kept = points.filter((p) => p.kind !== "allocate");
   const marks = kept.map((p) => MARKS[p.kind] || ["circle", "soft"]);
-  return { x: kept.map((p) => axisMs(p.at)), y: kept.map((p) => (p.kind === "confirm" ? 0 : 1)), customdata: kept.map((p) => p.revision), text: kept.map((p) => `<b>${p.kind}</b> · ${plain(p.reason)}<br>${when(p)}`), yaxis: "y4", mode: "markers", marker: { symbol: marks.map((m) => m[0]), size: kept.map((p) => (p.kind === "confirm" ? 8 : 11)), color: marks.map((m) => css(`--${m[1]}`)), line: { width: 1, color: css("--card") } }, hovertemplate: "%{text}<extra></extra>" };
+  return { x: kept.map((p) => axisMs(p.at)), y: kept.map((p) => (p.kind === "confirm" ? 0 : 1)), customdata: kept.map((p) => p.revision), text: kept.map((p) => `<b>${p.kind}</b> · ${plain(p.reason)}<br>${when(p)}`), yaxis: "y4", mode: "markers", marker: { symbol: marks.map((m) => m[0]), opacity: 1, size: kept.map((p) => (p.kind === "confirm" ? 8 : 11)), color: marks.map((m) => css(`--${m[1]}`)), line: { width: 1, color: css("--card") } }, hovertemplate: "%{text}<extra></extra>" };
 }
 
 function hairlines(points) {
@@ -102,15 +102,21 @@ function hairlines(points) {
   }));
 }
 
-// Early looks have very wide intervals: the axis follows what most looks need, the rest leaves the panel.
-function rateRange(points) {
-  const lows = [], highs = [];
-  for (const p of points) for (const a of Object.values(p.arms)) if (a.low != null) { lows.push(100 * a.low); highs.push(100 * a.high); }
-  if (!lows.length) return [0, 10];
-  lows.sort((a, b) => a - b); highs.sort((a, b) => a - b);
-  const low = lows[Math.floor(lows.length * 0.08)], high = highs[Math.floor((highs.length - 1) * 0.9)];
-  const room = 0.12 * (high - low);
-  return [Math.max(0, low - room), high + room];
+// Early looks have very wide intervals: the axis follows each arm from its hundredth unit on, the rest leaves the panel.
+function rateRange(points, arms) {
+  let bottom = Infinity, top = 0;
+  for (const arm of arms) {
+    const counted = points.map((p) => p.arms[arm]).filter((a) => a && a.low != null);
+    const settled = counted.filter((a) => a.n >= 100);
+    const kept = settled.length ? settled : counted.slice(-1);
+    if (!kept.length) continue;
+    const at = (key, share) => kept.map((a) => 100 * a[key]).sort((a, b) => a - b)[Math.round(share * (kept.length - 1))];
+    bottom = Math.min(bottom, at("low", 0.1), at("posterior_mean", 0));
+    top = Math.max(top, at("high", 0.9), at("posterior_mean", 1));
+  }
+  if (!top) return [0, 10];
+  const room = 0.08 * (top - bottom);
+  return [Math.max(0, bottom - room), top + room];
 }
 
 function raceRange(races) {
@@ -147,7 +153,7 @@ export function drawTimeline(element, points, styles, range) {
     xaxis: { type: "date", anchor: "y3", gridcolor: css("--line"), showline: false, tickfont: { size: 11, color: css("--soft") }, range, showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "dot", spikecolor: css("--soft"), hoverformat: "%Y-%m-%d %H:%M:%S", nticks: narrow ? 4 : 9 },
     yaxis4: axis("", [0.925, 0.985], { range: [-0.9, 1.9], showgrid: false, showticklabels: false }),
     yaxis: axis(narrow ? "" : "share, %", [0.62, 0.885], { range: [0, 102], tickvals: [0, 25, 50, 75, 100] }),
-    yaxis2: axis(narrow ? "" : "rate, %", [0.33, 0.565], { range: rateRange(points), nticks: 5 }),
+    yaxis2: axis(narrow ? "" : "rate, %", [0.33, 0.565], { range: rateRange(points, arms), nticks: 5 }),
     yaxis3: axis(narrow ? "" : "log E, nats", [0, 0.275], { range: raceRange(races), nticks: 5, zeroline: true, zerolinecolor: css("--line") }),
     annotations: [panelTitle("<b>Decisions</b>", 0.985), panelTitle(narrow ? "<b>Traffic</b>, %: line target, dots matured" : "<b>Traffic</b>: lines are targets, dots what matured", 0.888), panelTitle(narrow ? "<b>Success rate</b>, %: mean, 95 % interval" : "<b>Success rate</b>: posterior mean, 95 % interval", 0.57), panelTitle(races.length ? (narrow ? "<b>Evidence against</b>, log E, and threshold" : "<b>Evidence against</b>: at the dotted threshold, rolled back") : "<b>Evidence against</b>: no race yet", 0.28)],
   };
