@@ -1,0 +1,165 @@
+"""Parts of the bandit worker: watermark, dead letters, losses, partitions by setting."""
+
+from concurrent.futures import Future
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services import events
+from services.adapters.memory import MemoryBroker, MemoryEventProducer
+from services.bandit.app import partitions_of
+from services.bandit.decoding import KEPT_BYTES, Decoder
+from services.bandit.losses import after_loss, loss_at
+from services.bandit.watermark import Reach
+from services.errors import BadMessageError, ConfigurationError, UnavailableError
+from services.events import EVENTS, EXPOSURES
+from services.ports import Positions, Record
+
+# ---- watermark -------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 50), st.sampled_from(["append", "mark", "read"])), min_size=1, max_size=60
+    ),
+    st.integers(0, 20),
+)
+def test_no_record_is_appended_before_a_watermark_and_read_after_it(steps, safety_ms):
+    """A log whose broker stamps appends with the same clock: whatever the order of appends, marks and
+    reads."""
+    now_ms, log, reach, promised = 1_000, [], Reach(position=0), 0
+    for wait_ms, what in steps:
+        now_ms += wait_ms
+        if what == "append":
+            log.append(now_ms)
+        elif what == "mark" and reach.wants_mark:
+            reach.mark(now_ms, len(log))
+        elif what == "read" and reach.position < len(log):
+            append_ms = log[reach.position]
+            assert append_ms >= promised
+            reach.saw(append_ms)
+            reach.moved(reach.position + 1)
+        assert reach.watermark(now_ms, safety_ms) >= promised - safety_ms
+        promised = max(promised, reach.watermark(now_ms, safety_ms))
+
+
+def test_the_clock_moves_the_watermark_only_at_the_end_of_the_log():
+    reach = Reach(position=0)
+    reach.mark(5_000, end=2)
+    reach.saw(1_000)
+    reach.moved(1)
+    assert reach.watermark(9_000, 0) == 1_000
+    reach.saw(1_500)
+    reach.moved(2)
+    assert reach.watermark(9_000, 0) == 5_000
+    reach.mark(8_000, end=2)
+    assert reach.watermark(9_000, 100) == 7_900
+
+
+def test_positions_may_pass_offsets_that_hold_no_record():
+    reach = Reach(position=3)
+    reach.mark(5_000, end=9)
+    reach.moved(9)
+    assert (reach.watermark(5_000, 0), reach.lag) == (5_000, 0)
+
+
+def test_a_record_from_the_future_does_not_outrun_our_clock():
+    reach = Reach(position=0)
+    reach.saw(10**15)
+    assert reach.watermark(now_ms=5_000, safety_ms=100) == 4_900
+
+
+# ---- dead letters ----------------------------------------------------------------------------------------
+
+BAD = Record(EVENTS, 0, 7, 1_000, b"ada", b"\xff")
+
+
+def fresh(topic: str, offset: int) -> bool:
+    return False
+
+
+def test_a_dead_letter_that_failed_is_sent_until_it_is_acknowledged():
+    broker = MemoryBroker(1)
+    decoder = Decoder(MemoryEventProducer(broker))
+    broker.down = True
+    assert decoder.decode([BAD], fresh) == []
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="1 records are not acknowledged"):
+            decoder.acknowledged()
+    broker.down = False
+    with pytest.raises(UnavailableError):
+        decoder.acknowledged()  # the copy that failed while it was down; another one is under way
+    decoder.acknowledged()
+    assert [letter.value for letter in broker.records(events.DEAD_LETTERS)] == [b"\xff"]
+
+
+def test_a_record_that_is_read_again_is_not_buried_again():
+    broker = MemoryBroker(1)
+    Decoder(MemoryEventProducer(broker)).decode([BAD], lambda topic, offset: True)
+    assert broker.records(events.DEAD_LETTERS) == []
+
+
+class Narrow(MemoryEventProducer):
+    """A producer whose broker takes records up to a size."""
+
+    def send(self, topic, key, value, headers=()):
+        if len(value) <= KEPT_BYTES:
+            return super().send(topic, key, value, headers)
+        refused: Future[Record] = Future()
+        refused.set_exception(BadMessageError("too large"))
+        return refused
+
+
+def test_what_is_too_large_for_a_dead_letter_is_cut():
+    broker = MemoryBroker(1)
+    decoder = Decoder(Narrow(broker))
+    decoder.decode([Record(EVENTS, 0, 7, 1_000, None, b"x" * 100_000)], fresh)
+    with pytest.raises(UnavailableError):
+        decoder.acknowledged()
+    decoder.acknowledged()
+    [letter] = broker.records(events.DEAD_LETTERS)
+    assert letter.value == b"x" * KEPT_BYTES
+    assert dict(letter.headers)["reason"].endswith(b"(cut)")
+
+
+# ---- losses ----------------------------------------------------------------------------------------------
+
+AT = Positions("one", exposures=50, events=80, rebuild=40)
+
+
+@pytest.mark.parametrize(
+    ("log_id", "exposures", "events_", "told"),
+    [
+        ("one", (0, 90), (0, 90), None),
+        ("one", (40, 50), (80, 80), None),
+        ("one", (41, 90), (0, 90), "offsets 40 to 40 of exposures/2 are gone, the log begins at 41"),
+        ("one", (0, 90), (85, 90), "offsets 80 to 84 of events/2 are gone"),
+        ("one", (0, 49), (0, 90), "exposures/2 was counted up to offset 50, but the log ends at 49"),
+        ("two", (0, 90), (0, 90), "of log one, but the broker holds log two"),
+    ],
+)
+def test_what_is_gone_is_named_with_its_range(log_id, exposures, events_, told):
+    found = loss_at(2, AT, log_id, {EXPOSURES: exposures, EVENTS: events_})
+    assert found is None if told is None else told in str(found)
+
+
+def test_after_a_loss_nothing_half_lost_is_counted():
+    whole, cut = {EXPOSURES: (0, 9), EVENTS: (0, 7)}, {EXPOSURES: (0, 9), EVENTS: (3, 7)}
+    assert after_loss(AT, "two", whole) == Positions("two", 0, 0, 0)
+    assert after_loss(AT, "two", cut) == Positions("two", 9, 7, 9)
+    assert after_loss(AT, "one", {EXPOSURES: (60, 90), EVENTS: (0, 90)}) == Positions("one", 90, 90, 90)
+
+
+# ---- partitions by setting -------------------------------------------------------------------------------
+
+
+def test_partitions_are_named_by_ranges():
+    assert partitions_of("0-2,5", 8) == {0, 1, 2, 5}
+    assert partitions_of("3", 4) == {3}
+
+
+@pytest.mark.parametrize("text", ["4", "0-9", "a-b", "2-1", "-1", "1,,2"])
+def test_partitions_that_make_no_sense_name_the_variable(text):
+    with pytest.raises(ConfigurationError, match="RINGSIDE_BANDIT_PARTITIONS"):
+        partitions_of(text, 4)
