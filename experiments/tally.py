@@ -125,8 +125,8 @@ class Tally:
 
         Equals the recursion N <- g N + n, S <- g S + s hour by hour; all arms share the reference hour.
         """
-        decay = 2.0 ** (-3_600.0 / half_life_s)
-        weighted = [(decay ** (self.last_hour - hour), c) for hour, c in self.by_hour(name).items()]
+        decay, last = 2.0 ** (-3_600.0 / half_life_s), self.last_hour
+        weighted = [(decay ** (last - hour), c) for hour, c in self.by_hour(name).items()]
         return sum((g * c.n for g, c in weighted), 0.0), sum((g * c.s for g, c in weighted), 0.0)
 
     def gaps(self) -> dict[str, int]:
