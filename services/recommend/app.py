@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 
+import scipy.linalg.lapack  # noqa: F401 (the BLAS of models: only libraries that are loaded can be limited)
 import uvicorn
 from threadpoolctl import threadpool_limits
 
