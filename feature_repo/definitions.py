@@ -1,7 +1,7 @@
 """Entities, sources, views and feature services of Ringside, in one file (`feast apply` imports it by bare
 name).
 
-A row's timestamp is the moment from which it could be read online, never earlier (infra/adr/0003). Offline
+A row's timestamp is the moment from which it could be read online, never earlier (infra/adr/0004). Offline
 sources are folders of Parquet files below RINGSIDE_FEAST_HOME; settings arrive as environment variables.
 """
 

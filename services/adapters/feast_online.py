@@ -44,16 +44,17 @@ class FeastOnlineReader:
     ) -> tuple[UserRow, Pin | None, bool]:
         """Row of `user`, the unit's pin (first writer wins) and whether ours was written. Raises
         UnavailableError at its deadline."""
+        now_ms = self._clock()  # before the read, as of which the row is then exact
         packed = pack(("HMGET", layout.entity_key("user_id", user), *_FIELDS))
         if unit_key is None:
             values = (await self._lane.request(packed, 1))[0]
-            return self._row(values), None, False
+            return self._row(values, now_ms), None, False
         if proposal is None:
             values, stored = await self._lane.request(packed + pack(("GET", _pin_key(unit_key))), 2)
-            return self._row(values), _unpinned(stored), False
+            return self._row(values, now_ms), _unpinned(stored), False
         pinning = _set_pin(unit_key, proposal, ttl_s, "NX") + pack(("GET", _pin_key(unit_key)))
         values, written, stored = await self._lane.request(packed + pinning, 3)
-        return self._row(values), _unpinned(stored), written is not None
+        return self._row(values, now_ms), _unpinned(stored), written is not None
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
         """Overwrite a pin whose arm no longer serves. Raises UnavailableError at its deadline."""
@@ -63,8 +64,7 @@ class FeastOnlineReader:
         """Hang up; idempotent."""
         self._lane.close()
 
-    def _row(self, values: list[bytes | None]) -> UserRow:
-        now_ms = self._clock()
+    def _row(self, values: list[bytes | None], now_ms: int) -> UserRow:
         activity_at = _fresh(layout.timestamp_ms(values[3]), now_ms - self._activity_ttl_ms)
         profile_at = _fresh(layout.timestamp_ms(values[-1]), now_ms - self._profile_ttl_ms)
         ids, at, types = values[:3] if activity_at else (None, None, None)

@@ -33,11 +33,17 @@ def environment(settings: Settings) -> dict[str, str]:
     """Variables that feature_store.yaml and definitions.py read."""
     return {
         "RINGSIDE_FEAST_HOME": str(settings.home.resolve()),
+        "RINGSIDE_FEAST_REGISTRY": f"sqlite:///{registry_file(settings).resolve()}",
         "RINGSIDE_FEAST_REDIS": connection_string(settings.redis_url),
         "RINGSIDE_ACTIVITY_TTL_S": str(settings.activity_ttl_s),
         "RINGSIDE_PROFILE_TTL_S": str(settings.profile_ttl_s),
         "FEAST_USAGE": "False",
     }
+
+
+def registry_file(settings: Settings) -> Path:
+    """Where Feast keeps what is registered."""
+    return settings.home / "feast.sqlite"
 
 
 def connection_string(redis_url: str) -> str:
@@ -112,7 +118,7 @@ class FeastFeatureStore:
 
     def applied(self) -> bool:
         """Whether views are registered here."""
-        return (self._settings.home / "registry.db").exists()
+        return registry_file(self._settings).exists()
 
     def history(self, view: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Every row of a view's offline history."""

@@ -54,10 +54,7 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     the online store doesn't know get the recent items of the data set.
     """
     started = time.perf_counter()
-    store, stamp = (
-        bootstrap.feature_store(settings),
-        now + timedelta(milliseconds=settings.materialize_horizon_ms),
-    )
+    store, stamp = bootstrap.feature_store(settings), _readable_at(settings, now)
     if not store.applied():
         on_step("registering views with Feast")
         store.apply()
@@ -73,6 +70,12 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     late_s = seconds - settings.materialize_horizon_ms / 1_000
     counts = {view: rows.num_rows for view, rows in tables.items()} | {"user_activity": seeded}
     return Materialized(stamp, counts, seconds, max(0.0, late_s))
+
+
+def _readable_at(settings: Settings, now: datetime) -> datetime:
+    """When rows computed now can be read, in whole milliseconds: what a served timestamp is told in."""
+    stamp = now + timedelta(milliseconds=settings.materialize_horizon_ms)
+    return stamp.replace(microsecond=stamp.microsecond // 1_000 * 1_000)
 
 
 def _batch_views(

@@ -23,7 +23,7 @@ WITH numbered AS (
 )
 SELECT user_id, list(item_id ORDER BY age) AS item_ids, list(epoch_ms("at") ORDER BY age) AS item_at,
        list(kind ORDER BY age) AS item_types, list($version || ':' || row ORDER BY age) AS event_ids,
-       max("at") AS event_timestamp
+       date_trunc('milliseconds', max("at")) AS event_timestamp
 FROM numbered WHERE age <= $most GROUP BY user_id ORDER BY user_id
 """
 

@@ -1,0 +1,76 @@
+"""ActivityStore: what Feast's online store does with rows, and the double that claims to do the same."""
+
+from typing import Any
+
+import pytest
+
+from services.adapters.memory_activity import MemoryActivityStore
+from services.errors import UnavailableError
+from services.events import ActivityRow
+
+AT_MS = 1_790_000_000_123
+
+
+def row(user: str, at_ms: int, *items: str) -> ActivityRow:
+    return ActivityRow(
+        received_at=at_ms,
+        user_id=user,
+        item_ids=list(items),
+        item_at=[AT_MS - index for index in range(len(items))],
+        item_types=["click"] * len(items),
+        event_ids=[f"e-{user}-{item}" for item in items],
+    )
+
+
+@pytest.fixture(params=["memory", "feast"])
+def store(request, settings_for) -> Any:
+    if request.param == "memory":
+        return MemoryActivityStore()
+    from services.adapters.feast_push import FeastActivityStore
+    from services.adapters.feast_store import FeastFeatureStore
+
+    settings = settings_for(redis=request.getfixturevalue("redis_server"))
+    FeastFeatureStore(settings).apply()
+    return FeastActivityStore(settings)
+
+
+def test_rows_come_back_as_they_were_pushed(store) -> None:
+    rows = [row("u", AT_MS, "b", "a"), row("é|:", AT_MS + 1, *(f"i{index}" for index in range(50)))]
+    store.push(rows)
+    assert store.load(["u", "nobody", "é|:"]) == {one.user_id: one for one in rows}
+    assert store.load([]) == {}
+
+
+def test_a_row_that_is_not_later_is_dropped(store) -> None:
+    store.push([row("u", AT_MS, "a")])
+    for at_ms in (AT_MS, AT_MS - 1):
+        store.push([row("u", at_ms, "b")])
+        assert store.load(["u"])["u"] == row("u", AT_MS, "a")
+    store.push([row("u", AT_MS + 1, "b")])
+    assert store.load(["u"])["u"].item_ids == ["b"]
+
+
+def test_positions_belong_to_their_log(store) -> None:
+    assert store.positions("log-1") == {}
+    store.save_positions("log-1", {("events", 0): 5, ("events", 3): 7})
+    store.save_positions("log-1", {("events", 0): 9})
+    store.save_positions("log-1", {})
+    assert store.positions("log-1") == {("events", 0): 9, ("events", 3): 7}
+    assert store.positions("log-2") == {}
+
+
+def test_redis_down_and_back(redis_server, settings_for) -> None:
+    from services.adapters.feast_push import FeastActivityStore
+    from services.adapters.feast_store import FeastFeatureStore
+
+    settings = settings_for(redis=redis_server)
+    FeastFeatureStore(settings).apply()
+    store = FeastActivityStore(settings)
+    store.push([row("u", AT_MS, "a")])
+    redis_server.server.kill()
+    for attempt in (lambda: store.push([row("u", AT_MS + 1, "b")]), lambda: store.load(["u"])):
+        with pytest.raises(UnavailableError, match="Redis"):
+            attempt()
+    redis_server.restart()
+    store.push([row("u", AT_MS + 2, "c")])
+    assert store.load(["u"]) == {"u": row("u", AT_MS + 2, "c")}
