@@ -1,7 +1,8 @@
 """Wire messages: what travels on each topic. A message is a frozen value that knows its codec.
 
-Every message carries `v` (schema version) and `received_at` (milliseconds since the epoch, UTC, stamped by our own
-service): the only clock that rules use. `ts` is the client's clock and information only. JSON on the wire.
+Every message carries `v` (schema version) and `received_at` (milliseconds since the epoch, UTC, stamped by
+our own service): the only clock that rules use. `ts` is the client's clock and information only. JSON on the
+wire.
 """
 
 from typing import Literal, TypeVar
@@ -17,7 +18,7 @@ ITEMS = "items"  # one partition: changes of the live catalogue
 ACTIVITY = "activity-rows"  # key: user id; rows as pushed to Feast, so that the lake can keep their history
 DEAD_LETTERS = "dead-letters"  # raw bytes in the value; reason and origin in headers
 
-# champion_only: the experiment is paused, ended, switched off or out of reach; overridden: the unit's arm was retired
+# champion_only: the experiment is paused, ended, switched off, out of reach; overridden: the arm was retired
 Excluded = Literal[
     "preview", "bot", "staff", "pin_unreachable", "no_experiment", "champion_only", "overridden"
 ]
@@ -34,8 +35,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 class Exposure(Message, frozen=True, kw_only=True):
     """A slate shown to a unit.
 
-    `arm` is the arm assigned; `answered_by` the arm whose model made the slate (the champion when the assigned
-    one failed or was late). Only exposures with `first=True` and no `excluded` are units.
+    `arm` is the arm assigned; `answered_by` the arm whose model made the slate (the champion when the
+    assigned one failed or was late). Only exposures with `first=True` and no `excluded` are units.
     """
 
     recommendation_id: str  # short id of the slate (uuid hex), not the signed token
@@ -74,8 +75,8 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """What a shopper did. `attribution` is set only if the recommendation id was valid, its exposure counts, and
-    the item stood in its slate."""
+    """What a shopper did. `attribution` is set only if the recommendation id was valid, its exposure counts,
+    and the item stood in its slate."""
 
     event_id: str
     type: EventType
@@ -95,7 +96,8 @@ class Event(Message, frozen=True, kw_only=True):
 
 
 class ItemChanged(Message, frozen=True, kw_only=True):
-    """A change of one item in the live catalogue. `None` leaves a field as it is; `deleted` removes the item."""
+    """A change of one item in the live catalogue. `None` leaves a field as it is; `deleted` removes the
+    item."""
 
     item_id: str
     title: str | None = None
@@ -137,7 +139,8 @@ def encode(message: object) -> bytes:
 
 
 def decode(kind: type[M], raw: bytes) -> M:
-    """Decode `raw` as `kind`. Raises BadMessageError naming the field when bytes, types or version are wrong."""
+    """Decode `raw` as `kind`. Raises BadMessageError naming the field when bytes, types or version are
+    wrong."""
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# ---- the event log (Kafka) ---------------------------------------------------------------------------------------
+# ---- the event log (Kafka) ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a topic. `append_ms`: when the broker appended it (LogAppendTime; on the embedded broker the
-    producer's time), ms since the epoch."""
+    """One record of a topic. `append_ms`: when the broker appended it (LogAppendTime; on the embedded broker
+    the producer's time), ms since the epoch."""
 
     topic: str
     partition: int
@@ -38,13 +38,14 @@ class Record:
 
 
 class EventProducer(Protocol):
-    """Idempotent producer on its own thread behind a bounded queue. Never blocks the caller, starts without a broker."""
+    """Idempotent producer on its own thread behind a bounded queue. Never blocks the caller, starts without
+    a broker."""
 
     def send(
         self, topic: str, key: str | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
-        """Queue a record; partition = stable hash of key. The future holds the position once acknowledged (`value`
-        empty), or UnavailableError (queue full, broker gone past its deadline)."""
+        """Queue a record; partition = stable hash of key. The future holds the position once acknowledged
+        (`value` empty), or UnavailableError (queue full, broker gone past its deadline)."""
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything queued is acknowledged; False if that took longer."""
@@ -54,13 +55,15 @@ class EventProducer(Protocol):
 
 
 class EventConsumer(Protocol):
-    """Reads chosen partitions from chosen offsets; commits nothing (positions live with the state they belong to)."""
+    """Reads chosen partitions from chosen offsets; commits nothing (positions live with the state they
+    belong to)."""
 
     def assign(self, positions: Mapping[tuple[str, int], int]) -> None:
         """Read these (topic, partition) pairs from these offsets on; replaces the earlier assignment."""
 
     def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
-        """Next records, in order within a partition. Raises DataLossError if a position is outside the log."""
+        """Next records, in order within a partition. Raises DataLossError if a position is outside the
+        log."""
 
     def positions(self) -> dict[tuple[str, int], int]:
         """Next offset to be read of every assigned partition (may run past offsets that hold no record)."""
@@ -76,10 +79,11 @@ class EventConsumer(Protocol):
 
 
 class GroupConsumer(EventConsumer, Protocol):
-    """A consumer that shares partitions with the other members of its group (Apache Kafka only; embedded: all).
+    """A consumer that shares partitions with the other members of its group (Apache Kafka only; embedded:
+    all).
 
-    The share changes only inside `poll`. A pair that is new to us yields nothing and stands in no `positions()`
-    until `assign` names it.
+    The share changes only inside `poll`. A pair that is new to us yields nothing and stands in no
+    `positions()` until `assign` names it.
     """
 
     def assignment(self) -> frozenset[tuple[str, int]]:
@@ -99,7 +103,7 @@ class LogAdmin(Protocol):
         """Identity of this log; a broker that lost its data answers another one."""
 
 
-# ---- state in Redis ----------------------------------------------------------------------------------------------
+# ---- state in Redis ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,8 @@ class Pin:
 @dataclass(frozen=True, slots=True)
 class UserRow:
     """Online features of one user, as one read returned them. Lists are most recent first; `*_at` in ms.
-    `activity_at` / `profile_at`: event timestamps of the two views, ms, 0 when absent or older than the ttl."""
+    `activity_at` / `profile_at`: event timestamps of the two views, ms, 0 when absent or older than the
+    ttl."""
 
     recent_items: tuple[str, ...] = ()
     recent_at: tuple[int, ...] = ()
@@ -131,8 +136,8 @@ class OnlineReader(Protocol):
     async def read(
         self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
     ) -> tuple[UserRow, Pin | None, bool]:
-        """Row of `user` (the routing key), the unit's pin (first writer wins: ours if there was none) and whether
-        ours was written. `unit_key` None: features only. Raises UnavailableError at its deadline."""
+        """Row of `user` (the routing key), the unit's pin (first writer wins: ours if there was none) and
+        whether ours was written. `unit_key` None: features only. Raises UnavailableError at its deadline."""
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
         """Overwrite a pin whose arm is retired, rolled back or paused (the only reasons)."""
@@ -149,8 +154,8 @@ class Positions:
     rebuild: int
 
 
-# "<weights version>|<arm>|<hour>|<n, s or f>" -> count (f: units answered by another arm), and the accounting of
-# events "acct|<arm>|<acknowledged, counted, late, duplicate or unmatched>"; hour = received_at // 3_600_000.
+# "<weights version>|<arm>|<hour>|<n, s or f>" -> count (f: units answered by another arm), the accounting of
+# events "acct|<arm>|<acknowledged, counted, late, duplicate or unmatched>"; hour = received_at // 3_600_000
 Sums = dict[str, int]
 
 
@@ -163,7 +168,8 @@ class TallyStore(Protocol):
     def apply(
         self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
     ) -> None:
-        """Add `deltas` and move, only if the stored positions equal `fetched_from`; else StalePositionError."""
+        """Add `deltas` and move, only if the stored positions equal `fetched_from`; else
+        StalePositionError."""
 
     def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
         """How far the worker has read (information for the decider's stall rule)."""
@@ -242,7 +248,7 @@ class ItemOverlay(Protocol):
         """Merge and return the new revision. Called after the topic `items` acknowledged them."""
 
 
-# ---- data and models ---------------------------------------------------------------------------------------------
+# ---- data and models ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +334,9 @@ class FeatureStore(Protocol):
     def rows_as_of(
         self, view: str, features: Sequence[str], keys: Sequence[str], at_ms: Sequence[int]
     ) -> "pd.DataFrame":
-        """Row of each key as it stood at its moment, point-in-time and ttl applied; nulls where there was none.
-        For a served vector the moment is the row's own timestamp (Exposure.features_at; 0: none was served)."""
+        """Row of each key as it stood at its moment, point-in-time and ttl applied; nulls where there was
+        none. For a served vector the moment is the row's own timestamp (Exposure.features_at; 0: none was
+        served)."""
 
 
 class DataStore(Protocol):
@@ -360,14 +367,16 @@ class ModelStore(Protocol):
         """Write an artifact atomically; its version is `<algorithm>-<UTC time>-<hash>`."""
 
     def load(self, model_version: str) -> tuple[Recommender, Manifest]:
-        """A verified artifact. Raises ArtifactError naming what is wrong (hash, missing file, foreign format)."""
+        """A verified artifact. Raises ArtifactError naming what is wrong (hash, missing file, foreign
+        format)."""
 
     def versions(self) -> list[str]:
         """Versions present, oldest first."""
 
 
 class ModelRegistry(Protocol):
-    """The registry people look at (MLflow): versions, aliases champion / challenger / holdback, evidence as tags."""
+    """The registry people look at (MLflow): versions, aliases champion / challenger / holdback, evidence as
+    tags."""
 
     def register(self, manifest: Manifest) -> None:
         """Record a model version with its metrics and parameters."""
@@ -381,8 +390,8 @@ class ModelRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PastEvents:
-    """Interactions as the lake has them, oldest first. user (routing key), item: unicode [n]; at: float64 [n], s;
-    kind: uint8 [n], index into KINDS."""
+    """Interactions as the lake has them, oldest first. user (routing key), item: unicode [n]; at: float64
+    [n], s; kind: uint8 [n], index into KINDS."""
 
     user: NDArray[np.str_]
     item: NDArray[np.str_]

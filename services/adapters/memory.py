@@ -1,7 +1,7 @@
 """The in-memory double of every port, in one place. They pass the conformance suite of the real adapters."""
 
+from services.adapters.memory_broker import MemoryBroker
 from services.adapters.memory_log import (
-    MemoryBroker,
     MemoryEventConsumer,
     MemoryEventProducer,
     MemoryGroupConsumer,

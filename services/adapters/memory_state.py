@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from experiments.experiment import Decision, Experiment, apply
-from services.adapters.memory_log import Clock, wall_ms
+from services.adapters.memory_broker import Clock, wall_ms
 from services.errors import StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES, ItemChanged
 from services.ports import Heartbeat, Pin, Positions, StateCache, Sums, UserRow
