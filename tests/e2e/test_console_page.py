@@ -50,7 +50,7 @@ class Console:
 
 @pytest.fixture(scope="module")
 def played() -> Story:
-    return Story().play()
+    return Story(looks=90, units_per_look=500).play()
 
 
 @pytest.fixture
@@ -161,7 +161,9 @@ def test_dead_sources_are_named_on_the_page(console, browser, watch):
 
 
 def test_an_admin_rolls_back_after_a_question_and_an_analyst_is_not_asked(console, browser, watch):
-    assert console.open(browser, watch).locator("[data-command]").count() == 0
+    analyst = console.open(browser, watch)
+    assert analyst.locator("[data-command]").count() == 0
+    analyst.close()
     page = console.open(browser, watch, key="adm")
     page.locator("[data-command=rollback]").click()
     page.locator("#command[open]").wait_for()
