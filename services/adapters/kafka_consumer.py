@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 Pair = tuple[str, int]
 
 GATHER_S, GATHER_PAUSE_S = 0.02, 0.004
+# How long a broker may keep a fetch that finds nothing. The embedded broker keeps it that long even if a
+# record arrives meanwhile, so there the wait is the delay of every record.
+FETCH_WAIT_MS = {"embedded": 20, "kafka": 500}
 SESSION_MS = 10_000  # a member that is silent this long loses its partitions
 
 
@@ -39,6 +42,7 @@ class KafkaEventConsumer:
             enable_auto_commit=False,
             allow_auto_create_topics=False,
             metrics_enabled=False,
+            fetch_max_wait_ms=FETCH_WAIT_MS[settings.kafka_mode],
             **options,
         )
 
