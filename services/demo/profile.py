@@ -1,7 +1,8 @@
 """The demo profile: what differs from a production installation so that the loop can be watched in minutes.
 
-Only clocks and traffic differ. What decides (alpha, margin, floor, cap, ramp, burn-in, the units needed for
-a look) is the product's: `experiments.experiment.Rules` and `services.settings.Settings`, untouched."""
+Only clocks, deadlines and traffic differ. What decides (alpha, margin, floor, cap, ramp, burn-in, the units
+needed for a look) is the product's: `experiments.experiment.Rules` and `services.settings.Settings`,
+untouched."""
 
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ class Profile:
     look_every_s: float = 3.0
     stall_s: float = 60.0
     refresh_s: float = 0.25
+    redis_deadline_ms: int = 250
+    rank_deadline_ms: int = 400
     sessions_per_s: float = 70.0
     replicas: int = 2
 
@@ -29,6 +32,8 @@ class Profile:
             "LOOK_EVERY_S": self.look_every_s,
             "STALL_S": self.stall_s,
             "REFRESH_S": self.refresh_s,
+            "REDIS_DEADLINE_MS": self.redis_deadline_ms,
+            "RANK_DEADLINE_MS": self.rank_deadline_ms,
             "KAFKA_MODE": "embedded",
         }
         return {f"RINGSIDE_{name}": str(value) for name, value in values.items()}
@@ -39,6 +44,8 @@ class Profile:
             f"attribution window {self.window_s:g} s (product: {product.window_s / 60:g} min), "
             f"lateness {self.lateness_s:g} s ({product.lateness_s / 60:g} min)",
             f"a look every {self.look_every_s:g} s (product: {product.look_every_s / 60:g} min)",
+            f"serving waits {self.redis_deadline_ms} ms for Redis (product: {product.redis_deadline_ms}), "
+            f"{self.rank_deadline_ms} ms for a model ({product.rank_deadline_ms}): all share this machine",
             f"{self.sessions_per_s:g} simulated sessions a second, each hurried to about two seconds",
             "alpha, margin, floor, cap, ramp and burn-in are the product's own",
         ]
