@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from services.ports import UserRow
 from services.recommend.breaker import Breaker
 from services.recommend.shelf import Shelf
 
-KIND_CODE = {kind: code for code, kind in enumerate(KINDS)}
+_kind = {kind: code for code, kind in enumerate(KINDS)}.get
 # A model whose answers take longer than this while it is tried out never runs on the event loop.
 INLINE_LIMIT_S = 0.002
 TRIALS = 8
@@ -135,9 +136,10 @@ class Placed:
     def query(self, row: UserRow, context: list[str], now_s: float) -> Query:
         """The user as this model sees them: items that it does not know are left out."""
         index = self.fitted.index
-        recent = np.array([index.get(item, UNKNOWN) for item in row.recent_items], np.int32)
+        found = map(index.get, row.recent_items, repeat(UNKNOWN))
+        recent = np.fromiter(found, np.int32, len(row.recent_items))
         at_s = np.array(row.recent_at, np.float64) / 1_000
-        kinds = np.array([KIND_CODE.get(kind, 0) for kind in row.recent_types], np.uint8)
+        kinds = np.fromiter(map(_kind, row.recent_types, repeat(0)), np.uint8, len(row.recent_types))
         known = recent != UNKNOWN
         if not known.all():
             recent, at_s, kinds = recent[known], at_s[known], kinds[known]

@@ -1,11 +1,10 @@
 """Making one slate: the assigned arm, else the champion, else the user's last slate, else what is popular."""
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import repeat
 from math import ceil
 from typing import Generic, TypeVar
 
@@ -262,42 +261,61 @@ class Slates:
     ) -> list[SlateItem]:
         cap = self._cap(ask)
         best = rankings[0]
-        if leads(best, ask.n, mask, shelf.codes, cap):  # nearly always: 15 µs instead of 80
-            return _slate_items(shelf, ask, best.item.tolist(), best.score.tolist(), repeat(best.reason))
+        if mask[best.item].all():  # what models were asked for; only a sick one ranks what is not allowed
+            chosen = leading(best.item.tolist(), ask.n, shelf.codes, cap)
+            if len(chosen) == ask.n:
+                return _slate_items(shelf, ask, chosen, best)
         picks = slate(rankings, n=ask.n, allowed=mask, category=shelf.codes, cap=cap)
-        places, scores = [pick.item for pick in picks], [pick.score for pick in picks]
-        return _slate_items(shelf, ask, places, scores, [pick.reason for pick in picks])
+        return [
+            _slate_item(shelf, ask, at, pick.item, pick.score, pick.reason) for at, pick in enumerate(picks)
+        ]
 
     def _remember(self, ask: Ask, items: list[SlateItem], notes: list[str]) -> None:
         if not notes and ask.visitor.key is not None and ask.given is None:
             self._last.put(_memory_key(ask), items)
 
 
-def leads(best: Ranking, n: int, mask: NDArray[np.bool_], codes: NDArray[np.int32], cap: int | None) -> bool:
-    """Whether the first `n` of a ranking are the slate: all allowed, distinct, no category over its cap."""
-    head = best.item[:n]
-    if len(head) < n or not mask[head].all() or len(set(head.tolist())) < n:
-        return False
-    if cap is None:
-        return True
-    counts = Counter(codes[head].tolist())
-    return max((count for code, count in counts.items() if code != UNKNOWN), default=0) <= cap
+def leading(places: list[int], n: int, codes: NDArray[np.int32], cap: int | None) -> list[int]:
+    """Where in a ranking the slate's `n` items stand, in order: distinct items, at most `cap` of a category.
+
+    Equals `models.blend.slate` on one ranking long enough, in a tenth of its time; fewer than `n` when the
+    ranking alone can't fill the slate (then the blend decides what fills it).
+
+    >>> leading([7, 7, 3, 5], 2, np.int32([0] * 8), None)
+    [0, 2]
+    """
+    chosen: list[int] = []
+    counts: dict[int, int] = {}
+    code_of = codes[places].tolist() if cap is not None else places
+    seen: set[int] = set()
+    for at, place in enumerate(places):
+        if place in seen:
+            continue
+        seen.add(place)
+        if cap is not None and (code := code_of[at]) != UNKNOWN:
+            counts[code] = counts.get(code, 0) + 1
+            if counts[code] > cap:
+                continue
+        chosen.append(at)
+        if len(chosen) == n:
+            break
+    return chosen
 
 
-def _slate_items(
-    shelf: Shelf, ask: Ask, places: list[int], scores: list[float], reasons: Iterable[str]
-) -> list[SlateItem]:
-    ids, metadata = shelf.ids, shelf.metadata
-    return [
-        SlateItem(
-            item_id=ids[place],
-            score=score,
-            position=at,
-            reason=reason,
-            metadata=metadata[place] if ask.metadata else UNSET,
-        )
-        for at, place, score, reason in zip(range(ask.n), places, scores, reasons, strict=False)
-    ]
+def _slate_items(shelf: Shelf, ask: Ask, chosen: list[int], best: Ranking) -> list[SlateItem]:
+    places, scores = best.item[chosen].tolist(), best.score[chosen].tolist()
+    rows = zip(places, scores, strict=True)
+    return [_slate_item(shelf, ask, at, place, score, best.reason) for at, (place, score) in enumerate(rows)]
+
+
+def _slate_item(shelf: Shelf, ask: Ask, at: int, place: int, score: float, reason: str) -> SlateItem:
+    return SlateItem(
+        item_id=shelf.ids[place],
+        score=score,
+        position=at,
+        reason=reason,
+        metadata=shelf.metadata[place] if ask.metadata else UNSET,
+    )
 
 
 def fillers(shelf: Shelf, ask: Ask, mask: NDArray[np.bool_]) -> list[Ranking]:

@@ -3,10 +3,16 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from small_shop import START_MS, Ordered, Shop, ids
 
+from models.blend import slate
+from models.contract import Ranking
 from services.ports import UserRow
+from services.recommend.slates import leading
 
 FULL = {"category_share": 1.0}
 
@@ -252,3 +258,23 @@ def test_a_stalled_broker_does_not_hold_slates_up(shop: Shop) -> None:
         assert call.slate(n=2)["degraded"] is None
         shop.broker.release()
     assert len(shop.exposures()) == 1
+
+
+# ---- the short way of slates -------------------------------------------------------------------------------
+
+
+@given(
+    places=st.lists(st.integers(0, 11), max_size=24),
+    n=st.integers(1, 12),
+    cap=st.one_of(st.none(), st.integers(1, 6)),
+    codes=st.lists(st.integers(-1, 2), min_size=12, max_size=12),
+)
+def test_the_short_way_equals_the_blend(places: list[int], n: int, cap: int | None, codes: list[int]) -> None:
+    code = np.array(codes, np.int32)
+    ranking = Ranking(np.array(places, np.int32), np.arange(len(places), 0, -1).astype(np.float32))
+    chosen = leading(places, n, code, cap)
+    blended = slate([ranking], n=n, allowed=np.ones(12, np.bool_), category=code, cap=cap)
+    if len(chosen) == n:
+        assert [places[at] for at in chosen] == [pick.item for pick in blended]
+    else:
+        assert len(set(places)) < n or cap is not None
