@@ -313,8 +313,8 @@ class FeatureStore(Protocol):
     def apply(self) -> None:
         """Register entities, views and services; idempotent."""
 
-    def applied(self) -> bool:
-        """Whether views are registered."""
+    def open(self) -> None:
+        """Import Feast (seconds) and open what is registered here, registering it first where nothing is."""
 
     def history(self, view: str, columns: Sequence[str] | None = None) -> "pa.Table":
         """Every row of a view's offline history."""

@@ -116,9 +116,11 @@ class FeastFeatureStore:
         self._folder.prepare()
         apply(self._settings)
 
-    def applied(self) -> bool:
-        """Whether views are registered here."""
-        return registry_file(self._settings).exists()
+    def open(self) -> None:
+        """Import Feast and open what is registered here, registering it first where nothing is."""
+        if not registry_file(self._settings).exists():
+            self.apply()
+        self._opened = self._opened or open_store(self._settings)
 
     def history(self, view: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Every row of a view's offline history."""
@@ -153,7 +155,7 @@ class FeastFeatureStore:
     def opened(self) -> "FeatureStore":
         """Feast's own store, imported and opened on first use."""
         if self._opened is None:
-            if not self.applied():
+            if not registry_file(self._settings).exists():
                 raise ConfigurationError("Feast knows no views here: run `ringside features apply` first")
             self._opened = open_store(self._settings)
         return self._opened

@@ -53,11 +53,10 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     Rows are stamped `materialize_horizon_ms` ahead, the moment by which all of them can be read. Users whom
     the online store doesn't know get the recent items of the data set.
     """
-    started = time.perf_counter()
-    store, stamp = bootstrap.feature_store(settings), _readable_at(settings, now)
-    if not store.applied():
-        on_step("registering views with Feast")
-        store.apply()
+    store = bootstrap.feature_store(settings)
+    on_step("opening Feast")
+    now += _taken(store.open)
+    started, stamp = time.perf_counter(), _readable_at(settings, now)
     on_step("computing user and item statistics")
     tables = _batch_views(settings, store, now, stamp)
     for view, rows in tables.items():
@@ -70,6 +69,13 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     late_s = seconds - settings.materialize_horizon_ms / 1_000
     counts = {view: rows.num_rows for view, rows in tables.items()} | {"user_activity": seeded}
     return Materialized(stamp, counts, seconds, max(0.0, late_s))
+
+
+def _taken(task: Callable[[], None]) -> timedelta:
+    """Do `task`; how long it took."""
+    started = time.perf_counter()
+    task()
+    return timedelta(seconds=time.perf_counter() - started)
 
 
 def _readable_at(settings: Settings, now: datetime) -> datetime:
