@@ -81,9 +81,8 @@ def local_kafka(directory: Path, partitions: int, port: int | None = None) -> "L
     return running
 
 
-def hold(server: "Server") -> None:
-    """Let a server run until we are told to stop, or it ends by itself."""
-    stop = stop_on_signal()
+def hold(server: "Server", stop: threading.Event) -> None:
+    """Let a server run until `stop` is set, or it ends by itself."""
     while server.alive() and not stop.wait(0.2):
         pass
 

@@ -121,10 +121,11 @@ def broker() -> None:
     """Run the embedded broker (in memory, for windows of seconds) until stopped; prints how to reach it."""
     from services import bootstrap
 
+    stop = bootstrap.stop_on_signal()
     with bootstrap.embedded_broker(Settings()) as running:
         typer.echo(f"RINGSIDE_KAFKA_MODE=embedded\nRINGSIDE_KAFKA_BOOTSTRAP={running.bootstrap}")
         typer.echo(f"RINGSIDE_KAFKA_PARTITIONS={running.partitions}")
-        bootstrap.hold(running.server)
+        bootstrap.hold(running.server, stop)
 
 
 @app.command()
@@ -134,9 +135,10 @@ def redis(
     """Run a Redis that keeps its data under RINGSIDE_HOME until stopped; prints how to reach it."""
     from services import bootstrap
 
+    stop = bootstrap.stop_on_signal()
     with bootstrap.embedded_redis(Settings().home / "redis", port) as running:
         typer.echo(f"RINGSIDE_REDIS_URL={running.url}")
-        bootstrap.hold(running.server)
+        bootstrap.hold(running.server, stop)
 
 
 @app.command()
@@ -147,10 +149,11 @@ def kafka(
     """Run Apache Kafka that keeps its log under RINGSIDE_HOME until stopped; prints how to reach it."""
     from services import bootstrap
 
+    stop = bootstrap.stop_on_signal()
     with bootstrap.local_kafka(Settings().home / "kafka", partitions, port) as running:
         typer.echo(f"RINGSIDE_KAFKA_MODE=kafka\nRINGSIDE_KAFKA_BOOTSTRAP={running.bootstrap}")
         typer.echo(f"RINGSIDE_KAFKA_PARTITIONS={running.partitions}")
-        bootstrap.hold(running.server)
+        bootstrap.hold(running.server, stop)
 
 
 @app.command()
@@ -217,7 +220,7 @@ def keys_new(
     ] = None,
 ) -> None:
     """Make fresh API keys. Each is shown once; RINGSIDE_KEYS holds only their hashes."""
-    from services.recommend.access import fresh_keys
+    from services.keys import fresh_keys
 
     for line in fresh_keys(role or []):
         typer.echo(line)
