@@ -1,0 +1,1 @@
+"""Processes: the only code that touches network, disk and clock."""

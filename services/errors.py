@@ -40,3 +40,11 @@ class StalePositionError(RingsideError):
 
 class ArtifactError(RingsideError):
     """A model artifact is refused: wrong hash, missing file, foreign format. The message names which."""
+
+
+class NoKeyError(RingsideError):
+    """No API key, or one we don't know."""
+
+
+class ForbiddenError(RingsideError):
+    """A known key whose role may not do this."""

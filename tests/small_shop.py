@@ -25,8 +25,8 @@ from services.adapters.memory import (
     MemoryStateCache,
 )
 from services.events import EVENTS, EXPOSURES, Event, Exposure, decode
+from services.keys import new_key
 from services.ports import Dataset, Manifest
-from services.recommend.access import new_key
 from services.recommend.application import create_app, hot_path
 from services.recommend.deps import Deps
 from services.settings import Settings

@@ -16,8 +16,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from experiments.experiment import Decision, Experiment, apply
 from services import events
-from services.errors import BadInputError, BadMessageError, StalePositionError, UnavailableError
-from services.ports import DecisionLog, EventConsumer, EventProducer, Record, StateCache
+from services.errors import BadMessageError, StalePositionError, UnavailableError
+from services.ports import EventConsumer, EventProducer, Record, StateCache
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ Snapshot = Callable[[str], Experiment | None]
 _POLL_S = 0.2
 _CATCH_UP_S = 10.0
 _REPORTED_S = 86_400.0
-_ATTEMPTS = 5
 
 
 class Ledger:
@@ -214,19 +213,3 @@ def _stale(decision: Decision, following: int) -> StalePositionError:
     return StalePositionError(
         f"{decision.experiment}: revision {decision.revision} is taken, {following} is next; decide again"
     )
-
-
-def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Decision]) -> Experiment:
-    """Append what `build` makes of the newest state, and again if somebody else decided meanwhile.
-
-    Raises BadInputError if there is no such experiment, what `build` raises, UnavailableError.
-    """
-    for _ in range(_ATTEMPTS):
-        state = log.catch_up().get(experiment)
-        if state is None:
-            raise BadInputError("experiment", f"{experiment!r} was never started")
-        try:
-            return log.append(build(state))
-        except StalePositionError as error:
-            logger.info("%s", error)
-    raise UnavailableError("the decision log", f"others decided first {_ATTEMPTS} times; nothing was changed")

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from experiments.experiment import Decision, Experiment
+from services.commanding import decide
 from services.console.queries import Sources
 from services.console.series import TimeAxis
-from services.errors import RingsideError, StalePositionError, UnavailableError
+from services.errors import RingsideError, UnavailableError
 from services.ports import DecisionLog, Heartbeat, StateCache
 
 log = logging.getLogger(__name__)
 
-COMMAND_TRIES = 5  # a look of the decider may take the revision that a command wanted
 COMMAND_WAIT_S = 5.0
 
 
@@ -85,21 +85,10 @@ class Follower:
         if not self._lock.acquire(timeout=COMMAND_WAIT_S):
             raise UnavailableError("the decision log", "still waiting for the broker; nothing was changed")
         try:
-            return self._append(experiment, build)
+            decisions, _ = self._open()
+            return decide(decisions, experiment, build)
         finally:
             self._lock.release()
-
-    def _append(self, experiment: str, build: Callable[[Experiment], Decision]) -> Experiment:
-        decisions, _ = self._open()
-        for _ in range(COMMAND_TRIES):
-            decision = build(decisions.catch_up()[experiment])
-            try:
-                return decisions.append(decision)
-            except StalePositionError:
-                log.info("revision %d of %s was taken; trying again", decision.revision, experiment)
-        raise UnavailableError(
-            "the decision log", "others kept deciding first; nothing was changed, try again"
-        )
 
     def _open(self) -> tuple[DecisionLog, StateCache]:
         if self._ports is None:

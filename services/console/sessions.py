@@ -1,19 +1,17 @@
 """Who is at the console: log-in with an API key, a signed cookie, a token against forged forms."""
 
-import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from services.errors import ConfigurationError
+from services.keys import Keys, Principal, Role, digest_of, signing_keys
 from services.settings import Settings
 
 COOKIE = "ringside_console"
 MAX_AGE_S = 12 * 3_600
-READERS = ("analyst", "admin")
+READERS: tuple[Role, ...] = ("analyst", "admin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,39 +29,24 @@ class Person:
         return self.role == "admin"
 
 
-def key_hashes(keys: str) -> Mapping[str, str]:
-    """sha256 hex → role, from "role=sha256hex,…". Raises ConfigurationError naming the pair that is wrong."""
-    found: dict[str, str] = {}
-    for pair in filter(None, (part.strip() for part in keys.split(","))):
-        role, _, digest = pair.partition("=")
-        if not role or len(digest) != 64:
-            raise ConfigurationError(
-                f"RINGSIDE_KEYS: {pair[:24]!r} is not role=sha256hex; make one with `ringside keys new`"
-            )
-        found[digest.lower()] = role
-    return found
-
-
 class Sessions:
     """Logs people in and recognises them again. Holds no state: a session is a signed cookie."""
 
     def __init__(self, settings: Settings) -> None:
-        signing = [key for key in settings.signing_key.split(",") if key]
-        if not signing:
-            raise ConfigurationError("RINGSIDE_SIGNING_KEY is empty; set it to a long random string")
-        self._roles = {digest: role for digest, role in key_hashes(settings.keys).items() if role in READERS}
+        signing = signing_keys(settings)
+        self._keys = Keys(settings.keys)
         # itsdangerous signs with the last key of a list; ours has the newest first.
         self._serializer = URLSafeTimedSerializer(signing[::-1], salt="console-session")
 
     @property
     def usable(self) -> bool:
         """False when no analyst or admin key is configured, so nobody can log in."""
-        return bool(self._roles)
+        return self._keys.configured(READERS)
 
     def log_in(self, key: str) -> str | None:
         """Cookie for whoever holds `key`; None if it is not an analyst's or admin's."""
-        digest = hashlib.sha256(key.strip().encode()).hexdigest()
-        if self._role(digest) is None:
+        digest = digest_of(key.strip())
+        if self._reader(digest) is None:
             return None
         return self._serializer.dumps({"key": digest, "csrf": secrets.token_urlsafe(24)})
 
@@ -73,12 +56,12 @@ class Sessions:
             value = self._serializer.loads(cookie or "", max_age=MAX_AGE_S)
         except BadSignature:
             return None
-        role = self._role(value["key"])
-        return None if role is None else Person(role, f"{role}:{value['key'][:8]}", value["csrf"])
+        principal = self._reader(value["key"])
+        return None if principal is None else Person(principal.role, principal.name, value["csrf"])
 
-    def _role(self, digest: str) -> str | None:
-        matches = [role for known, role in self._roles.items() if hmac.compare_digest(known, digest)]
-        return matches[0] if matches else None
+    def _reader(self, digest: str) -> Principal | None:
+        principal = self._keys.holder(digest)
+        return principal if principal is not None and principal.role in READERS else None
 
 
 def csrf_holds(person: Person, token: str) -> bool:

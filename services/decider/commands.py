@@ -17,7 +17,7 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, IllegalTransition, Rules
 from services import bootstrap
-from services.adapters.decision_log import decide
+from services.commanding import decide
 from services.errors import BadInputError
 from services.ports import DecisionLog
 from services.settings import Settings

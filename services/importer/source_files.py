@@ -19,13 +19,8 @@ from services.errors import BadInputError
 from services.importer.refusal import SHOWN, Finding, RefusedFileError
 
 KINDS = (".csv", ".parquet", ".xlsx")
-_NAMES = {
-    "DOUBLE": "a number",
-    "TIMESTAMPTZ": "a time",
-    "BOOLEAN": "true or false",
-    "VARCHAR": "text",
-    "TEXT": "text",
-}
+_NAMES = {"DOUBLE": "a number", "TIMESTAMPTZ": "a time", "BOOLEAN": "true or false"}
+_ALWAYS_TEXT = ("VARCHAR", "TEXT")
 _TYPED = {
     # Spreadsheets and pandas write 85048 as 85048.0; codes and customers are text here.
     "VARCHAR": "nullif(regexp_replace(trim({}::VARCHAR), '^(-?[0-9]+)\\.0$', '\\1'), '')",
@@ -178,21 +173,30 @@ def _cast(name: str, kind: str, present: str | None) -> str:
 def _refuse_wrong_types(
     connection: duckdb.DuckDBPyConnection, name: str, cast: Mapping[str, str], kinds: Mapping[str, str]
 ) -> None:
-    findings: list[Finding] = []
-    total = 0
-    for column, expression in cast.items():
-        wrong = (
-            f"FROM raw WHERE nullif(trim(\"{column}\"::VARCHAR), '') IS NOT NULL AND ({expression}) IS NULL"
-        )
-        total += connection.sql(f"SELECT count(*) {wrong}").fetchall()[0][0]
-        rows = connection.sql(
-            f'SELECT sheet, row, "{column}"::VARCHAR {wrong} ORDER BY 1, 2 LIMIT {SHOWN}'
-        ).fetchall()
-        findings += [
-            Finding(sheet, row, column, f"is {_NAMES[kinds[column]]}", value) for sheet, row, value in rows
-        ]
+    doubtful = {column: cast[column] for column in cast if kinds[column] not in _ALWAYS_TEXT}
+    wrong = {column: _is_wrong(column, expression) for column, expression in doubtful.items()}
+    if not wrong:
+        return
+    counts = ", ".join(f"count(*) FILTER ({condition})" for condition in wrong.values())
+    total = sum(connection.sql(f"SELECT {counts} FROM raw").fetchall()[0])
     if total:
+        findings = [finding for column in wrong for finding in _findings(connection, column, wrong, kinds)]
         raise RefusedFileError(name, findings, total)
+
+
+def _is_wrong(column: str, expression: str) -> str:
+    return f"""nullif(trim("{column}"::VARCHAR), '') IS NOT NULL AND ({expression}) IS NULL"""
+
+
+def _findings(
+    connection: duckdb.DuckDBPyConnection, column: str, wrong: Mapping[str, str], kinds: Mapping[str, str]
+) -> list[Finding]:
+    where = f"FROM raw WHERE {wrong[column]} ORDER BY sheet, row LIMIT {SHOWN}"
+    query = f'SELECT sheet, row, "{column}"::VARCHAR {where}'
+    rule = f"is {_NAMES[kinds[column]]}"
+    return [
+        Finding(sheet, row, column, rule, value) for sheet, row, value in connection.sql(query).fetchall()
+    ]
 
 
 def _quoted(path: Path) -> str:

@@ -11,7 +11,7 @@ import uvicorn
 from threadpoolctl import threadpool_limits
 
 from services import bootstrap
-from services.recommend.access import Keys, signing_keys
+from services.keys import Keys, signing_keys
 from services.recommend.application import create_app, hot_path
 from services.recommend.deps import Deps
 from services.recommend.workers import listener, supervise

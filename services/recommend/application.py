@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from experiments.experiment import IllegalTransition
 from services.errors import RingsideError
-from services.recommend.access import Keys, signing_keys
+from services.keys import Keys, signing_keys
 from services.recommend.answering import Answering
 from services.recommend.catalogue import catalogue_routes
 from services.recommend.collecting import Collecting

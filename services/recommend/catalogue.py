@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.events import ITEMS, ItemChanged, encode
-from services.recommend.access import Keys, Principal
+from services.keys import Keys, Principal
 from services.recommend.collecting import acknowledged
 from services.recommend.dependencies import caller
 from services.recommend.deps import Deps

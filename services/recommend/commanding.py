@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, Rules
-from services.errors import BadInputError, StalePositionError, UnavailableError
+from services.commanding import decide
+from services.errors import BadInputError, UnavailableError
 from services.recommend.deps import Deps
 from services.recommend.failures import NotFoundError
 from services.settings import Settings
 
-ATTEMPTS = 5  # somebody else (the decider) may take the next revision between our look and our append
 T = TypeVar("T")
 Build = Callable[[Experiment], Decision]
 
@@ -63,9 +63,9 @@ class Commanding:
     async def command(self, experiment: str, build: Build) -> Experiment:
         """Append what `build` makes of the newest state; look again if somebody else was faster.
 
-        Raises NotFoundError, IllegalTransition, UnavailableError, and StalePositionError after `ATTEMPTS`.
+        Raises NotFoundError, IllegalTransition, UnavailableError.
         """
-        return await self._on_thread(lambda: self._append(experiment, build))
+        return await self._on_thread(lambda: self._decide(experiment, build))
 
     def require_model(self, field: str, model_version: str) -> None:
         """Refuse a model version that has no artifact. Raises BadInputError."""
@@ -76,15 +76,9 @@ class Commanding:
         """Stop the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _append(self, experiment: str, build: Build) -> Experiment:
-        log = self._deps.decisions
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return log.append(build(existing(log.catch_up(), experiment)))
-            except StalePositionError:
-                if attempt == ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+    def _decide(self, experiment: str, build: Build) -> Experiment:
+        existing(self._deps.decisions.catch_up(), experiment)
+        return decide(self._deps.decisions, experiment, build)
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from starlette.requests import Request
 
-from services.recommend.access import Keys, Principal, Role
+from services.keys import Keys, Principal, Role
 from services.recommend.storefront import key_of
 
 

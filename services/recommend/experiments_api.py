@@ -12,7 +12,7 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment
 from experiments.state import to_dict
-from services.recommend.access import Keys, Principal
+from services.keys import Keys, Principal
 from services.recommend.commanding import Commanding, rules_from
 from services.recommend.dependencies import caller
 from services.recommend.describing import ANY_KEY, failures

@@ -9,6 +9,8 @@ from starlette.responses import Response
 from services.errors import (
     BadInputError,
     ConfigurationError,
+    ForbiddenError,
+    NoKeyError,
     RingsideError,
     StalePositionError,
     UnavailableError,
@@ -35,14 +37,6 @@ class TooLargeError(BadInputError):
 
 class NotFoundError(BadInputError):
     """What the address names does not exist."""
-
-
-class NoKeyError(RingsideError):
-    """No API key, or one we don't know."""
-
-
-class ForbiddenError(RingsideError):
-    """A known key whose role may not do this."""
 
 
 class ConflictError(RingsideError):

@@ -8,13 +8,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.errors import BadInputError
+from services.errors import BadInputError, ForbiddenError
 from services.events import Excluded
-from services.recommend.access import Keys, Principal, Role
+from services.keys import Keys, Principal, Role
 from services.recommend.answering import Answering
 from services.recommend.assigning import Visitor
 from services.recommend.collecting import Collecting
-from services.recommend.failures import ForbiddenError, Problem
+from services.recommend.failures import Problem
 from services.recommend.hot import read_body
 from services.recommend.serving import Serving
 from services.recommend.slates import Ask

@@ -5,18 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from experiments import commands
-from experiments.experiment import Experiment, IllegalTransition
+from experiments.experiment import Decision, Experiment, IllegalTransition
 from models.contract import Manifest, Progress, Recommender, silent
 from models.evaluation import Case
 from models.splits import TimeSplit
-from services.errors import BadInputError, StalePositionError, UnavailableError
+from services.commanding import decide
+from services.errors import BadInputError, UnavailableError
 from services.ports import Dataset, DecisionLog, FeatureStore, ModelRegistry, ModelStore
 from services.trainer.gate import Serve, Verdict, judge
 from services.trainer.recipes import EncoderFactory, Recipe
 from services.trainer.served import as_served
 
 log = logging.getLogger(__name__)
-TRIES = 5  # to append a decision while others append theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +99,11 @@ def enter(
     """
     version = trained.manifest.model_version
     found = replace(origin, evidence={**origin.evidence, "gate": trained.verdict.evidence()})
-    for attempt in range(TRIES):
-        state = decisions.catch_up().get(experiment)
-        if state is None:
-            raise BadInputError("experiment", f"{experiment!r} has not started")
+
+    def build(state: Experiment) -> Decision:
         try:
-            decision = commands.enter(state, arm or version, version, found)
+            return commands.enter(state, arm or version, version, found)
         except IllegalTransition as error:
             raise BadInputError("arm", str(error)) from error
-        try:
-            return decisions.append(decision)
-        except StalePositionError:
-            log.info("%s: revision %d was taken (try %d)", experiment, decision.revision, attempt + 1)
-    raise StalePositionError(f"{experiment}: {TRIES} decisions in a row were overtaken; try again")
+
+    return decide(decisions, experiment, build)

@@ -23,7 +23,7 @@ from services import bootstrap
 from services.adapters.feast_schemas import SCHEMAS
 from services.adapters.server import free_port
 from services.importer.app import Order, import_data
-from services.recommend.access import new_key
+from services.keys import new_key
 from services.settings import Settings
 
 USERS = 2_000
@@ -87,7 +87,7 @@ class Stage:
                 time.sleep(0.1)
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+def _wait(url: str, process: subprocess.Popen[bytes], seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:

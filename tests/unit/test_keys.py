@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from services.cli import app
 from services.errors import BadInputError, ConfigurationError
-from services.recommend.access import Keys, new_key, signing_keys
+from services.keys import Keys, new_key, signing_keys
 from services.recommend.app import run
 from services.recommend.application import create_app
 from services.recommend.visitors import is_bot

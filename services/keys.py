@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from services.errors import ConfigurationError
-from services.recommend.failures import ForbiddenError, NoKeyError
+from services.errors import ConfigurationError, ForbiddenError, NoKeyError
 from services.settings import Settings
 
 Role = Literal["storefront", "analyst", "admin"]
@@ -35,12 +34,19 @@ class Keys:
 
     def principal(self, key: str) -> Principal | None:
         """Who presents `key`; every digest is compared in constant time, none is skipped."""
-        presented = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        return self.holder(digest_of(key))
+
+    def holder(self, presented: str) -> Principal | None:
+        """Who the key with this sha256 (hex) belongs to."""
         found: Principal | None = None
         for digest, principal in self._digests:
             if hmac.compare_digest(digest, presented):
                 found = principal
         return found
+
+    def configured(self, roles: Sequence[Role]) -> bool:
+        """Whether anybody holds a key of one of these roles."""
+        return any(principal.role in roles for _, principal in self._digests)
 
     def allow(self, key: str | None, roles: tuple[Role, ...]) -> Principal:
         """The principal of `key` if its role is one of `roles`. Raises NoKeyError or ForbiddenError."""
@@ -56,6 +62,11 @@ class Keys:
         return principal
 
 
+def digest_of(key: str) -> str:
+    """sha256 of a key, in hex: all that is ever stored of it."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def _parse(pair: str) -> tuple[str, Principal]:
     role, _, digest = pair.partition("=")
     digest = digest.lower()
@@ -69,7 +80,7 @@ def _parse(pair: str) -> tuple[str, Principal]:
 def new_key(role: Role) -> tuple[str, str]:
     """A fresh random key and its "role=sha256" pair for RINGSIDE_KEYS."""
     key = _PREFIX[role] + secrets.token_urlsafe(24)
-    return key, f"{role}={hashlib.sha256(key.encode()).hexdigest()}"
+    return key, f"{role}={digest_of(key)}"
 
 
 def new_signing_key() -> str:
