@@ -45,7 +45,10 @@ def look(state: Experiment, sight: Sight) -> list[Decision]:
     lift."""
     if state.status in ("paused", "ended") or state.held_by not in ("", *LIFTED_BY_A_LOOK):
         return []
-    view = _View.of(state, sight)
+    try:
+        view = _View.of(state, sight)
+    except ValueError as error:
+        return _unreadable(state, sight, error)
     for rule, find in HOLDS.items():
         if causes := find(view):
             return [] if state.held_by == rule else [commands.hold(state, causes, view.origin(rule))]
@@ -64,7 +67,10 @@ class _View:
 
     @classmethod
     def of(cls, state: Experiment, sight: Sight) -> "_View":
+        """Raises ValueError if the sums can't be this experiment's."""
         tally = Tally.parse(sight.sums)
+        if unknown := {version for version, _, _ in tally.cells} - state.versions.keys():
+            raise ValueError(f"sums: weights version {min(unknown)} was never in force")
         arms = [arm.name for arm in state.live_arms()]
         beliefs = posteriors(tally, arms, state.champion, state.rules)
         return cls(state, sight, tally, beliefs, tuple(standing(state, tally, race) for race in state.races))
@@ -80,6 +86,21 @@ class _View:
             sums_digest=self.tally.digest(),
             code_version=self.sight.code_version,
         )
+
+
+def _unreadable(state: Experiment, sight: Sight, error: ValueError) -> list[Decision]:
+    """Sums that nobody could have counted: a HOLD with the key that is wrong, and no evidence to show."""
+    rule = "broken-identity"
+    if state.held_by == rule:
+        return []
+    origin = Origin(
+        author=sight.author,
+        now_ms=sight.now_ms,
+        rule=rule,
+        positions=sight.positions,
+        code_version=sight.code_version,
+    )
+    return [commands.hold(state, [str(error)], origin)]
 
 
 # ---- hold --------------------------------------------------------------------------------------------------

@@ -127,6 +127,8 @@ def test_an_undone_rollback_starts_without_its_past():
         ("data-loss", sight(BROKEN, losses={3: "offsets 5 to 9 are gone"})),
         ("broken-identity", sight(BROKEN | {"acct|als|acknowledged": 5, "acct|als|counted": 4})),
         ("broken-identity", sight(BROKEN | {"3|als|1|s": 2_001})),
+        ("broken-identity", sight(BROKEN | {"3|als|1|clicks": 7})),
+        ("broken-identity", sight(BROKEN | {"77|als|1|n": 7})),
         ("stalled-watermark", sight(BROKEN, now_ms=3 * HOUR, watermark_ms=2 * HOUR)),
         ("stalled-watermark", sight(BROKEN, now_ms=3 * HOUR, watermark_ms=None)),
     ],
