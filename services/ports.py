@@ -313,6 +313,9 @@ class FeatureStore(Protocol):
     def apply(self) -> None:
         """Register entities, views and services; idempotent."""
 
+    def applied(self) -> bool:
+        """Whether views are registered here; costs no import of Feast."""
+
     def open(self) -> None:
         """Import Feast (seconds) and open what is registered here, registering it first where nothing is."""
 

@@ -116,9 +116,13 @@ class FeastFeatureStore:
         self._folder.prepare()
         apply(self._settings)
 
+    def applied(self) -> bool:
+        """Whether views are registered here; costs no import of Feast."""
+        return registry_file(self._settings).exists()
+
     def open(self) -> None:
         """Import Feast and open what is registered here, registering it first where nothing is."""
-        if not registry_file(self._settings).exists():
+        if not self.applied():
             self.apply()
         self._opened = self._opened or open_store(self._settings)
 
@@ -155,7 +159,7 @@ class FeastFeatureStore:
     def opened(self) -> "FeatureStore":
         """Feast's own store, imported and opened on first use."""
         if self._opened is None:
-            if not registry_file(self._settings).exists():
+            if not self.applied():
                 raise ConfigurationError("Feast knows no views here: run `ringside features apply` first")
             self._opened = open_store(self._settings)
         return self._opened
