@@ -9,7 +9,9 @@ import contextlib
 import ctypes
 import importlib.util
 import signal
+import socket
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,16 +30,35 @@ def mock_cluster(partitions: int, log_id: str) -> Iterator[str]:
     cluster = rdkafka.rd_kafka_mock_cluster_new(handle, 1)
     if not cluster:
         raise UnavailableError("embedded broker", "librdkafka could not start its mock cluster")
+    address = rdkafka.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+    counts = {topic: topic_partitions(topic, partitions) for topic in TOPICS} | {f"{LOG_ID_TOPIC}{log_id}": 1}
     try:
-        for topic in TOPICS:
-            rdkafka.rd_kafka_mock_topic_create(
-                cluster, topic.encode(), topic_partitions(topic, partitions), 1
-            )
-        rdkafka.rd_kafka_mock_topic_create(cluster, f"{LOG_ID_TOPIC}{log_id}".encode(), 1, 1)
-        yield rdkafka.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+        with _kept_awake(address):
+            for topic, count in counts.items():
+                rdkafka.rd_kafka_mock_topic_create(cluster, topic.encode(), count, 1)
+        yield address
     finally:
         rdkafka.rd_kafka_mock_cluster_destroy(cluster)
         rdkafka.rd_kafka_destroy(handle)
+
+
+@contextlib.contextmanager
+def _kept_awake(address: str) -> Iterator[None]:
+    """The cluster's thread now and then misses a command until its poll of a second ends; a connection wakes
+    it."""
+    host, port = address.split(":")
+    done = threading.Event()
+
+    def knock() -> None:
+        while not done.wait(0.005):
+            with contextlib.suppress(OSError):
+                socket.create_connection((host, int(port)), 1.0).close()
+
+    knocking = threading.Thread(target=knock, daemon=True)
+    knocking.start()
+    yield
+    done.set()
+    knocking.join()
 
 
 def _quiet_configuration(rdkafka: ctypes.CDLL) -> int:
