@@ -132,7 +132,7 @@ class LocalKafka:
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
-            # A killed broker registers again once its old session is over, trying 0.1, 0.3, 0.7, 1.5, 3.1, 6.3 s
+            # A killed broker registers again once its old session is over, at 0.1, 0.3, 0.7, 1.5, 3.1, 6.3 s
             # after its start: back in 4 s with a session of 2 s, 11 s with 3 s, 12 s with the default of 9 s.
             "broker.session.timeout.ms": 2_000,
             "broker.heartbeat.interval.ms": 500,
