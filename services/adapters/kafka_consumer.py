@@ -22,7 +22,7 @@ from services.settings import Settings
 log = logging.getLogger(__name__)
 Pair = tuple[str, int]
 
-GATHER_S, GATHER_PAUSE_S = 0.02, 0.004
+GATHER_S = 0.02
 # How long a broker may keep a fetch that finds nothing. The embedded broker keeps it that long even if a
 # record arrives meanwhile, so there the wait is the delay of every record.
 FETCH_WAIT_MS = {"embedded": 20, "kafka": 500}
@@ -65,11 +65,8 @@ class KafkaEventConsumer:
             return records
         end = time.monotonic() + GATHER_S
         with contextlib.suppress(DataLossError):  # what was read counts; the next poll meets the loss again
-            while time.monotonic() < end and len(records) < max_records:
-                more = self._fetch(GATHER_PAUSE_S, max_records - len(records))
-                if not more:
-                    break
-                records += more
+            while len(records) < max_records and (left_s := end - time.monotonic()) > 0:
+                records += self._fetch(left_s, max_records - len(records))
         return records
 
     def _fetch(self, timeout_s: float, max_records: int) -> list[Record]:
