@@ -7,6 +7,7 @@ prompt), one for data and models (may take seconds). A request keeps the view it
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -107,6 +108,7 @@ class Loaded:
         changed = shelf is not serving.shelf or models.keys() != serving.models.keys()
         if changed:
             self._swap(shelf=shelf, models=models)
+            gc.freeze()  # what was loaded stays: the collector need not walk it again and again
             await self._on(self._state_thread, self._beat)
         return changed
 

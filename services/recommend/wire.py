@@ -89,7 +89,7 @@ class RerankRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     staff: Staff = False
 
 
-class SlateItem(Struct, frozen=True, kw_only=True):
+class SlateItem(Struct, frozen=True, kw_only=True, gc=False):
     """One item of a slate; `position` counts from 0. `metadata`: title, category, price."""
 
     item_id: str
@@ -99,7 +99,7 @@ class SlateItem(Struct, frozen=True, kw_only=True):
     metadata: msgspec.Raw | UnsetType = UNSET
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """A slate. `degraded` is null, or comma-separated codes that say what was missing when it was made."""
 
     recommendation_id: str | None
