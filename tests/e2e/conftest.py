@@ -1,0 +1,10 @@
+"""The demo is played once, on the real data if there is some, and judged by several tests."""
+
+import pytest
+from played_demo import Played, play
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """`ringside demo --headless`, once for all tests."""
+    return play(tmp_path_factory.mktemp("demo"))
