@@ -13,11 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import serving
+from tests.benchmarks import counting, freshness, materialising, serving
 from tests.benchmarks.stage import Stage, stage
 
 RESULTS = Path("bench-results")
-SECTIONS = {"serving": serving.measure}
+SECTIONS = {
+    "serving": serving.measure,
+    "freshness": freshness.measure,
+    "counting": counting.measure,
+    "materialising": materialising.measure,
+}
 
 
 def machine() -> dict[str, Any]:
@@ -60,12 +65,21 @@ def _cell(number: dict[str, float], digits: int) -> str:
     return f"{number['median']:.{digits}f} ({number['low']:.{digits}f} – {number['high']:.{digits}f})"
 
 
+def show_serving(found: dict[str, Any], console: Console) -> None:
+    """The table, and how many times faster than the baselines."""
+    console.print(table(found))
+    for base in ("plain", "bare"):
+        ratio = ", ".join(f"{value:.2f} at {count}" for count, value in found[f"ratio_to_{base}"].items())
+        console.print(f"requests/s as a multiple of {base}: {ratio} connections")
+
+
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of one run")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="sections (default: all)")
     parser.add_argument("--home", type=Path, help="keep data and models here (default: a temporary folder)")
     return parser.parse_args()
 
@@ -74,7 +88,8 @@ def run(at: Stage, said: argparse.Namespace, console: Console) -> dict[str, Any]
     """Every section."""
     effort = serving.Effort(tuple(said.connections), said.runs, said.seconds)
     before = machine()
-    sections = {name: measure(at, effort, console.print) for name, measure in SECTIONS.items()}
+    chosen = said.only or list(SECTIONS)
+    sections = {name: SECTIONS[name](at, effort, console.print) for name in chosen}
     return {"machine": before, "load_average_after": os.getloadavg(), "data": at.source, **sections}
 
 
@@ -88,12 +103,8 @@ def main() -> None:
         with console.status("preparing data, model and features"), stage(home) as at:
             console.print(f"prepared in {time.monotonic() - began:.0f} s: {at.source}, {len(at.users)} users")
             found = run(at, said, console)
-    console.print(table(found["serving"]))
-    for base in ("plain", "bare"):
-        ratio = ", ".join(
-            f"{value:.2f} at {count}" for count, value in found["serving"][f"ratio_to_{base}"].items()
-        )
-        console.print(f"times {base}: {ratio} connections")
+    if "serving" in found:
+        show_serving(found["serving"], console)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps(found, indent=2) + "\n", "utf-8")

@@ -74,6 +74,16 @@ class Stage:
         with self.process(command, port, "/recommend?user_id=a&session_id=b") as process:
             yield process
 
+    @contextmanager
+    def worker(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A process of Ringside that nobody calls."""
+        with subprocess.Popen([str(RINGSIDE), name], env=dict(self.env)) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+                process.wait(20)
+
     def _start_experiment(self, port: int) -> None:
         headers = {"X-API-Key": self.keys["admin"]}
         said = {"model_version": self.model_version, "arm": "als"}
@@ -176,7 +186,7 @@ def _push(settings: Settings, recent: Mapping[str, list[str]], now_ms: int) -> N
         "item_ids": list(recent.values()),
         "item_at": [[now_ms - 60_000 * place for place in range(len(row))] for row in recent.values()],
         "item_types": [["view"] * len(row) for row in recent.values()],
-        "event_ids": [[] for _ in recent],
+        "event_ids": [[f"{user}-{place}" for place in range(len(row))] for user, row in recent.items()],
         "event_timestamp": [at] * len(recent),
     }
     schema = SCHEMAS["user_activity"]
