@@ -17,9 +17,9 @@ from experiments.world import NO_ITEM, Visits
 class Levels:
     """P(click | examined) by what the user did in the held-out weeks."""
 
-    bought: float = 0.40
-    same_category: float = 0.01
-    other: float = 0.001
+    bought: float = 0.25
+    same_category: float = 0.006
+    other: float = 0.0006
 
 
 @dataclass(frozen=True, slots=True)

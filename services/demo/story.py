@@ -35,7 +35,8 @@ class StoppedError(Exception):
 @dataclass(slots=True)
 class Story:
     """Everything the story acts on. `source`: arguments of `ringside data import`; `now`: seconds since it
-    began; `deadline_s`: when it must be over."""
+    began; `deadline_s`: when it must be over. `bench` fits models one after
+    another, so that two cores are left something for shoppers."""
 
     site: Site
     profile: Profile
@@ -48,22 +49,23 @@ class Story:
     stop: threading.Event
     deadline_s: float = float("inf")
     text_ready: threading.Event = field(default_factory=threading.Event)
-    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "beside"))
+    beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "beside"))
+    bench: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "bench"))
 
     def play(self) -> None:
         """From empty folders to a rolled back challenger and three models that compete."""
-        registered = self.pool.submit(self.register_features)
+        registered = self.beside.submit(self.register_features)
         self.import_data()
         registered.result()
-        loaded = self.pool.submit(self.load_features)
+        loaded = self.beside.submit(self.load_features)
         self.serve_popularity()
-        better = self.pool.submit(self.fit, BETTER, "Fitting ALS at low priority")
+        better = self.bench.submit(self.fit, BETTER, "Fitting ALS at low priority")
+        broken = self.bench.submit(self.fit, BROKEN, "Fitting a broken challenger")
+        self.bench.submit(self.embed_texts)
         loaded.result()
         self.open_the_loop()
         better.result()
         self.enter(BETTER, "Knows tastes, not only what is popular.")
-        self.pool.submit(self.embed_texts)
-        broken = self.pool.submit(self.fit, BROKEN, "Fitting a broken challenger")
         self.see_traffic_move()
         broken.result()
         self.enter(BROKEN, "Popularity upside down: valid slates that nobody wants.")

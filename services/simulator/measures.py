@@ -69,6 +69,7 @@ class Measures:
     unchanged: Counter[str] = field(default_factory=Counter)
     served: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     truth: dict[str, Moments] = field(default_factory=dict)
+    probing: bool = False  # somebody is timing a click just now
     skipped: int = 0  # sessions not opened: too many were open, the servers were slower than the target
 
     def requested(self, kind: str, latency_ms: float) -> None:

@@ -39,7 +39,9 @@ class Habits:
     stay_after_click: float = 0.8
     guest: float = 0.1  # sessions without a user id
     think_s: float = 0.6  # mean time on a page
-    probe: float = 0.1  # share of clicking sessions that time how soon the click changes the slate
+    probe: float = (
+        0.2  # share of clicks that are timed until the slate changes; one at a time, to be no burden
+    )
     probe_every_s: float = 0.02
     probe_for_s: float = 1.0
 
@@ -134,8 +136,12 @@ class Session:
             return
         began = time.perf_counter()
         await self._send([self._event("impression", slate, item), self._event("click", slate, item)])
-        if self._luck(_PROBE) < self._habits.probe:
-            await self._probe(slate, item, began)
+        if self._luck(_PROBE) < self._habits.probe and not self._measures.probing:
+            self._measures.probing = True
+            try:
+                await self._probe(slate, item, began)
+            finally:
+                self._measures.probing = False
         await self._open_item(slate, item)
 
     async def _open_item(self, slate: Slate, item: str) -> None:
