@@ -13,18 +13,20 @@ from tests.benchmarks.stage import Stage
 
 
 def measure(stage: Stage, effort: Effort, say: Callable[[str], None]) -> dict[str, Any]:
-    """Ours computes the rows, stamps and stores them, and seeds activity, before it calls Feast; each with an
-    empty Redis."""
+    """Ours computes the rows, stamps and stores them, and seeds activity, before it calls Feast; Feast alone
+    finds the batch views' rows in their files. Each has an empty Redis."""
     with bootstrap.embedded_redis() as redis:
         done = materialize(stage.settings.model_copy(update={"redis_url": redis.url}), datetime.now(UTC))
     rows = sum(done.rows.values())
+    views = [view for view in done.rows if view != "user_activity"]
+    batch = sum(done.rows[view] for view in views)
     with bootstrap.embedded_redis() as redis:
-        feast_s = _feast_s(stage, redis.url, list(done.rows))
-    say(f"materialised {rows} rows in {done.seconds:.1f} s; Feast alone {feast_s:.1f} s")
-    return {"rows": done.rows, "rows_per_s": rows / done.seconds, "feast_rows_per_s": rows / feast_s}
+        feast_s = _feast_s(stage, redis.url, views, done.stamp)
+    say(f"materialised {rows} rows in {done.seconds:.1f} s; Feast alone {batch} rows in {feast_s:.1f} s")
+    return {"rows": done.rows, "rows_per_s": rows / done.seconds, "feast_rows_per_s": batch / feast_s}
 
 
-def _feast_s(stage: Stage, redis_url: str, views: list[str]) -> float:
+def _feast_s(stage: Stage, redis_url: str, views: list[str], stamp: datetime) -> float:
     settings = stage.settings.model_copy(
         update={"redis_url": redis_url, "home": stage.folder / "feast-alone"}
     )
@@ -33,5 +35,5 @@ def _feast_s(stage: Stage, redis_url: str, views: list[str]) -> float:
     store = bootstrap.feature_store(settings)
     store.apply()
     start = time.perf_counter()
-    store.materialize(views, datetime.now(UTC))
+    store.materialize(views, stamp)
     return time.perf_counter() - start
