@@ -21,7 +21,7 @@ class Profile:
     refresh_s: float = 0.25
     redis_deadline_ms: int = 250
     rank_deadline_ms: int = 400
-    sessions_per_s: float = 70.0
+    sessions_per_s: float = 60.0
     replicas: int = 2
 
     def settings(self) -> dict[str, str]:

@@ -26,7 +26,7 @@ from services.simulator.traffic import Traffic
 
 log = logging.getLogger(__name__)
 _SYNTHETIC = re.compile(r"synthetic shop, seed (\d+)")
-_MOST_OPEN_S = 3.5  # seconds of traffic that may be open at once
+_MOST_OPEN_S = 2.0  # seconds of traffic that may be open at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from services.simulator.measures import Measures
 Sleep = Callable[[float], Awaitable[None]]
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_STAY, _GUEST, _PROBE, _THINK = 21, 22, 23, 24  # streams of luck
+_STAY, _GUEST, _PROBE, _THINK, _IMPRESSION = 21, 22, 23, 24, 25  # streams of luck
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Habits:
     slates: int = 3  # at most, in a session
     stay: float = 0.5  # goes on to the next slate without having clicked
     stay_after_click: float = 0.8
+    impressions: float = 0.25  # share of slates without a click of which one is sent
     guest: float = 0.1  # sessions without a user id
     think_s: float = 0.6  # mean time on a page
     probe: float = (
@@ -96,7 +97,7 @@ class Session:
                     arm = slate.arm
                     self._measures.worth(arm, self._value(slate))
                 item = self._choose(slate)
-                await self._report(slate, item)
+                await self._report(turn, slate, item)
                 clicked = clicked or item is not None
                 if not self._goes_on(turn, item):
                     break
@@ -129,10 +130,11 @@ class Session:
     def _value(self, slate: Slate) -> float:
         return float(slate_value(self._crowd.world, self._visits(), self._crowd.slate(slate.items))[0])
 
-    async def _report(self, slate: Slate, item: str | None) -> None:
+    async def _report(self, turn: int, slate: Slate, item: str | None) -> None:
         """Tell the storefront what was done; a click may be followed to the next slate with a stopwatch."""
         if item is None:
-            await self._send([self._event("impression", slate, slate.items[0])] if slate.items else [])
+            if slate.items and self._luck(_IMPRESSION, turn) < self._habits.impressions:
+                await self._send([self._event("impression", slate, slate.items[0])])
             return
         began = time.perf_counter()
         await self._send([self._event("impression", slate, item), self._event("click", slate, item)])
