@@ -138,7 +138,7 @@ def _confirm(s: Experiment, d: Decision) -> Experiment:
 
 
 def _end(s: Experiment, d: Decision) -> Experiment:
-    return replace(s, status="ended", held_by="", causes=(), races=())
+    return replace(s, status="ended", held_by="", causes=(), races=(), retrain_pending=False)
 
 
 @dataclass(frozen=True, slots=True)

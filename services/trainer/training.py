@@ -90,17 +90,25 @@ class Workshop:
 
 
 def enter(
-    decisions: DecisionLog, experiment: str, trained: Trained, origin: commands.Origin, arm: str | None = None
+    decisions: DecisionLog,
+    experiment: str,
+    trained: Trained,
+    origin: commands.Origin,
+    arm: str | None = None,
+    answers_ms: int | None = None,
 ) -> Experiment:
     """Append an `enter` decision for a trained model; deciding again if somebody else decided meanwhile.
 
-    The arm is named after the model version unless `arm` says otherwise. Raises BadInputError if the
-    experiment has not started, or takes no such challenger.
+    The arm is named after the model version unless `arm` says otherwise. `answers_ms`: time of the retraining
+    request that it answers, ms (None: none). Raises BadInputError if the experiment has not started, takes no
+    such challenger, or waits for that answer no longer.
     """
     version = trained.manifest.model_version
     found = replace(origin, evidence={**origin.evidence, "gate": trained.verdict.evidence()})
 
     def build(state: Experiment) -> Decision:
+        if answers_ms is not None and not (state.retrain_pending and state.retrain_at_ms == answers_ms):
+            raise BadInputError("arm", f"{version} stays out: the retraining request was answered meanwhile")
         try:
             return commands.enter(state, arm or version, version, found)
         except IllegalTransition as error:

@@ -59,7 +59,13 @@ class TrainerWorker:
         log.info("retraining is asked for because of %s: %s", arm, why)
         trained = self.workshop.train(self._recipe(state, arm), self._recipe(state, state.champion), progress)
         if trained.verdict.passed:
-            enter(self.decisions, self.experiment, trained, self._origin(trained))
+            enter(
+                self.decisions,
+                self.experiment,
+                trained,
+                self._origin(trained),
+                answers_ms=state.retrain_at_ms,
+            )
         else:
             log.warning("%s stays out: %s", trained.manifest.model_version, trained.verdict.reason)
         return trained

@@ -122,6 +122,29 @@ def test_a_request_is_answered_once_also_after_a_restart(shop):
     assert len(shop.state.arms) == 2
 
 
+def test_two_trainers_give_one_answer(shop, monkeypatch):
+    shop.start()
+    shop.ask()
+    other, train = shop.restarted(), Workshop.train
+
+    def slow(workshop, *given):
+        monkeypatch.setattr(Workshop, "train", train)
+        other.look(lambda *_: None)  # a second trainer answers while ours still fits
+        return train(workshop, *given)
+
+    monkeypatch.setattr(Workshop, "train", slow)
+    with pytest.raises(BadInputError, match="was answered meanwhile"):
+        shop.look()
+    assert [d.kind for d in shop.decisions.history(EXPERIMENT)] == ["start", "retrain", "enter"]
+
+
+def test_an_ended_experiment_is_not_trained_for(shop):
+    shop.start()
+    shop.decisions.append(commands.end(shop.ask(), shop.origin()))
+    assert shop.look() is None
+    assert len(shop.models.versions()) == 1
+
+
 def test_without_an_experiment_or_a_request_nothing_is_trained(shop):
     assert shop.look() is None
     shop.start()
