@@ -8,7 +8,7 @@ from collections.abc import Callable
 from services import bootstrap
 from services.bandit.decoding import Decoder
 from services.bandit.worker import Pace, Ports, Worker
-from services.errors import ConfigurationError, UnavailableError
+from services.errors import ConfigurationError, StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.ports import EventConsumer
 from services.settings import Settings
@@ -45,12 +45,13 @@ def run(settings: Settings) -> None:
 
 
 def loop(worker: Worker, stop: threading.Event) -> None:
-    """Step after step; what is unavailable is tried again."""
+    """Step after step; what is unavailable, or was begun by another worker at the same moment, is tried
+    again."""
     report_at, read_before = time.monotonic() + REPORT_S, 0
     while not stop.is_set():
         try:
             worker.step(POLL_S)
-        except UnavailableError as error:
+        except (UnavailableError, StalePositionError) as error:
             logger.warning("%s; trying again", error)
             stop.wait(BACK_OFF_S)
         if time.monotonic() >= report_at:

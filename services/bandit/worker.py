@@ -47,7 +47,8 @@ class Pace:
 class Worker:
     """One step at a time. `owned`: partitions that are ours now; `clock`: ms since the epoch.
 
-    A step that raises UnavailableError lost nothing: call it again, later.
+    A step that raises UnavailableError, or StalePositionError (another worker began a partition just now),
+    lost nothing: call it again, later.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Parts of the bandit worker: watermark, dead letters, losses, partitions by setting."""
 
 from concurrent.futures import Future
+from threading import Event
 
 import pytest
 from hypothesis import given
@@ -8,13 +9,33 @@ from hypothesis import strategies as st
 
 from services import events
 from services.adapters.memory import MemoryBroker, MemoryEventProducer
+from services.bandit import app
 from services.bandit.app import partitions_of
 from services.bandit.decoding import KEPT_BYTES, Decoder
 from services.bandit.losses import after_loss, loss_at
 from services.bandit.watermark import Reach
-from services.errors import BadMessageError, ConfigurationError, UnavailableError
+from services.errors import BadMessageError, ConfigurationError, StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.ports import Positions, Record
+
+# ---- the loop --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [UnavailableError("Redis", "gone"), StalePositionError("begun already")])
+def test_what_another_step_may_mend_does_not_end_the_loop(error, monkeypatch):
+    monkeypatch.setattr(app, "BACK_OFF_S", 0.0)
+    stop, steps = Event(), []
+
+    class Failing:
+        def step(self, timeout_s):
+            steps.append(timeout_s)
+            if len(steps) == 1:
+                raise error
+            stop.set()
+
+    app.loop(Failing(), stop)
+    assert len(steps) == 2
+
 
 # ---- watermark -------------------------------------------------------------------------------------------
 
