@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from experiments.experiment import Decision, Experiment, apply
 from services import events
-from services.errors import BadMessageError, StalePositionError, UnavailableError
+from services.errors import BadMessageError, DataLossError, StalePositionError, UnavailableError
 from services.ports import EventConsumer, EventProducer, Record, StateCache
 from services.settings import Settings
 
@@ -168,12 +168,18 @@ class KafkaDecisionLog:
         changed: set[str] = set()
         deadline = time.monotonic() + _CATCH_UP_S
         while self._consumer.positions()[PAIR] < end:
-            for record in self._consumer.poll(_POLL_S):
+            for record in self._poll():
                 if (name := self._take(record)) is not None:
                     changed.add(name)
             if time.monotonic() > deadline:
                 raise UnavailableError("the decision log", f"its end was not reached in {_CATCH_UP_S:g} s")
         return changed
+
+    def _poll(self) -> list[Record]:
+        try:
+            return self._consumer.poll(_POLL_S)
+        except DataLossError as error:  # it was cut since we asked for its bounds: they are asked for again
+            raise UnavailableError("the decision log", str(error)) from error
 
     def _stand_within(self, start: int, end: int) -> None:
         """Read a log that is new to us, or whose records vanished before we read them, from its start."""

@@ -198,6 +198,25 @@ def test_a_log_that_cannot_be_reached_is_unavailable_and_recovers(broker):
     assert log.append(start()).revision == 1
 
 
+def test_a_log_that_is_cut_while_it_is_read_is_read_again_from_its_new_start(broker):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    state = log.append(enter(log.append(start())))
+
+    class Cut(MemoryEventConsumer):
+        def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+            found = super().bounds(topic, partition)
+            broker.truncate(topic, partition, before=1)
+            return found
+
+    reader = KafkaDecisionLog(
+        Settings(experiment=EXPERIMENT), MemoryEventProducer(broker), Cut(broker), cache
+    )
+    with pytest.raises(UnavailableError):
+        reader.catch_up()
+    assert reader.catch_up() == {EXPERIMENT: state}
+
+
 def test_without_an_acknowledgement_nothing_is_claimed(broker):
     consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
     settings = Settings(experiment=EXPERIMENT, broker_ack_deadline_ms=20)
