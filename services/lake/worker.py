@@ -136,7 +136,7 @@ class LakeWorker:
                 span = Span(self._log, pair[1], waiting.first, records[-1].offset + 1)
                 self._write_file(pair[0], span, at_ms, records)
                 waiting.first = span.after
-            waiting.records = []
+                waiting.records = waiting.records[len(records) :]  # a failure at the next file doubles none
 
     def _write_file(self, topic: str, span: Span, at_ms: int, records: list[Record]) -> None:
         rows, bad = tables.table(topic, records)

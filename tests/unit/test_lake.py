@@ -213,6 +213,33 @@ def test_records_that_the_log_dropped_first_are_told_and_the_rest_is_kept(world,
     assert "gone before they reached the lake" in caplog.text
 
 
+def test_a_full_disk_after_a_gap_neither_loses_nor_doubles_what_waits(world, monkeypatch) -> None:
+    worker = world.worker(flush_ms=10**9)
+    for index in range(2):  # two hours, so two files
+        world.send("events", click(index))
+        worker.step(0)
+        world.now_ms += 3_600_000
+    world.send("events", click(2))
+    world.send("events", click(3))
+    partition = next(index for index in range(2) if world.broker.bounds(("events", index))[1])
+    world.broker.truncate("events", partition, 3)
+    write, files = pq.write_table, iter([pq.write_table])
+
+    def full(*args: Any, **options: Any) -> None:
+        if (writes := next(files, None)) is None:
+            raise OSError("no space left on device")
+        writes(*args, **options)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="no space"):
+        worker.step(0)
+    monkeypatch.setattr(pq, "write_table", write)
+    worker.step(0)
+    worker.step(0)
+    worker.close()
+    assert [row["event_id"] for row in world.rows("events")] == ["e0", "e1", "e3"]
+
+
 def test_what_another_worker_buries_is_left_out_and_what_nobody_else_reads_is_buried_here(world) -> None:
     world.send("events", b"{")
     world.send("events", click(1))
