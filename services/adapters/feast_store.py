@@ -167,8 +167,9 @@ class FeastFeatureStore:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what redis-py raises when Redis doesn't answer into UnavailableError."""
+    """Turn what redis-py raises when Redis doesn't answer, or can't (out of memory), into
+    UnavailableError."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
+    except redis.RedisError as error:
         raise UnavailableError("Redis", str(error)) from error
