@@ -1,117 +1,29 @@
 """Making one slate: the assigned arm, else the champion, else the user's last slate, else what is popular."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
-from typing import Generic, TypeVar
 
 import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from models.blend import KEEPS_BOUGHT, UNKNOWN, slate
+from models.blend import slate
 from models.contract import Ranking
-from services.errors import BadInputError
 from services.ports import UserRow
-from services.recommend.assigning import NOBODY, Visitor
-from services.recommend.failures import NotFoundError
+from services.recommend.asks import Ask, allowed
+from services.recommend.assigning import NOBODY
+from services.recommend.filling import fillers, leading
 from services.recommend.fitted import ModelFailedError, Placed
+from services.recommend.recent import Recent
 from services.recommend.serving import Champion, Serving
 from services.recommend.shelf import Shelf
-from services.recommend.wire import PopularRequest, RerankRequest, SlateItem, SlateRequest
+from services.recommend.wire import SlateItem
 
 POPULAR = "popular"  # answered_by and model version of slates that no model made
 NOTHING = Ranking(np.empty(0, np.int32), np.empty(0, np.float32))
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Recent(Generic[K, V]):
-    """The `limit` values put last, by key."""
-
-    def __init__(self, limit: int):
-        self._limit = limit
-        self._values: OrderedDict[K, V] = OrderedDict()
-
-    def put(self, key: K, value: V) -> None:
-        """Remember."""
-        values = self._values
-        values[key] = value
-        values.move_to_end(key)
-        if len(values) > self._limit:
-            values.popitem(last=False)
-
-    def get(self, key: K) -> V | None:
-        """What was put, if it is still remembered."""
-        return self._values.get(key)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One question for a slate, from whichever route. `anchor`: the item that the slate should be like;
-    `given`: the
-    only items allowed, in the caller's order."""
-
-    visitor: Visitor
-    n: int
-    placement: str
-    exclude: list[str] = field(default_factory=list)
-    category: list[str] = field(default_factory=list)
-    price_min: float | None = None
-    price_max: float | None = None
-    context: list[str] = field(default_factory=list)
-    anchor: str | None = None
-    given: list[str] | None = None
-    metadata: bool = True
-
-    @classmethod
-    def of(
-        cls,
-        said: SlateRequest,
-        visitor: Visitor,
-        *,
-        context: list[str] | None = None,
-        anchor: str | None = None,
-    ) -> "Ask":
-        """From /recommend and /similar."""
-        return cls(
-            visitor,
-            said.n,
-            said.placement,
-            said.exclude,
-            said.category,
-            said.price_min,
-            said.price_max,
-            context or [],
-            anchor,
-            None,
-            said.metadata,
-        )
-
-    @classmethod
-    def rerank(cls, said: RerankRequest, visitor: Visitor) -> "Ask":
-        """From /rerank."""
-        given = list(dict.fromkeys(said.items))
-        n = min(said.n or len(given), len(given))
-        return cls(visitor, n, said.placement, given=given, metadata=said.metadata)
-
-    @classmethod
-    def popular(cls, said: PopularRequest) -> "Ask":
-        """From /popular."""
-        nobody = Visitor(None, None)
-        return cls(
-            nobody,
-            said.n,
-            "home",
-            said.exclude,
-            said.category,
-            said.price_min,
-            said.price_max,
-            metadata=said.metadata,
-        )
 
 
 @dataclass(slots=True)
@@ -122,43 +34,6 @@ class Made:
     answered_by: str
     model_version: str
     notes: list[str]
-
-
-def check(ask: Ask, shelf: Shelf, placements: frozenset[str]) -> None:
-    """Refuse what no slate can answer. Raises BadInputError, or NotFoundError for an unknown anchor."""
-    if ask.placement not in placements:
-        raise BadInputError(
-            "placement", f"unknown: {ask.placement!r}; known are {', '.join(sorted(placements))}"
-        )
-    if ask.price_min is not None and ask.price_max is not None and ask.price_min > ask.price_max:
-        raise BadInputError("price_min", f"{ask.price_min} is above price_max {ask.price_max}")
-    if ask.anchor is not None and ask.anchor not in shelf.index:
-        raise NotFoundError("item_id", f"no item {ask.anchor!r} in the catalogue")
-
-
-def allowed(ask: Ask, shelf: Shelf, row: UserRow) -> NDArray[np.bool_]:
-    """Items that may stand in this slate, bool [n_items]; read only."""
-    mask = shelf.mask(ask.category, ask.price_min, ask.price_max)
-    hidden = [*ask.exclude, *ask.context] if ask.exclude or ask.context else []
-    if ask.anchor is not None:
-        hidden.append(ask.anchor)
-    if ask.placement not in KEEPS_BOUGHT and ask.given is None and "purchase" in row.recent_types:
-        bought = zip(row.recent_items, row.recent_types, strict=False)
-        hidden += [item for item, kind in bought if kind == "purchase"]
-    places = [place for place in shelf.places(hidden) if place != UNKNOWN]
-    if ask.given is not None:
-        mask = mask & among(shelf, ask.given)
-    if places:
-        mask = mask.copy()
-        mask[places] = False
-    return mask
-
-
-def among(shelf: Shelf, item_ids: list[str]) -> NDArray[np.bool_]:
-    """True at these items, bool [n_items]."""
-    mask = np.zeros(len(shelf) + 1, np.bool_)  # UNKNOWN (-1) lands on the extra last place
-    mask[shelf.places(item_ids)] = True
-    return mask[:-1]
 
 
 class Slates:
@@ -275,33 +150,6 @@ class Slates:
             self._last.put(_memory_key(ask), items)
 
 
-def leading(places: list[int], n: int, codes: NDArray[np.int32], cap: int | None) -> list[int]:
-    """Where in a ranking the slate's `n` items stand, in order: distinct items, at most `cap` of a category.
-
-    Equals `models.blend.slate` on one ranking long enough, in a tenth of its time; fewer than `n` when the
-    ranking alone can't fill the slate (then the blend decides what fills it).
-
-    >>> leading([7, 7, 3, 5], 2, np.int32([0] * 8), None)
-    [0, 2]
-    """
-    chosen: list[int] = []
-    counts: dict[int, int] = {}
-    code_of = codes[places].tolist() if cap is not None else places
-    seen: set[int] = set()
-    for at, place in enumerate(places):
-        if place in seen:
-            continue
-        seen.add(place)
-        if cap is not None and (code := code_of[at]) != UNKNOWN:
-            counts[code] = counts.get(code, 0) + 1
-            if counts[code] > cap:
-                continue
-        chosen.append(at)
-        if len(chosen) == n:
-            break
-    return chosen
-
-
 def _slate_items(shelf: Shelf, ask: Ask, chosen: list[int], best: Ranking) -> list[SlateItem]:
     places, scores = best.item[chosen].tolist(), best.score[chosen].tolist()
     rows = zip(places, scores, strict=True)
@@ -316,19 +164,6 @@ def _slate_item(shelf: Shelf, ask: Ask, at: int, place: int, score: float, reaso
         reason=reason,
         metadata=shelf.metadata[place] if ask.metadata else UNSET,
     )
-
-
-def fillers(shelf: Shelf, ask: Ask, mask: NDArray[np.bool_]) -> list[Ranking]:
-    """What fills a slate that models left short: the caller's own order, else popular (like the anchor
-    first)."""
-    if ask.given is not None:
-        places = [place for place in shelf.places(ask.given) if place != UNKNOWN]
-        return [Ranking(np.array(places, np.int32), np.zeros(len(places), np.float32), "in the order given")]
-    many = 3 * ask.n  # n distinct ones are enough; the rest lets the category cap choose
-    if ask.anchor is not None:
-        alike = mask & (shelf.codes == shelf.codes[shelf.index[ask.anchor]])
-        return [shelf.most_popular(many, alike), shelf.most_popular(many, mask)]
-    return [shelf.most_popular(many, mask)]
 
 
 def _memory_key(ask: Ask) -> tuple[str, str, str | None]:

@@ -12,12 +12,12 @@ from services.errors import BadInputError, ForbiddenError
 from services.events import Excluded
 from services.keys import Keys, Principal, Role
 from services.recommend.answering import Answering
+from services.recommend.asks import Ask
 from services.recommend.assigning import Visitor
 from services.recommend.collecting import Collecting
 from services.recommend.failures import Problem
 from services.recommend.hot import read_body
 from services.recommend.serving import Serving
-from services.recommend.slates import Ask
 from services.recommend.visitors import is_bot
 from services.recommend.wire import (
     EventsRefused,

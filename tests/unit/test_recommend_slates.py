@@ -12,7 +12,7 @@ from small_shop import START_MS, Ordered, Shop, ids
 from models.blend import slate
 from models.contract import Ranking
 from services.ports import UserRow
-from services.recommend.slates import leading
+from services.recommend.filling import leading
 
 FULL = {"category_share": 1.0}
 

@@ -1,0 +1,49 @@
+"""Which items of rankings make a slate, and what fills one that models left short. Pure."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.blend import UNKNOWN
+from models.contract import Ranking
+from services.recommend.asks import Ask
+from services.recommend.shelf import Shelf
+
+
+def leading(places: list[int], n: int, codes: NDArray[np.int32], cap: int | None) -> list[int]:
+    """Where in a ranking the slate's `n` items stand, in order: distinct items, at most `cap` of a category.
+
+    Equals `models.blend.slate` on one ranking long enough, in a tenth of its time; fewer than `n` when the
+    ranking alone can't fill the slate (then the blend decides what fills it).
+
+    >>> leading([7, 7, 3, 5], 2, np.int32([0] * 8), None)
+    [0, 2]
+    """
+    chosen: list[int] = []
+    counts: dict[int, int] = {}
+    code_of = codes[places].tolist() if cap is not None else places
+    seen: set[int] = set()
+    for at, place in enumerate(places):
+        if place in seen:
+            continue
+        seen.add(place)
+        if cap is not None and (code := code_of[at]) != UNKNOWN:
+            counts[code] = counts.get(code, 0) + 1
+            if counts[code] > cap:
+                continue
+        chosen.append(at)
+        if len(chosen) == n:
+            break
+    return chosen
+
+
+def fillers(shelf: Shelf, ask: Ask, mask: NDArray[np.bool_]) -> list[Ranking]:
+    """What fills a slate that models left short: the caller's own order, else popular (like the anchor
+    first)."""
+    if ask.given is not None:
+        places = [place for place in shelf.places(ask.given) if place != UNKNOWN]
+        return [Ranking(np.array(places, np.int32), np.zeros(len(places), np.float32), "in the order given")]
+    many = 3 * ask.n  # n distinct ones are enough; the rest lets the category cap choose
+    if ask.anchor is not None:
+        alike = mask & (shelf.codes == shelf.codes[shelf.index[ask.anchor]])
+        return [shelf.most_popular(many, alike), shelf.most_popular(many, mask)]
+    return [shelf.most_popular(many, mask)]
