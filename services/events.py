@@ -5,7 +5,7 @@ our own service): the only clock that rules use. `ts` is the client's clock and 
 wire.
 """
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -24,12 +24,19 @@ Excluded = Literal[
 ]
 EventType = Literal["impression", "view", "click", "add_to_cart", "purchase"]
 
+Millis = Annotated[
+    int, msgspec.Meta(ge=0, le=9_000_000_000_000)
+]  # of our clock; in ns they still fit 64 bits
+ClientMillis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+Whole = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+ArmName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # "|" parts the keys of sums
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every wire message: a schema version and our own clock."""
 
     v: int = 1
-    received_at: int  # ms since the epoch, UTC
+    received_at: Millis  # ms since the epoch, UTC
 
 
 class Exposure(Message, frozen=True, kw_only=True):
@@ -43,12 +50,12 @@ class Exposure(Message, frozen=True, kw_only=True):
     experiment: str
     routing_key: str
     unit: str  # function of (routing key, session, day, request); see experiments.assignment.unit_id
-    unit_at: int  # received_at of the unit's first exposure, ms; equals received_at when first
+    unit_at: Millis  # received_at of the unit's first exposure, ms; equals received_at when first
     first: bool
-    arm: str
+    arm: ArmName
     answered_by: str
     model_version: str  # of answered_by
-    weights_version: int
+    weights_version: Whole
     propensity: float  # of `arm` under `weights_version`; 0 when excluded
     placement: str
     items: list[str]
@@ -56,7 +63,7 @@ class Exposure(Message, frozen=True, kw_only=True):
     session_id: str | None = None
     degraded: str | None = None
     excluded: Excluded | None = None
-    features_at: int | None = None  # event timestamp of the user row that was read, ms
+    features_at: Millis | None = None  # event timestamp of the user row that was read, ms
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,12 +73,12 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     experiment: str
     routing_key: str
     unit: str
-    unit_at: int  # ms
-    exposed_at: int  # ms; received_at of the slate that was clicked
-    arm: str
-    weights_version: int
+    unit_at: Millis  # ms
+    exposed_at: Millis  # ms; received_at of the slate that was clicked
+    arm: ArmName
+    weights_version: Whole
     propensity: float
-    position: int  # 0-based position of the item in the slate
+    position: Whole  # 0-based position of the item in the slate
 
 
 class Event(Message, frozen=True, kw_only=True):
@@ -84,7 +91,7 @@ class Event(Message, frozen=True, kw_only=True):
     user_id: str | None = None
     session_id: str | None = None
     value: float | None = None
-    ts: int | None = None  # the client's clock, ms
+    ts: ClientMillis | None = None  # the client's clock, ms
     attribution: Attribution | None = None
 
     @property
@@ -122,7 +129,7 @@ class ActivityRow(Message, frozen=True, kw_only=True):
 
     user_id: str
     item_ids: list[str]  # most recent first, at most Settings.recent_items
-    item_at: list[int]  # received_at of each, ms
+    item_at: list[Millis]  # received_at of each, ms
     item_types: list[str]  # event type of each
     event_ids: list[str]  # the last event ids, for idempotence
 
@@ -146,7 +153,7 @@ def decode(kind: type[M], raw: bytes) -> M:
         decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
     try:
         message = decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessageError(f"not a {kind.__name__}: {error}") from error
     version = getattr(message, "v", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:

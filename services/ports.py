@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record of a topic. `append_ms`: when the broker appended it (LogAppendTime; on the embedded broker
-    the producer's time), ms since the epoch."""
+    the producer's time), ms since the epoch. What Kafka calls null, a value or a header's, reads as empty."""
 
     topic: str
     partition: int

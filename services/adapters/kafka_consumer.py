@@ -106,8 +106,8 @@ class KafkaEventConsumer:
         self._client.close(autocommit=False, timeout_ms=1_000)
 
     def _record(self, raw: Any) -> Record:
-        headers = tuple((name, value) for name, value in raw.headers)
-        return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, headers)
+        headers = tuple((name, value or b"") for name, value in raw.headers)
+        return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value or b"", headers)
 
     def _outside(self, error: Exception) -> str:
         offsets = error.args[0] if error.args and isinstance(error.args[0], Mapping) else {}

@@ -77,13 +77,15 @@ def _activity(record: Record) -> dict[str, Any]:
 
 
 def _decision(record: Record) -> dict[str, Any]:
-    try:
-        decision = msgspec.json.decode(record.value, type=Decision)
-    except msgspec.MsgspecError as error:
-        raise BadMessageError(f"not a Decision: {error}") from error
+    decision = events.decode(Decision, record.value)
     row = {name: getattr(decision, name) for name in DECISIONS.names if hasattr(decision, name)}
     nested = ("weights", "positions", "evidence", "detail")
-    return row | {name: msgspec.json.encode(row[name]).decode() for name in nested}
+    row |= {name: msgspec.json.encode(row[name]).decode() for name in nested}
+    try:
+        pa.Table.from_pylist([row], DECISIONS)  # its numbers have no bounds of their own, those of columns do
+    except (pa.ArrowException, OverflowError) as error:
+        raise BadMessageError(f"not a Decision: {error}") from error
+    return row
 
 
 def _letter(record: Record) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def parse(body: bytes) -> Rows:
         raw = _rows.decode(body)
     except msgspec.ValidationError as error:
         raise BadInputError("body", "must be a JSON list of events") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBodyError(str(error)) from error
     if len(raw) > MAX_EVENTS:
         raise BadInputError("body", f"{len(raw)} events; at most {MAX_EVENTS} in one request")

@@ -213,5 +213,5 @@ def from_body(kind: type[S], body: bytes) -> S:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise bad_input(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBodyError(str(error)) from error

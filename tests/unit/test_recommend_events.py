@@ -123,7 +123,15 @@ def test_only_bad_rows_are_an_error(shop: Shop) -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"[1", 400), (b"{}", 422), (b'"x"', 422), (b"[" + b"1," * 600 + b"1]", 422), (b"\xff", 400)],
+    [
+        (b"[1", 400),
+        (b"{}", 422),
+        (b'"x"', 422),
+        (b"[" + b"1," * 600 + b"1]", 422),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+        (b'[{"event_id":' + b"[" * 50_000 + b"]" * 50_000 + b"}]", 400),
+    ],
 )
 def test_what_is_no_list_of_events_is_refused(shop: Shop, body: bytes, status: int) -> None:
     with shop.client() as call:

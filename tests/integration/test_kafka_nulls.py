@@ -1,0 +1,26 @@
+"""What other programs may put on a topic: records whose value is null."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kafka import KafkaProducer
+
+from services.adapters.kafka import KafkaEventConsumer
+from services.adapters.kafka_client import connection
+from services.events import EVENTS
+from services.settings import Settings
+
+
+def test_a_null_value_reads_as_no_bytes(embedded_broker: Any, settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for(embedded_broker)
+    client = KafkaProducer(**connection(settings))
+    client.send(EVENTS, value=None, key=b"ada", partition=0).get(10)
+    client.close()
+    consumer = KafkaEventConsumer(settings)
+    consumer.assign({(EVENTS, 0): 0})
+    found, end = [], time.monotonic() + 20
+    while not found and time.monotonic() < end:
+        found = consumer.poll(0.2)
+    consumer.close()
+    assert [(record.key, record.value) for record in found] == [(b"ada", b"")]

@@ -1,0 +1,67 @@
+"""Bytes that anybody may have put on a topic: each is a message or a BadMessageError, nothing else."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.experiment import Decision
+from services import events
+from services.errors import BadMessageError
+from services.lake.tables import table
+from services.ports import Record
+
+NOW_MS = 1_800_000_000_000
+KINDS = [events.Exposure, events.Event, events.ItemChanged, events.ActivityRow, Decision]
+ATTRIBUTION = {
+    "recommendation_id": "r", "experiment": "x", "routing_key": "u", "unit": "s:u:-", "unit_at": NOW_MS,
+    "exposed_at": NOW_MS, "arm": "a", "weights_version": 1, "propensity": 0.5, "position": 0,
+}  # fmt: skip
+EVENT = {"received_at": NOW_MS, "event_id": "e", "type": "click", "item_id": "i", "attribution": ATTRIBUTION}
+DECISION = {
+    "experiment": "x", "revision": 1, "kind": "allocate", "received_at": NOW_MS, "author": "a", "rule": "r",
+    "reason": "", "weights_version": 1, "weights": {}, "positions": {}, "sums_digest": "", "evidence": {},
+    "detail": {}, "code_version": "",
+}  # fmt: skip
+
+
+def record(topic: str, message: dict[str, Any]) -> Record:
+    return Record(topic, 0, 7, NOW_MS, b"u", msgspec.json.encode(message))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("raw", [b"", b"null", b"[" * 60_000, b'{"a":' * 60_000, b'{"v":1e999}', b"\xff"])
+def test_rubbish_is_a_bad_message(kind: type, raw: bytes) -> None:
+    with pytest.raises(BadMessageError):
+        events.decode(kind, raw)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_a_bad_message(raw: bytes) -> None:
+    for kind in KINDS:
+        with pytest.raises(BadMessageError):
+            events.decode(kind, raw)
+
+
+@pytest.mark.parametrize("field", ["received_at", "ts", "attribution.unit_at", "attribution.position"])
+@pytest.mark.parametrize("number", [2**64 - 1, 2**63, 2**53 + 1, -(2**63)])
+def test_a_number_that_no_column_holds_is_named(field: str, number: int) -> None:
+    path, _, name = field.rpartition(".")
+    message = EVENT | {path: ATTRIBUTION | {name: number}} if path else EVENT | {name: number}
+    with pytest.raises(BadMessageError, match=name):
+        events.decode(events.Event, msgspec.json.encode(message))
+
+
+def test_a_decision_whose_numbers_no_column_holds_is_a_bad_record_of_the_lake() -> None:
+    broken = record("decisions", DECISION | {"revision": 2**64 - 1})
+    rows, bad = table("decisions", [record("decisions", DECISION), broken])
+    assert (rows.num_rows, [found for found, _ in bad]) == (1, [broken])
+
+
+@pytest.mark.parametrize("arm", ["", "a|b", "a b", "a\n", "é", "x" * 65])
+def test_what_cannot_be_the_name_of_an_arm_is_never_counted(arm: str) -> None:
+    message = EVENT | {"attribution": ATTRIBUTION | {"arm": arm}}
+    with pytest.raises(BadMessageError, match="arm"):
+        events.decode(events.Event, msgspec.json.encode(message))
