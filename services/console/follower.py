@@ -71,12 +71,12 @@ class Follower:
             try:
                 self._read_log()
                 sources = replace(sources, read_at_ms=self._now_ms(), log_error=None)
-            except (RingsideError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (the thread must outlive whatever the log holds)
                 sources = replace(sources, log_error=_reason(error))
             try:
                 beats = tuple(self._open()[1].heartbeats())
                 sources = replace(sources, cache_error=None)
-            except (RingsideError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (and whatever the cache holds)
                 beats, sources = (), replace(sources, cache_error=_reason(error))
         self.view = View(dict(self._followed), beats, sources)
 
@@ -115,4 +115,8 @@ def _is_another_log(followed: Followed, state: Experiment) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return f"{error}" or type(error).__name__
+    """For the page; an error that nobody foresaw goes to the log of this process as a whole."""
+    if isinstance(error, RingsideError | OSError):
+        return f"{error}" or type(error).__name__
+    log.error("reading failed; it is tried again", exc_info=error)
+    return f"{type(error).__name__}: {error}"

@@ -251,6 +251,21 @@ def test_dead_redis_and_a_dead_log_are_named_and_the_last_numbers_stay(console):
     assert "can&#39;t be" not in client.get(f"{PAGE}/live").json()["parts"]["headline"]
 
 
+def test_an_unforeseen_error_is_shown_and_the_follower_goes_on(console, monkeypatch):
+    def broken():
+        raise ValueError("a record of tomorrow")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(console.log, "catch_up", broken)
+        patched.setattr(console.cache, "heartbeats", broken)
+        console.follower.refresh()
+    headline = console.client("ana").get(f"{PAGE}/live").json()["parts"]["headline"]
+    assert "a record of tomorrow" in headline
+    console.follower.refresh()
+    assert console.follower.view.sources.log_error is None
+    assert console.follower.view.sources.cache_error is None
+
+
 def test_commands_answer_503_while_the_log_is_down(console):
     admin = console.client("adm")
     page = admin.get(PAGE, headers=HTML).text
