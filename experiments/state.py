@@ -207,10 +207,6 @@ class Experiment:
         """The previous champion, if it is still kept."""
         return next((arm for arm in self.arms.values() if arm.role == "holdback"), None)
 
-    def race_of(self, arm: str) -> Race | None:
-        """The race in which `arm` is watched."""
-        return next((race for race in self.races if race.arm == arm), None)
-
 
 def to_dict(state: Experiment) -> dict[str, Any]:
     """JSON-able form of a state; inverse of `from_dict`. Integer keys become strings, tuples lists."""

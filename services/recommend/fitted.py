@@ -177,6 +177,3 @@ def place(fitted: Fitted, shelf: Shelf) -> Placed:
     """Put a model against a shelf; done again when the catalogue changes."""
     to_shelf = vocabulary_map(fitted.model.items, shelf.catalogue.items)
     return Placed(fitted, shelf, to_shelf, for_model(shelf.live, to_shelf))
-
-
-__all__ = ["UNKNOWN", "Fitted", "ModelFailedError", "Placed", "fit_in", "place"]

@@ -1,7 +1,7 @@
 """How each algorithm is fitted: its parameters, and what it needs beside interactions and catalogue."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from models.artifacts import ALGORITHMS
@@ -45,10 +45,6 @@ class Recipe:
             )
         except (TypeError, ValueError) as error:
             raise BadInputError("params", str(error)) from error
-
-    def with_params(self, **params: Any) -> "Recipe":
-        """The same with some parameters replaced."""
-        return replace(self, params={**self.params, **params})
 
 
 def recipe(algorithm: str, params: Mapping[str, Any] | None = None) -> Recipe:
