@@ -113,9 +113,8 @@ def thin(points: Sequence[Point], limit: int) -> list[Point]:
 def density(mean: float, low: float, high: float, points: int = 160) -> dict[str, list[float]] | None:
     """The Beta density with this mean and this central 95 % interval: {"x": rates, "y": density}.
 
-    A record holds mean and interval of each posterior, and these determine the Beta distribution. None
-    if they
-    can't belong to one (an interval of no width, or outside (0, 1)).
+    A record holds mean and interval of each posterior, and these determine the Beta distribution. None if
+    they can't belong to one (an interval of no width, or outside (0, 1)).
     """
     shape = beta_shape(mean, low, high)
     if shape is None:

@@ -1,6 +1,7 @@
 """Any storefront's own data: a catalogue and interactions, each as CSV, Parquet, xlsx or zip.
 
-catalogue: item_id, title; optional: category, price, description, stock (-1: not tracked), hidden, first_seen.
+catalogue: item_id, title; optional: category, price, description, stock (-1: not tracked), hidden,
+first_seen.
 interactions: user_id, item_id, at; optional: kind (view, click, add_to_cart, purchase; default purchase),
 quantity (default 1), price (default the catalogue's), order_id.
 Times are ISO 8601 (without a zone: UTC), or seconds or milliseconds since the epoch. Other columns are

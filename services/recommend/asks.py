@@ -17,8 +17,7 @@ from services.recommend.wire import PopularRequest, RerankRequest, SlateRequest
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One question for a slate, from whichever route. `anchor`: the item that the slate should be like;
-    `given`: the
-    only items allowed, in the caller's order."""
+    `given`: the only items allowed, in the caller's order."""
 
     visitor: Visitor
     n: int

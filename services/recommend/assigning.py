@@ -89,8 +89,7 @@ def settle(serving: Serving, proposal: Proposal, stored: Pin | None, written: bo
     """The assignment that holds after the read: the stored pin, unless its arm may serve no more.
 
     An overridden unit goes to the champion and keeps a pin with propensity 0, the mark of units that no
-    longer count:
-    counting them for the champion would add units that were never drawn for it.
+    longer count: counting them for the champion would add units that were never drawn for it.
     """
     if proposal.excluded is not None:
         pin = proposal.pin

@@ -1,10 +1,8 @@
 """Routes of the storefront, outside FastAPI's request handling but inside its router and documentation.
 
 Validation, dependencies and response models of FastAPI cost about 300 µs a request, as much as the answer
-itself; so
-these endpoints take the raw request. `HotPath` in front of the application saves the router and its
-middleware too
-(60 µs measured) for requests that need neither.
+itself; so these endpoints take the raw request. `HotPath` in front of the application saves the router and
+its middleware too (60 µs measured) for requests that need neither.
 """
 
 import time

@@ -65,9 +65,8 @@ class ShelfKeeper:
 
 
 class ModelKeeper:
-    """Models in memory by version. A model that fails to load, or to answer when tried out, is not loaded:
-    it gets no
-    weight, because heartbeats don't list it."""
+    """Models in memory by version. A model that fails to load, or to answer when tried out, is not loaded: it
+    gets no weight, because heartbeats don't list it."""
 
     def __init__(self, store: ModelStore, now_s: Callable[[], float]):
         self._store = store

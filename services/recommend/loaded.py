@@ -2,8 +2,7 @@
 the next.
 
 Nothing blocks the event loop: what reads Redis or disk runs in two threads, one for state and heartbeats
-(must stay
-prompt), one for data and models (may take seconds). A request keeps the view it started with.
+(must stay prompt), one for data and models (may take seconds). A request keeps the view it started with.
 """
 
 import asyncio

@@ -24,8 +24,7 @@ class Champion:
 @dataclass(frozen=True, slots=True)
 class Serving:
     """`models` by model version; `remembered`: the last champion this machine knew; `alone`: why only the
-    champion
-    may serve, None when the experiment decides."""
+    champion may serve, None when the experiment decides."""
 
     shelf: Shelf
     models: Mapping[str, Placed] = field(default_factory=dict)

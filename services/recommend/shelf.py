@@ -23,8 +23,7 @@ class Shelf:
     index: item id -> place in the arrays; live: bool [n_items], what may be shown to anybody; codes: int32
     [n_items];
     price: float32 [n_items]; metadata: JSON of each item, encoded once; popular: every item, most popular
-    first;
-    popularity: float32 [n_items].
+    first; popularity: float32 [n_items].
     """
 
     catalogue: Catalogue

@@ -19,8 +19,7 @@ _ID = re.compile(r"[\w.:@+-]{1,64}")
 @dataclass(frozen=True, slots=True)
 class Visit:
     """One request's shopper and cart (item id → quantity). `seen`: the item looked at last, or empty;
-    `fresh`: this
-    session starts now."""
+    `fresh`: this session starts now."""
 
     shopper: Shopper
     cart: dict[str, int]
