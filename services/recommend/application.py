@@ -97,7 +97,7 @@ def _add_storefront(app: FastAPI, parts: Parts) -> dict[tuple[str, str], Endpoin
     """Register the raw routes; returns those without path parameters for the short way."""
     short: dict[tuple[str, str], Endpoint] = {}
     for route in hot_routes(parts.storefront):
-        endpoint = guarded(route.path, route.endpoint, parts.metrics)
+        endpoint = guarded(route.path.replace(":path", ""), route.endpoint, parts.metrics)
         app.router.add_api_route(
             route.path,
             endpoint,

@@ -50,7 +50,7 @@ def hot_routes(storefront: Storefront) -> list[HotRoute]:
     return [
         HotRoute("/recommend", "GET", storefront.recommend, _asked(RecommendRequest, "A slate.")),
         HotRoute("/recommend", "POST", storefront.recommend_posted, _posted(RecommendRequest, _SAMPLE)),
-        HotRoute("/similar/{item_id}", "GET", storefront.similar, _similar()),
+        HotRoute("/similar/{item_id:path}", "GET", storefront.similar, _similar()),
         HotRoute(
             "/rerank", "POST", storefront.rerank, _posted(RerankRequest, {"items": ["85123A", "22423"]})
         ),

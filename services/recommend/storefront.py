@@ -2,7 +2,6 @@
 response."""
 
 from collections.abc import Callable
-from urllib.parse import unquote
 
 import msgspec
 from starlette.requests import Request
@@ -68,7 +67,7 @@ class Storefront:
         """GET /similar/{item_id}: items like this one."""
         principal = self._caller(request)
         said = from_query(SimilarRequest, request.scope["query_string"])
-        anchor = unquote(request.path_params["item_id"])
+        anchor = request.path_params["item_id"]  # decoded by the server; may hold slashes
         return await self._slate(Ask.of(said, self._visitor(request, principal, said), anchor=anchor))
 
     async def rerank(self, request: Request) -> Response:

@@ -102,6 +102,19 @@ def test_similar_leaves_the_item_out_and_fills_from_its_category(shop: Shop) -> 
     assert (missing.status_code, missing.json()["error"]["field"]) == (404, "item_id")
 
 
+def test_item_ids_may_hold_slashes_and_percent_signs(shop: Shop) -> None:
+    shop.start()
+    names = ["shelf/7", "50%25"]
+    with shop.client() as call:
+        call.post("/items", [{"item_id": name, "title": name} for name in names], "admin")
+        call.look()
+        answers = [
+            call.get(f"/similar/{path}?n=2") for path in ("shelf%2F7", "50%252525")
+        ]  # decoded twice here
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [len(answer.json()["items"]) for answer in answers] == [2, 2]
+
+
 def test_rerank_orders_what_is_given_and_nothing_else(shop: Shop) -> None:
     shop.start()
     with shop.client() as call:
