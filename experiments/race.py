@@ -5,8 +5,8 @@ Given that a success comes from one of two arms with propensities p_a and p_0, i
 probability q = p_a r / (p_a r + p_0), where r is the ratio of their rates, whatever common trend both follow.
 Betting on r against the bound b, every success multiplies the stake by
 
-    q_r / q_b = (r / b) · c     if it is a's,     (1 - q_r) / (1 - q_b) = c     if it is the other's, c = (p_a
-    b + p_0) / (p_a r + p_0).
+    q_r / q_b = (r / b) · c        if it is a's,
+    (1 - q_r) / (1 - q_b) = c      if it is the other's,      c = (p_a b + p_0) / (p_a r + p_0).
 
 While the null hypothesis holds at every time, the mean stake E over a grid of r is a non-negative
 supermartingale, so P(ever E >= 1/α) <= α (Ville). log E is a function of the sums. Source: statistics.md 3.

@@ -2,8 +2,8 @@
 10.1145/3308558.3313710).
 
 With X the decayed user-item matrix, P = (XᵀX + λI)⁻¹ and B = −P / diag(P) with a zero diagonal, the score of
-item j is Σ_i x_i B_ij over the user's recent items i. Only the largest coefficients of each row are kept, so
-that an recent x kept numbers instead of n_items².
+item j is Σ_i x_i B_ij over the user's recent items i. Only the `kept` largest coefficients of each row stay,
+so that an answer reads recent × kept numbers, and a model holds n_items × kept instead of n_items².
 
 The defaults were chosen on Online Retail II, on the window before the one that the report tests on.
 """
@@ -106,10 +106,13 @@ class Linear(Ranked):
 
 
 def ease(gram: NDArray[np.floating], regularization: float) -> NDArray[np.float32]:
-    """Coefficients B, float32 [n, n] with a zero diagonal, from XᵀX (overwritten)."""
+    """Coefficients B, float32 [n, n] with a zero diagonal, from XᵀX (overwritten). Raises ValueError if λ is
+    too small to invert it."""
     gram = gram.astype(np.float64, copy=False)
     gram[np.diag_indices_from(gram)] += regularization
-    factor, _ = scipy.linalg.lapack.dpotrf(gram, lower=1, overwrite_a=1)
+    factor, failed = scipy.linalg.lapack.dpotrf(gram, lower=1, overwrite_a=1)
+    if failed:
+        raise ValueError(f"regularization: {regularization} is too small, the co-occurrences are singular")
     inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     weights = -inverse / np.diag(inverse)

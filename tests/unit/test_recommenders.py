@@ -8,6 +8,7 @@ from fitted_models import N_ITEMS, NOW_S, catalogue, embeddings, fit, query, two
 
 from models.artifacts import ALGORITHMS
 from models.contract import Interactions, Recommender
+from models.linear import ease
 
 PERSONAL = ("als", "content", "linear")
 every = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
@@ -126,6 +127,13 @@ def test_a_clock_that_runs_behind_changes_nothing(fitted, algorithm):
 def test_content_asks_for_its_embeddings():
     with pytest.raises(ValueError, match="embeddings"):
         fit("content", two_tastes(), catalogue(), embeddings=embeddings(7))
+
+
+def test_a_regularisation_that_leaves_nothing_to_invert_is_named():
+    same = np.array([[1.0, 1.0], [1.0, 1.0]])
+    with pytest.raises(ValueError, match="regularization: 0.0"):
+        ease(same, 0.0)
+    assert np.isfinite(ease(same, 1.0)).all()
 
 
 def test_inverted_is_popularity_upside_down(fitted):
