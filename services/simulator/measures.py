@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+_TRIED = 10
 _SERVED_S = 600
 _KEPT = 20_000  # latest values of each series: a demo left alone overnight must not grow
 
@@ -91,6 +92,12 @@ class Measures:
         if len(self.served) > _KEPT:
             for key in [key for key in self.served if key[0] < second - _SERVED_S]:
                 del self.served[key]
+
+    def may_probe(self, arm: str | None) -> bool:
+        """Whether a click on a slate of `arm` should be timed: nobody times another one just now, and the
+        arm is not one whose slates clicks never change."""
+        impersonal = self.unchanged[arm or "none"] >= _TRIED and not self.click_to_slate_ms[arm or "none"]
+        return not self.probing and not impersonal
 
     def worth(self, arm: str | None, value: float) -> None:
         """The world's truth about a first slate."""

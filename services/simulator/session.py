@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 import numpy as np
@@ -43,8 +43,8 @@ class Habits:
     probe: float = (
         0.2  # share of clicks that are timed until the slate changes; one at a time, to be no burden
     )
-    probe_every_s: float = 0.02
-    probe_for_s: float = 1.0
+    probe_every_s: float = 0.025
+    probe_for_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Session:
             return
         began = time.perf_counter()
         await self._send([self._event("impression", slate, item), self._event("click", slate, item)])
-        if self._luck(_PROBE) < self._habits.probe and not self._measures.probing:
+        if self._luck(_PROBE) < self._habits.probe and self._measures.may_probe(slate.arm):
             self._measures.probing = True
             try:
                 await self._probe(slate, item, began)
@@ -150,7 +150,7 @@ class Session:
         """Look at the item's page (its own list of similar items); perhaps put it into the cart, perhaps
         buy it."""
         query = urlencode({**self._who, "n": 4, "metadata": "false"})
-        await self._timed("similar", self._client.get(f"/similar/{item}?{query}"))
+        await self._timed("similar", self._client.get(f"/similar/{quote(item, safe='')}?{query}"))
         index = self._crowd.slate([item])[0]
         how_far = int(after_click(self._crowd.world, self._keys(), index)[0])
         acts = ["view", *["add_to_cart", "purchase"][:how_far]]

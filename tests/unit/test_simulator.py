@@ -147,8 +147,9 @@ def test_a_slate_that_only_drops_the_clicked_item_has_not_changed(crowd: Crowd) 
         return [item for item in [*good, *bad] if item not in clicked][:10]
 
     storefront = Storefront(refilled, lambda s: "static")
-    measures = shop_for(crowd, storefront, 30, Habits(probe=1.0, slates=1, probe_for_s=0.005))
-    assert measures.unchanged["static"] == measures.acts["click"] > 0
+    measures = shop_for(crowd, storefront, 80, Habits(probe=1.0, slates=1, probe_for_s=0.005))
+    assert measures.acts["click"] > 10
+    assert measures.unchanged["static"] == 10  # then it is known to be impersonal, and is spared
     assert not measures.click_to_slate_ms["static"]
 
 
