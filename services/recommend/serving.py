@@ -45,13 +45,13 @@ class Serving:
         return Champion(self.state.champion, self.state.arms[self.state.champion].model_version)
 
     def keeps(self, pin: Pin) -> bool:
-        """Whether a unit may stay with its pin: its arm is not retired, or newer than the state we know."""
+        """Whether a unit may stay with its pin: its arm is not retired, or the pin is newer than the state we
+        know (a replica ahead of us knows an arm that entered, or came back by undo)."""
         if self.state is None:
             return False
         known = self.state.arms.get(pin.arm)
-        if known is None:
-            return pin.weights_version > self.state.weights.version
-        return known.role != "retired"
+        live = known is not None and known.role != "retired"
+        return live or pin.weights_version > self.state.weights.version
 
     def version_of(self, arm: str) -> str | None:
         """Model version deployed as `arm`."""

@@ -174,6 +174,22 @@ def test_a_pin_newer_than_our_state_is_left_alone(shop: Shop) -> None:
     assert shop.reader.pins["storefront|s:anna:s1"][0] == newer
 
 
+def test_a_pin_to_an_arm_that_came_back_is_left_alone_by_a_replica_that_knows_it_as_retired(
+    shop: Shop,
+) -> None:
+    shop.race(0.5)
+    shop.decide(commands.rollback, "other")
+    newer = Pin(shop.state.weights.version + 1, "other", 0.05, START_MS)
+    older = Pin(shop.state.weights.version, "other", 0.05, START_MS)
+    shop.reader.pins["storefront|s:anna:s1"] = (newer, START_MS + 10**9)
+    shop.reader.pins["storefront|s:bert:s1"] = (older, START_MS + 10**9)
+    with shop.client() as call:
+        kept, overridden = call.slate("anna", n=1), call.slate("bert", n=1)
+    assert (kept["arm"], overridden["arm"]) == ("other", "good")
+    assert [exposure.excluded for exposure in shop.exposures()] == [None, "overridden"]
+    assert shop.reader.pins["storefront|s:anna:s1"][0] == newer
+
+
 def test_without_an_experiment_slates_are_popular_and_say_so(shop: Shop) -> None:
     with shop.client() as call:
         answer = call.slate(n=2)
