@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services import ports
+from services.errors import UnavailableError
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -82,9 +83,10 @@ def local_kafka(directory: Path, partitions: int, port: int | None = None) -> "L
 
 
 def hold(server: "Server", stop: threading.Event) -> None:
-    """Let a server run until `stop` is set, or it ends by itself."""
-    while server.alive() and not stop.wait(0.2):
-        pass
+    """Let a server run until `stop` is set. Raises UnavailableError when it ends by itself."""
+    while not stop.wait(0.2):
+        if not server.alive():
+            raise UnavailableError("the server", f"it ended by itself with code {server.exit_code()}")
 
 
 def check_window(settings: Settings) -> None:

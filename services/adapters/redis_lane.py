@@ -67,6 +67,7 @@ class RedisLane:
             self._talk = None
         if self._connecting is None or self._connecting.done():
             self._connecting = loop.create_task(self._dial(loop))
+            self._connecting.add_done_callback(_seen)
         task = self._connecting
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - loop.time()))
         if not done:
@@ -86,6 +87,12 @@ class RedisLane:
             raise
         self._talk = talk
         return talk
+
+
+def _seen(dialling: "asyncio.Task[_Talk]") -> None:
+    """A failure that nobody waits for any more is no news: the next request dials again."""
+    if not dialling.cancelled():
+        dialling.exception()
 
 
 class _Address:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import redis
 
+from services import bootstrap
 from services.adapters import embedded_redis
 from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis, check_embedded_window
 from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
@@ -156,3 +158,18 @@ def test_servers_by_command_print_their_address_and_end_on_sigterm(command: str,
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=15) == 0
     assert all(gone(child.pid) for child in children)
+
+
+def test_a_server_that_ends_by_itself_is_a_failure_of_its_command() -> None:
+    with EmbeddedBroker() as broker:
+        broker.server.kill()
+        with pytest.raises(UnavailableError, match="ended by itself"):
+            bootstrap.hold(broker.server, threading.Event())
+
+
+def test_a_server_is_held_until_it_is_told_to_stop() -> None:
+    stop = threading.Event()
+    stop.set()
+    with EmbeddedBroker() as broker:
+        bootstrap.hold(broker.server, stop)
+        assert broker.server.alive()
