@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -81,7 +82,7 @@ class RecommendApi:
 
     async def similar(self, shopper: Shopper, item_id: str, n: int) -> Slate:
         """Items like one item."""
-        path = f"/similar/{httpx.URL('', path='/' + item_id).raw_path.decode()[1:].replace('/', '%2F')}"
+        path = f"/similar/{quote(item_id, safe='')}"
         return await self._slate("GET", path, shopper, params={**shopper.fields(), "n": n})
 
     async def popular(self, n: int, category: str | None = None) -> Slate:

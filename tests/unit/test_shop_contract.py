@@ -56,6 +56,15 @@ def test_every_page_is_answered_by_the_real_service(service, storefront):
     assert {exposure.placement for exposure in shop.exposures()} >= {"home", "item", "cart", "category"}
 
 
+def test_an_item_id_with_a_slash_has_its_page_and_its_similar_items(service, storefront):
+    _, caller = service
+    caller.post("/items", [{"item_id": "shelf/7", "title": "Shelf", "category": "lamps"}], "admin")
+    caller.look()
+    _, similar = rail_of(storefront.get("/item/shelf/7").text, "similar")
+    assert similar
+    assert "shelf/7" not in similar
+
+
 def test_all_slates_of_a_visit_come_from_one_arm_and_the_chip_names_it(service, storefront):
     shop, _ = service
     pages = [storefront.get("/").text, storefront.get("/rails/for-you").text, storefront.get("/").text]
