@@ -42,7 +42,7 @@ test-statistical: $(VENV)/.installed  ## the acceptance numbers of the statistic
 bench: $(VENV)/.installed  ## measure against the baselines kept in the repository
 	$(BIN)/python -m tests.benchmarks
 
-report: $(VENV)/.installed  ## offline metrics of every model; RINGSIDE_DATA_DIR names the data
+report: $(VENV)/.installed  ## offline metrics of every model on the data imported last
 	$(BIN)/ringside models report
 
 clean:           ## forget what was installed and made
