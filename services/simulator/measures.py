@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 _TRIED = 10
+_REMEMBERED = 200_000
 _SERVED_S = 600
 _KEPT = 20_000  # latest values of each series: a demo left alone overnight must not grow
 
@@ -70,6 +71,7 @@ class Measures:
     unchanged: Counter[str] = field(default_factory=Counter)
     served: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     truth: dict[str, Moments] = field(default_factory=dict)
+    clicked_before: set[tuple[int, str]] = field(default_factory=set)
     probing: bool = False  # somebody is timing a click just now
     skipped: int = 0  # sessions not opened: too many were open, the servers were slower than the target
 
@@ -92,6 +94,15 @@ class Measures:
         if len(self.served) > _KEPT:
             for key in [key for key in self.served if key[0] < second - _SERVED_S]:
                 del self.served[key]
+
+    def first_click(self, shopper: int, item: str) -> bool:
+        """Whether this shopper had not clicked this item before; a click that repeats one tells a model
+        little."""
+        if len(self.clicked_before) > _REMEMBERED:
+            self.clicked_before.clear()
+        known = (shopper, item) in self.clicked_before
+        self.clicked_before.add((shopper, item))
+        return not known
 
     def may_probe(self, arm: str | None) -> bool:
         """Whether a click on a slate of `arm` should be timed: nobody times another one just now, and the

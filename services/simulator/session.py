@@ -138,7 +138,8 @@ class Session:
             return
         began = time.perf_counter()
         await self._send([self._event("impression", slate, item), self._event("click", slate, item)])
-        if self._luck(_PROBE) < self._habits.probe and self._measures.may_probe(slate.arm):
+        new = self._measures.first_click(self._visit.shopper, item)
+        if new and self._luck(_PROBE) < self._habits.probe and self._measures.may_probe(slate.arm):
             self._measures.probing = True
             try:
                 await self._probe(slate, item, began)
