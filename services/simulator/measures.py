@@ -58,6 +58,9 @@ class Measures:
 
     latency_ms: by kind of request; click_to_slate_ms: by arm, from sending a click to receiving a slate
     whose other items changed; unchanged: by arm, clicks after which they had not changed at the deadline.
+    served: answers by (second since the epoch, origin, arm). truth: by arm, the exact P(click) of the first
+    slate of each session; arms are assigned at random, so these means compare the arms themselves, without
+    the noise of clicks. clicked_before: (shopper, item).
     """
 
     sent: Counter[str] = field(default_factory=Counter)
