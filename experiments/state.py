@@ -4,9 +4,9 @@ values.
 `experiments.experiment` folds decisions into state; `experiments.commands` makes the next decision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Unit = Literal["request", "session", "user_day"]
 Role = Literal["champion", "challenger", "holdback", "retired"]
@@ -29,11 +29,17 @@ Kind = Literal[
 
 COUNTING = ("unit", "outcome", "window_s", "lateness_s")  # rules that say what is counted: fixed for life
 
-_POSITIVE = (lambda x: x > 0, "above 0")
-_NOT_NEGATIVE = (lambda x: x >= 0, "0 or more")
+OUTCOMES = ("click", "add_to_cart", "purchase", "view", "impression")  # types of events
+_MOST = 1e9  # 30 years in seconds: sums of milliseconds stay exact
+
+_POSITIVE = (lambda x: 0 < x <= _MOST, "above 0 and at most 1e9")
+_NOT_NEGATIVE = (lambda x: 0 <= x <= _MOST, "between 0 and 1e9")
+_COUNT = (lambda x: isinstance(x, int) and 0 <= x <= _MOST, "a whole number between 0 and 1e9")
 _SHARE = (lambda x: 0 <= x < 1, "in [0, 1)")
 _PROPER = (lambda x: 0 < x < 1, "strictly between 0 and 1")
 _SENSE = {
+    "unit": (lambda x: x in get_args(Unit), f"one of {', '.join(get_args(Unit))}"),
+    "outcome": (lambda x: x in OUTCOMES, f"one of {', '.join(OUTCOMES)}"),
     "window_s": _POSITIVE,
     "lateness_s": _NOT_NEGATIVE,
     "alpha": _PROPER,
@@ -49,10 +55,21 @@ _SENSE = {
     "pseudo_units": _POSITIVE,
     "half_life_s": _POSITIVE,
     "look_every_s": _POSITIVE,
-    "min_new_units": _NOT_NEGATIVE,
+    "burn_in_units": _COUNT,
+    "burn_in_successes": _COUNT,
+    "min_new_units": _COUNT,
     "stall_s": _POSITIVE,
+    "cool_down_s": _NOT_NEGATIVE,
     "fallback_limit": (lambda x: 0 < x <= 1, "in (0, 1]"),
 }
+
+
+def _holds(rule: Callable[[Any], Any], value: Any) -> bool:
+    """Whether `value` keeps `rule`; what can't even be compared does not, and True is no number."""
+    try:
+        return not isinstance(value, bool) and bool(rule(value))
+    except TypeError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +100,10 @@ class Rules:
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the field that makes no sense."""
-        object.__setattr__(self, "ramp", tuple(self.ramp))
+        if isinstance(self.ramp, list):
+            object.__setattr__(self, "ramp", tuple(self.ramp))
         for name, (holds, expected) in _SENSE.items():
-            if not holds(getattr(self, name)):
+            if not _holds(holds, getattr(self, name)):
                 raise ValueError(f"rules.{name}: {getattr(self, name)!r} is not {expected}")
 
 

@@ -58,7 +58,7 @@ class Keys:
         if principal is None:
             raise NoKeyError("this API key is not known here")
         if principal.role not in roles:
-            raise ForbiddenError(f"a {principal.role} key may not do this; it takes {' or '.join(roles)}")
+            raise ForbiddenError(f"the role {principal.role} may not do this; it takes {' or '.join(roles)}")
         return principal
 
 

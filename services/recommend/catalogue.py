@@ -120,13 +120,13 @@ def catalogue_routes(deps: Deps, keys: Keys, shelf: Callable[[], Shelf]) -> APIR
         await live.require(item_id)
         return await live.change([live.changed(item, by, None) for item in item_id])
 
-    @router.patch("/items/{item_id}", openapi_extra=extra, responses=failures("404"))
+    @router.patch("/items/{item_id:path}", openapi_extra=extra, responses=failures("404"))
     async def change_item(item_id: Annotated[ItemId, Path()], change: Change, by: admin) -> Changed:
         """Change one item."""
         await live.require([item_id])
         return await live.change([live.changed(item_id, by, change)])
 
-    @router.delete("/items/{item_id}", openapi_extra=extra, responses=failures("404"))
+    @router.delete("/items/{item_id:path}", openapi_extra=extra, responses=failures("404"))
     async def delete_item(item_id: Annotated[ItemId, Path()], by: admin) -> Changed:
         """Take one item out of the catalogue."""
         await live.require([item_id])

@@ -57,6 +57,8 @@ WRONG = [
     ("enter", {"model_version": "no artifact"}, 422),
     ("resume", {"rules": {"margin": 2}}, 422),
     ("resume", {"rules": {"colour": "red"}}, 422),
+    ("resume", {"rules": {"alpha": {}}}, 422),
+    ("resume", {"rules": {"burn_in_units": "many"}}, 422),
     ("pause", {"because": "typo"}, 422),
 ]
 

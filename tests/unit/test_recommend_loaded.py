@@ -110,6 +110,16 @@ def test_a_deleted_item_may_come_back(shop: Shop) -> None:
         assert ids(call.slate(n=3))[0] == "i0"
 
 
+def test_an_item_id_with_a_slash_is_changed_by_its_address(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        call.post("/items", [{"item_id": "../a/b", "title": "Slashed"}], "admin")
+        changed = call.send("PATCH", "/items/..%2Fa%2Fb", "admin", json={"stock": 0})
+        deleted = call.send("DELETE", "/items/..%2Fa%2Fb", "admin")
+        gone = call.send("DELETE", "/items/..%2Fa%2Fb", "admin")
+    assert (changed.status_code, deleted.status_code, gone.status_code) == (200, 200, 404)
+
+
 def test_items_that_do_not_exist_are_not_changed(shop: Shop) -> None:
     with shop.client() as call:
         response = call.send("PATCH", "/items", "admin", json=[{"item_id": "i0"}, {"item_id": "nope"}])
