@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi.routing import APIRoute
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.recommend.failures import TooLargeError, response_to
+from services.recommend.failures import MalformedBodyError, TooLargeError, response_to
 from services.recommend.metrics import Metrics
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -77,15 +77,19 @@ class HotPath:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body, at most `limit` bytes. Raises TooLargeError as soon as that is known."""
+    """The body, at most `limit` bytes. Raises TooLargeError as soon as that is known, MalformedBodyError when
+    the caller hangs up."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise TooLargeError(limit)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise TooLargeError(limit)
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise TooLargeError(limit)
+            chunks.append(chunk)
+    except ClientDisconnect as error:
+        raise MalformedBodyError("the connection ended before the body did") from error
     return b"".join(chunks)
