@@ -16,7 +16,9 @@ from experiments.state import Rules
 from experiments.tally import Tally
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
-NEGLIGIBLE = 1e-18  # probability below which a panel adds nothing (and betaincinv would underflow)
+NEGLIGIBLE = (
+    1e-12  # probability below which a panel adds nothing (and betaincinv would answer nan, below 1e-16)
+)
 
 # Panels end at these quantiles of every arm: no posterior's rise, however steep, falls between two nodes.
 _TAIL = np.array([1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.05, 0.2])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import prometheus_client  # noqa: F401 (before Feast, which would make it count in files)
 import pytest
 
 from services.adapters.memory import MemoryBroker
@@ -152,7 +153,7 @@ def settings_for(tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _chromium(require: Callable[[object, str], None]) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 

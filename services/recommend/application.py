@@ -55,7 +55,7 @@ def assemble(deps: Deps) -> Parts:
     """Put a replica together. Raises ConfigurationError when keys are missing or wrong."""
     settings = deps.settings
     keys, signing = Keys(settings.keys), signing_keys(settings)
-    metrics = Metrics()
+    metrics = Metrics(merged=settings.recommend_workers > 1)
     loaded = Loaded(deps, metrics)
     tokens = Tokens(signing, round(settings.recommendation_ttl_s * 1_000))
     threads = ThreadPoolExecutor(8, "models")

@@ -1,8 +1,6 @@
 """What /metrics says. One registry an application; with several workers the files of prometheus_client are
 merged."""
 
-import os
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -33,7 +31,9 @@ class Metrics:
     """Counters and gauges of one replica; children of labels are looked up once, because a look-up costs 2
     µs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, merged: bool = False) -> None:
+        """merged: /metrics answers for all workers, from the files that they share."""
+        self._merged = merged
         self._registry = CollectorRegistry()
         registry = self._registry
         self._seconds = Histogram(
@@ -120,7 +120,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """The exposition format; over all workers when they share a directory."""
-        if os.environ.get(MULTIPROCESS_DIR):
+        if self._merged:
             merged = CollectorRegistry()
             MultiProcessCollector(merged)
             return generate_latest(merged)
