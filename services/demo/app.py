@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 
 from rich.console import Console
@@ -27,11 +28,12 @@ from services.demo.profile import Profile
 from services.demo.report import report as make_report
 from services.demo.screen import Screen
 from services.demo.site import Site, found, fresh_home
-from services.demo.story import StoppedError, Story
-from services.errors import RingsideError
+from services.demo.stage import StoppedError
+from services.demo.story import Story
+from services.errors import ConfigurationError, RingsideError
 from services.settings import Settings
 
-REAL_DATA = "online_retail_ii.parquet"
+REAL_DATA = "online?retail?ii.*"  # under any of the names it goes by: parquet, xlsx, zip, csv
 SPLIT = datetime(2011, 11, 11, tzinfo=UTC)  # four weeks before the file ends: what shoppers will want
 TEND_S = 0.25
 STOPPED = "it was stopped"
@@ -68,6 +70,7 @@ def run(settings: Settings, *, headless: bool, for_s: float, report: Path | None
             api=stack.enter_context(Api.of(site)),
             models=bootstrap.model_store(site.settings()),
             source=source(settings),
+            data=bootstrap.data_store(site.settings()),
             now=lambda: time.monotonic() - began_s,
             stop=stop,
             deadline_s=for_s if headless else float("inf"),
@@ -88,14 +91,26 @@ def servers(settings: Settings, profile: Profile) -> Iterator[Site]:
         yield found(settings, profile, redis, broker, home)
 
 
+def real_file(folder: Path) -> Path:
+    """Online Retail II in a folder, as published or as Parquet. Raises ConfigurationError without one."""
+    found = sorted(path for path in folder.glob("*") if fnmatch(path.name.lower(), REAL_DATA))
+    if not found:
+        raise ConfigurationError(
+            f"RINGSIDE_DATA_DIR: no online_retail_ii (.parquet, .xlsx, .zip or .csv) in {folder}; "
+            "unset it for the synthetic shop"
+        )
+    return found[0]
+
+
 def source(settings: Settings) -> list[str]:
     """Arguments of `ringside data import`: the real file, moved so that its last known day is today, if it
     is there; else the synthetic shop."""
     if settings.data_dir is None:
         return ["synthetic"]
+    file = real_file(settings.data_dir)
     split, now = SPLIT.date().isoformat(), datetime.now(UTC) - timedelta(seconds=1)
     return [
-        str(settings.data_dir / REAL_DATA),
+        str(file),
         "--split",
         split,
         "--rebase",

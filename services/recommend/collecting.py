@@ -2,6 +2,7 @@
 acknowledged."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -38,10 +39,22 @@ def parse(body: bytes) -> Rows:
     except msgspec.ValidationError as error:
         raise BadInputError("body", "must be a JSON list of events") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedBodyError(str(error)) from error
+        raw = _leniently(body, error)
     if len(raw) > MAX_EVENTS:
         raise BadInputError("body", f"{len(raw)} events; at most {MAX_EVENTS} in one request")
     return _checked(raw)
+
+
+def _leniently(body: bytes, error: Exception) -> list[msgspec.Raw]:
+    """Rows of a list in which some string is no text (a lone surrogate, which JSON.stringify lets through):
+    only those rows are bad. Raises MalformedBodyError for the reader's `error` if it is no JSON at all."""
+    try:
+        rows = json.loads(body)
+        if isinstance(rows, list):
+            return [msgspec.Raw(json.dumps(row).encode()) for row in rows]
+    except (ValueError, RecursionError):
+        pass
+    raise MalformedBodyError(str(error)) from error
 
 
 def _checked(raw: Sequence[msgspec.Raw]) -> Rows:

@@ -114,6 +114,16 @@ def test_bad_rows_are_named_and_good_ones_kept(shop: Shop) -> None:
     assert [event.event_id for event in shop.events()] == ["a"]
 
 
+def test_a_string_that_is_no_text_costs_its_row_only(shop: Shop) -> None:
+    """Browsers' JSON.stringify can emit half of a surrogate pair."""
+    row = '{"event_id":"%s","type":"click","item_id":"i1"}'
+    body = ("[" + row % "ok" + "," + row % r"\ud800" + "]").encode()
+    with shop.client() as call:
+        answer = call.send("POST", "/events", "storefront", content=body).json()
+    assert (answer["accepted"], [row["index"] for row in answer["rejected"]]) == (1, [1])
+    assert [event.event_id for event in shop.events()] == ["ok"]
+
+
 def test_only_bad_rows_are_an_error(shop: Shop) -> None:
     with shop.client() as call:
         response = call.post("/events", [{**click("i3"), "type": "tap"}])
