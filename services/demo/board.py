@@ -81,6 +81,26 @@ class Board:
                     return decision
         return None
 
+    def truth(self) -> Json:
+        """True worth of first slates by arm: {"n", "mean", "standard_error"}."""
+        return self.shoppers.get("truth", {})
+
+    def sessions(self) -> int:
+        """Sessions of shoppers that are over."""
+        return sum(row["sessions"] for row in self.shoppers.get("sessions", {}).values())
+
+    def served(self, arm: str, since_s: float = 0.0) -> int:
+        """Answers of `arm` that shoppers got since `since_s` (seconds since the epoch)."""
+        rows = self.shoppers.get("served", [])
+        return sum(n for second, _, name, n in rows if second >= since_s and name == arm)
+
+    def answers(self, origins: list[str], since_s: float) -> int:
+        """Answers since `since_s` of the replica that answered least."""
+        counts = dict.fromkeys(origins, 0)
+        for second, origin, _, n in self.shoppers.get("served", []):
+            counts[origin] += n if second >= since_s else 0
+        return min(counts.values())
+
 
 def _answered(summary: Json) -> int:
     return sum(kind["sent"] for kind in summary.get("requests", {}).values())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.demo.board import Board, Json
-from services.demo.story import BETTER, BROKEN, CHAMPION, ENOUGH, MOVED, TEXT
+from services.demo.stage import BETTER, BROKEN, CHAMPION, ENOUGH, MOVED, TEXT
 
 FIRST_SLATE_S = 60.0
 MOST_ERRORS = 0.001  # share of requests

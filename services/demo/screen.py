@@ -108,7 +108,9 @@ def _evidence(race: Json | None) -> str:
 
 
 def _power(log_value: float) -> str:
-    return f"{math.exp(log_value):,.0f}" if 0 <= log_value < 12 else f"10^{log_value / math.log(10):.1f}"
+    if abs(log_value) >= 12:
+        return f"10^{log_value / math.log(10):.1f}"
+    return f"{math.exp(log_value):,.0f}" if log_value >= math.log(10) else f"{math.exp(log_value):.2g}"
 
 
 def _clicked(shoppers: Json, arm: str) -> str:

@@ -1,9 +1,7 @@
 """Where everything of one demo is: servers, ports, keys, folders, and the environment that every process
 gets."""
 
-import hashlib
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -17,12 +15,12 @@ from services.adapters.server import free_port
 from services.demo.children import Spec, always
 from services.demo.profile import Profile
 from services.errors import ConfigurationError
+from services.keys import ROLES, new_key, new_signing_key
 from services.settings import Settings
 
 MARKER = ".ringside-demo"
 KEPT = ("embeddings",)  # of texts, cached by content: they can not go stale
 HEAVY = 10  # niceness of what must not slow the shop down
-ROLES = ("storefront", "analyst", "admin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,9 @@ class Site:
         spec = self._spec(name, ("recommend",), {"RECOMMEND_PORT": port, "REPLICA": name})
         return _with_health(spec, f"{self.origins[index]}/health/ready")
 
-    def page(self, name: str, port: int) -> Spec:
+    def page(self, name: str, port: int, **changes: str) -> Spec:
         """The shop or the console: ready when it answers at all."""
-        return _with_health(self.process(name), f"http://{self.host}:{port}/health/live")
+        return _with_health(self.process(name, **changes), f"http://{self.host}:{port}/health/live")
 
     def step(self, name: str, *arguments: str, nice: int = HEAVY) -> Spec:
         """A command that does its work and ends."""
@@ -87,16 +85,16 @@ def found(
     """Choose ports and keys, and write down the environment."""
     ports = _free_ports(settings.host, profile.replicas + 2)
     replicas, (shop_port, console_port) = ports[: profile.replicas], ports[profile.replicas :]
-    keys = {role: f"demo_{role}_{secrets.token_urlsafe(18)}" for role in ROLES}
-    digests = [f"{role}={hashlib.sha256(key.encode()).hexdigest()}" for role, key in keys.items()]
+    made = {role: new_key(role) for role in ROLES}
+    keys = {role: key for role, (key, _) in made.items()}
     ours = {
         "HOME": str(home),
         "HOST": settings.host,
         "REDIS_URL": redis.url,
         "KAFKA_BOOTSTRAP": broker.bootstrap,
         "KAFKA_PARTITIONS": str(broker.partitions),
-        "KEYS": ",".join(digests),
-        "SIGNING_KEY": secrets.token_urlsafe(32),
+        "KEYS": ",".join(pair for _, pair in made.values()),
+        "SIGNING_KEY": new_signing_key(),
         "STOREFRONT_KEY": keys["storefront"],
         "RECOMMEND_URL": ",".join(f"http://{settings.host}:{port}" for port in replicas),
         "RECOMMEND_PORT": str(replicas[0]),

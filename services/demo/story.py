@@ -6,51 +6,37 @@ count of what shoppers saw. A wait that takes too long raises UnavailableError n
 """
 
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from services.demo.api import Api
-from services.demo.board import Board, Json, Step
-from services.demo.children import Children, Spec, run_step
-from services.demo.profile import Profile
-from services.demo.site import Site
+from services.demo.board import Json
+from services.demo.children import Spec, run_step
+from services.demo.stage import BETTER, BROKEN, CHAMPION, ENOUGH, MOVED, TEXT, Stage
 from services.errors import UnavailableError
-from services.ports import ModelStore
+from services.ports import DataStore
 
-CHAMPION, BETTER, TEXT, BROKEN = "popularity", "als", "text", "broken"
-ALGORITHM = {CHAMPION: "popularity", BETTER: "als", TEXT: "content", BROKEN: "inverted"}
-MOVED = 0.6  # share at which everybody agrees that traffic moved
 SETTLE_S = 70.0  # what a new challenger needs to get its share, or not
-ENOUGH = 200  # requests that must have been seen before and after a rollback
-LOOK_S = 0.1
+SHOP_USERS = 6  # users that the sample shop offers to slip into
 
 
-class StoppedError(Exception):
-    """The viewer ended the demo."""
+def one_thread(name: str) -> ThreadPoolExecutor:
+    """A thread that does one thing after another."""
+    return ThreadPoolExecutor(1, name)
 
 
-@dataclass(slots=True)
-class Story:
-    """Everything the story acts on. `source`: arguments of `ringside data import`; `now`: seconds since it
-    began; `deadline_s`: when it must be over. `bench` fits models one after
-    another, so that two cores are left something for shoppers."""
+@dataclass(slots=True, kw_only=True)
+class Story(Stage):
+    """The plot. `source`: arguments of `ringside data import`; `deadline_s`: when it must be over.
 
-    site: Site
-    profile: Profile
-    board: Board
-    children: Children
-    api: Api
-    models: ModelStore
+    `bench` fits models one after another, so that two cores are left something for shoppers.
+    """
+
     source: list[str]
-    now: Callable[[], float]
-    stop: threading.Event
+    data: DataStore
     deadline_s: float = float("inf")
     text_ready: threading.Event = field(default_factory=threading.Event)
-    beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "beside"))
-    bench: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "bench"))
+    beside: ThreadPoolExecutor = field(default_factory=lambda: one_thread("beside"))
+    bench: ThreadPoolExecutor = field(default_factory=lambda: one_thread("bench"))
 
     def play(self) -> None:
         """From empty folders to a rolled back challenger and three models that compete."""
@@ -74,47 +60,49 @@ class Story:
 
     # ---- opening
 
+    def register_features(self) -> None:
+        """Tell Feast what a feature is; it needs no data."""
+        with self.step("Registering features") as step:
+            self.run(self.site.step("features", "features", "apply"), step)
+
     def import_data(self) -> None:
         """A data version; the first replica starts meanwhile."""
         with self.step(f"Importing {self.source[0]}") as step:
             self.children.add(self.site.replica(0))
             self.run(self.site.step("import", "data", "import", *self.source, nice=0), step)
 
-    def serve_popularity(self) -> None:
-        """The first champion; ends with the first whole slate."""
-        self.fit(CHAMPION, "Fitting popularity", nice=0)
-        with self.step("First slate") as step:
-            self.children.await_ready("recommend-1", 60.0, self.stop)
-            self.api.start(CHAMPION, self.version(CHAMPION))
-            self.wait(self._first_slate, 30.0, "a slate that is not degraded")
-            self.board.facts["first_slate_s"] = round(self.now(), 1)
-            step.note = f"served whole after {self.now():.1f} s"
-
-    def register_features(self) -> None:
-        """Tell Feast what a feature is; it needs no data."""
-        with self.step("Registering features") as step:
-            self.run(self.site.step("features", "features", "apply"), step)
-
     def load_features(self) -> None:
         """Compute profiles and statistics, and load them online."""
         with self.step("Loading features online") as step:
             self.run(self.site.step("materialize", "features", "materialize"), step)
 
+    def serve_popularity(self) -> None:
+        """The first champion; ends with the first whole slate."""
+        self.fit(CHAMPION, "Fitting popularity", nice=0)
+        with self.step("First slate") as step:
+            self.await_ready("recommend-1")
+            self.api.start(CHAMPION, self.version(CHAMPION))
+            self.wait(self._first_slate, 30.0, "a slate that is not degraded")
+            self.board.facts["first_slate_s"] = round(self.now(), 1)
+            step.note = f"served whole after {self.now():.1f} s"
+
     def open_the_loop(self) -> None:
         """Workers, pages, the second replica, shoppers."""
         with self.step("Workers, pages, second replica"):
-            replicas = range(1, self.profile.replicas)
-            for index in replicas:
+            others = range(1, self.profile.replicas)
+            for index in others:
                 self.children.add(self.site.replica(index))
             for name in ("bandit", "decider", "activity"):
                 self.children.add(self.site.process(name))
-            self.children.add(self.site.page("shop", self.site.shop_port))
+            self.children.add(
+                self.site.page("shop", self.site.shop_port, SHOP_USERS=",".join(self.shop_users()))
+            )
             self.children.add(self.site.page("console", self.site.console_port))
-            for name in [f"recommend-{index + 1}" for index in replicas] + ["shop", "console"]:
-                self.children.await_ready(name, 60.0, self.stop)
+            for name in [f"recommend-{index + 1}" for index in others] + ["shop", "console"]:
+                self.await_ready(name)
         with self.step("Shoppers arrive"):
             self.children.add(self.shoppers())
-            self.wait(lambda: self._sessions() > 0, 30.0, "a session of a simulated shopper")
+            self.wait(lambda: self.board.sessions() > 0, 30.0, "a session of a simulated shopper")
             for name in ("lake", "trainer"):
                 self.children.add(self.site.process(name))
 
@@ -123,20 +111,20 @@ class Story:
         rate, summary = str(self.profile.sessions_per_s), str(self.site.home / "shoppers.json")
         return self.site.process("simulate", "--sessions", rate, "--summary", summary)
 
+    def shop_users(self) -> list[str]:
+        """Users with a history, for the viewer to slip into."""
+        users = self.data.table("users").sort_by([("interactions", "descending")])
+        middle = users.num_rows // 4  # regulars, not the heaviest few
+        return users["user_id"].slice(middle, SHOP_USERS).to_pylist()
+
     # ---- the better model
 
     def see_traffic_move(self) -> None:
         """Wait until the arm that is better by the world's truth has most of the traffic."""
         with self.step("Traffic moves to the better model") as step:
-            self.wait(self._moved, 120.0, f"a better model with more than {MOVED:g} of the traffic")
+            self.wait(lambda: self.leads(BETTER), 120.0, f"a better model with over {MOVED:g} of the traffic")
             self.board.facts["moved_s"] = round(self.now(), 1)
             step.note = f"{self.leader()} has {self.board.weight(self.leader()):.0%}"
-
-    def leader(self) -> str:
-        """The arm whose first slates are worth most, by the world's truth."""
-        truth = self.board.shoppers.get("truth", {})
-        worth = {arm: row["mean"] for arm, row in truth.items() if row["n"] >= ENOUGH and arm in ALGORITHM}
-        return max(worth, key=lambda arm: worth[arm]) if worth else CHAMPION
 
     # ---- the broken model
 
@@ -147,11 +135,10 @@ class Story:
             step.note = self.rollback()["reason"]
         with self.step("Every replica has stopped serving it") as step:
             self.wait(lambda: self.confirmation() is not None, 60.0, "a confirmation by all replicas")
-            since_s = self.confirmation()["received_at"] / 1e3 + 1.0
-            self.wait(
-                lambda: self._answers_since(since_s) >= ENOUGH, 60.0, f"{ENOUGH} requests after the rollback"
-            )
-            step.note = f"{self._served_since(BROKEN, since_s)} answers of its own since"
+            since_s, origins = self.confirmation()["received_at"] / 1e3 + 1.0, self.site.origins
+            seen = f"{ENOUGH} answers of every replica after the rollback"
+            self.wait(lambda: self.board.answers(origins, since_s) >= ENOUGH, 60.0, seen)
+            step.note = f"{self.board.served(BROKEN, since_s)} answers of its own since"
 
     def rollback(self) -> Json | None:
         """The decision that took the broken challenger out."""
@@ -177,85 +164,21 @@ class Story:
         """The text model enters when it is ready, if there is time left to see what becomes of it."""
         with self.step("Embedding texts at low priority") as step:
             latest_s = self.deadline_s - SETTLE_S
-            self.wait(lambda: self.text_ready.is_set() or self.now() > latest_s, 600.0, "a text model")
+            self.wait(lambda: self.text_ready.is_set() or self.now() > latest_s, 900.0, "a text model")
             if not self.text_ready.is_set():
                 step.note = "not ready in time: it stays out"
         if self.text_ready.is_set() and "text_error" not in self.board.facts:
             self.enter(TEXT, "Knows what products are called.")
             with self.step("Three models compete") as step:
-                self.wait(
-                    self._settled, max(SETTLE_S, self.deadline_s - self.now()), "traffic settling again"
-                )
+                settle_s = 900.0 if self.deadline_s == float("inf") else self.deadline_s - self.now()
+                self.wait(lambda: self.leads(TEXT), settle_s, "traffic settling again")
                 step.note = f"{self.leader()} has {self.board.weight(self.leader()):.0%}"
 
     def _text_progress(self, line: str) -> None:
         with self.board.lock:
             for step in self.board.steps:
-                if step.title.startswith("Embedding texts"):
+                if step.title.startswith("Embedding texts") and step.ended_s is None:
                     step.note = line
-
-    # ---- means
-
-    def fitting(self, arm: str, nice: int = 10) -> Spec:
-        """The command that fits the model of `arm`."""
-        return self.site.step(f"fit-{arm}", "models", "fit", ALGORITHM[arm], nice=nice)
-
-    def fit(self, arm: str, title: str, nice: int = 10) -> None:
-        """Fit the model of `arm` to its end."""
-        with self.step(title) as step:
-            self.run(self.fitting(arm, nice), step)
-
-    def enter(self, arm: str, reason: str) -> None:
-        """Enter a challenger; it gets weight at the next look, once every replica has it loaded."""
-        with self.step(f"Challenger {arm} enters"):
-            self.api.enter(arm, self.version(arm), reason)
-            self.board.facts[f"entered_{arm}_s"] = round(self.now(), 1)
-            self.wait(lambda: self.board.weight(arm) > 0, 90.0, f"weight for {arm}")
-            self.wait(lambda: self._served_since(arm, 0.0) > 0, 60.0, f"a slate of {arm}")
-
-    def version(self, arm: str) -> str:
-        """Newest model version of the algorithm of `arm`."""
-        found = [name for name in self.models.versions() if name.startswith(f"{ALGORITHM[arm]}-")]
-        if not found:
-            raise UnavailableError("models", f"fitting {ALGORITHM[arm]} left no artifact")
-        return found[-1]
-
-    def run(self, spec: Spec, step: Step) -> None:
-        """Run a command, its newest line of output as the step's note."""
-
-        def note(line: str) -> None:
-            step.note = line
-
-        run_step(spec, self.stop, note)
-        step.note = ""
-        self._check_stop()
-
-    def wait(self, happened: Callable[[], object], timeout_s: float, what: str) -> None:
-        """Wait until `happened()`. Raises UnavailableError naming `what`, or StoppedError."""
-        end = time.monotonic() + timeout_s
-        while not happened():
-            if time.monotonic() > end:
-                raise UnavailableError("the story", f"{what} did not happen within {timeout_s:g} s")
-            self.stop.wait(LOOK_S)
-            self._check_stop()
-
-    def tell(self, notice: str) -> None:
-        """Put a notice on the board."""
-        with self.board.lock:
-            self.board.notices.append((self.now(), notice))
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Step]:
-        """A step on the board, from now until the block ends."""
-        step = Step(title, self.now())
-        with self.board.lock:
-            self.board.steps.append(step)
-        yield step
-        step.ended_s = self.now()
-
-    def _check_stop(self) -> None:
-        if self.stop.is_set():
-            raise StoppedError
 
     def _first_slate(self) -> bool:
         try:
@@ -263,25 +186,3 @@ class Story:
         except UnavailableError:
             return False
         return bool(answer["items"]) and answer["degraded"] is None
-
-    def _moved(self, newest: str = BETTER) -> bool:
-        known = self.board.shoppers.get("truth", {}).get(newest, {"n": 0})["n"] >= ENOUGH
-        return known and self.board.weight(self.leader()) > MOVED
-
-    def _settled(self) -> bool:
-        return self._moved(TEXT)
-
-    def _sessions(self) -> int:
-        return sum(row["sessions"] for row in self.board.shoppers.get("sessions", {}).values())
-
-    def _served_since(self, arm: str, since_s: float) -> int:
-        served = self.board.shoppers.get("served", [])
-        return sum(n for second, _, name, n in served if second >= since_s and name == arm)
-
-    def _answers_since(self, since_s: float) -> int:
-        """Of the replica that answered least: enough must have been seen of each."""
-        served = self.board.shoppers.get("served", [])
-        counts = dict.fromkeys(self.site.origins, 0)
-        for second, origin, _, n in served:
-            counts[origin] += n if second >= since_s else 0
-        return min(counts.values())
