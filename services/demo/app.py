@@ -61,6 +61,7 @@ def run(settings: Settings, *, headless: bool, for_s: float, report: Path | None
         site = stack.enter_context(servers(settings, profile))
         children = Children(tell=lambda text: board.notices.append((time.monotonic() - began_s, text)))
         stack.callback(children.stop_all)
+        stack.callback(children.stop, "simulate")  # before the services, so that no shopper sees them go
         screen.addresses = site.addresses
         story = Story(
             site=site,
