@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import bandit_worker, freshness, materialising, serving
+from tests.benchmarks import bandit_worker, freshness, materialising, memory, serving
 from tests.benchmarks.stage import Stage, stage
 
 RESULTS = Path("bench-results")
@@ -33,6 +33,7 @@ SECTIONS = {
     "freshness": freshness.measure,
     "counting": counting,
     "materialising": materialising.measure,
+    "memory": memory.measure,
 }
 
 

@@ -123,6 +123,9 @@ def stage(home: Path) -> Iterator[Stage]:
             keys=",".join(pair for _, pair in made.values()),
             signing_key="a signing key for benchmarks only",
             window_s=30,
+            console_port=free_port(),
+            shop_port=free_port(),
+            storefront_key=made["storefront"][0],
             lateness_s=10,
         )
         source = _import(settings)

@@ -122,7 +122,7 @@ def spoil_errors(board: Board) -> None:
 
 
 def spoil_clicks(board: Board) -> None:
-    board.shoppers["click_to_slate"]["by_arm"]["als"]["unchanged"] = 50
+    board.shoppers["click_to_slate"]["by_arm"]["als"]["unchanged"] = 90
 
 
 def spoil_rule(board: Board) -> None:
