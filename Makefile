@@ -16,7 +16,7 @@ help:            ## this list
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Ringside needs Python 3.11 or later; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -c constraints.txt torch --index-url $(TORCH_INDEX) --extra-index-url https://pypi.org/simple; fi
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -c constraints.txt torch --extra-index-url $(TORCH_INDEX); fi
 	@echo "Installing Ringside and its libraries (a few minutes the first time) …"
 	$(PIP) install -q --progress-bar on -c constraints.txt -e '.[dev]'
 	@touch $@
