@@ -155,6 +155,8 @@ def show(screen: Screen, story: Story, playing: Playing, console: Console, *, he
     """Keep children alive and the screen fresh until Ctrl-C; headless, until the story or its time is
     over."""
     live = not headless and console.is_terminal
+    if not live:
+        screen.print_addresses()
     with Live(screen, console=console, refresh_per_second=4, screen=False) if live else ExitStack():
         while not story.stop.wait(TEND_S):
             try:

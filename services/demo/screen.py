@@ -50,7 +50,8 @@ class Screen:
                 self._once(f"{at_s:6.1f} s  weights: {told}", f"weights {at_s}")
 
     def print_addresses(self) -> None:
-        """Print the three addresses, a line each."""
+        """Print what differs from the product and the three addresses, a line each."""
+        self._once("Demo profile: " + "; ".join(self._differences) + ".", "profile")
         for name, address in self.addresses.items():
             self._once(f"{name:>9}: {address}", name)
 
