@@ -95,18 +95,18 @@ class Tally:
 
     def by_version(self, name: str, from_version: int = 0) -> dict[int, Counts]:
         """Counts of an arm by weights version, oldest first."""
-        found: dict[int, Counts] = defaultdict(Counts)
-        for (version, arm, _), counts in self.cells.items():
-            if arm == name and version >= from_version:
-                found[version] += counts
-        return dict(sorted(found.items()))
+        return self._by(0, name, from_version)
 
     def by_hour(self, name: str, from_version: int = 0) -> dict[int, Counts]:
         """Counts of an arm by hour, oldest first."""
+        return self._by(2, name, from_version)
+
+    def _by(self, part: int, name: str, from_version: int) -> dict[int, Counts]:
         found: dict[int, Counts] = defaultdict(Counts)
-        for (version, arm, hour), counts in self.cells.items():
+        for cell, counts in self.cells.items():
+            version, arm, _ = cell
             if arm == name and version >= from_version:
-                found[hour] += counts
+                found[cell[part]] += counts
         return dict(sorted(found.items()))
 
     @property

@@ -5,10 +5,12 @@ The command line, the HTTP service, the console and the trainer all command thro
 
 import logging
 from collections.abc import Callable
+from dataclasses import fields
 
-from experiments.experiment import Decision, Experiment
+from experiments.experiment import Decision, Experiment, Rules
 from services.errors import BadInputError, StalePositionError, UnavailableError
 from services.ports import DecisionLog
+from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -29,3 +31,9 @@ def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Deci
         except StalePositionError as error:
             logger.info("%s", error)
     raise UnavailableError("the decision log", f"others decided first {ATTEMPTS} times; nothing was changed")
+
+
+def installation_rules(settings: Settings) -> Rules:
+    """What the settings say; the product's defaults for the rest."""
+    named = [field.name for field in fields(Rules) if hasattr(settings, field.name)]
+    return Rules(**{name: getattr(settings, name) for name in named})

@@ -17,7 +17,7 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, IllegalTransition, Rules
 from services import bootstrap
-from services.commanding import decide
+from services.commanding import decide, installation_rules
 from services.errors import BadInputError
 from services.ports import DecisionLog
 from services.settings import Settings
@@ -133,12 +133,6 @@ def decisions_table(history: list[Decision]) -> Table:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(decision.received_at / 1_000))
         table.add_row(str(decision.revision), at, decision.kind, decision.author, decision.reason)
     return table
-
-
-def installation_rules(settings: Settings) -> Rules:
-    """What the settings say; the product's defaults for the rest."""
-    named = [field.name for field in fields(Rules) if hasattr(settings, field.name)]
-    return Rules(**{name: getattr(settings, name) for name in named})
 
 
 def rules_with(rules: Rules, said: list[str]) -> Rules:

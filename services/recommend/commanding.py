@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, Rules
-from services.commanding import decide
+from services.commanding import decide, installation_rules
 from services.errors import BadInputError, UnavailableError
 from services.recommend.deps import Deps
 from services.recommend.failures import NotFoundError
@@ -97,11 +97,8 @@ def rules_from(settings: Settings, said: Mapping[str, Any], base: Rules | None =
     known = {field.name for field in fields(Rules)}
     if unknown := sorted(set(said) - known):
         raise BadInputError(f"rules.{unknown[0]}", f"unknown; known are {', '.join(sorted(known))}")
-    chosen = {name: getattr(settings, name) for name in known if hasattr(settings, name)}
-    if base is not None:
-        chosen = {name: getattr(base, name) for name in known}
     try:
-        return Rules(**{**chosen, **said})
+        return replace(base or installation_rules(settings), **said)
     except (TypeError, ValueError) as error:
         field, _, problem = str(error).partition(": ")
         raise BadInputError(field if problem else "rules", problem or str(error)) from error
