@@ -1,6 +1,5 @@
 """The composition root: the only place that picks adapters. They are imported when asked for, not before."""
 
-import logging
 import os
 import signal
 import socket
@@ -43,15 +42,10 @@ def complaint(settings: Settings, process: str, within_s: float) -> str:
 
 
 def configure_logging(settings: Settings, process: str) -> None:
-    """One line an event on stderr: time, process, level, message."""
-    logging.basicConfig(
-        level=settings.log_level,
-        format=f"%(asctime)s {process} %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
-    logging.getLogger("kafka").setLevel(
-        logging.CRITICAL
-    )  # two lines a second without a broker; ours tell once
+    """One line an event on stderr, as `log_format` says, without secrets."""
+    from services.adapters import log_lines
+
+    log_lines.configure(settings, process, replica_name(settings))
 
 
 def replica_name(settings: Settings) -> str:

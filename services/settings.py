@@ -109,7 +109,9 @@ class Settings(BaseSettings):
         "", description="sentence-transformers name or path; empty: the packaged MiniLM; words: hashed words."
     )
 
+    # Seen from outside
     log_level: str = "INFO"
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines.")
 
     @property
     def data_path(self) -> Path:

@@ -1,0 +1,104 @@
+"""What a process writes to stderr: one line an event, in either format, and never a secret."""
+
+import contextvars
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services import bootstrap
+from services.adapters.log_lines import RECOMMENDATION, JsonLines, TextLines
+from services.keys import new_key, new_signing_key
+from services.settings import Settings
+
+SIGNING = new_signing_key()
+KEY = new_key("storefront")[0]
+
+
+@pytest.fixture(autouse=True)
+def _own_root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before, level
+
+
+def settings(home: Path, **values: Any) -> Settings:
+    secret = {"signing_key": f"{SIGNING},an older secret", "storefront_key": KEY}
+    return Settings(home=home, redis_url="redis://ada:pa%2Fss-word@redis:6379/0", **{**secret, **values})
+
+
+def logged(home: Path, capsys: pytest.CaptureFixture[str], log_format: str) -> logging.Logger:
+    bootstrap.configure_logging(settings(home, log_format=log_format, replica="r-7"), "recommend")
+    capsys.readouterr()
+    return logging.getLogger("services.recommend.answering")
+
+
+def test_a_json_line_says_who_what_and_about_which_slate(tmp_path: Path, capsys: Any) -> None:
+    log = logged(tmp_path, capsys, "json")
+
+    def answer() -> None:
+        RECOMMENDATION.set("0af7")
+        log.warning("model %s is late", "als", extra={"arm": "als"})
+
+    contextvars.copy_context().run(answer)
+    log.info("two\nlines", extra={"event": "two-lines"})
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first.pop("at").endswith("+00:00")
+    assert first == {
+        "level": "WARNING",
+        "process": "recommend",
+        "replica": "r-7",
+        "logger": "services.recommend.answering",
+        "event": "model %s is late",
+        "message": "model als is late",
+        "recommendation_id": "0af7",
+        "arm": "als",
+    }
+    assert (second["event"], second["message"]) == ("two-lines", "two\nlines")
+    assert "recommendation_id" not in second
+
+
+def test_a_text_line_says_the_same(tmp_path: Path, capsys: Any) -> None:
+    logged(tmp_path, capsys, "text").warning("late", extra={"trace_id": "ab"})
+    line = capsys.readouterr().err
+    assert line.endswith(" recommend WARNING services.recommend.answering: late trace_id=ab\n")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_error_keeps_its_traceback(log_format: str, tmp_path: Path, capsys: Any) -> None:
+    log = logged(tmp_path, capsys, log_format)
+    try:
+        raise ValueError("no such arm")
+    except ValueError:
+        log.exception("a look failed")
+    told = capsys.readouterr().err
+    assert "ValueError: no such arm" in told
+    assert "Traceback" in told
+    assert len(told.splitlines()) == 1 or log_format == "text"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize(
+    "secret", [SIGNING, "an older secret", KEY, new_key("admin")[0], "pa%2Fss-word", "pa/ss-word"]
+)
+def test_no_secret_is_written(secret: str, log_format: str, tmp_path: Path, capsys: Any) -> None:
+    log = logged(tmp_path, capsys, log_format)
+    log.error("GET /events?key=%s", secret, extra={"sent": f"X-API-Key: {secret}"})
+    try:
+        raise RuntimeError(secret)
+    except RuntimeError:
+        log.exception("failed")
+    told = capsys.readouterr().err
+    assert secret not in told
+    assert told.count("hidden") >= 3
+
+
+def test_a_password_of_any_address_is_hidden(tmp_path: Path) -> None:
+    for made in (TextLines, JsonLines):
+        lines = made(settings(tmp_path), "lake", "r")
+        assert lines.hide("postgresql://mlflow:s3cret@db/mlflow") == "postgresql://mlflow:[hidden]@db/mlflow"
+        assert lines.hide("http://127.0.0.1:8080/docs") == "http://127.0.0.1:8080/docs"
