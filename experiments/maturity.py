@@ -47,7 +47,7 @@ class ExposureLike(Protocol):
 
 class EventLike(Protocol):
     """What the join reads of an event (services.events.Event is one); `attribution` has experiment, unit,
-    unit_at, arm."""
+    unit_at, arm, weights_version."""
 
     event_id: str
     type: str
@@ -83,6 +83,7 @@ class Batch:
 class _Unit:
     offset: int
     key: Key
+    arm: str
     cell: str  # "<version>|<arm>|<hour>"
     fell_back: bool
     mature_ms: int  # received_at + A + L
@@ -101,6 +102,7 @@ class _Late:
 class _Outcome:
     offset: int
     key: Key
+    cell: str  # as the event itself says
     arm: str
     event_id: str
     fate: str | None  # "late" or "unmatched" if the event alone says so, None while it depends on its unit
@@ -120,12 +122,14 @@ class _Sums:
             sums[f"{unit.cell}|f"] += 1
 
     def event(self, event: _Outcome, category: str) -> None:
-        sums = self.by_experiment[event.key[0]]
-        sums[f"{ACCOUNT}|{event.arm}|acknowledged"] += 1
-        sums[f"{ACCOUNT}|{event.arm}|{category}"] += 1
+        self.account(event.key[0], event.arm, category)
 
-    def late_exposure(self, late: _Late) -> None:
-        self.by_experiment[late.experiment][f"{ACCOUNT}|{late.arm}|late_exposures"] += 1
+    def credit(self, event: _Outcome) -> None:
+        """The last counted event of its unit."""
+        self.by_experiment[event.key[0]][f"{event.cell}|c"] += 1
+
+    def account(self, experiment: str, arm: str, what: str) -> None:
+        self.by_experiment[experiment][f"{ACCOUNT}|{arm}|{what}"] += 1
 
 
 class Join:
@@ -182,7 +186,8 @@ class Join:
         unit = _Unit(
             offset=offset,
             key=(exposure.experiment, exposure.unit, exposure.received_at),
-            cell=f"{exposure.weights_version}|{exposure.arm}|{exposure.received_at // HOUR_MS}",
+            arm=exposure.arm,
+            cell=cell_of(exposure, exposure.received_at),
             fell_back=exposure.answered_by != exposure.arm,
             mature_ms=exposure.received_at + window_ms + lateness_ms,
         )
@@ -198,7 +203,8 @@ class Join:
         key = (to.experiment, to.unit, to.unit_at)
         fate = fate_of(event.received_at - to.unit_at, append_ms - to.unit_at, window_ms, lateness_ms)
         final_ms = to.unit_at + window_ms + lateness_ms
-        self._events.append(_Outcome(offset, key, to.arm, event.event_id, fate, final_ms))
+        cell = cell_of(to, to.unit_at)
+        self._events.append(_Outcome(offset, key, cell, to.arm, event.event_id, fate, final_ms))
         if fate is None:
             self._live.setdefault(key, Counter())[event.event_id] += 1
 
@@ -221,12 +227,14 @@ class Join:
         while self._exposures:
             front = self._exposures[0]
             if isinstance(front, _Late):
-                sums.late_exposure(front)
+                sums.account(front.experiment, front.arm, "late_exposures")
             elif self.watermark_ms <= front.mature_ms:
                 return front.offset
             elif self._last_copy[front.key] == front.offset:
                 sums.unit(front, succeeded=front.key in self._live)
                 self._popped.append(front)
+            else:
+                sums.account(front.key[0], front.arm, "duplicate_exposures")
             self._exposures.popleft()
         return max(self.offsets.exposures, self._read["exposures"])
 
@@ -235,7 +243,7 @@ class Join:
             front = self._events[0]
             if front.fate is None and not self._is_final(front):
                 return front.offset
-            sums.event(front, front.fate or self._settle(front))
+            sums.event(front, front.fate or self._settle(front, sums))
             self._events.popleft()
         return self._read["events"]
 
@@ -243,7 +251,7 @@ class Join:
         popped = self._last_copy.get(event.key, -1) < self.offsets.exposures
         return self.watermark_ms > event.final_ms and popped
 
-    def _settle(self, event: _Outcome) -> str:
+    def _settle(self, event: _Outcome, sums: _Sums) -> str:
         """Category of a live event that is final; copies that are still ahead make this one the duplicate."""
         copies = self._live[event.key]
         copies[event.event_id] -= 1
@@ -254,6 +262,8 @@ class Join:
             del self._live[event.key]
         if event.key not in self._last_copy:
             return "unmatched"
+        if not copies:
+            sums.credit(event)
         return "duplicate" if ahead else "counted"
 
     def _release(self, exposures: int) -> int:
@@ -266,6 +276,22 @@ class Join:
                 del self._last_copy[front.key]
             self._popped.popleft()
         return min(exposures, self._read["exposures"])  # not past what a rebuild has yet to read
+
+
+def cell_of(message: Any, at_ms: int) -> str:
+    """Key of the sums to which a unit of `at_ms` belongs, by its exposure or by an event's attribution."""
+    return f"{message.weights_version}|{message.arm}|{at_ms // HOUR_MS}"
+
+
+def settled_ms(rules: Rules) -> int:
+    """How far past a unit's time the watermark must be for all its events to have been passed.
+
+    Its last live event is appended by A + L; before that event may lie one whose unit began up to L later
+    than it was appended, so waits until 2A + 3L; and that unit's exposure may lie behind one that began
+    another L later.
+    """
+    window_ms, lateness_ms = _windows_ms(rules)
+    return 2 * window_ms + 5 * lateness_ms
 
 
 def fate_of(age_ms: int, append_age_ms: int, window_ms: int, lateness_ms: int) -> str | None:

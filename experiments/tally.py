@@ -1,39 +1,44 @@
 """Mergeable sums over matured units: the only state of the statistics; everything else is a function of it.
 
-On the wire and in Redis sums are flat integers: "<weights version>|<arm>|<hour>|<n, s or f>" for units, units
-with at least one outcome, and units that another arm answered; "acct|<arm>|<what>" for the accounting of
-events. `hour` = received_at // 3,600,000. Sums of partitions, batches or hours merge by adding.
+On the wire and in Redis sums are flat integers: "<weights version>|<arm>|<hour>|<n, s, f or c>" for units,
+units with at least one outcome, units that another arm answered, and units credited by what their last
+counted event says of itself; "acct|<arm>|<what>" for the accounting of exposures and events. `hour` =
+received_at // 3,600,000. Sums of partitions, batches or hours merge by adding.
+
+Three identities tell a counting that went wrong; each side is counted where the other can't see it:
+
+- acknowledged events = counted + late + duplicate + unmatched (left: experiments.account; right: the join);
+- exposed (first exposures) = n + late_exposures + duplicate_exposures (likewise), by arm;
+- s = c in every cell whose hour is over: exposures say s, the events themselves say c. Until then c <= s.
 """
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 HOUR_MS = 3_600_000
 ACCOUNT = "acct"
-CATEGORIES = (
-    "counted",
-    "late",
-    "duplicate",
-    "unmatched",
-)  # of acknowledged events; each event is in one of them
+CATEGORIES = ("counted", "late", "duplicate", "unmatched")  # of acknowledged events; each is in one of them
+NO_UNITS = ("late_exposures", "duplicate_exposures")  # first exposures that are no unit of their own
+FIELDS = ("n", "s", "f", "c")
 
 Cell = tuple[int, str, int]  # weights version, arm, hour
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """n: matured units; s: those with at least one outcome; f: those answered by another arm. 0 <= s, f <=
-    n."""
+    """n: matured units; s: those with at least one outcome; f: those answered by another arm; c: those
+    credited by their events. 0 <= s, f <= n; c <= s."""
 
     n: int = 0
     s: int = 0
     f: int = 0
+    c: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.n + other.n, self.s + other.s, self.f + other.f)
+        return Counts(self.n + other.n, self.s + other.s, self.f + other.f, self.c + other.c)
 
     @property
     def rate(self) -> float:
@@ -74,7 +79,7 @@ class Tally:
 
     def _items(self) -> Iterator[tuple[str, int]]:
         for (version, arm, hour), counts in self.cells.items():
-            for what in ("n", "s", "f"):
+            for what in FIELDS:
                 if count := getattr(counts, what):
                     yield f"{version}|{arm}|{hour}|{what}", count
         for arm, account in self.accounts.items():
@@ -130,18 +135,32 @@ class Tally:
         return sum((g * c.n for g, c in weighted), 0.0), sum((g * c.s for g, c in weighted), 0.0)
 
     def gaps(self) -> dict[str, int]:
-        """Arms whose accounting does not close: acknowledged - (counted + late + duplicate + unmatched),
+        """Arms whose events are not accounted for: acknowledged - (counted + late + duplicate + unmatched),
         where not 0."""
-        open_by = {
-            arm: account.get("acknowledged", 0) - sum(account.get(what, 0) for what in CATEGORIES)
+        return self._open("acknowledged", CATEGORIES, lambda _: 0)
+
+    def exposure_gaps(self) -> dict[str, int]:
+        """Arms whose exposures are not accounted for: exposed - (n + late_exposures + duplicate_exposures),
+        where not 0."""
+        return self._open("exposed", NO_UNITS, lambda arm: self.arm(arm).n)
+
+    def _open(self, whole: str, parts: Iterable[str], more: Callable[[str], int]) -> dict[str, int]:
+        gaps = {
+            arm: account.get(whole, 0) - sum(account.get(part, 0) for part in parts) - more(arm)
             for arm, account in self.accounts.items()
         }
-        return {arm: gap for arm, gap in sorted(open_by.items()) if gap}
+        return {arm: gap for arm, gap in sorted(gaps.items()) if gap}
+
+    def uncredited(self, before_hour: int) -> list[Cell]:
+        """Cells of hours before `before_hour` in which s and c differ."""
+        return sorted(cell for cell, c in self.cells.items() if c.s != c.c and cell[2] < before_hour)
 
     def impossible(self) -> list[Cell]:
-        """Cells that no counting can produce: more successes or fallbacks than units, or less than
-        nothing."""
-        return sorted(cell for cell, c in self.cells.items() if not (0 <= c.s <= c.n and 0 <= c.f <= c.n))
+        """Cells that no counting can produce: more successes or fallbacks than units, more credited than
+        successes, or less than nothing."""
+        return sorted(
+            cell for cell, c in self.cells.items() if not (0 <= c.c <= c.s <= c.n and 0 <= c.f <= c.n)
+        )
 
 
 def merge(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -158,7 +177,7 @@ def _cell(key: str, parts: list[str]) -> tuple[Cell, str]:
         version, arm, hour, what = parts
         cell = (int(version), arm, int(hour))
     except ValueError as error:
-        raise ValueError(f"sums: {key!r} is not '<version>|<arm>|<hour>|<n, s or f>'") from error
-    if what not in ("n", "s", "f"):
-        raise ValueError(f"sums: {key!r} ends in {what!r}, expected n, s or f")
+        raise ValueError(f"sums: {key!r} is not '<version>|<arm>|<hour>|<n, s, f or c>'") from error
+    if what not in FIELDS:
+        raise ValueError(f"sums: {key!r} ends in {what!r}, expected one of {', '.join(FIELDS)}")
     return cell, what

@@ -14,10 +14,11 @@ from typing import Any
 from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import LIFTED_BY_A_LOOK, apply
+from experiments.maturity import settled_ms
 from experiments.posterior import Posterior, p_best, posteriors
 from experiments.race import Standing, standing
 from experiments.state import Decision, Experiment
-from experiments.tally import Counts, Tally
+from experiments.tally import HOUR_MS, Cell, Counts, Tally
 from experiments.thompson import next_weights
 
 
@@ -112,12 +113,29 @@ def _losses(view: _View) -> list[str]:
 
 
 def _broken_identity(view: _View) -> list[str]:
-    gaps = [
-        f"arm {arm}: {gap} acknowledged events are not accounted for"
-        for arm, gap in view.tally.gaps().items()
+    tally = view.tally
+    found = [
+        f"arm {arm}: {gap} acknowledged events are not accounted for" for arm, gap in tally.gaps().items()
     ]
-    cells = [f"version {v}, arm {arm}, hour {h}: impossible counts" for v, arm, h in view.tally.impossible()]
-    return [cause for cause in gaps + cells if cause not in view.state.acknowledged]
+    found += [f"arm {arm}: {gap} exposures are not accounted for" for arm, gap in _exposure_gaps(tally)]
+    found += [f"{_named(cell)}: impossible counts" for cell in tally.impossible()]
+    found += [f"{_named(cell)}: successes are not what the events credit" for cell in _uncredited(view)]
+    return [cause for cause in found if cause not in view.state.acknowledged]
+
+
+def _exposure_gaps(tally: Tally) -> list[tuple[str, int]]:
+    return [(arm, gap) for arm, gap in tally.exposure_gaps().items() if "exposed" in tally.accounts[arm]]
+
+
+def _uncredited(view: _View) -> list[Cell]:
+    """Of hours whose events have all been passed, for arms whose sums hold both sides of the identity."""
+    over_ms = (view.sight.watermark_ms or 0) - settled_ms(view.state.rules)
+    cells = view.tally.uncredited(before_hour=over_ms // HOUR_MS)
+    return [cell for cell in cells if "exposed" in view.tally.accounts.get(cell[1], {})]
+
+
+def _named(cell: Cell) -> str:
+    return "version {}, arm {}, hour {}".format(*cell)
 
 
 def _stalled(view: _View) -> list[str]:

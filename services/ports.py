@@ -154,8 +154,7 @@ class Positions:
     rebuild: int
 
 
-# "<weights version>|<arm>|<hour>|<n, s or f>" -> count (f: units answered by another arm), the accounting of
-# events "acct|<arm>|<acknowledged, counted, late, duplicate or unmatched>"; hour = received_at // 3_600_000
+# "<weights version>|<arm>|<hour>|<n, s, f or c>" and "acct|<arm>|<what>" -> count; see experiments.tally
 Sums = dict[str, int]
 
 

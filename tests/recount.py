@@ -19,6 +19,7 @@ create view unit as select e, unit, t, any_value(arm) arm, any_value(by_arm) by_
   from exposure where abs(append_ms - t) <= $lateness group by all;
 create view event as select o, j->>'event_id' id, j->'attribution'->>'unit' unit,
     (j->'attribution'->>'unit_at')::bigint unit_at, j->'attribution'->>'arm' arm,
+    (j->'attribution'->>'weights_version')::int v,
     (j->>'received_at')::bigint - (j->'attribution'->>'unit_at')::bigint age,
     append_ms - (j->'attribution'->>'unit_at')::bigint append_age
   from raw where topic = 'events' and j is not null and (j->>'type') = 'click'
@@ -40,8 +41,14 @@ union all select v || '|' || arm || '|' || (t // 3600000) || '|s', count(*) from
   where success group by 1
 union all select v || '|' || arm || '|' || (t // 3600000) || '|f', count(*) from outcome
   where by_arm <> arm group by 1
+union all select v || '|' || arm || '|' || (unit_at // 3600000) || '|c', count(distinct (unit, unit_at))
+  from settled where category = 'counted' group by 1
 union all select 'acct|' || arm || '|acknowledged', count(*) from settled group by 1
 union all select 'acct|' || arm || '|' || category, count(*) from settled group by 1
+union all select 'acct|' || arm || '|exposed', count(*) from exposure group by 1
+union all select 'acct|' || arm || '|duplicate_exposures', copies from (
+  select arm, count(*) - count(distinct (unit, t)) copies from exposure
+  where abs(append_ms - t) <= $lateness group by 1) where copies > 0
 union all select 'acct|' || arm || '|late_exposures', count(*) from exposure
   where abs(append_ms - t) > $lateness group by 1
 """

@@ -4,8 +4,10 @@ exactly once."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.account import Account
 from experiments.experiment import Rules
 from experiments.maturity import Join, Offsets
+from experiments.tally import merge
 from services.bandit.watermark import Reach
 from services.errors import StalePositionError
 from services.events import EVENTS, EXPOSURES
@@ -23,7 +25,8 @@ class Partition:
         self.log_id = stored.log_id
         self.reach = {EXPOSURES: Reach(stored.rebuild), EVENTS: Reach(stored.events)}
         self.wanted = {(EXPOSURES, index): stored.rebuild, (EVENTS, index): stored.events}
-        self._join = Join(rules, Offsets(stored.exposures, stored.events, stored.rebuild))
+        at = Offsets(stored.exposures, stored.events, stored.rebuild)
+        self._join, self._account = Join(rules, at), Account(rules, at)
         self._safety_ms = safety_ms
         self._pending: tuple[Positions, Positions, Mapping[str, Sums]] | None = None
 
@@ -43,8 +46,12 @@ class Partition:
 
     def feed(self, topic: str, records: Sequence[Fed], next_offset: int) -> None:
         """Take what was read of one topic; reading stands at `next_offset` after it."""
-        take = self._join.feed_exposures if topic == EXPOSURES else self._join.feed_events
-        take(records, next_offset)
+        if topic == EXPOSURES:
+            self._account.note_exposures(records)
+            self._join.feed_exposures(records, next_offset)
+        else:
+            self._account.note_events(records)
+            self._join.feed_events(records, next_offset)
         reach = self.reach[topic]
         for _, append_ms, _ in records:
             reach.saw(append_ms)
@@ -65,7 +72,11 @@ class Partition:
             batch = self._join.advance(self.watermark(now_ms))
             if batch.empty:
                 return
-            deltas = {experiment: dict(sums) for experiment, sums in batch.deltas.items()}
+            booked = self._account.book(batch.moved_to)
+            deltas = {
+                name: merge((batch.deltas.get(name, {}), booked.get(name, {})))
+                for name in batch.deltas.keys() | booked.keys()
+            }
             self._pending = (self._at(batch.fetched_from), self._at(batch.moved_to), deltas)
         fetched_from, moved_to, deltas = self._pending
         try:

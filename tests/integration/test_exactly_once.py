@@ -150,6 +150,9 @@ def test_an_undisturbed_worker_counts_what_the_log_says(shop):
         "duplicate",
         "unmatched",
         "late_exposures",
+        "c",
+        "exposed",
+        "duplicate_exposures",
     }
 
 

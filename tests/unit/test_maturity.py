@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.account import Account
 from experiments.experiment import Rules
-from experiments.maturity import Batch, Join, Offsets, fate_of
+from experiments.maturity import Batch, Join, Offsets, fate_of, settled_ms
 from experiments.tally import Tally, merge
 
 RULES = {
@@ -35,8 +36,8 @@ def exposure(unit, received_at, *, by=None, version=1, **other):
     return SimpleNamespace(answered_by=by or told["arm"], **told)
 
 
-def event(unit, unit_at, received_at, event_id="e", *, experiment="a", arm="x", kind="click"):
-    to = SimpleNamespace(experiment=experiment, unit=unit, unit_at=unit_at, arm=arm)
+def event(unit, unit_at, received_at, event_id="e", *, experiment="a", arm="x", kind="click", version=1):
+    to = SimpleNamespace(experiment=experiment, unit=unit, unit_at=unit_at, arm=arm, weights_version=version)
     return SimpleNamespace(event_id=event_id, type=kind, received_at=received_at, attribution=to)
 
 
@@ -48,7 +49,12 @@ def reference(exposures: list[Logged], events: list[Logged]) -> dict[str, dict[s
     for key, e in units.items():
         cell = f"{e.weights_version}|{e.arm}|{e.received_at // 3_600_000}"
         sums[e.experiment].update(
-            {f"{cell}|n": 1, f"{cell}|s": key in clicked, f"{cell}|f": e.arm != e.answered_by}
+            {
+                f"{cell}|n": 1,
+                f"{cell}|s": key in clicked,
+                f"{cell}|c": key in clicked,
+                f"{cell}|f": e.arm != e.answered_by,
+            }
         )
     return {name: {key: n for key, n in found.items() if n} for name, found in sums.items()}
 
@@ -57,8 +63,11 @@ def reference_units(exposures, sums):
     units = {}
     for e, append_ms in ((r.message, r.append_ms) for r in exposures if r.message.experiment in RULES):
         if e.first and not e.excluded:
+            sums[e.experiment][f"acct|{e.arm}|exposed"] += 1
             if abs(append_ms - e.received_at) <= 1000 * RULES[e.experiment].lateness_s:
-                units.setdefault((e.experiment, e.unit, e.received_at), e)
+                key = (e.experiment, e.unit, e.received_at)
+                sums[e.experiment][f"acct|{e.arm}|duplicate_exposures"] += key in units
+                units.setdefault(key, e)
             else:
                 sums[e.experiment][f"acct|{e.arm}|late_exposures"] += 1
     return units
@@ -99,6 +108,10 @@ class Store:
         for name, deltas in batch.deltas.items():
             self.sums[name] = merge((self.sums.get(name, {}), deltas))
 
+    def book(self, booked) -> None:
+        for name, deltas in booked.items():
+            self.sums[name] = merge((self.sums.get(name, {}), deltas))
+
 
 class Worker:
     """Feeds a join as far as a script says; may crash between any two steps, before or after storing."""
@@ -110,20 +123,22 @@ class Worker:
 
     def crash(self):
         at = self.store.offsets
-        self.join = Join(RULES, at)
+        self.join, self.account = Join(RULES, at), Account(RULES, at)
         start = {"exposures": at.rebuild, "events": at.events}
         self.left = {t: [r for r in log if r.offset >= start[t]] for t, log in self.topics.items()}
 
     def feed(self, topic, n):
         batch, self.left[topic] = self.left[topic][:n], self.left[topic][n:]
-        feed = self.join.feed_exposures if topic == "exposures" else self.join.feed_events
-        feed([(r.offset, r.append_ms, r.message) for r in batch])
+        fed = [(r.offset, r.append_ms, r.message) for r in batch]
+        (self.account.note_exposures if topic == "exposures" else self.account.note_events)(fed)
+        (self.join.feed_exposures if topic == "exposures" else self.join.feed_events)(fed)
 
     def advance(self, *, store=True, behind=0):
         watermark = min((r.append_ms for left in self.left.values() for r in left), default=END)
         batch = self.join.advance(watermark - behind)
         if store:
             self.store.apply(batch)
+            self.store.book(self.account.book(batch.moved_to))
         else:
             self.crash()
 
@@ -156,7 +171,10 @@ def shopping(random: Random, n: int):
                 at + random.choice([-1, 0, 5, 20, 21, 48, 50, 51]),
                 random.choice(["click", "purchase"]),
             )
-            done = event(unit, at, clicked, random.choice("pqr"), experiment=experiment, arm=arm, kind=kind)
+            done = event(
+                unit, at, clicked, random.choice("pqr"), experiment=experiment, arm=arm, kind=kind,
+                version=1 + at // 1_100,
+            )  # fmt: skip
             for _ in range(random.choice([1, 1, 1, 2, 3])):
                 found.append((clicked + random.choice([0, 1, 2, 5, 9, 10, 11, 31, -9, -61]), "events", done))
     return found
@@ -206,7 +224,26 @@ def test_any_schedule_any_crash_any_order_gives_the_reference(random, n, disorde
     found = sums_after(worker, random)
     assert found == reference(exposures, events)
     assert worker.join.overtaken == 0
-    assert not any(Tally.parse(sums).gaps() or Tally.parse(sums).impossible() for sums in found.values())
+    assert not any(broken(sums) for sums in found.values())
+
+
+def broken(sums):
+    """Whether any of the three identities is broken once everything has matured."""
+    tally = Tally.parse(sums)
+    return tally.gaps() or tally.exposure_gaps() or tally.impossible() or tally.uncredited(before_hour=10**6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seeds, sizes)
+def test_on_the_way_all_identities_close_and_what_is_old_is_credited(random, n):
+    worker = Worker(*as_logs(as_appended(shopping(random, n), random, 0)))
+    for _ in play(worker, random):
+        for name, sums in worker.store.sums.items():
+            tally = Tally.parse(sums)
+            assert (tally.gaps(), tally.exposure_gaps(), tally.impossible()) == ({}, {}, [])
+            for key in (unit.key for unit in worker.join._popped if unit.key[0] == name):
+                settled = key[2] + settled_ms(RULES[name]) < worker.join.watermark_ms
+                assert not (settled and key in worker.join._live)
 
 
 @settings(max_examples=100, deadline=None)
@@ -269,7 +306,7 @@ def test_events_wait_for_their_unit_and_positions_say_where_to_rebuild():
     )
     batch = join.advance(161)
     assert batch.deltas["a"] == {
-        "1|x|0|n": 1, "1|x|0|s": 1, "1|x|0|f": 1, "acct|x|acknowledged": 1, "acct|x|duplicate": 1,
+        "1|x|0|n": 1, "1|x|0|s": 1, "1|x|0|f": 1, "acct|x|duplicate": 1,
     }  # fmt: skip
     assert batch.moved_to == Offsets(exposures=9, events=4, rebuild=7)  # u is needed by the event at 5
     batch = join.advance(211)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from experiments.tally import Counts, Tally, merge
 
 keys = st.builds(
-    "{}|{}|{}|{}".format, st.integers(1, 3), st.sampled_from("xy"), st.integers(0, 9), st.sampled_from("nsf")
+    "{}|{}|{}|{}".format, st.integers(1, 3), st.sampled_from("xy"), st.integers(0, 9), st.sampled_from("nsfc")
 )
 accounts = st.builds(
     "acct|{}|{}".format, st.sampled_from("xy"), st.sampled_from(["acknowledged", "counted", "late"])

@@ -1,0 +1,55 @@
+"""What a partition's log holds, counted by position alone: the other side of the accounting identity.
+
+The join decides what becomes of each record; nothing here knows how. Records are noted by offset when they
+are read, before the join sees them, and booked when the positions pass them. So a record that the join drops,
+doubles or carries past its fate shows as a gap between the two (`Tally.gaps`), and the experiment is held.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from experiments.experiment import Rules
+from experiments.maturity import Offsets
+from experiments.tally import ACCOUNT
+
+Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message
+Noted = tuple[int, str, str]  # offset, experiment, arm
+
+
+class Account:
+    """Counts of one partition from `offsets` on; `rules` by experiment is read when a record is noted."""
+
+    def __init__(self, rules: Mapping[str, Rules], offsets: Offsets) -> None:
+        self._rules = rules
+        self._from = offsets
+        self._exposures: deque[Noted] = deque()
+        self._events: deque[Noted] = deque()
+
+    def note_exposures(self, records: Iterable[Fed]) -> None:
+        """First exposures that count; those below the position were booked before a restart."""
+        for offset, _, shown in records:
+            known = offset >= self._from.exposures and shown.experiment in self._rules
+            if known and shown.first and shown.excluded is None:
+                self._exposures.append((offset, shown.experiment, shown.arm))
+
+    def note_events(self, records: Iterable[Fed]) -> None:
+        """Outcomes of a known experiment."""
+        for offset, _, event in records:
+            to = event.attribution
+            rules = None if to is None else self._rules.get(to.experiment)
+            if rules is not None and rules.outcome == event.type:
+                self._events.append((offset, to.experiment, to.arm))
+
+    def book(self, moved_to: Offsets) -> dict[str, dict[str, int]]:
+        """Flat sums by experiment of what lies below `moved_to` and was not booked yet: exposures `exposed`,
+        events `acknowledged`."""
+        booked: dict[str, Counter[str]] = defaultdict(Counter)
+        for noted, end, what in (
+            (self._exposures, moved_to.exposures, "exposed"),
+            (self._events, moved_to.events, "acknowledged"),
+        ):
+            while noted and noted[0][0] < end:
+                _, experiment, arm = noted.popleft()
+                booked[experiment][f"{ACCOUNT}|{arm}|{what}"] += 1
+        return {experiment: dict(found) for experiment, found in booked.items()}

@@ -1,0 +1,173 @@
+"""A join that drops, doubles or misplaces records breaks the accounting identity, and the experiment is held.
+
+Each mutation is a bug that the join might have; the worker, the decider and the log of decisions are the real
+ones over doubles.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+
+import msgspec
+import pytest
+from traffic import EXPERIMENT, RULES, Clock, play, traffic
+
+from experiments import commands, maturity
+from experiments.experiment import Decision
+from services.adapters.memory import (
+    MemoryBroker,
+    MemoryDecisionLog,
+    MemoryEventConsumer,
+    MemoryEventProducer,
+    MemoryLogAdmin,
+    MemoryStateCache,
+    MemoryTallyStore,
+)
+from services.bandit.decoding import Decoder
+from services.bandit.worker import Pace, Ports, Worker
+from services.decider.deciding import Decider, Identity
+from services.decider.deciding import Ports as DeciderPorts
+
+PARTITIONS = 2
+HOUR_MS = 3_600_000
+SOON_MS = 400_000  # a look is due and everything has matured, but the hour is not over
+
+
+class Shop:
+    """A worker and a decider of one experiment, and shoppers."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.broker = MemoryBroker(PARTITIONS, self.clock)
+        self.cache = MemoryStateCache(self.clock)
+        self.log = MemoryDecisionLog(cache=self.cache)
+        self.store = MemoryTallyStore()
+        origin = commands.Origin("anna", self.clock.now_ms)
+        champion = {"name": "popularity", "model_version": "popularity-1"}
+        state = self.log.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
+        state = self.log.append(commands.enter(state, "als", "als-1", origin))
+        shares = {"popularity": 0.5, "als": 0.5}
+        self.log.append(commands.allocate(state, shares, {"als": 3}, 0, replace(origin, rule="ramp")))
+        ports = Ports(
+            MemoryEventConsumer(self.broker),
+            MemoryLogAdmin(self.broker),
+            self.store,
+            self.log,
+            Decoder(MemoryEventProducer(self.broker)),
+        )
+        self.worker = Worker(ports, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(settle_ms=200))
+        deciding = DeciderPorts(self.log, self.store, self.cache)
+        self.decider = Decider(deciding, Identity("one", "test"), PARTITIONS, self.clock)
+
+    def trade(self) -> None:
+        for _ in play(self.broker, self.clock, traffic(seed=3, units=300), step_ms=300):
+            self.worker.step(0)
+
+    def look(self, after_ms: int) -> Decision:
+        """What the decider does once `after_ms` have passed."""
+        self.clock.now_ms += after_ms
+        for _ in range(4):  # to the end of the log, then the clock moves the watermark
+            self.clock.now_ms += 1_000
+            self.worker.step(0)
+        return self.decider.tick()[0]
+
+
+def taking(method: str, change: Callable) -> Callable[[pytest.MonkeyPatch], None]:
+    """A join of which `method` gets the arguments that `change` makes of its own; None: it is not called."""
+    real = getattr(maturity.Join, method)
+
+    def broken(join: maturity.Join, *args: object) -> None:
+        for changed in change(*args):
+            real(join, *changed)
+
+    return lambda patch: patch.setattr(maturity.Join, method, broken)
+
+
+def every_seventh(other: Callable) -> Callable:
+    numbers = count(1)
+
+    def change(offset: int, append_ms: int, message: object) -> list[tuple]:
+        record = (offset, append_ms, message)
+        return [record] if next(numbers) % 7 else other(*record)
+
+    return change
+
+
+def dropped(*record: object) -> list[tuple]:
+    return []
+
+
+def doubled(*record: object) -> list[tuple]:
+    return [record, record]
+
+
+def of_another_arm(offset: int, append_ms: int, event: object) -> list[tuple]:
+    """Joined to whatever unit of the other arm is at hand: here, one that does not exist in its cell."""
+    to = event.attribution
+    other = None if to is None else _with(to, weights_version=3 - to.weights_version)
+    return [(offset, append_ms, _with(event, attribution=other))]
+
+
+def _with(message: object, **changes: object) -> object:
+    return msgspec.structs.replace(message, **changes)
+
+
+def always_succeeds(patch: pytest.MonkeyPatch) -> None:
+    real = maturity._Sums.unit
+    patch.setattr(maturity._Sums, "unit", lambda sums, unit, succeeded: real(sums, unit, True))
+
+
+def matures_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Units are counted before their clicks came."""
+    real = maturity.Join._pop_exposures
+
+    def early(join: maturity.Join, sums: object) -> int:
+        for unit in join._exposures:
+            if isinstance(unit, maturity._Unit):
+                unit.mature_ms = 0
+        return real(join, sums)
+
+    patch.setattr(maturity.Join, "_pop_exposures", early)
+
+
+def passes_over_events(patch: pytest.MonkeyPatch) -> None:
+    """A position that is moved without accounting for what it passes."""
+    real = maturity.Join._pass_events
+
+    def hasty(join: maturity.Join, sums: object) -> int:
+        if len(join._events) > 3:
+            join._events.popleft()
+        return real(join, sums)
+
+    patch.setattr(maturity.Join, "_pass_events", hasty)
+
+
+BUGS = {
+    "an event is dropped": (taking("_take_event", every_seventh(dropped)), SOON_MS),
+    "an event is doubled": (taking("_take_event", every_seventh(doubled)), SOON_MS),
+    "an exposure is dropped": (taking("_take_exposure", every_seventh(dropped)), SOON_MS),
+    "an exposure is doubled": (taking("_take_exposure", every_seventh(doubled)), SOON_MS),
+    "an event is joined in another cell": (taking("_take_event", every_seventh(of_another_arm)), SOON_MS),
+    "a unit is counted before its clicks": (matures_at_once, SOON_MS),
+    "a position passes over events": (passes_over_events, SOON_MS),
+    "a unit succeeds without a click": (always_succeeds, HOUR_MS),
+}
+
+
+def test_a_join_without_a_bug_is_not_held() -> None:
+    shop = Shop()
+    shop.trade()
+    assert shop.look(SOON_MS).kind == "allocate"
+    assert shop.look(2 * HOUR_MS).kind == "allocate"
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_of_the_join_holds_the_experiment(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaks, after_ms = BUGS[bug]
+    breaks(monkeypatch)
+    shop = Shop()
+    shop.trade()
+    held = shop.look(after_ms)
+    assert (held.kind, held.rule) == ("hold", "broken-identity")
+    assert shop.log.catch_up()[EXPERIMENT].status == "held"
+    assert all(cause in held.reason for cause in held.detail["causes"])
