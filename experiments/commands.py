@@ -37,9 +37,13 @@ def start(name: str, champion: Mapping[str, str], rules: Rules, salt: str, origi
     return _checked(None, decision, 1, {champion["name"]: 1.0})
 
 
-def enter(state: Experiment, arm: str, model_version: str, origin: Origin) -> Decision:
-    """A challenger joins at weight 0."""
+def enter(
+    state: Experiment, arm: str, model_version: str, origin: Origin, answers: int | None = None
+) -> Decision:
+    """A challenger joins at weight 0. `answers`: revision of the retraining request that it settles."""
     detail = {"arm": arm, "model_version": model_version}
+    if answers is not None:
+        detail |= {"answers": answers}
     return _next(
         state, "enter", {**state.weights.shares, arm: 0.0}, detail, origin, f"{arm} enters as challenger."
     )
@@ -135,6 +139,25 @@ def retrain(state: Experiment, arm: str, why: str, origin: Origin) -> Decision:
     detail = {"reason": why, "arm": arm}
     return _next(
         state, "retrain", dict(state.weights.shares), detail, origin, f"Retraining is asked for: {why}."
+    )
+
+
+def attempt(state: Experiment, origin: Origin) -> Decision:
+    """The trainer begins to fit what was asked for: the log counts attempts, also those that kill it."""
+    number = state.retrain_attempts + 1
+    detail = {"answers": state.retrain_revision, "number": number}
+    reason = f"Retraining, attempt {number}."
+    return _next(state, "attempt", dict(state.weights.shares), detail, origin, reason)
+
+
+def answer(
+    state: Experiment, answers: int, outcome: str, found: Mapping[str, Any], origin: Origin
+) -> Decision:
+    """The retraining request of revision `answers` ends without a challenger: `outcome` refused or failed,
+    `found` what else is to be kept of it."""
+    detail = {**found, "answers": answers, "outcome": outcome}
+    return _next(
+        state, "answer", dict(state.weights.shares), detail, origin, f"The retraining request is {outcome}."
     )
 
 

@@ -18,6 +18,8 @@ Kind = Literal[
     "rollback",  # a challenger is retired, or after a bad promotion the holdback is champion again
     "promote",  # a challenger becomes champion, the old champion holdback at the floor
     "retrain",  # a request to the trainer
+    "attempt",  # the trainer begins to fit what was asked for
+    "answer",  # of the trainer, without a challenger: refused by the offline gate, or given up
     "hold",  # counting can't be trusted: last weights stay
     "pause",  # champion only, by command
     "resume",
@@ -160,8 +162,9 @@ class Decision:
     "topic/partition" to the next offset not yet in the sums, `sums_digest` is sha256 over the canonical sums
     (experiments.tally), `evidence` holds every number the decision was made from (see experiments.verdict).
     `detail` holds what only this kind needs: start {champion: {name, model_version}, rules, salt},
-    enter {arm, model_version}, allocate {updated, units, ramp: {arm: step}}, promote {arm},
+    enter {arm, model_version, answers?}, allocate {updated, units, ramp: {arm: step}}, promote {arm},
     rollback {arm, version_out, version_in, restored}, undo {reverts: revision}, retrain {reason, arm},
+    attempt {answers: revision of the request, number}, answer {answers, outcome: refused or failed, ...},
     confirm {confirms: revision, replicas, seconds}, hold {causes: [...]}, resume {rules?}.
     """
 
@@ -205,6 +208,9 @@ class Experiment:
     updated_ms: int = 0
     retrain_pending: bool = False
     retrain_at_ms: int = 0
+    retrain_revision: int = 0  # of the latest request
+    retrain_attempts: int = 0  # to fit what it asks for
+    retrain_tried_ms: int = 0  # when the latest attempt began
     unconfirmed: tuple[
         int, ...
     ] = ()  # revisions of rollbacks, promotions and undos not yet confirmed as served

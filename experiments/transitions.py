@@ -26,6 +26,7 @@ from experiments.state import (
 
 ARM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LIFTED_BY_A_LOOK = ("stalled-watermark",)  # holds that the next good look ends; all others need `resume`
+ANSWERS = ("refused", "failed")  # how a retraining request ends without a challenger
 
 
 class IllegalTransition(ValueError):  # noqa: N818 (a refusal, named as the domain names it)
@@ -61,6 +62,8 @@ def _enter(s: Experiment, d: Decision) -> Experiment:
     require(d.weights.get(name) == 0, f"arm {name} must enter at weight 0")
     arm = Arm(name, _need(d, "model_version"), "challenger", d.revision, since_version=d.weights_version)
     pending = s.retrain_pending and d.author != "trainer"
+    if "answers" in d.detail:
+        _asked(s, d)
     return _race(replace(s, arms={**s.arms, name: arm}, retrain_pending=pending), d)
 
 
@@ -108,7 +111,20 @@ def _undo(s: Experiment, d: Decision) -> Experiment:
 
 
 def _retrain(s: Experiment, d: Decision) -> Experiment:
-    return replace(s, retrain_pending=True, retrain_at_ms=d.received_at)
+    asked = replace(s, retrain_pending=True, retrain_at_ms=d.received_at, retrain_revision=d.revision)
+    return replace(asked, retrain_attempts=0, retrain_tried_ms=0)
+
+
+def _attempt(s: Experiment, d: Decision) -> Experiment:
+    _asked(s, d)
+    return replace(s, retrain_attempts=s.retrain_attempts + 1, retrain_tried_ms=d.received_at)
+
+
+def _answer(s: Experiment, d: Decision) -> Experiment:
+    _asked(s, d)
+    outcome = _need(d, "outcome")
+    require(outcome in ANSWERS, f"answer: detail.outcome {outcome!r} is not one of {', '.join(ANSWERS)}")
+    return replace(s, retrain_pending=False)
 
 
 def _hold(s: Experiment, d: Decision) -> Experiment:
@@ -158,6 +174,8 @@ TABLE: Mapping[Kind, Transition] = {
     "promote": Transition(COUNTED, _promote),
     "undo": Transition(COUNTED, _undo),
     "retrain": Transition(ALIVE, _retrain),
+    "attempt": Transition(ALIVE, _attempt),
+    "answer": Transition(ALIVE, _answer),
     "hold": Transition(COUNTED, _hold),
     "pause": Transition(COUNTED, _pause),
     "resume": Transition(("paused", "held"), _resume),
@@ -226,6 +244,13 @@ def weigh(s: Experiment, d: Decision) -> Experiment:
     require(follows, f"weights version {d.weights_version} is not {now.version + 1}")
     weights = Weights(d.weights_version, shares, d.received_at)
     return replace(s, weights=weights, versions={**s.versions, weights.version: shares})
+
+
+def _asked(s: Experiment, d: Decision) -> None:
+    """A retraining request is answered once: the record must name the one that waits."""
+    revision = _need(d, "answers")
+    waits = s.retrain_pending and s.retrain_revision == revision
+    require(waits, f"the retraining request of revision {revision} is not waiting for an answer")
 
 
 def _live(s: Experiment, d: Decision) -> Arm:

@@ -19,6 +19,7 @@ MARKED = (
     "rollback",
     "promote",
     "retrain",
+    "answer",
     "hold",
     "pause",
     "resume",

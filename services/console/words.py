@@ -99,6 +99,8 @@ def title(decision: Decision) -> str:
         "rollback": f"{detail.get('arm', 'An arm')} rolled back",
         "promote": f"{detail.get('arm', 'An arm')} promoted",
         "retrain": "Retraining asked for",
+        "attempt": f"Retraining, attempt {detail.get('number', '?')}",
+        "answer": f"Retraining {detail.get('outcome', 'answered')}",
         "hold": "On hold",
         "pause": "Paused",
         "resume": "Resumed",

@@ -89,28 +89,38 @@ class Workshop:
             log.warning("%s is saved, but not registered: %s", manifest.model_version, error)
 
 
+class AnsweredError(BadInputError):
+    """A retraining request does not wait any more: somebody answered it, or the experiment ended."""
+
+
+def require_waiting(state: Experiment, asked: int) -> None:
+    """Raises AnsweredError unless the retraining request of revision `asked` waits for its answer."""
+    if not (state.retrain_pending and state.retrain_revision == asked):
+        raise AnsweredError("revision", f"the retraining request of revision {asked} was answered meanwhile")
+
+
 def enter(
     decisions: DecisionLog,
     experiment: str,
     trained: Trained,
     origin: commands.Origin,
     arm: str | None = None,
-    answers_ms: int | None = None,
+    answers: int | None = None,
 ) -> Experiment:
     """Append an `enter` decision for a trained model; deciding again if somebody else decided meanwhile.
 
-    The arm is named after the model version unless `arm` says otherwise. `answers_ms`: time of the retraining
-    request that it answers, ms (None: none). Raises BadInputError if the experiment has not started, takes no
-    such challenger, or waits for that answer no longer.
+    The arm is named after the model version unless `arm` says otherwise. `answers`: revision of the
+    retraining request that it settles (None: none). Raises BadInputError if the experiment has not started or
+    takes no such challenger, AnsweredError if nobody waits for that answer any more.
     """
     version = trained.manifest.model_version
     found = replace(origin, evidence={**origin.evidence, "gate": trained.verdict.evidence()})
 
     def build(state: Experiment) -> Decision:
-        if answers_ms is not None and not (state.retrain_pending and state.retrain_at_ms == answers_ms):
-            raise BadInputError("arm", f"{version} stays out: the retraining request was answered meanwhile")
+        if answers is not None:
+            require_waiting(state, answers)
         try:
-            return commands.enter(state, arm or version, version, found)
+            return commands.enter(state, arm or version, version, found, answers)
         except IllegalTransition as error:
             raise BadInputError("arm", str(error)) from error
 

@@ -2,27 +2,32 @@
 
 import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 
 from experiments import commands
+from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment
 from models.contract import Progress
-from services.errors import RingsideError
+from services.commanding import decide
+from services.errors import BadInputError, RingsideError
 from services.ports import DecisionLog, ModelRegistry, ModelStore
 from services.trainer.recipes import Recipe, recipe_of
-from services.trainer.training import Trained, Workshop, enter
+from services.trainer.training import AnsweredError, Trained, Workshop, enter, require_waiting
 
 log = logging.getLogger(__name__)
-REST_MS = 60_000  # after a failure: the broker or the disk may be back by then
+REST_MS = 60_000  # after a failure: the broker or the disk may be back by then; doubled by each attempt
+MOST_ATTEMPTS = 6  # half an hour after the first the request is given up
 ALIASES = ("champion", "challenger", "holdback")
 EVIDENT = ("rollback", "promote", "undo", "enter")  # decisions that say something about a model version
 
 
 @dataclass(slots=True)
 class TrainerWorker:
-    """One experiment's trainer. `answered_ms` is the request it dealt with last: one that the gate refused
-    stays pending in the log, and must not be tried again and again. After a failure it rests, then tries
-    again.
+    """One experiment's trainer. What it did about a request is in the log, so that a restart goes on where
+    the last one ended: every attempt begins with a record, and the request ends with one. `fitted`: request
+    (its revision) and model of a fit whose answer is not in the log yet.
     """
 
     experiment: str
@@ -33,8 +38,7 @@ class TrainerWorker:
     noted_revision: int = 0
     registry_rests_until_ms: int = 0
     registered: set[str] = field(default_factory=set)
-    answered_ms: int = 0
-    rests_until_ms: int = 0
+    fitted: tuple[int, Trained] | None = None
     aliases: dict[str, str | None] = field(default_factory=dict)
 
     def look(self, progress: Progress) -> Trained | None:
@@ -42,43 +46,83 @@ class TrainerWorker:
         state = self.decisions.catch_up().get(self.experiment)
         if state is None:
             return None
-        now_ms = self.workshop.clock_ms()
-        asked = state.retrain_pending and state.retrain_at_ms > self.answered_ms
-        if not asked or now_ms < self.rests_until_ms:
+        asked = state.retrain_revision if state.retrain_pending else None
+        if asked is not None and self.fitted is not None and self.fitted[0] == asked:
+            return self._answer(*self.fitted)
+        if asked is None or self.workshop.clock_ms() < state.retrain_tried_ms + rest_ms(state):
             self._note(state)
             return None
-        self.rests_until_ms = now_ms + REST_MS
-        trained = self._answer(state, progress)
-        self.answered_ms, self.rests_until_ms = state.retrain_at_ms, 0
+        if state.retrain_attempts >= MOST_ATTEMPTS:
+            self._give_up(state, "the trainer did not live to its end")
+            return None
+        self.fitted = (asked, self._attempt(state, progress))
+        return self._answer(*self.fitted)
+
+    def _attempt(self, state: Experiment, progress: Progress) -> Trained:
+        """Fit the requested arm's algorithm again, on the latest window."""
+        arm, why = self._request(state)
+        log.info("retraining is asked for because of %s: %s", arm, why)
+        asked = state.retrain_revision
+        begun = self._decide(asked, lambda now: commands.attempt(now, self._origin(self._begins(now, why))))
+        try:
+            recipe, champion = self._recipe(begun, arm), self._recipe(begun, begun.champion)
+            return self.workshop.train(recipe, champion, progress)
+        except Exception as error:
+            if begun.retrain_attempts >= MOST_ATTEMPTS:
+                self._give_up(begun, f"{type(error).__name__}: {error}")
+            raise
+
+    def _answer(self, asked: int, trained: Trained) -> Trained:
+        """Enter the model if the gate lets it; the log holds the answer either way."""
+        if trained.verdict.passed:
+            self._enter(asked, trained)
+        else:
+            self._end(asked, "refused", trained.verdict.reason, trained)
+        self.fitted = None
         self.workshop.record(trained)
         return trained
 
-    def _answer(self, state: Experiment, progress: Progress) -> Trained:
-        """Fit the requested arm's algorithm again, on the latest window; enter it if the gate lets it."""
-        arm, why = self._request(state)
-        log.info("retraining is asked for because of %s: %s", arm, why)
-        trained = self.workshop.train(self._recipe(state, arm), self._recipe(state, state.champion), progress)
-        if trained.verdict.passed:
-            enter(
-                self.decisions,
-                self.experiment,
-                trained,
-                self._origin(trained),
-                answers_ms=state.retrain_at_ms,
-            )
-        else:
-            log.warning("%s stays out: %s", trained.manifest.model_version, trained.verdict.reason)
-        return trained
+    def _enter(self, asked: int, trained: Trained) -> None:
+        made, found = trained.manifest.model_version, trained.verdict.reason
+        origin = self._origin(f"{made} answers the retraining request ({found}).")
+        try:
+            enter(self.decisions, self.experiment, trained, origin, answers=asked)
+        except AnsweredError:
+            self.fitted = None
+            raise
+        except BadInputError as error:
+            self._end(asked, "failed", str(error), trained)
 
-    def _origin(self, trained: Trained) -> commands.Origin:
-        version, found = trained.manifest.model_version, trained.verdict.reason
-        return commands.Origin(
-            author="trainer",
-            now_ms=self.workshop.clock_ms(),
-            rule="retrain",
-            reason=f"{version} answers the retraining request ({found}).",
-            code_version=trained.manifest.code_version,
-        )
+    def _end(self, asked: int, outcome: str, why: str, trained: Trained) -> None:
+        """Record that the request led to no challenger, with what the gate found."""
+        refused = trained.manifest.model_version
+        log.warning("%s stays out: %s", refused, why)
+        origin = self._origin(f"Retraining {outcome}: {refused} stays out, {why}.")
+        origin = replace(origin, evidence={"gate": trained.verdict.evidence()})
+        found = {"model_version": refused}
+        self._decide(asked, lambda now: commands.answer(now, asked, outcome, found, origin))
+
+    def _give_up(self, state: Experiment, why: str) -> None:
+        asked, attempts = state.retrain_revision, state.retrain_attempts
+        origin = self._origin(f"Retraining failed {attempts} times, the last time: {why}.")
+        found = {"attempts": attempts, "error": why}
+        self._decide(asked, lambda now: commands.answer(now, asked, "failed", found, origin))
+        log.error("%s", origin.reason)
+
+    def _decide(self, asked: int, build: Callable[[Experiment], Decision]) -> Experiment:
+        def checked(state: Experiment) -> Decision:
+            require_waiting(state, asked)
+            return build(state)
+
+        return decide(self.decisions, self.experiment, checked)
+
+    def _begins(self, state: Experiment, why: str) -> str:
+        number = state.retrain_attempts + 1
+        return f"Retraining, attempt {number} of at most {MOST_ATTEMPTS}: {why}."
+
+    def _origin(self, reason: str) -> Origin:
+        now_ms = self.workshop.clock_ms()
+        return Origin("trainer", now_ms, rule="retrain", reason=reason, code_version=version("ringside"))
 
     def _request(self, state: Experiment) -> tuple[str, str]:
         """Arm and reason of the latest request; the champion, if the log no longer holds it."""
@@ -112,18 +156,18 @@ class TrainerWorker:
         for decision in self.decisions.history(self.experiment, self.noted_revision):
             if decision.kind in EVIDENT:
                 self._tag(state, decision)
-        for alias, version in aliases_of(state).items():
-            if alias not in self.aliases or self.aliases[alias] != version:
-                self.registry.alias(alias, version)
-                self.aliases[alias] = version
+        for alias, named in aliases_of(state).items():
+            if alias not in self.aliases or self.aliases[alias] != named:
+                self.registry.alias(alias, named)
+                self.aliases[alias] = named
 
     def _tag(self, state: Experiment, decision: Decision) -> None:
         arm = state.arms.get(str(decision.detail.get("arm", "")))
-        version = decision.detail.get("version_out") or (arm.model_version if arm else None)
-        if version:
+        named = decision.detail.get("version_out") or (arm.model_version if arm else None)
+        if named:
             told = {"revision": decision.revision, "rule": decision.rule, "reason": decision.reason}
             text = json.dumps({**told, "at_ms": decision.received_at, "author": decision.author})
-            self.registry.tag(str(version), {f"decision.{decision.kind}": text})
+            self.registry.tag(str(named), {f"decision.{decision.kind}": text})
 
 
 def aliases_of(state: Experiment) -> dict[str, str | None]:
@@ -132,3 +176,9 @@ def aliases_of(state: Experiment) -> dict[str, str | None]:
     for arm in state.live_arms():
         found[arm.role] = arm.model_version
     return found
+
+
+def rest_ms(state: Experiment) -> int:
+    """How long to wait after the beginning of the latest attempt: 1, 2, 4, 8 … minutes, 0 before the
+    first."""
+    return REST_MS << (state.retrain_attempts - 1) if state.retrain_attempts else 0

@@ -97,6 +97,8 @@ def any_decision(state: Experiment, random: Random):
             lambda: commands.hold(state, ["why"], at(rule=random.choice(["stalled-watermark", "loss"]))),
             lambda: commands.confirm(state, random.randrange(1, state.revision + 1), ["r1"], 0.3, at()),
             lambda: commands.retrain(state, state.champion, "why", at()),
+            lambda: commands.attempt(state, at()),
+            lambda: commands.answer(state, state.retrain_revision, "refused", {}, at()),
         ]
     )()
 
@@ -254,6 +256,13 @@ def test_only_the_trainers_entry_answers_a_retraining_request():
     assert (asked.retrain_pending, asked.retrain_at_ms) == (True, 7)
     answered = apply(asked, commands.enter(asked, "als", "als-2", Origin("trainer", 9)))
     assert not answered.retrain_pending
+    refused = apply(asked, commands.answer(asked, asked.retrain_revision, "refused", {}, at()))
+    assert not refused.retrain_pending
+    for settle in (commands.attempt, lambda s, o: commands.answer(s, s.retrain_revision, "failed", {}, o)):
+        with pytest.raises(IllegalTransition, match="not waiting for an answer"):
+            settle(refused, at())
+    with pytest.raises(IllegalTransition, match="not one of refused, failed"):
+        commands.answer(asked, asked.retrain_revision, "lost", {}, at())
 
 
 def test_confirmation_settles_what_waits_for_it():

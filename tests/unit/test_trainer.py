@@ -11,7 +11,7 @@ from fitted_models import DAY_S, NOW_S, catalogue, interactions, two_tastes
 
 from experiments import commands
 from experiments.commands import Origin
-from experiments.experiment import Rules
+from experiments.experiment import IllegalTransition, Rules
 from models.contract import KINDS
 from models.evaluation import cases
 from models.splits import last
@@ -30,9 +30,9 @@ from services.trainer.recipes import recipe, recipe_of
 from services.trainer.report import Entry, make_report
 from services.trainer.served import as_served, query_of
 from services.trainer.showing import Lines
-from services.trainer.training import Workshop, enter
+from services.trainer.training import AnsweredError, Workshop, enter
 from services.trainer.window import continued, latest, places
-from services.trainer.worker import TrainerWorker
+from services.trainer.worker import MOST_ATTEMPTS, TrainerWorker
 
 EXPERIMENT = "storefront"
 ALS = {"factors": 16, "threads": 1}
@@ -82,6 +82,9 @@ class Shop:
     def look(self):
         return self.worker.look(lambda *_: None)
 
+    def kinds(self):
+        return [decision.kind for decision in self.decisions.history(EXPERIMENT)]
+
     @property
     def state(self):
         return self.decisions.catch_up()[EXPERIMENT]
@@ -129,13 +132,16 @@ def test_two_trainers_give_one_answer(shop, monkeypatch):
 
     def slow(workshop, *given):
         monkeypatch.setattr(Workshop, "train", train)
-        other.look(lambda *_: None)  # a second trainer answers while ours still fits
+        assert other.look(lambda *_: None) is None  # it knows from the log that ours began
+        shop.now_ms += 60_000
+        other.look(lambda *_: None)  # ours takes long: the other one answers
         return train(workshop, *given)
 
     monkeypatch.setattr(Workshop, "train", slow)
     with pytest.raises(BadInputError, match="was answered meanwhile"):
         shop.look()
-    assert [d.kind for d in shop.decisions.history(EXPERIMENT)] == ["start", "retrain", "enter"]
+    assert shop.kinds() == ["start", "retrain", "attempt", "attempt", "enter"]
+    assert shop.look() is None
 
 
 def test_an_ended_experiment_is_not_trained_for(shop):
@@ -163,6 +169,13 @@ def test_the_gate_keeps_a_worse_model_out_and_the_request_is_not_tried_again(sho
     assert trained.verdict.candidate < (1 - TOLERANCE) * trained.verdict.champion
     assert trained.manifest.model_version not in shop.state.arms
     assert shop.registry.tags[trained.manifest.model_version]["gate"] == "refused"
+    answer = shop.decisions.history(EXPERIMENT)[-1]
+    assert (answer.kind, answer.detail["outcome"], answer.detail["answers"]) == ("answer", "refused", 3)
+    assert answer.evidence["gate"]["champion"] == trained.verdict.champion
+    assert trained.verdict.reason in answer.reason
+    assert not shop.state.retrain_pending
+    shop.worker = shop.restarted()
+    shop.now_ms += 3_600_000
     assert shop.look() is None
     shop.ask(arm=shop.state.champion)
     assert shop.look().verdict.passed
@@ -447,18 +460,89 @@ def test_a_row_past_its_ttl_or_of_unknown_items_is_no_query():
     assert query_of({"item_ids": ["b"], "item_at": [1], "item_types": ["view"]}, {"a": 0}, 1.0) is None
 
 
+def fails(*_):
+    raise UnavailableError("the disk", "full")
+
+
 def test_after_a_failure_the_trainer_rests_and_then_tries_again(shop, monkeypatch):
     shop.start()
     shop.ask()
-    honest = MemoryDecisionLog.append
-
-    def gone(*_):
-        raise UnavailableError("broker", "gone")
-
-    monkeypatch.setattr(MemoryDecisionLog, "append", gone)
+    honest = Workshop.train
+    monkeypatch.setattr(Workshop, "train", fails)
     with pytest.raises(UnavailableError):
         shop.look()
-    monkeypatch.setattr(MemoryDecisionLog, "append", honest)
+    monkeypatch.setattr(Workshop, "train", honest)
     assert shop.look() is None
+    shop.worker = shop.restarted()
+    assert shop.look() is None  # the log says when the attempt began: a restart does not hurry
     shop.now_ms += 60_000
-    assert shop.look() is not None
+    assert shop.look().manifest.model_version in shop.state.arms
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_always_fails_is_given_up_with_its_reason(shop, monkeypatch, dies):
+    def killed(*_):
+        raise KeyboardInterrupt  # nothing of the worker's runs after it, as with kill -9
+
+    shop.start()
+    shop.ask()
+    monkeypatch.setattr(Workshop, "train", killed if dies else fails)
+    began = []
+    for _ in range(200):
+        before = len(shop.kinds())
+        try:
+            shop.look()
+        except (UnavailableError, KeyboardInterrupt):
+            began.append(shop.state.retrain_tried_ms)
+            shop.worker = shop.restarted()
+        shop.now_ms += 30_000
+        assert len(shop.kinds()) - before <= 2
+    assert shop.kinds() == ["start", "retrain", *["attempt"] * MOST_ATTEMPTS, "answer"]
+    rests = np.diff(began) / 60_000
+    assert [int(rest) for rest in np.log2(rests)] == list(range(MOST_ATTEMPTS - 1))
+    answer = shop.decisions.history(EXPERIMENT)[-1]
+    assert (answer.detail["outcome"], answer.detail["attempts"]) == ("failed", MOST_ATTEMPTS)
+    assert ("did not live" if dies else "full") in answer.reason
+    assert not shop.state.retrain_pending
+
+
+def test_a_fitted_model_is_not_fitted_again_because_the_log_was_away(shop, monkeypatch):
+    shop.start()
+    shop.ask()
+    honest, fitted = commands.enter, []
+    train = Workshop.train
+    monkeypatch.setattr(Workshop, "train", lambda *given: fitted.append(train(*given)) or fitted[-1])
+    monkeypatch.setattr(commands, "enter", fails)
+    with pytest.raises(UnavailableError):
+        shop.look()
+    with pytest.raises(UnavailableError):
+        shop.look()
+    monkeypatch.setattr(commands, "enter", honest)
+    assert shop.look() is fitted[0]
+    assert (len(fitted), shop.kinds()[-1]) == (1, "enter")
+
+
+def test_a_model_that_the_experiment_does_not_take_ends_the_request(shop, monkeypatch):
+    shop.start()
+    shop.ask()
+
+    def refused(*_):
+        raise IllegalTransition("arm x is already in storefront")
+
+    monkeypatch.setattr(commands, "enter", refused)
+    shop.look()
+    answer = shop.decisions.history(EXPERIMENT)[-1]
+    assert (answer.kind, answer.detail["outcome"]) == ("answer", "failed")
+    assert "already in storefront" in answer.reason
+
+
+def test_a_late_answer_of_a_zombie_does_not_answer_the_next_request(shop):
+    shop.start()
+    first = shop.ask().retrain_revision
+    trained = shop.workshop.train(recipe("popularity"))
+    second = shop.ask().retrain_revision
+    with pytest.raises(AnsweredError, match=f"revision {first}"):
+        enter(shop.decisions, EXPERIMENT, trained, shop.origin("trainer"), answers=first)
+    with pytest.raises(IllegalTransition, match=f"revision {first} is not waiting"):
+        commands.answer(shop.state, first, "refused", {}, shop.origin("trainer"))
+    assert (shop.state.retrain_pending, shop.state.retrain_revision) == (True, second)

@@ -6,7 +6,7 @@ const MARKERS = ["circle", "square", "diamond", "triangle-up", "triangle-down", 
 const MARKS = {
   start: ["triangle-right", "good"], enter: ["cross", "good"], promote: ["star", "good"], rollback: ["x", "bad"],
   hold: ["square", "bad"], pause: ["diamond", "note"], resume: ["triangle-right", "note"], undo: ["triangle-left", "note"],
-  retrain: ["hexagon", "note"], confirm: ["circle-open", "soft"], end: ["square", "soft"],
+  retrain: ["hexagon", "note"], answer: ["hexagon-open", "note"], confirm: ["circle-open", "soft"], end: ["square", "soft"],
 };
 const HAIRLINES = new Set(["start", "enter", "promote", "rollback", "hold", "pause", "resume", "undo", "end"]);
 const CONFIG = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: "reset" };
