@@ -1,4 +1,4 @@
-"""EventProducer over kafka-python: idempotent, behind a bounded queue, on its own threads.
+"""EventProducer over librdkafka: idempotent, behind a bounded queue, on its own threads.
 
 There are two lanes, each with a thread and a connection, because not all records deserve the same patience:
 somebody waits for the acknowledgement of an event or a decision, while an exposure may reach the log as long
