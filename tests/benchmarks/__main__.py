@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import bandit_worker, freshness, materialising, memory, serving
+from tests.benchmarks import bandit_worker, freshness, materialising, memory, serving, world
 from tests.benchmarks.stage import Stage, stage
 
 RESULTS = Path("bench-results")
@@ -34,6 +34,7 @@ SECTIONS = {
     "counting": counting,
     "materialising": materialising.measure,
     "memory": memory.measure,
+    "world": world.measure,
 }
 
 

@@ -1,6 +1,5 @@
 """Laws of the simulated worlds: the same luck for all, looks fall with position, better slates earn more."""
 
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -202,12 +201,3 @@ def test_a_click_goes_on_to_cart_and_purchase_at_the_documented_rates(shop: Synt
     how_far = after_click(shop, session, np.zeros(50_000, np.int32))
     assert (how_far >= 1).mean() == pytest.approx(0.35, abs=0.01)
     assert (how_far == 2).mean() == pytest.approx(0.175, abs=0.01)
-
-
-def test_throughput_is_reported(shop: SyntheticShop, record_property) -> None:
-    visits, slates = visits_to(shop, 50_000), random_slates(shop, 50_000)
-    began = time.perf_counter()
-    clicks(shop, visits, slates)
-    rate = 50_000 / (time.perf_counter() - began)
-    record_property("shopper_decisions_per_second", round(rate))
-    print(f"{rate:,.0f} shopper decisions a second (slates of ten)")
