@@ -50,7 +50,8 @@ class AlsParams:
 class Als(Ranked):
     """Item vectors `factors` float32 [n_items, f] and the popularity `trend` float32 [n_items], largest 1.
 
-    Derived: `gram` float32 [f, f], λI included; `unit`, the item vectors at length 1, for cosines.
+    Derived: `gram` float32 [f, f], λI included; `unit`, the item vectors at length 1, for cosines; `bias`,
+    the weighted trend.
     """
 
     algorithm = "als"
@@ -63,6 +64,7 @@ class Als(Ranked):
     gram: NDArray[np.float32]
     unit: NDArray[np.float32]
     trend: NDArray[np.float32]
+    bias: NDArray[np.float32]
     params: AlsParams
 
     @classmethod
@@ -98,12 +100,13 @@ class Als(Ranked):
         """A model from its item vectors; what is derived from them is computed here."""
         gram = factors.T @ factors + params.regularization * np.eye(factors.shape[1], dtype=np.float32)
         norm = np.linalg.norm(factors, axis=1, keepdims=True)
-        return cls(items, factors, gram.astype(np.float32), factors / np.maximum(norm, 1e-12), trend, params)
+        unit, bias = factors / np.maximum(norm, 1e-12), np.float32(params.trend) * trend
+        return cls(items, factors, gram.astype(np.float32), unit, trend, bias, params)
 
     def fold_in(self, item: NDArray[np.int32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vector, float32 [f], of a user with these distinct items, int32 [m], of decayed weight float32
         [m]."""
-        vectors = self.factors[item]
+        vectors = self.factors.take(item, axis=0)
         extra = np.float32(self.params.confidence) * weight  # C − 1
         system = self.gram + (vectors.T * extra) @ vectors
         _, user, failed = sposv(system, vectors.T @ (extra + 1.0))
@@ -116,7 +119,9 @@ class Als(Ranked):
         item, weight = recent_weights(query, self.params.half_life_days * DAY_S, self.params.recent_places)
         if not len(item):
             return None
-        return self.factors @ self.fold_in(item, weight) + np.float32(self.params.trend) * self.trend
+        scores = self.factors @ self.fold_in(item, weight)
+        scores += self.bias
+        return scores
 
     def similarity(self, item: int) -> NDArray[np.float32]:
         """Cosine of every item's vector with this one's."""

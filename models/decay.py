@@ -1,5 +1,6 @@
 """How much an interaction says: its kind, and how long ago it was. Half-lives in seconds."""
 
+import functools
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -52,11 +53,34 @@ def recent_weights(
     item that occurs twice gets the sum.
     """
     weight = decayed(query.recent_at, query.recent_kind, now_s=query.now_s, half_life_s=half_life_s)
-    weight = weight * np.exp2(-np.arange(len(weight)) / half_life_places)
-    item = np.concatenate([query.recent, query.context])
-    weight = np.concatenate([weight, np.full(len(query.context), KIND_WEIGHT[KINDS.index("click")])])
-    distinct, where = np.unique(item, return_inverse=True)
-    return distinct, np.bincount(where, weights=weight, minlength=len(distinct)).astype(np.float32)
+    weight *= _places(len(weight), half_life_places)
+    item = query.recent
+    if len(query.context):
+        item = np.concatenate([item, query.context])
+        weight = np.concatenate([weight, np.full(len(query.context), KIND_WEIGHT[KINDS.index("click")])])
+    return _summed(item, weight)
+
+
+@functools.lru_cache(256)
+def _places(many: int, half_life: float) -> NDArray[np.float64]:
+    places = np.exp2(-np.arange(many) / half_life)
+    places.flags.writeable = False
+    return places
+
+
+def _summed(
+    item: NDArray[np.int32], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Distinct items, increasing, and the sum of each one's weights (np.unique takes twice the time on lists
+    this short)."""
+    if not len(item):
+        return item, np.empty(0, np.float32)
+    order = item.argsort(kind="stable")
+    ordered = item[order]
+    first = np.empty(len(item), np.bool_)
+    first[0] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first], np.add.reduceat(weight[order], first.nonzero()[0]).astype(np.float32)
 
 
 def parameters(kind: type[P], given: dict[str, Any]) -> P:

@@ -6,12 +6,15 @@ does not. Redis 6.2 has no `SET NX GET`, so the pin is `SET NX PX` and `GET` in 
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from sys import intern
 
 import msgspec
 
 from services.adapters import feast_layout as layout
 from services.adapters.redis_lane import RedisLane, pack
 from services.ports import Pin, UserRow
+from services.recent import Recent
 from services.settings import Settings
 
 _ACTIVITY = ("item_ids", "item_at", "item_types")
@@ -23,6 +26,15 @@ _FIELDS = (
 )
 _encode_pin = msgspec.json.Encoder()
 _decode_pin = msgspec.json.Decoder(tuple[int, str, float, int])
+_REMEMBERED = 10_000  # users whose decoded row is kept, about 4 kB each
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """What Redis answered, byte by byte, and the row that it says, whatever its age."""
+
+    values: list[bytes | None]
+    row: UserRow
 
 
 def wall_ms() -> int:
@@ -38,6 +50,7 @@ class FeastOnlineReader:
         self._clock = clock
         self._activity_ttl_ms = settings.activity_ttl_s * 1_000
         self._profile_ttl_ms = settings.profile_ttl_s * 1_000
+        self._decoded: Recent[str, _Decoded] = Recent(_REMEMBERED)
 
     async def read(
         self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
@@ -48,13 +61,13 @@ class FeastOnlineReader:
         packed = pack(("HMGET", layout.entity_key("user_id", user), *_FIELDS))
         if unit_key is None:
             values = (await self._lane.request(packed, 1))[0]
-            return self._row(values, now_ms), None, False
+            return self._row(user, values, now_ms), None, False
         if proposal is None:
             values, stored = await self._lane.request(packed + pack(("GET", _pin_key(unit_key))), 2)
-            return self._row(values, now_ms), _unpinned(stored), False
+            return self._row(user, values, now_ms), _unpinned(stored), False
         pinning = _set_pin(unit_key, proposal, ttl_s, "NX") + pack(("GET", _pin_key(unit_key)))
         values, written, stored = await self._lane.request(packed + pinning, 3)
-        return self._row(values, now_ms), _unpinned(stored), written is not None
+        return self._row(user, values, now_ms), _unpinned(stored), written is not None
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
         """Overwrite a pin whose arm no longer serves. Raises UnavailableError at its deadline."""
@@ -64,23 +77,32 @@ class FeastOnlineReader:
         """Hang up; idempotent."""
         self._lane.close()
 
-    def _row(self, values: list[bytes | None], now_ms: int) -> UserRow:
-        activity_at = _fresh(layout.timestamp_ms(values[3]), now_ms - self._activity_ttl_ms)
-        profile_at = _fresh(layout.timestamp_ms(values[-1]), now_ms - self._profile_ttl_ms)
-        ids, at, types = values[:3] if activity_at else (None, None, None)
-        return UserRow(
-            recent_items=layout.texts(ids),
-            recent_at=layout.integers(at),
-            recent_types=layout.texts(types),
-            activity_at=activity_at,
-            profile=_profile(values[4:-1]) if profile_at else {},
-            profile_at=profile_at,
-        )
+    def _row(self, user: str, values: list[bytes | None], now_ms: int) -> UserRow:
+        """Decode, unless these very bytes were decoded before: then it is the same object."""
+        known = self._decoded.get(user)
+        if known is None or known.values != values:
+            known = _Decoded(values, _decode(values))
+            self._decoded.put(user, known)
+        row = known.row
+        if row.activity_at and row.activity_at < now_ms - self._activity_ttl_ms:
+            row = replace(row, recent_items=(), recent_at=(), recent_types=(), activity_at=0)
+        if row.profile_at and row.profile_at < now_ms - self._profile_ttl_ms:
+            row = replace(row, profile={}, profile_at=0)
+        return row
 
 
-def _fresh(at_ms: int, oldest_ms: int) -> int:
-    """The timestamp, or 0 if it is older than its view's ttl (Feast's point-in-time join keeps equality)."""
-    return at_ms if at_ms >= oldest_ms else 0
+def _decode(values: list[bytes | None]) -> UserRow:
+    """The row in the answer to HMGET of `_FIELDS`."""
+    activity_at, profile_at = layout.timestamp_ms(values[3]), layout.timestamp_ms(values[-1])
+    ids, at, types = values[:3] if activity_at else (None, None, None)
+    return UserRow(
+        recent_items=tuple(map(intern, layout.texts(ids))),  # the same few items in thousands of rows
+        recent_at=layout.integers(at),
+        recent_types=tuple(map(intern, layout.texts(types))),
+        activity_at=activity_at,
+        profile=_profile(values[4:-1]) if profile_at else {},
+        profile_at=profile_at,
+    )
 
 
 def _profile(values: list[bytes | None]) -> dict[str, float]:

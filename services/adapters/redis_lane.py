@@ -118,6 +118,7 @@ class _Talk(asyncio.Protocol):
     def __init__(self) -> None:
         self._replies = hiredis.Reader()
         self._waiting: deque[_Ask] = deque()
+        self._unsent: list[bytes] = []
         self._transport: Any = None
         self._lost: str | None = None
         self._loop = asyncio.get_running_loop()
@@ -135,8 +136,16 @@ class _Talk(asyncio.Protocol):
             raise UnavailableError("Redis", f"{MOST_WAITING} requests wait for an answer")
         ask = _Ask(self._loop.create_future(), replies, self._loop.time())
         self._waiting.append(ask)
-        self._transport.write(packed)
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(packed)
         return ask.answered
+
+    def _flush(self) -> None:
+        """One system call, and one wake-up of Redis, for what all requests of this turn ask."""
+        unsent, self._unsent = self._unsent, []
+        if self._lost is None:  # else those who wait have failed already
+            self._transport.write(b"".join(unsent))
 
     def hang_up(self, why: str) -> None:
         """Close at once; everything that waits fails."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from services.errors import UnavailableError
 from services.events import EXPOSURES, Exposure, encode
 from services.ports import Pin, Record, UserRow
+from services.recent import Recent
 from services.recommend.asks import Ask, check
 from services.recommend.assigning import NOBODY, Assigned, Proposal, propose, settle, unreachable
 from services.recommend.breaker import Breaker
 from services.recommend.deps import Deps
 from services.recommend.metrics import Metrics
-from services.recommend.recent import Recent
 from services.recommend.serving import Serving
 from services.recommend.slates import Made, Slates
 from services.recommend.tokens import Tokens

@@ -3,8 +3,9 @@
 import contextlib
 import gc
 import logging
+import os
 import time
-import uuid
+from collections import deque
 
 import scipy.linalg.lapack  # noqa: F401 (the BLAS of models: only libraries that are loaded can be limited)
 import uvicorn
@@ -14,6 +15,7 @@ from services import bootstrap
 from services.keys import Keys, signing_keys
 from services.recommend.application import create_app, hot_path
 from services.recommend.deps import Deps
+from services.recommend.sending import WholeResponses
 from services.recommend.workers import listener, supervise
 from services.settings import Settings
 
@@ -38,7 +40,7 @@ def serve(settings: Settings) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=WholeResponses,
         ws="none",
         access_log=False,
         log_config=None,
@@ -73,6 +75,22 @@ def compose(settings: Settings) -> Deps:
         data=bootstrap.data_store(settings),
         models=bootstrap.model_store(settings),
         clock_ms=lambda: time.time_ns() // 1_000_000,
-        new_id=lambda: uuid.uuid4().hex,
+        new_id=Ids(),
         replica=bootstrap.replica_name(settings),
     )
+
+
+class Ids:
+    """Random 128-bit ids in hex, for any thread; the system is asked once for 256 of them (5 µs a call)."""
+
+    def __init__(self) -> None:
+        self._ready: deque[str] = deque()
+
+    def __call__(self) -> str:
+        """The next one."""
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            block = os.urandom(4_096)
+            self._ready.extend(block[at : at + 16].hex() for at in range(16, len(block), 16))
+            return block[:16].hex()

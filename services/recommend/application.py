@@ -90,12 +90,13 @@ def create_app(deps: Deps) -> FastAPI:
 
 def hot_path(app: FastAPI) -> HotPath:
     """What a server should run: the application with its short way for storefront requests."""
-    return HotPath(app, app.state.hot)
+    return HotPath(app, *app.state.hot)
 
 
-def _add_storefront(app: FastAPI, parts: Parts) -> dict[tuple[str, str], Endpoint]:
-    """Register the raw routes; returns those without path parameters for the short way."""
-    short: dict[tuple[str, str], Endpoint] = {}
+def _add_storefront(app: FastAPI, parts: Parts) -> tuple[dict, dict]:
+    """Register the raw routes; returns what `HotPath` needs."""
+    exact: dict[tuple[str, str], Endpoint] = {}
+    under: dict[tuple[str, str], tuple[str, Endpoint]] = {}
     for route in hot_routes(parts.storefront):
         endpoint = guarded(route.path.replace(":path", ""), route.endpoint, parts.metrics)
         app.router.add_api_route(
@@ -108,9 +109,12 @@ def _add_storefront(app: FastAPI, parts: Parts) -> dict[tuple[str, str], Endpoin
             operation_id=route.endpoint.__name__,
             route_class_override=RawRoute,
         )
-        if "{" not in route.path:
-            short[route.method, route.path] = endpoint
-    return short
+        first, _, rest = route.path[1:].partition("/")
+        if rest:
+            under[route.method, first] = rest.strip("{}").removesuffix(":path"), endpoint
+        else:
+            exact[route.method, route.path] = endpoint
+    return exact, under
 
 
 def _add_middleware(app: FastAPI, deps: Deps) -> None:

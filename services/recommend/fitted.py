@@ -15,6 +15,7 @@ from models.blend import UNKNOWN, for_model, in_catalogue, vocabulary_map
 from models.contract import KINDS, Query, Ranking, Recommender
 from services.errors import RingsideError
 from services.ports import UserRow
+from services.recent import Recent
 from services.recommend.breaker import Breaker
 from services.recommend.shelf import Shelf
 
@@ -22,6 +23,7 @@ _kind = {kind: code for code, kind in enumerate(KINDS)}.get
 # A model whose answers take longer than this while it is tried out never runs on the event loop.
 INLINE_LIMIT_S = 0.002
 TRIALS = 8
+REMEMBERED = 10_000  # users whose unchanged row is not translated again
 IN_FLIGHT = 4  # answers of one model that may be under way in threads; more fail at once
 
 
@@ -124,32 +126,48 @@ def _trial(model: Recommender, place: int, now_s: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class _Translated:
+    """Recent items of a row in a model's vocabulary: the arrays of models.contract.Query."""
+
+    row: UserRow
+    recent: NDArray[np.int32]
+    at_s: NDArray[np.float64]
+    kinds: NDArray[np.uint8]
+
+
+def _translated(row: UserRow, index: dict[str, int]) -> _Translated:
+    many = len(row.recent_items)
+    recent = np.fromiter(map(index.get, row.recent_items, repeat(UNKNOWN)), np.int32, many)
+    at_s = np.array(row.recent_at, np.float64) / 1_000
+    kinds = np.fromiter(map(_kind, row.recent_types, repeat(0)), np.uint8, len(row.recent_types))
+    known = recent != UNKNOWN
+    if not known.all():
+        recent, at_s, kinds = recent[known], at_s[known], kinds[known]
+    return _Translated(row, recent, at_s, kinds)
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """A fitted model against one shelf. to_shelf: int32 [n_model_items], UNKNOWN where the shelf lacks the
-    item."""
+    item; live: bool [n_model_items], what may be shown to anybody, None: all."""
 
     fitted: Fitted
     shelf: Shelf
     to_shelf: NDArray[np.int32]
-    live: NDArray[np.bool_]
+    live: NDArray[np.bool_] | None
+    _known: Recent[str, "_Translated"] = field(default_factory=lambda: Recent(REMEMBERED))
 
-    def query(self, row: UserRow, context: list[str], now_s: float) -> Query:
-        """The user as this model sees them: items that it does not know are left out."""
+    def query(self, row: UserRow, context: list[str], now_s: float, key: str | None = None) -> Query:
+        """The user as this model sees them: items that it does not know are left out. `key`: whose row it
+        is."""
+        known = self._known.get(key) if key is not None else None
+        if known is None or known.row is not row:
+            known = _translated(row, self.fitted.index)
+            if key is not None:
+                self._known.put(key, known)
         index = self.fitted.index
-        found = map(index.get, row.recent_items, repeat(UNKNOWN))
-        recent = np.fromiter(found, np.int32, len(row.recent_items))
-        at_s = np.array(row.recent_at, np.float64) / 1_000
-        kinds = np.fromiter(map(_kind, row.recent_types, repeat(0)), np.uint8, len(row.recent_types))
-        known = recent != UNKNOWN
-        if not known.all():
-            recent, at_s, kinds = recent[known], at_s[known], kinds[known]
-        return Query(
-            recent,
-            at_s,
-            kinds,
-            now_s,
-            np.array([index[item] for item in context if item in index], np.int32),
-        )
+        on_page = [index[item] for item in context if item in index]
+        return Query(known.recent, known.at_s, known.kinds, now_s, np.array(on_page, np.int32))
 
     def allowed(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A mask over the shelf in this model's vocabulary, bool [n_model_items]."""
@@ -176,4 +194,5 @@ class Placed:
 def place(fitted: Fitted, shelf: Shelf) -> Placed:
     """Put a model against a shelf; done again when the catalogue changes."""
     to_shelf = vocabulary_map(fitted.model.items, shelf.catalogue.items)
-    return Placed(fitted, shelf, to_shelf, for_model(shelf.live, to_shelf))
+    live = for_model(shelf.live, to_shelf)
+    return Placed(fitted, shelf, to_shelf, None if live.all() else live)

@@ -57,23 +57,41 @@ def guarded(name: str, endpoint: Endpoint, metrics: Metrics) -> Endpoint:
 
 
 class HotPath:
-    """ASGI application: exact (method, path) pairs go straight to their endpoint, everything else to `app`.
+    """ASGI application: hot routes go straight to their endpoint, everything else to `app`.
 
-    Browsers (an Origin header) go to `app` as well, because CORS lives in its middleware.
+    `exact` by (method, path); `under` by (method, first part of the path): the rest of the path is its one
+    parameter, named here. Browsers (an Origin header) go to `app`, because CORS lives in its middleware.
     """
 
-    def __init__(self, app: ASGIApp, endpoints: Mapping[tuple[str, str], Endpoint]):
+    def __init__(
+        self,
+        app: ASGIApp,
+        exact: Mapping[tuple[str, str], Endpoint],
+        under: Mapping[tuple[str, str], tuple[str, Endpoint]],
+    ):
         self._app = app
-        self._endpoints = endpoints
+        self._exact = exact
+        self._under = under
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event."""
-        endpoint = self._endpoints.get((scope.get("method", ""), scope.get("path", "")))
+        endpoint = self._endpoint(scope)
         if endpoint is None or any(name == b"origin" for name, _ in scope["headers"]):
             await self._app(scope, receive, send)
             return
         response = await endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
+
+    def _endpoint(self, scope: Scope) -> Endpoint | None:
+        method, path = scope.get("method", ""), scope.get("path", "")
+        if (endpoint := self._exact.get((method, path))) is not None:
+            return endpoint
+        first, _, rest = path[1:].partition("/")
+        found = self._under.get((method, first)) if rest else None
+        if found is None:
+            return None
+        scope["path_params"] = {found[0]: rest}
+        return found[1]
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from models.blend import slate
 from models.contract import Ranking
 from services.ports import UserRow
+from services.recent import Recent
 from services.recommend.asks import Ask, allowed
 from services.recommend.assigning import NOBODY
 from services.recommend.filling import fillers, leading
 from services.recommend.fitted import ModelFailedError, Placed
-from services.recommend.recent import Recent
 from services.recommend.serving import Champion, Serving
 from services.recommend.shelf import Shelf
 from services.recommend.wire import SlateItem
@@ -78,12 +78,13 @@ class Slates:
 
     async def _ask_model(self, model: Placed, ask: Ask, row: UserRow, mask: NDArray[np.bool_]) -> Ranking:
         many = ask.n if self._cap(ask) is None else 3 * ask.n
-        now_s = self._now_s()
+        anchor = ask.anchor
+        query = None if anchor is not None else model.query(row, ask.context, self._now_s(), ask.visitor.key)
 
         def answer() -> Ranking:
-            if ask.anchor is not None:
-                return model.similar(ask.anchor, many, mask) or NOTHING
-            return model.rank(model.query(row, ask.context, now_s), many, mask)
+            if query is None:
+                return model.similar(anchor or "", many, mask) or NOTHING
+            return model.rank(query, many, mask)
 
         return await model.fitted.answer(answer, self._deadline_s, self._threads)
 

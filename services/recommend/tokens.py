@@ -4,6 +4,7 @@ or forged."""
 import base64
 import binascii
 import hashlib
+import hmac
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -49,8 +50,9 @@ class Tokens:
     """
 
     def __init__(self, keys: Sequence[str], ttl_ms: int):
-        oldest_first = [key.encode() for key in reversed(keys)]
-        self._signer = Signer(oldest_first, _SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+        oldest_first = [hmac.digest(key.encode(), _SALT, "sha256") for key in reversed(keys)]
+        # derived here, once: itsdangerous derives a key (in this way: key_derivation="hmac") on every call
+        self._signer = Signer(oldest_first, _SALT, key_derivation="none", digest_method=hashlib.sha256)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Slip).decode
         self._ttl_ms = ttl_ms

@@ -259,3 +259,25 @@ def test_an_error_of_redis_is_unavailable_not_a_wrong_row(redis_server, settings
         assert (await reader.read("u", "s:u:2", FIRST, 60))[1] == FIRST  # and the connection is still in step
 
     run(reader, story)
+
+
+def test_an_unchanged_row_is_not_decoded_again_and_a_changed_one_is(feast) -> None:
+    settings, store = feast
+    rng = random.Random(9)
+    reader = FeastOnlineReader(settings, clock=lambda: NOW_MS + 10)
+
+    async def read(reader) -> UserRow:
+        return (await reader.read("u", None, None, 0))[0]
+
+    async def story(reader) -> list[UserRow]:
+        rows = []
+        for at_ms in (NOW_MS, NOW_MS, NOW_MS + 1):
+            load(store, USER_ACTIVITY, [activity(random.Random(at_ms), "u", at_ms)])
+            rows.append(await read(reader))
+        load(store, USER_PROFILE, [profile(rng, "u", NOW_MS)])
+        return [*rows, await read(reader)]
+
+    first, same, newer, with_profile = run(reader, story)
+    assert same is first
+    assert newer.activity_at == NOW_MS + 1
+    assert (with_profile.activity_at, with_profile.profile_at) == (NOW_MS + 1, NOW_MS)

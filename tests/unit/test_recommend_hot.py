@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from services.recommend.failures import MalformedBodyError
-from services.recommend.hot import read_body
+from services.recommend.hot import Endpoint, HotPath, read_body
 
 
 def test_a_caller_that_hangs_up_within_its_body_is_no_error_of_ours() -> None:
@@ -18,3 +20,36 @@ def test_a_caller_that_hangs_up_within_its_body_is_no_error_of_ours() -> None:
     request = Request({"type": "http", "method": "POST", "path": "/events", "headers": []}, receive)
     with pytest.raises(MalformedBodyError, match="connection ended"):
         asyncio.run(read_body(request, 1_000))
+
+
+def test_exact_routes_and_those_under_a_prefix_take_the_short_way_browsers_the_long_one() -> None:
+    seen: list[tuple[str, dict]] = []
+
+    def endpoint(name: str) -> Endpoint:
+        async def answer(request: Request) -> Response:
+            seen.append((name, dict(request.path_params)))
+            return Response(b"")
+
+        return answer
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(("app", {}))
+
+    async def nothing(*_: object) -> dict:
+        return {}
+
+    path = HotPath(
+        app, {("GET", "/recommend"): endpoint("exact")}, {("GET", "similar"): ("item_id", endpoint("under"))}
+    )
+    for method, where, headers in (
+        ("GET", "/recommend", []),
+        ("GET", "/similar/a/b", []),
+        ("GET", "/similar/", []),
+        ("GET", "/similar", []),
+        ("POST", "/similar/a", []),
+        ("GET", "/recommend", [(b"origin", b"https://shop.example")]),
+        ("GET", "/similarly/a", []),
+    ):
+        scope = {"type": "http", "method": method, "path": where, "headers": headers}
+        asyncio.run(path(scope, nothing, nothing))  # type: ignore[arg-type]
+    assert seen == [("exact", {}), ("under", {"item_id": "a/b"}), *[("app", {})] * 5]

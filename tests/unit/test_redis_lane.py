@@ -5,6 +5,7 @@ import gc
 from typing import Any
 
 import pytest
+import uvloop
 
 from services.adapters import redis_lane
 from services.adapters.redis_lane import RedisLane, pack
@@ -37,4 +38,53 @@ def test_a_dial_that_fails_after_its_request_gave_up_is_not_reported_as_lost(
         await asyncio.sleep(0.05)  # connections hear that the other side hung up
 
     asyncio.run(scene())
+    assert complaints == []
+
+
+def test_what_is_asked_in_one_turn_of_the_loop_is_sent_in_one_piece() -> None:
+    pieces: list[int] = []
+
+    async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ping = len(pack(("PING",)))
+        while data := await reader.read(65_536):
+            if data.endswith(pack(("PING",))):
+                asked = data.count(b"PING")
+                pieces.append(asked if len(data) == asked * ping else 0)  # 0: the greeting
+                writer.write(b"+PONG\r\n" * (asked if pieces[-1] else data.count(b"*")))
+        writer.close()
+
+    async def scene() -> None:
+        server = await asyncio.start_server(answering, "127.0.0.1", 0)
+        lane = RedisLane(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
+        await lane.request(pack(("PING",)), 1)
+        answers = await asyncio.gather(*(lane.request(pack(("PING",)), 1) for _ in range(20)))
+        assert answers == [["PONG"]] * 20 or answers == [[b"PONG"]] * 20
+        lane.close()
+        server.close()
+
+    asyncio.run(scene())
+    assert pieces == [0, 1, 20]
+
+
+def test_hanging_up_within_the_turn_of_a_request_fails_it_and_complains_of_nothing() -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(b"+OK\r\n" * data.count(b"*"))
+        writer.close()
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        server = await asyncio.start_server(pong, "127.0.0.1", 0)
+        lane = RedisLane(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
+        await lane.request(pack(("PING",)), 1)
+        asking = asyncio.ensure_future(lane.request(pack(("PING",)), 1))
+        asyncio.get_running_loop().call_soon(lane.close)
+        with pytest.raises(UnavailableError, match="closed"):
+            await asking
+        await asyncio.sleep(0.01)
+        server.close()
+
+    uvloop.run(scene())
     assert complaints == []
