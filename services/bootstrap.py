@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from services.settings import Settings
 if TYPE_CHECKING:
     from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
     from services.adapters.local_kafka import LocalKafka
+    from services.adapters.meters import Meters
     from services.adapters.server import Server
 
 
@@ -51,6 +53,23 @@ def configure_logging(settings: Settings, process: str) -> None:
 def replica_name(settings: Settings) -> str:
     """Name under which this process reports itself."""
     return settings.replica or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def metered(
+    settings: Settings, process: str, *, loops: bool = True, silent_s: float = 30.0
+) -> "AbstractContextManager[Meters]":
+    """What a process reports about itself, scraped at `metrics_port` while the block runs. `loops`: it leaves
+    signs of life, see stop_on_signal; after `silent_s` without one its health endpoint says so."""
+    from services.adapters.meters import metered as meters
+
+    return meters(settings, process, replica_name(settings), loops=loops, silent_s=silent_s)
+
+
+def announced(settings: Settings, process: str, port: int) -> AbstractContextManager[None]:
+    """Name the port at which a process with /metrics of its own is scraped, while the block runs."""
+    from services.adapters.metrics_endpoint import announcing
+
+    return announcing(settings, process, replica_name(settings), port)
 
 
 def embedded_broker(settings: Settings) -> "EmbeddedBroker":

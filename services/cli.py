@@ -246,11 +246,15 @@ def features_apply() -> None:
 
 
 @features_app.command("materialize")
-def features_materialize() -> None:
+def features_materialize(
+    every_s: Annotated[
+        float | None, typer.Option("--every", min=1, help="Seconds; go on until stopped.")
+    ] = None,
+) -> None:
     """Compute profiles and statistics as of now and load them online; run it every hour or so."""
-    from services.features.app import run_materialize
+    from services.features import app as features
 
-    run_materialize(Settings())
+    features.run_materialize(Settings()) if every_s is None else features.run_every(Settings(), every_s)
 
 
 @features_app.command("environment")

@@ -74,6 +74,10 @@ class EventConsumer(Protocol):
     def ends(self, pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Offset after the last of many partitions, in one round trip. Raises UnavailableError."""
 
+    def lag(self) -> dict[tuple[str, int], int]:
+        """Records between us and the end of each assigned partition, as the last poll saw it; partitions
+        whose end isn't known yet are left out. Asks nobody."""
+
     def close(self) -> None:
         """Stop; idempotent."""
 

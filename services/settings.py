@@ -110,6 +110,13 @@ class Settings(BaseSettings):
     )
 
     # Seen from outside
+    metrics_port: int = Field(
+        0,
+        ge=-1,
+        le=65_535,
+        description="/metrics of every process but recommend, which has it at its own port. 0: a free port, "
+        "named in `home`/metrics; -1: none.",
+    )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines.")
 

@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 import numpy as np
 
 from services import bootstrap
+from services.activity.metrics import ActivityMetrics
 from services.activity.worker import ActivityWorker, Deps
 from services.errors import UnavailableError
 from services.events import EVENTS
@@ -26,31 +27,34 @@ def run(settings: Settings) -> None:
     """Push until SIGTERM."""
     bootstrap.configure_logging(settings, "activity")
     stop = bootstrap.stop_on_signal(settings, "activity")
-    store = bootstrap.activity_store(settings)
-    consumer = bootstrap.group_consumer(settings, GROUP, (EVENTS,))
-    producer = bootstrap.producer(settings)
-    deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, consumer.assignment)
-    worker = ActivityWorker(
-        deps, wall_ms, most=settings.recent_items, horizon_ms=settings.activity_horizon_ms
-    )
-    try:
-        loop(worker, stop, settings.activity_flush_ms / 1_000)
-    finally:
-        consumer.close()
-        producer.close()
+    with bootstrap.metered(settings, "activity") as meters:
+        store = meters.activity(bootstrap.activity_store(settings))
+        consumer = meters.consumer(bootstrap.group_consumer(settings, GROUP, (EVENTS,)))
+        producer = meters.producer(bootstrap.producer(settings))
+        deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, consumer.assignment)
+        worker = ActivityWorker(
+            deps, wall_ms, most=settings.recent_items, horizon_ms=settings.activity_horizon_ms
+        )
+        try:
+            loop(worker, stop, settings.activity_flush_ms / 1_000, meters)
+        finally:
+            consumer.close()
+            producer.close()
 
 
-def loop(worker: ActivityWorker, stop: threading.Event, flush_s: float) -> None:
+def loop(worker: ActivityWorker, stop: threading.Event, flush_s: float, meters: "bootstrap.Meters") -> None:
     """Step after step, none sooner than `flush_s` after the one before; what is unavailable is tried
     again."""
-    report_at = time.monotonic() + REPORT_S
+    report_at, metrics = time.monotonic() + REPORT_S, ActivityMetrics(meters.registry)
     while not stop.is_set():
         next_at = time.monotonic() + flush_s
         try:
-            worker.step(POLL_S)
+            with meters.step():
+                worker.step(POLL_S)
         except (UnavailableError, FutureTimeoutError) as error:
             logger.warning("%s; trying again", error or "no acknowledgement")
             stop.wait(BACK_OFF_S)
+        metrics.look(worker.counts)
         if time.monotonic() >= report_at:
             report_at = time.monotonic() + REPORT_S
             report(worker)

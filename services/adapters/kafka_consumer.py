@@ -86,6 +86,17 @@ class KafkaEventConsumer:
         states = {pair: held.get(TopicPartition(*pair)) for pair in sorted(self._placed)}
         return {pair: state.position.offset for pair, state in states.items() if state and state.position}
 
+    def lag(self) -> dict[Pair, int]:
+        """Records before the end that the last fetch told of."""
+        held = self._client._subscription.assignment
+        ends = {pair: getattr(held.get(TopicPartition(*pair)), "highwater", None) for pair in self._placed}
+        positions = self.positions()
+        return {
+            pair: max(0, end - positions[pair])
+            for pair, end in ends.items()
+            if end is not None and pair in positions
+        }
+
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """(first offset kept, offset after the last). Raises UnavailableError at its deadline."""
         pair = TopicPartition(topic, partition)

@@ -70,6 +70,10 @@ class MemoryEventConsumer:
         """Next offset of every assigned pair."""
         return dict(self._positions)
 
+    def lag(self) -> dict[Pair, int]:
+        """Records before the end."""
+        return {pair: self._broker.bounds(pair)[1] - at for pair, at in self._positions.items()}
+
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """(first offset kept, offset after the last). Raises UnavailableError while the broker is down."""
         if self._broker.down:

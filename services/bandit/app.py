@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from services import bootstrap
 from services.bandit.decoding import Decoder
+from services.bandit.metrics import BanditMetrics
 from services.bandit.worker import Pace, Ports, Worker
 from services.errors import ConfigurationError, StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES
@@ -28,32 +29,35 @@ def run(settings: Settings) -> None:
     bootstrap.check_window(settings)
     stop = bootstrap.stop_on_signal(settings, "bandit")
     consumer, owned = connect(settings)
-    producer = bootstrap.producer(settings)
-    ports = Ports(
-        consumer=consumer,
-        admin=bootstrap.log_admin(settings),
-        store=bootstrap.tally_store(settings),
-        decisions=bootstrap.decision_log(settings),
-        decoder=Decoder(producer),
-    )
-    worker = Worker(ports, owned, wall_ms, Pace(safety_ms=round(settings.watermark_safety_s * 1_000)))
-    try:
-        loop(worker, stop)
-    finally:
-        consumer.close()
-        producer.close()
+    with bootstrap.metered(settings, "bandit") as meters:
+        producer = meters.producer(bootstrap.producer(settings))
+        ports = Ports(
+            consumer=meters.consumer(consumer),
+            admin=bootstrap.log_admin(settings),
+            store=meters.tally(bootstrap.tally_store(settings)),
+            decisions=bootstrap.decision_log(settings),
+            decoder=Decoder(producer),
+        )
+        worker = Worker(ports, owned, wall_ms, Pace(safety_ms=round(settings.watermark_safety_s * 1_000)))
+        try:
+            loop(worker, stop, meters)
+        finally:
+            consumer.close()
+            producer.close()
 
 
-def loop(worker: Worker, stop: threading.Event) -> None:
+def loop(worker: Worker, stop: threading.Event, meters: "bootstrap.Meters") -> None:
     """Step after step; what is unavailable, or was begun by another worker at the same moment, is tried
     again."""
-    report_at, read_before = time.monotonic() + REPORT_S, 0
+    report_at, read_before, metrics = time.monotonic() + REPORT_S, 0, BanditMetrics(meters.registry)
     while not stop.is_set():
         try:
-            worker.step(POLL_S)
+            with meters.step():
+                worker.step(POLL_S)
         except (UnavailableError, StalePositionError) as error:
             logger.warning("%s; trying again", error)
             stop.wait(BACK_OFF_S)
+        metrics.look(worker, wall_ms())
         if time.monotonic() >= report_at:
             report_at, read_before = time.monotonic() + REPORT_S, report(worker, read_before)
 

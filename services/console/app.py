@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from services import bootstrap
-from services.console import access, commands, pages, web
+from services.console import access, commands, metrics, pages, web
 from services.console.desk import Desk, LogInFirstError
 from services.console.follower import Follower
 from services.console.sessions import COOKIE, Sessions
@@ -74,7 +74,11 @@ def run(settings: Settings) -> None:
         settings.kill_switch_path,
     )
     app = create_app(settings, follower, _now_ms)
-    uvicorn.run(app, host=settings.host, port=settings.console_port, log_config=None, access_log=False)
+    with bootstrap.metered(settings, "console", loops=False) as meters:
+        metrics.watch(follower, meters.registry)
+        uvicorn.run(
+            meters.app(app), host=settings.host, port=settings.console_port, log_config=None, access_log=False
+        )
 
 
 def _now_ms() -> int:

@@ -19,24 +19,26 @@ def run(settings: Settings) -> None:
     """Decide until SIGTERM."""
     bootstrap.configure_logging(settings, "decider")
     stop = bootstrap.stop_on_signal(settings, "decider")
-    loop(decider(settings), stop)
+    with bootstrap.metered(settings, "decider") as meters:
+        loop(decider(settings, meters), stop, meters)
 
 
-def decider(settings: Settings) -> Decider:
+def decider(settings: Settings, meters: "bootstrap.Meters") -> Decider:
     """A decider on real adapters."""
     ports = Ports(
-        decisions=bootstrap.decision_log(settings),
-        store=bootstrap.tally_store(settings),
+        decisions=meters.decisions(bootstrap.decision_log(settings)),
+        store=meters.tally(bootstrap.tally_store(settings)),
         cache=bootstrap.state_cache(settings),
     )
     identity = Identity(holder=bootstrap.replica_name(settings), code_version=version("ringside"))
     return Decider(ports, identity, settings.kafka_partitions, clock=lambda: time.time_ns() // 1_000_000)
 
 
-def loop(deciding: Decider, stop: threading.Event) -> None:
+def loop(deciding: Decider, stop: threading.Event, meters: "bootstrap.Meters") -> None:
     """Tick until `stop`; what is unavailable is tried again at the next tick."""
     while not stop.wait(TICK_S):
         try:
-            deciding.tick()
+            with meters.step():
+                deciding.tick()
         except UnavailableError as error:
             logger.warning("%s; trying again", error)

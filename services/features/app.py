@@ -1,19 +1,28 @@
 """`ringside features …`: register views, compute the batch views as of now, load them online."""
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 
 import duckdb
 import pyarrow as pa
 from rich.console import Console
 
 from services import bootstrap, ports
+from services.errors import RingsideError
 from services.features import seed, statistics
+from services.features.metrics import FeaturesMetrics, Materialized
 from services.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 Step = Callable[[str], None]
+TURN_S = 1.0
+RETRY_S = 60.0
+LONGEST_S = 1_800.0  # a run is one long turn of the loop
 
 # Events of the lake as acts. A purchase's value is what was paid; without one it is the price in the
 # catalogue.
@@ -24,17 +33,6 @@ FROM read_parquet($files, hive_partitioning = false, union_by_name = true) LEFT 
 WHERE type <> 'impression' AND coalesce(user_id, session_id) IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY received_at) = 1
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Materialized:
-    """What a run did. late_s > 0: it ended that long after the rows' timestamps, so they were read too
-    early."""
-
-    stamp: datetime
-    rows: dict[str, int]
-    seconds: float
-    late_s: float
 
 
 def apply(settings: Settings) -> None:
@@ -109,6 +107,30 @@ def _acts(settings: Settings, imported: pa.Table, items: pa.Table) -> pa.Table:
         connection.register("items", items)
         live = connection.sql(_LIVE, params={"files": files}).to_arrow_table()
     return pa.concat_tables([imported, live.select(columns).cast(imported.schema)])
+
+
+def run_every(settings: Settings, every_s: float) -> None:
+    """`ringside features materialize --every`: until SIGTERM, each run in a process of its own, because Feast
+    takes hundreds of megabytes that nobody needs in between."""
+    bootstrap.configure_logging(settings, "features")
+    stop = bootstrap.stop_on_signal(settings, "features")
+    with bootstrap.metered(settings, "features", silent_s=LONGEST_S) as meters:
+        metrics, due = FeaturesMetrics(meters.registry), 0.0
+        while not stop.wait(TURN_S):
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + every_s
+            try:
+                with meters.step(), ProcessPoolExecutor(1, get_context("spawn")) as aside:
+                    metrics.done(aside.submit(_materialize_aside, settings).result())
+            except (RingsideError, OSError, BrokenExecutor) as error:
+                due = time.monotonic() + min(every_s, RETRY_S)
+                logger.error("features are not materialised: %s; trying again", error)
+
+
+def _materialize_aside(settings: Settings) -> Materialized:
+    bootstrap.configure_logging(settings, "features")
+    return materialize(settings, datetime.now(UTC), lambda step: logger.info("%s", step))
 
 
 def run_apply(settings: Settings, console: Console | None = None) -> None:

@@ -23,32 +23,34 @@ def run(settings: Settings) -> None:
     """Write until SIGTERM."""
     bootstrap.configure_logging(settings, "lake")
     stop = bootstrap.stop_on_signal(settings, "lake")
-    consumer = bootstrap.group_consumer(settings, GROUP, tuple(KINDS))
-    producer = bootstrap.producer(settings)
-    deps = Deps(
-        consumer=consumer,
-        producer=producer,
-        admin=bootstrap.log_admin(settings),
-        files=bootstrap.lake_files(settings),
-        features=bootstrap.feature_store(settings),
-        owned=consumer.assignment,
-    )
-    flush_ms = round(settings.lake_flush_s * 1_000)
-    worker = LakeWorker(deps, wall_ms, flush_ms=flush_ms, most=settings.lake_flush_records)
-    try:
-        loop(worker, stop)
-        worker.close()
-    finally:
-        consumer.close()
-        producer.close()
+    with bootstrap.metered(settings, "lake") as meters:
+        consumer = meters.consumer(bootstrap.group_consumer(settings, GROUP, tuple(KINDS)))
+        producer = meters.producer(bootstrap.producer(settings))
+        deps = Deps(
+            consumer=consumer,
+            producer=producer,
+            admin=bootstrap.log_admin(settings),
+            files=meters.lake(bootstrap.lake_files(settings)),
+            features=bootstrap.feature_store(settings),
+            owned=consumer.assignment,
+        )
+        flush_ms = round(settings.lake_flush_s * 1_000)
+        worker = LakeWorker(deps, wall_ms, flush_ms=flush_ms, most=settings.lake_flush_records)
+        try:
+            loop(worker, stop, meters)
+            worker.close()
+        finally:
+            consumer.close()
+            producer.close()
 
 
-def loop(worker: LakeWorker, stop: threading.Event) -> None:
+def loop(worker: LakeWorker, stop: threading.Event, meters: "bootstrap.Meters") -> None:
     """Step after step; what is unavailable, or a full disk, is tried again."""
     report_at = time.monotonic() + REPORT_S
     while not stop.is_set():
         try:
-            worker.step(POLL_S)
+            with meters.step():
+                worker.step(POLL_S)
         except (UnavailableError, OSError, FutureTimeoutError) as error:
             logger.warning("%s; trying again", error)
             stop.wait(BACK_OFF_S)

@@ -26,11 +26,12 @@ def run(settings: Settings) -> None:
     """Serve until a signal. Raises ConfigurationError at once when keys are missing or wrong."""
     Keys(settings.keys)
     signing_keys(settings)
-    if settings.recommend_workers == 1:
-        serve(settings)
-    else:
-        bootstrap.configure_logging(settings, "recommend")
-        supervise(settings, serve, bootstrap.stop_on_signal())
+    with bootstrap.announced(settings, "recommend", settings.recommend_port):
+        if settings.recommend_workers == 1:
+            serve(settings)
+        else:
+            bootstrap.configure_logging(settings, "recommend")
+            supervise(settings, serve, bootstrap.stop_on_signal())
 
 
 def serve(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """What /metrics says. One registry an application; with several workers the files of prometheus_client are
 merged."""
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -25,58 +26,66 @@ _LATENCY_S = (
     1,
     2.5,
 )
+_PIN_OF = {"pin_unreachable": "unreachable", "overridden": "overridden"}
+SHED = ("overload", "rate_limit")
+_NO_PIN = "r:"  # units of one request keep none, see experiments.assignment.unit_id
 
 
 class Metrics:
     """Counters and gauges of one replica; children of labels are looked up once, because a look-up costs 2
-    µs."""
+    µs and an increment 1 µs."""
 
     def __init__(self, *, merged: bool = False) -> None:
         """merged: /metrics answers for all workers, from the files that they share."""
         self._merged = merged
-        self._registry = CollectorRegistry()
-        registry = self._registry
+        self._process = psutil.Process()
+        registry = self._registry = CollectorRegistry()
+
+        def counter(name: str, told: str, *labels: str) -> Counter:
+            return Counter(name, told, labels, registry=registry)
+
+        def gauge(name: str, told: str) -> Gauge:
+            return Gauge(name, told, ["replica"], registry=registry, multiprocess_mode="liveall")
+
         self._seconds = Histogram(
-            "ringside_http_seconds",
+            "ringside_http_request_seconds",
             "Time to answer, by route.",
             ["route"],
             buckets=_LATENCY_S,
             registry=registry,
         )
-        self._responses = Counter(
-            "ringside_http_responses",
-            "Responses by route and status.",
-            ["route", "status"],
-            registry=registry,
+        self._responses = counter(
+            "ringside_http_responses", "Responses by route and status.", "route", "status"
         )
-        self._slates = Counter("ringside_slates", "Slates by assigned arm.", ["arm"], registry=registry)
-        self._degraded = Counter("ringside_degraded", "Degraded slates by code.", ["code"], registry=registry)
-        self._excluded = Counter("ringside_excluded", "Slates left out.", ["reason"], registry=registry)
-        self.exposures_lost = Counter("ringside_exposures_lost", "Never acknowledged.", registry=registry)
-        self._events = Counter("ringside_events", "Events by result.", ["result"], registry=registry)
-        self._unattributed = Counter(
-            "ringside_unattributed", "Events whose slate doesn't count.", ["reason"], registry=registry
+        self._shed = counter("ringside_requests_shed", "Refused before any work, by reason.", "reason")
+        self._slates = counter("ringside_slates", "Slates by assigned arm.", "arm")
+        self._fallbacks = counter(
+            "ringside_slate_fallbacks", "Slates that another arm than the assigned one answered.", "arm"
         )
-        self._revision = Gauge(
-            "ringside_revision",
-            "Revision served.",
-            ["replica"],
-            registry=registry,
-            multiprocess_mode="liveall",
+        self._degraded = counter("ringside_slates_degraded", "Degraded slates, by step.", "step")
+        self._excluded = counter("ringside_slates_excluded", "Slates that don't count, by reason.", "reason")
+        self._pins = counter(
+            "ringside_pins", "Slates by their unit's pin: made, kept, overridden, unreachable.", "result"
         )
-        self._models = Gauge(
-            "ringside_models_loaded", "Models.", ["replica"], registry=registry, multiprocess_mode="liveall"
+        self.exposures_lost = counter("ringside_exposures_lost", "Exposures that the broker never took.")
+        self._events = counter("ringside_events", "Events by result.", "result")
+        self._unattributed = counter(
+            "ringside_events_unattributed", "Events whose recommendation id doesn't count.", "reason"
         )
-        self._state_age = Gauge(
-            "ringside_state_age_seconds",
-            "Since the experiment state was last read.",
-            ["replica"],
-            registry=registry,
-            multiprocess_mode="liveall",
-        )
+        self._revision = gauge("ringside_served_revision", "Revision of the experiment being served.")
+        self._models = gauge("ringside_models_loaded", "Models in memory.")
+        self._items = gauge("ringside_catalogue_items", "Items that may be shown.")
+        self._state_age = gauge("ringside_state_age_seconds", "Since the experiment state was last read.")
+        self._alone = gauge("ringside_champion_only", "1 while only the champion serves.")
+        self._memory = gauge("ringside_resident_memory_bytes", "Memory of the replica.")
+        self._cpu = gauge("ringside_cpu_used_seconds", "CPU time of the replica since it started.")
         self._seconds_of: dict[str, Histogram] = {}
         self._responses_of: dict[tuple[str, int], Counter] = {}
         self._slates_of: dict[str, Counter] = {}
+        self._degraded_of: dict[str, Counter] = {}
+        self._pins_of = {name: self._pins.labels(name) for name in ("made", "kept", *_PIN_OF.values())}
+        for reason in SHED:
+            self._shed.labels(reason)
 
     def response(self, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
@@ -91,17 +100,38 @@ class Metrics:
             )
         counter.inc()
 
+    def shed(self, reason: str) -> None:
+        """A request was refused before any work: `overload`, or `rate_limit` of its key."""
+        self._shed.labels(reason).inc()
+
     def slate(self, exposure: Exposure) -> None:
         """A slate was made."""
         counter = self._slates_of.get(exposure.arm)
         if counter is None:
             counter = self._slates_of.setdefault(exposure.arm, self._slates.labels(exposure.arm))
         counter.inc()
+        if exposure.answered_by != exposure.arm:
+            self._fallbacks.labels(exposure.arm).inc()
         if exposure.degraded is not None:
             for code in exposure.degraded.split(","):
-                self._degraded.labels(code).inc()
+                self._degraded_step(code.partition(":")[0]).inc()
         if exposure.excluded is not None:
             self._excluded.labels(exposure.excluded).inc()
+        self._pin(exposure)
+
+    def _pin(self, exposure: Exposure) -> None:
+        if exposure.excluded is not None:
+            result = _PIN_OF.get(exposure.excluded)
+        elif exposure.unit.startswith(_NO_PIN):
+            result = None
+        else:
+            result = "made" if exposure.first else "kept"
+        if result is not None:
+            self._pins_of[result].inc()
+
+    def _degraded_step(self, step: str) -> Counter:
+        counter = self._degraded_of.get(step)
+        return counter or self._degraded_of.setdefault(step, self._degraded.labels(step))
 
     def events(self, result: str, count: int) -> None:
         """Events were acknowledged, refused, or given up (unavailable)."""
@@ -113,10 +143,18 @@ class Metrics:
         self._unattributed.labels(reason).inc()
 
     def state(self, replica: str, revision: int, models: int, age_s: float) -> None:
-        """What this replica serves, and how old its knowledge is."""
+        """What this replica serves, how old its knowledge is, and what it takes."""
         self._revision.labels(replica).set(revision)
         self._models.labels(replica).set(models)
         self._state_age.labels(replica).set(age_s)
+        with self._process.oneshot():
+            self._memory.labels(replica).set(self._process.memory_info().rss)
+            self._cpu.labels(replica).set(sum(self._process.cpu_times()[:2]))
+
+    def shelf(self, replica: str, items: int, alone: bool) -> None:
+        """How many items may be shown, and whether the champion serves alone."""
+        self._items.labels(replica).set(items)
+        self._alone.labels(replica).set(alone)
 
     def text(self) -> bytes:
         """The exposition format; over all workers when they share a directory."""

@@ -69,8 +69,10 @@ def create_app(settings: Settings, client: httpx.AsyncClient, *, stock: bool = T
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Needs nobody: without the recommend service the shelves say so."""
     bootstrap.configure_logging(settings, "shop")
-    app = create_app(settings, httpx.AsyncClient(limits=httpx.Limits(max_connections=64)))
-    uvicorn.run(app, host=settings.host, port=settings.shop_port, log_config=None, access_log=False)
+    with bootstrap.metered(settings, "shop", loops=False) as meters:
+        calls = meters.transport(httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=64)))
+        app = meters.app(create_app(settings, httpx.AsyncClient(transport=calls)))
+        uvicorn.run(app, host=settings.host, port=settings.shop_port, log_config=None, access_log=False)
 
 
 async def _keep_stocked(rails: Rails, shelf: Shelf) -> None:

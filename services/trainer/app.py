@@ -12,6 +12,7 @@ from experiments.experiment import Experiment
 from services import bootstrap
 from services.errors import RingsideError
 from services.settings import Settings
+from services.trainer.metrics import TrainerMetrics
 from services.trainer.recipes import Recipe, recipe, recipe_of
 from services.trainer.showing import shown
 from services.trainer.training import Trained, Workshop, enter
@@ -21,6 +22,7 @@ from services.trainer.worker import TrainerWorker
 log = logging.getLogger(__name__)
 NICENESS = 10
 LOOK_EVERY_S = 1.0
+LONGEST_FIT_S = 3_600.0  # a fit is one long turn of the loop
 
 
 def run(settings: Settings) -> None:
@@ -29,10 +31,15 @@ def run(settings: Settings) -> None:
     os.nice(NICENESS)
     stop = bootstrap.stop_on_signal(settings, "trainer")
     worker = make_worker(settings)
-    with shown("retraining") as progress:
+    with (
+        bootstrap.metered(settings, "trainer", silent_s=LONGEST_FIT_S) as meters,
+        shown("retraining") as progress,
+    ):
+        metrics = TrainerMetrics(meters.registry)
         while not stop.wait(LOOK_EVERY_S):
             try:
-                worker.look(progress)
+                with meters.step():
+                    metrics.around(lambda: worker.look(progress))
             except RingsideError as error:
                 log.warning("%s", error)
             except Exception:

@@ -46,6 +46,17 @@ def eventually(what: Any, timeout_s: float = 60.0) -> Any:
         time.sleep(0.05)
 
 
+def test_lag_is_what_is_left_of_what_the_last_poll_saw(log: Any) -> None:
+    produced(log.producer(), EVENTS, ["ada"] * 30)
+    consumer, pair = log.consumer(), (EVENTS, partition_of(b"ada", PARTITIONS))
+    consumer.assign({pair: 0})
+    first = eventually(lambda: consumer.poll(0.2, max_records=10))
+    assert consumer.lag() == {pair: 30 - len(first)}
+    assert len(first) <= 10
+    assert len(consumed(consumer, 30 - len(first))) == 30 - len(first)
+    assert eventually(lambda: consumer.poll(0) or consumer.lag() == {pair: 0})
+
+
 def test_what_is_acknowledged_is_read_back_with_its_bytes(log: Any) -> None:
     raw = bytes(range(256))
     where = (

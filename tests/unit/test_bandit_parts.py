@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import events
+from services import bootstrap, events
 from services.adapters.memory import MemoryBroker, MemoryEventProducer
 from services.bandit import app
 from services.bandit.app import partitions_of
@@ -17,23 +17,27 @@ from services.bandit.watermark import Reach
 from services.errors import BadMessageError, ConfigurationError, StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.ports import Positions, Record
+from services.settings import Settings
 
 # ---- the loop --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [UnavailableError("Redis", "gone"), StalePositionError("begun already")])
-def test_what_another_step_may_mend_does_not_end_the_loop(error, monkeypatch):
+def test_what_another_step_may_mend_does_not_end_the_loop(error, monkeypatch, tmp_path):
     monkeypatch.setattr(app, "BACK_OFF_S", 0.0)
     stop, steps = Event(), []
 
     class Failing:
+        partitions, lost = {}, frozenset()
+
         def step(self, timeout_s):
             steps.append(timeout_s)
             if len(steps) == 1:
                 raise error
             stop.set()
 
-    app.loop(Failing(), stop)
+    with bootstrap.metered(Settings(home=tmp_path, metrics_port=-1), "bandit") as meters:
+        app.loop(Failing(), stop, meters)
     assert len(steps) == 2
 
 

@@ -1,0 +1,134 @@
+"""The event log, measured: what is read, how far behind, what is sent, what is buried.
+
+Wrappers around the ports, so that workers count records without knowing that somebody watches.
+"""
+
+from collections import Counter as Counts
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from services.events import DEAD_LETTERS
+from services.ports import EventProducer, GroupConsumer, Record
+
+Pair = tuple[str, int]
+# A reason holds bytes and offsets of what could not be read; a label must not.
+REASONS = (("is not understood here", "version"), ("not a ", "unreadable"))
+
+
+class MeteredConsumer:
+    """A GroupConsumer (or an EventConsumer, if nobody asks for its `assignment`) that counts what it reads.
+
+    Lag is told after each poll, from what the poll saw.
+    """
+
+    def __init__(self, inner: GroupConsumer, registry: CollectorRegistry):
+        self._inner = inner
+        self._read = Counter(
+            "ringside_records_read", "Records read from a topic.", ["topic"], registry=registry
+        )
+        self._lag = Gauge(
+            "ringside_consumer_lag_records", "Records not read yet.", ["topic"], registry=registry
+        )
+        self._owned = Gauge("ringside_partitions", "Partitions being read.", ["topic"], registry=registry)
+        self._topics: set[str] = set()
+
+    def assign(self, positions: Mapping[Pair, int]) -> None:
+        """As EventConsumer."""
+        self._inner.assign(positions)
+        owned = Counts(topic for topic, _ in positions)
+        self._topics |= set(owned)
+        for topic in self._topics:
+            self._owned.labels(topic).set(owned[topic])
+            self._read.labels(topic)
+            if not owned[topic]:
+                self._lag.labels(topic).set(0)
+
+    def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
+        """As EventConsumer."""
+        records = self._inner.poll(timeout_s, max_records)
+        for topic, count in Counts(record.topic for record in records).items():
+            self._read.labels(topic).inc(count)
+        behind: Counts[str] = Counts()
+        for (topic, _), lag in self._inner.lag().items():
+            behind[topic] += lag
+        for topic, lag in behind.items():
+            self._lag.labels(topic).set(lag)
+        return records
+
+    def positions(self) -> dict[Pair, int]:
+        """As EventConsumer."""
+        return self._inner.positions()
+
+    def lag(self) -> dict[Pair, int]:
+        """As EventConsumer."""
+        return self._inner.lag()
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """As EventConsumer."""
+        return self._inner.bounds(topic, partition)
+
+    def ends(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
+        """As EventConsumer."""
+        return self._inner.ends(pairs)
+
+    def assignment(self) -> frozenset[Pair]:
+        """As GroupConsumer."""
+        return self._inner.assignment()
+
+    def close(self) -> None:
+        """As EventConsumer."""
+        self._inner.close()
+
+
+class MeteredProducer:
+    """An EventProducer that counts what became of each record, and dead letters by where they came from."""
+
+    def __init__(self, inner: EventProducer, registry: CollectorRegistry):
+        self._inner = inner
+        self._sent = Counter(
+            "ringside_records_sent",
+            "Records by what the broker said: acknowledged or failed.",
+            ["topic", "result"],
+            registry=registry,
+        )
+        self._buried = Counter(
+            "ringside_dead_letters",
+            "Records that could not be read, by topic of origin.",
+            ["topic", "reason"],
+            registry=registry,
+        )
+
+    def send(
+        self, topic: str, key: str | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> "Future[Record]":
+        """As EventProducer."""
+        future = self._inner.send(topic, key, value, headers)
+        future.add_done_callback(lambda done: self._settled(topic, done))
+        if topic == DEAD_LETTERS:
+            told = dict(headers)
+            origin = told.get("origin", b"").decode(errors="replace").partition("/")[0]
+            self._buried.labels(origin, reason_class(told.get("reason", b"").decode(errors="replace"))).inc()
+        return future
+
+    def flush(self, timeout_s: float) -> bool:
+        """As EventProducer."""
+        return self._inner.flush(timeout_s)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """As EventProducer."""
+        self._inner.close(timeout_s)
+
+    def _settled(self, topic: str, done: "Future[Record]") -> None:
+        failed = done.cancelled() or done.exception() is not None
+        self._sent.labels(topic, "failed" if failed else "acknowledged").inc()
+
+
+def reason_class(reason: str) -> str:
+    """The kind of a dead letter's reason.
+
+    >>> reason_class("not a Event: JSON is malformed"), reason_class("Event.v: 9 is not understood here")
+    ('unreadable', 'version')
+    """
+    return next((kind for sign, kind in REASONS if sign in reason), "other")

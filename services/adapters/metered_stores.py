@@ -1,0 +1,168 @@
+"""Stores of the workers, measured: sums, rows of activity, files of the lake, and the log of decisions."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.errors import StalePositionError
+from services.events import ActivityRow
+from services.ports import ActivityStore, LakeFiles, Positions, Span, Sums, TallyStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+WRITE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+def seconds(name: str, told: str, registry: CollectorRegistry) -> Histogram:
+    """A histogram of how long a write takes."""
+    return Histogram(name, told, buckets=WRITE_S, registry=registry)
+
+
+@contextmanager
+def timed(histogram: Histogram) -> Iterator[None]:
+    """Observe how long the block took, also when it fails."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        histogram.observe(time.perf_counter() - began)
+
+
+class MeteredTallyStore:
+    """A TallyStore that counts what its batches add: units by arm, and what became of events."""
+
+    def __init__(self, inner: TallyStore, registry: CollectorRegistry):
+        self._inner = inner
+        self._units = Counter(
+            "ringside_units_matured", "Units whose outcome is final.", ["arm"], registry=registry
+        )
+        self._successes = Counter(
+            "ringside_unit_successes", "Matured units with a success.", ["arm"], registry=registry
+        )
+        self._fallbacks = Counter(
+            "ringside_unit_fallbacks", "Matured units that another arm answered.", ["arm"], registry=registry
+        )
+        self._events = Counter(
+            "ringside_events_accounted",
+            "What became of attributed events: acknowledged = counted + late + duplicate + unmatched.",
+            ["fate"],
+            registry=registry,
+        )
+        self._seconds = seconds("ringside_tally_apply_seconds", "One batch into the sums.", registry)
+        self._stale = Counter(
+            "ringside_tally_refused", "Batches of which another worker was ahead.", registry=registry
+        )
+        self._losses = Gauge(
+            "ringside_data_losses", "Partitions whose loss nobody has accepted.", registry=registry
+        )
+        self._by_letter = {"n": self._units, "s": self._successes, "f": self._fallbacks}
+
+    def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
+        """As TallyStore."""
+        return self._inner.load(partition)
+
+    def apply(
+        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+    ) -> None:
+        """As TallyStore; only what was applied is counted."""
+        with timed(self._seconds), self._stale.count_exceptions(StalePositionError):
+            self._inner.apply(partition, fetched_from, moved_to, deltas)
+        for sums in deltas.values():
+            for key, count in sums.items():
+                self._count(key, count)
+
+    def _count(self, key: str, count: int) -> None:
+        first, arm, *rest = key.split("|")
+        if first == "acct":
+            self._events.labels(rest[0]).inc(count)
+        elif (counter := self._by_letter.get(rest[-1])) is not None:
+            counter.labels(arm).inc(count)
+
+    def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
+        """As TallyStore."""
+        self._inner.set_watermark(partition, watermark_ms, lag)
+
+    def load_all(self, experiment: str, partitions: int) -> tuple[Sums, dict[str, int], int | None]:
+        """As TallyStore."""
+        return self._inner.load_all(experiment, partitions)
+
+    def report_loss(self, partition: int, message: str) -> None:
+        """As TallyStore."""
+        self._inner.report_loss(partition, message)
+
+    def losses(self) -> dict[int, str]:
+        """As TallyStore."""
+        found = self._inner.losses()
+        self._losses.set(len(found))
+        return found
+
+    def acknowledge_loss(self, partition: int) -> None:
+        """As TallyStore."""
+        self._inner.acknowledge_loss(partition)
+
+    def loss_acknowledged(self, partition: int, positions: Positions) -> bool:
+        """As TallyStore."""
+        return self._inner.loss_acknowledged(partition, positions)
+
+
+class MeteredActivityStore:
+    """An ActivityStore whose pushes are timed."""
+
+    def __init__(self, inner: ActivityStore, registry: CollectorRegistry):
+        self._inner = inner
+        self._seconds = seconds("ringside_activity_push_seconds", "One push of rows to Feast.", registry)
+        self._rows = Counter("ringside_activity_rows", "Rows of recent activity pushed.", registry=registry)
+
+    def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
+        """As ActivityStore."""
+        return self._inner.load(users)
+
+    def push(self, rows: Sequence[ActivityRow]) -> None:
+        """As ActivityStore."""
+        with timed(self._seconds):
+            self._inner.push(rows)
+        self._rows.inc(len(rows))
+
+    def positions(self, log_id: str) -> dict[tuple[str, int], int]:
+        """As ActivityStore."""
+        return self._inner.positions(log_id)
+
+    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """As ActivityStore."""
+        self._inner.save_positions(log_id, positions)
+
+
+class MeteredLakeFiles:
+    """LakeFiles whose writes are counted by topic."""
+
+    def __init__(self, inner: LakeFiles, registry: CollectorRegistry):
+        self._inner = inner
+        self._rows = Counter("ringside_lake_rows", "Rows written to Parquet.", ["topic"], registry=registry)
+        self._files = Counter("ringside_lake_files", "Parquet files written.", ["topic"], registry=registry)
+        self._at = Gauge(
+            "ringside_lake_file_timestamp_seconds",
+            "When the newest file of a topic was written.",
+            ["topic"],
+            registry=registry,
+        )
+        self._seconds = seconds("ringside_lake_write_seconds", "One Parquet file.", registry)
+
+    def tag(self, log_id: str) -> str:
+        """As LakeFiles."""
+        return self._inner.tag(log_id)
+
+    def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
+        """As LakeFiles."""
+        with timed(self._seconds):
+            self._inner.write(topic, span, at_ms, rows)
+        self._rows.labels(topic).inc(rows.num_rows)
+        self._files.labels(topic).inc()
+        self._at.labels(topic).set_to_current_time()
+
+    def position(self, topic: str, partition: int, log: str) -> int | None:
+        """As LakeFiles."""
+        return self._inner.position(topic, partition, log)

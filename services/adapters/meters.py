@@ -1,0 +1,108 @@
+"""What one process reports about itself: a registry of its own, filled by wrappers around its ports and by
+its loop, and scraped at its own endpoint. Nothing here is global."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+
+import httpx
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from starlette.types import ASGIApp
+
+from services import ports
+from services.adapters import metrics_endpoint as endpoint
+from services.adapters.metered_decisions import MeteredDecisionLog
+from services.adapters.metered_http import MeteredApp, MeteredTransport
+from services.adapters.metered_log import MeteredConsumer, MeteredProducer
+from services.adapters.metered_stores import MeteredActivityStore, MeteredLakeFiles, MeteredTallyStore
+from services.adapters.pulse import pulse_file
+from services.errors import RingsideError
+from services.settings import Settings
+
+
+class Meters:
+    """The registry of a process, and its ports measured. Each wrapper may be asked for once."""
+
+    def __init__(self, settings: Settings, process: str, replica: str):
+        self.registry = CollectorRegistry()
+        self._steps = Counter(
+            "ringside_steps",
+            "Turns of the loop by how they ended: ok, or the kind of error.",
+            ["result"],
+            registry=self.registry,
+        )
+        self._steps.labels("ok")
+        ProcessCollector(registry=self.registry)
+        told = {"process": process, "replica": replica, "version": version("ringside")}
+        info = Gauge("ringside_process_info", "1; who this is.", list(told), registry=self.registry)
+        info.labels(**told).set(1)
+        free = Gauge("ringside_disk_free_bytes", "Free space where RINGSIDE_HOME is.", registry=self.registry)
+        free.set_function(lambda: shutil.disk_usage(_existing(settings)).free)
+
+    def consumer(self, inner: ports.GroupConsumer) -> ports.GroupConsumer:
+        """Reading, measured."""
+        return MeteredConsumer(inner, self.registry)
+
+    def producer(self, inner: ports.EventProducer) -> ports.EventProducer:
+        """Sending, measured."""
+        return MeteredProducer(inner, self.registry)
+
+    def decisions(self, inner: ports.DecisionLog) -> ports.DecisionLog:
+        """The experiment, told."""
+        return MeteredDecisionLog(inner, self.registry)
+
+    def tally(self, inner: ports.TallyStore) -> ports.TallyStore:
+        """Sums, measured."""
+        return MeteredTallyStore(inner, self.registry)
+
+    def activity(self, inner: ports.ActivityStore) -> ports.ActivityStore:
+        """Pushes, measured."""
+        return MeteredActivityStore(inner, self.registry)
+
+    def lake(self, inner: ports.LakeFiles) -> ports.LakeFiles:
+        """Files, measured."""
+        return MeteredLakeFiles(inner, self.registry)
+
+    def app(self, inner: ASGIApp) -> ASGIApp:
+        """Requests, measured."""
+        return MeteredApp(inner, self.registry)
+
+    def transport(self, inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
+        """Calls of a client, measured."""
+        return MeteredTransport(inner, self.registry)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """One turn of the loop: counted as ok, or by the kind of error, which goes on."""
+        try:
+            yield
+        except Exception as error:
+            kind = type(error).__name__ if isinstance(error, RingsideError | OSError) else "unexpected"
+            self._steps.labels(kind).inc()
+            raise
+        self._steps.labels("ok").inc()
+
+
+@contextmanager
+def metered(
+    settings: Settings, process: str, replica: str, *, loops: bool = True, silent_s: float = 30.0
+) -> Iterator[Meters]:
+    """Meters that are scraped while the block runs. `loops`: its loop leaves signs of life (services.adapters
+    .pulse), and /health/live is 503 after `silent_s` without one."""
+    meters = Meters(settings, process, replica)
+    if settings.metrics_port == endpoint.OFF:
+        yield meters
+        return
+    with ExitStack() as stack:
+        file = pulse_file(settings, process) if loops else None
+        served = endpoint.opened(settings, meters.registry, endpoint.age_of(file, time.time()), silent_s)
+        stack.callback(served.close)
+        stack.enter_context(endpoint.announcing(settings, process, replica, served.port))
+        yield meters
+
+
+def _existing(settings: Settings) -> str:
+    home = settings.home.absolute()
+    return str(next(folder for folder in (home, *home.parents) if folder.exists()))

@@ -1,0 +1,298 @@
+"""Ports measured: the wrappers count what happens, hide nothing of the port, and change nothing of it."""
+
+import json
+import socket
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from scraping import parsed, samples, value
+from small_shop import Shop
+
+from experiments import commands
+from experiments.experiment import apply
+from services import bootstrap, ports
+from services.activity.metrics import ActivityMetrics
+from services.activity.worker import Counts
+from services.adapters import metered_decisions, metered_log, metered_stores
+from services.adapters.memory import (
+    MemoryBroker,
+    MemoryDecisionLog,
+    MemoryEventConsumer,
+    MemoryEventProducer,
+    MemoryStateCache,
+    MemoryTallyStore,
+)
+from services.adapters.memory_activity import MemoryActivityStore
+from services.adapters.meters import Meters
+from services.adapters.metrics_endpoint import Endpoint
+from services.bandit.metrics import BanditMetrics
+from services.errors import StalePositionError, UnavailableError
+from services.events import DEAD_LETTERS, EVENTS
+from services.ports import Positions
+from services.settings import Settings
+
+WRAPPED = [
+    (metered_log.MeteredConsumer, ports.GroupConsumer),
+    (metered_log.MeteredProducer, ports.EventProducer),
+    (metered_decisions.MeteredDecisionLog, ports.DecisionLog),
+    (metered_stores.MeteredTallyStore, ports.TallyStore),
+    (metered_stores.MeteredActivityStore, ports.ActivityStore),
+    (metered_stores.MeteredLakeFiles, ports.LakeFiles),
+]
+
+
+@pytest.fixture
+def meters(tmp_path: Path) -> Meters:
+    return Meters(Settings(home=tmp_path), "test", "r1")
+
+
+@pytest.mark.parametrize(("wrapper", "port"), WRAPPED)
+def test_a_wrapper_has_every_method_of_its_port(wrapper: type, port: type) -> None:
+    wanted = {name for base in port.__mro__ for name in vars(base) if not name.startswith("_")}
+    assert wanted <= set(dir(wrapper))
+
+
+def test_reading_is_counted_and_lag_is_what_is_left(meters: Meters, memory_broker: MemoryBroker) -> None:
+    for number in range(10):
+        memory_broker.append(EVENTS, None, b"%d" % number)
+    consumer = meters.consumer(MemoryEventConsumer(memory_broker))  # type: ignore[arg-type]
+    consumer.assign({(EVENTS, 0): 0})
+    assert value(samples(meters.registry), "ringside_records_read_total", topic=EVENTS) == 0
+    assert len(consumer.poll(0, 4)) == 4
+    found = samples(meters.registry)
+    assert value(found, "ringside_records_read_total", topic=EVENTS) == 4
+    assert value(found, "ringside_consumer_lag_records", topic=EVENTS) == 6
+    assert value(found, "ringside_partitions", topic=EVENTS) == 1
+    consumer.assign({})
+    assert value(samples(meters.registry), "ringside_consumer_lag_records", topic=EVENTS) == 0
+
+
+def test_sending_is_counted_by_what_the_broker_said(meters: Meters, memory_broker: MemoryBroker) -> None:
+    producer = meters.producer(MemoryEventProducer(memory_broker))
+    producer.send(EVENTS, "ada", b"1")
+    memory_broker.down = True
+    producer.send(EVENTS, "ada", b"2")
+    memory_broker.down = False
+    found = samples(meters.registry)
+    assert value(found, "ringside_records_sent_total", topic=EVENTS, result="acknowledged") == 1
+    assert value(found, "ringside_records_sent_total", topic=EVENTS, result="failed") == 1
+
+
+def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
+    meters: Meters, memory_broker: MemoryBroker
+) -> None:
+    producer = meters.producer(MemoryEventProducer(memory_broker))
+    for reason in ("not a Event: JSON is malformed (byte 17)", "Event.v: 9 is not understood here", "?"):
+        headers = [("reason", reason.encode()), ("origin", b"events/3/17")]
+        producer.send(DEAD_LETTERS, None, b"raw", headers)
+    found = samples(meters.registry)
+    for kind in ("unreadable", "version", "other"):
+        assert value(found, "ringside_dead_letters_total", topic=EVENTS, reason=kind) == 1
+
+
+def test_sums_are_counted_by_what_they_mean_and_only_once_applied(meters: Meters) -> None:
+    store = meters.tally(MemoryTallyStore())
+    begun = Positions("log", 0, 0, 0)
+    store.apply(0, None, begun, {})
+    sums = {"3|als|490|n": 5, "3|als|490|s": 2, "3|als|490|f": 1, "acct|als|late": 4, "acct|als|counted": 2}
+    store.apply(0, begun, Positions("log", 5, 6, 0), {"storefront": sums})
+    with pytest.raises(StalePositionError):
+        store.apply(0, begun, Positions("log", 5, 6, 0), {"storefront": sums})
+    found = samples(meters.registry)
+    assert value(found, "ringside_units_matured_total", arm="als") == 5
+    assert value(found, "ringside_unit_successes_total", arm="als") == 2
+    assert value(found, "ringside_unit_fallbacks_total", arm="als") == 1
+    assert value(found, "ringside_events_accounted_total", fate="late") == 4
+    assert value(found, "ringside_tally_refused_total") == 1
+    assert value(found, "ringside_tally_apply_seconds_count") == 3
+    store.report_loss(0, "gone")
+    store.losses()
+    assert value(samples(meters.registry), "ringside_data_losses") == 1
+
+
+def test_decisions_are_told_whoever_made_them_and_again_after_a_restart(
+    meters: Meters, tmp_path: Path
+) -> None:
+    shop = Shop(tmp_path)
+    log = meters.decisions(shop.log)
+    shop.race(share=0.25)
+    shop.decide(commands.hold, ["watermark"])
+    log.catch_up()
+    log.catch_up()
+    found = samples(meters.registry)
+    assert value(found, "ringside_decisions_total", kind="start") == 1
+    assert value(found, "ringside_decisions_total") == 4
+    assert value(found, "ringside_experiment_revision") == 4
+    assert value(found, "ringside_experiment_status", status="held") == 1
+    assert value(found, "ringside_experiment_status") == 1
+    assert value(found, "ringside_experiment_held") == 1
+    assert value(found, "ringside_arm_weight_ratio", arm="other", role="challenger") == 0.25
+    shop.decide(commands.resume)
+    shop.decide(commands.rollback, "other")
+    log.catch_up()
+    again = Meters(Settings(home=tmp_path), "decider", "r2")
+    again.decisions(shop.log).catch_up()
+    for restarted in (samples(meters.registry), samples(again.registry)):
+        assert value(restarted, "ringside_experiment_held") == 0
+        assert value(restarted, "ringside_decisions_total", kind="rollback") == 1
+        assert value(restarted, "ringside_decisions_unconfirmed") == 1
+        assert value(restarted, "ringside_arm_weight_ratio", arm="other", role="retired") == 0
+        with pytest.raises(KeyError):
+            value(restarted, "ringside_arm_weight_ratio", arm="other", role="challenger")
+
+
+def test_the_evidence_of_the_newest_look_is_told(meters: Meters, tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    evidence = {
+        "arms": {"good": {"n": 40, "s": 4, "posterior_mean": 0.1, "p_best": 0.7}},
+        "races": [{"arm": "other", "log_e": 1.5, "log_threshold": 3.5}],
+    }
+    shop.race()
+    origin = commands.Origin(author="test", now_ms=shop.now_ms, evidence=evidence)
+    shop.log.append(commands.allocate(shop.state, {"good": 0.5, "other": 0.5}, {}, 0, origin))
+    meters.decisions(shop.log).catch_up()
+    found = samples(meters.registry)
+    assert value(found, "ringside_arm_units", arm="good") == 40
+    assert value(found, "ringside_arm_best_probability_ratio", arm="good") == 0.7
+    assert value(found, "ringside_race_log_evidence", arm="other") == 1.5
+    assert value(found, "ringside_race_log_threshold", arm="other") == 3.5
+
+
+def test_another_log_is_told_from_its_start(meters: Meters) -> None:
+    cache = MemoryStateCache(clock=lambda: 1)
+    switched = [MemoryDecisionLog(apply, cache), MemoryDecisionLog(apply, cache)]
+
+    class Switching:
+        at = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(switched[self.at], name)
+
+    log = Switching()
+    measured = meters.decisions(log)  # type: ignore[arg-type]
+    for log.at, revisions in ((0, 2), (1, 1)):
+        arm = {"name": "a", "model_version": "m"}
+        state = log.append(commands.start("x", arm, commands.Rules(), "salt", commands.Origin("t", 1)))
+        if revisions == 2:
+            log.append(commands.enter(state, "b", "m2", commands.Origin("t", 2)))
+        measured.catch_up()
+        assert value(samples(meters.registry), "ringside_experiment_revision") == revisions
+    assert value(samples(meters.registry), "ringside_decisions_total", kind="start") == 2
+
+
+def test_pushes_and_files_are_timed(meters: Meters) -> None:
+    store = meters.activity(MemoryActivityStore())
+    store.push([])
+    assert value(samples(meters.registry), "ringside_activity_push_seconds_count") == 1
+    late = ActivityMetrics(meters.registry)
+    for counted in (1, 3):
+        late.look(Counts(late=counted))
+    assert value(samples(meters.registry), "ringside_activity_pushes_late_total") == 3
+
+
+def test_a_bandit_tells_of_its_own_partitions_only(meters: Meters) -> None:
+    class One:
+        overtaken, lag = 0, 7
+
+        def watermark(self, now_ms: int) -> int:
+            return now_ms - 5_000
+
+    class Worker:
+        def __init__(self) -> None:
+            self.partitions, self.lost = {0: One(), 1: One()}, frozenset({3})
+
+    worker, metrics = Worker(), BanditMetrics(meters.registry)
+    metrics.look(worker, 1_000_000)  # type: ignore[arg-type]
+    found = samples(meters.registry)
+    assert value(found, "ringside_watermark_timestamp_seconds", partition="1") == 995
+    assert value(found, "ringside_partition_lag_records") == 14
+    assert value(found, "ringside_partitions_stopped") == 1
+    worker.partitions.pop(1)
+    worker.partitions[0].overtaken = 2
+    metrics.look(worker, 1_000_000)  # type: ignore[arg-type]
+    found = samples(meters.registry)
+    assert value(found, "ringside_records_overtaken_total") == 2
+    with pytest.raises(KeyError):
+        value(found, "ringside_watermark_timestamp_seconds", partition="1")
+
+
+def test_turns_are_counted_by_how_they_end(meters: Meters) -> None:
+    with meters.step():
+        pass
+    for error in (UnavailableError("broker", "gone"), OSError(28, "disk full"), ZeroDivisionError()):
+        with pytest.raises(type(error)), meters.step():
+            raise error
+    found = samples(meters.registry)
+    for result in ("ok", "UnavailableError", "OSError", "unexpected"):
+        assert value(found, "ringside_steps_total", result=result) == 1
+
+
+def test_a_worker_is_found_and_scraped_while_it_runs(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with bootstrap.metered(settings, "lake", loops=False):
+        [file] = (tmp_path / "metrics").glob("*.json")
+        [group] = json.loads(file.read_text())
+        assert group["labels"]["process"] == "lake"
+        found = parsed(httpx.get(f"http://{group['targets'][0]}/metrics").text)
+        assert value(found, "ringside_process_info", process="lake") == 1
+        assert value(found, "ringside_disk_free_bytes") > 0
+        assert value(found, "process_resident_memory_bytes") > 1e6
+        assert httpx.get(f"http://{group['targets'][0]}/").status_code == 404
+    assert not list((tmp_path / "metrics").iterdir())
+
+
+def test_a_target_of_a_process_that_died_is_swept_away(tmp_path: Path) -> None:
+    stale = tmp_path / "metrics" / f"bandit@{socket.gethostname()}-{2**22 + 1}.json"
+    elsewhere = tmp_path / "metrics" / "bandit@another-host-1.json"
+    stale.parent.mkdir()
+    for file in (stale, elsewhere):
+        file.write_text("[]")
+    with bootstrap.metered(Settings(home=tmp_path), "lake", loops=False):
+        assert not stale.exists()
+        assert elsewhere.exists()
+
+
+def test_two_processes_with_one_port_are_both_scraped(tmp_path: Path) -> None:
+    with bootstrap.metered(Settings(home=tmp_path), "lake", loops=False):
+        [file] = (tmp_path / "metrics").glob("*.json")
+        port = int(json.loads(file.read_text())[0]["targets"][0].rpartition(":")[2])
+        with bootstrap.metered(Settings(home=tmp_path, metrics_port=port), "bandit", loops=False):
+            [other] = (tmp_path / "metrics").glob("bandit*.json")
+            address = json.loads(other.read_text())[0]["targets"][0]
+            assert not address.endswith(f":{port}")
+            assert httpx.get(f"http://{address}/metrics").status_code == 200
+
+
+def test_no_port_no_endpoint(tmp_path: Path) -> None:
+    with bootstrap.metered(Settings(home=tmp_path, metrics_port=-1), "lake") as meters:
+        with meters.step():
+            pass
+        assert not (tmp_path / "metrics").exists()
+
+
+def test_a_loop_that_hangs_is_not_live(meters: Meters) -> None:
+    age = [1.0]
+    served = Endpoint(meters.registry, "127.0.0.1", 0, lambda: age[0])
+    try:
+        url = f"http://127.0.0.1:{served.port}/health/live"
+        assert httpx.get(url).json() == {"status": "live", "age_s": 1.0}
+        age[0] = 31.0
+        assert httpx.get(url).status_code == 503
+    finally:
+        served.close()
+
+
+def test_a_send_that_is_cancelled_counts_as_failed(meters: Meters) -> None:
+    class Hanging:
+        def send(self, *_: Any) -> "Future[Any]":
+            self.future: Future[Any] = Future()
+            return self.future
+
+    inner = Hanging()
+    meters.producer(inner).send(EVENTS, None, b"")  # type: ignore[arg-type]
+    inner.future.cancel()
+    inner.future.set_running_or_notify_cancel()
+    assert value(samples(meters.registry), "ringside_records_sent_total", result="failed") == 1
