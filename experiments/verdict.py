@@ -261,6 +261,8 @@ def _arm_evidence(view: _View, name: str, best: float) -> dict[str, float]:
         "n": counts.n,
         "s": counts.s,
         "rate": counts.rate,
+        "a": belief.a,
+        "b": belief.b,
         "posterior_mean": belief.mean,
         "low": low,
         "high": high,

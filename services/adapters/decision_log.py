@@ -51,7 +51,7 @@ class Ledger:
         return self._offsets.get((decision.experiment, decision.revision)) == offset
 
     def adopt(self, experiment: str, at_least: int = 1) -> bool:
-        """Take the cached state as the base if it has reached revision `at_least`."""
+        """Take the cached state as the base if it reached revision `at_least`. Raises UnavailableError."""
         cached = self._snapshot(experiment)
         if cached is None or cached.revision < max(at_least, self.revision(experiment) + 1):
             return False
@@ -103,6 +103,7 @@ class KafkaDecisionLog:
     ) -> None:
         self._settings, self._producer, self._consumer, self._cache = settings, producer, consumer, cache
         self._ledger = Ledger(cache.get)
+        self._blind = ""  # why the cache could not be asked for a state that the log lacks
         self._lock = threading.RLock()
 
     @property
@@ -119,8 +120,7 @@ class KafkaDecisionLog:
         """Read to the end of the log; refreshes the cache with what changed if Redis can be reached."""
         with self._lock:
             changed = self._read_to_end()
-            if self._settings.experiment not in self._ledger.states:
-                self._ledger.adopt(self._settings.experiment)
+            self._look_for_what_is_missing()
             for experiment in sorted(changed):
                 self._refresh(self._ledger.states[experiment])
             return dict(self._ledger.states)
@@ -137,7 +137,7 @@ class KafkaDecisionLog:
         """Check against the newest state, append, wait for the acknowledgement, read back.
 
         Raises experiments.experiment.IllegalTransition (nothing was appended), StalePositionError (somebody
-        else was first), or UnavailableError (the record may or may not be in the log: catch up before
+        else was first), or UnavailableError (it says whether the record may be in the log: catch up before
         deciding again).
         """
         with self._lock:
@@ -146,20 +146,38 @@ class KafkaDecisionLog:
             if decision.revision != following:
                 raise _stale(decision, following)
             apply(state, decision)
-            offset = self._send(decision).offset
-            states = self.catch_up()
+            if state is None and self._blind:
+                why = f"it can't say whether {decision.experiment} runs already ({self._blind})"
+                raise UnavailableError("the cache of the decision log", f"{why}; nothing was changed")
+            try:
+                offset = self._send(decision).offset
+                states = self.catch_up()
+            except UnavailableError as error:
+                raise UnavailableError("the decision log", _perhaps(decision, error)) from error
             if not self._ledger.won(decision, offset):
                 raise _stale(decision, states[decision.experiment].revision + 1)
             return states[decision.experiment]
 
     def _send(self, decision: Decision) -> Record:
         future = self._producer.send(events.DECISIONS, decision.experiment, events.encode(decision))
+        deadline_ms = self._settings.broker_ack_deadline_ms
         try:
-            return future.result(self._settings.broker_ack_deadline_ms / 1_000)
+            return future.result(deadline_ms / 1_000)
         except (FutureTimeoutError, CancelledError) as error:
-            raise UnavailableError(
-                "the decision log", f"no acknowledgement in {self._settings.broker_ack_deadline_ms} ms"
-            ) from error
+            raise UnavailableError("the broker", f"no acknowledgement in {deadline_ms} ms") from error
+
+    def _look_for_what_is_missing(self) -> None:
+        """The log may have forgotten our experiment; without the cache we go on with what the log says."""
+        if self._settings.experiment in self._ledger.states:
+            return
+        try:
+            self._ledger.adopt(self._settings.experiment)
+        except UnavailableError as error:
+            if not self._blind:
+                logger.warning("what the log does not reach back to is not known: %s", error)
+            self._blind = str(error)
+        else:
+            self._blind = ""
 
     def _read_to_end(self) -> set[str]:
         """Names of the experiments that changed."""
@@ -169,8 +187,12 @@ class KafkaDecisionLog:
         deadline = time.monotonic() + _CATCH_UP_S
         while self._consumer.positions()[PAIR] < end:
             for record in self._poll():
-                if (name := self._take(record)) is not None:
-                    changed.add(name)
+                try:
+                    name = self._take(record)
+                except UnavailableError:
+                    self._consumer.assign({PAIR: record.offset})  # what was fetched with it is read again
+                    raise
+                changed |= {name} - {None}
             if time.monotonic() > deadline:
                 raise UnavailableError("the decision log", f"its end was not reached in {_CATCH_UP_S:g} s")
         return changed
@@ -213,6 +235,11 @@ class KafkaDecisionLog:
             self._cache.put(state)
         except UnavailableError as error:
             logger.warning("%s: revision %d is decided, not cached: %s", state.name, state.revision, error)
+
+
+def _perhaps(decision: Decision, error: UnavailableError) -> str:
+    name, kind = decision.experiment, decision.kind
+    return f"{error}. The {kind} of {name} may be in the log or not: look before you command again"
 
 
 def _stale(decision: Decision, following: int) -> StalePositionError:

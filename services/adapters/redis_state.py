@@ -4,6 +4,7 @@ Everything a partition owns lies under one hash tag, `{bandit:<p>}`, so that one
 at once, on a single server as on Redis Cluster. Scripts work from Redis 6.2 on.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
@@ -20,6 +21,8 @@ from experiments.experiment import Experiment
 from services.errors import StalePositionError, UnavailableError
 from services.ports import Heartbeat, Positions, Sums
 from services.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 Client = redis.Redis | redis.RedisCluster
 _READ_ATTEMPTS = 5
@@ -70,6 +73,18 @@ def _decode(text: str | None) -> Positions | None:
 
 def _sums(flat: Sequence[str]) -> Sums:
     return {field: int(count) for field, count in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _cached(experiment: str) -> str:
+    return f"experiment:{experiment}"
+
+
+def _state(experiment: str, revision: str | None, body: str | None) -> Experiment:
+    """Raises MsgspecError or ValueError if this is no state of `experiment` as `put` stores it."""
+    state = msgspec.json.decode(body or "", type=Experiment)
+    if (state.name, str(state.revision)) != (experiment, revision):
+        raise ValueError(f"it says {state.name}, revision {state.revision}, and is kept as {revision}")
+    return state
 
 
 class _OnRedis:
@@ -182,16 +197,26 @@ class RedisTallyStore(_OnRedis):
 class RedisStateCache(_OnRedis):
     """ports.StateCache on Redis."""
 
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self._refused: set[str] = set()  # the last body that was no heartbeat: said once
+
     def put(self, state: Experiment) -> bool:
         """Compared by revision on the server."""
         body = msgspec.json.encode(state).decode()
-        return bool(self._run("put_newer", [f"experiment:{state.name}"], [state.revision, body]))
+        return bool(self._run("put_newer", [_cached(state.name)], [state.revision, body]))
 
     def get(self, experiment: str) -> Experiment | None:
-        """None if nothing is cached."""
-        with self._reaching():
-            body = self._redis.hget(f"experiment:{experiment}", "body")
-        return msgspec.json.decode(body, type=Experiment) if body else None
+        """None if nothing is cached. What is no state of this experiment is said, removed, and nothing."""
+        raw = self._run("get_state", [_cached(experiment)], [])
+        if raw is None:
+            return None
+        try:
+            return _state(experiment, *raw)
+        except (msgspec.MsgspecError, ValueError) as error:
+            logger.error("%s holds no state and is removed: %s", _cached(experiment), error)
+        self._run("drop_rubbish", [_cached(experiment)], raw)
+        return None
 
     def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
         """The server's clock decides when it expires."""
@@ -200,8 +225,17 @@ class RedisStateCache(_OnRedis):
 
     def heartbeats(self) -> list[Heartbeat]:
         """By name of the replica."""
-        live = [msgspec.json.decode(body, type=Heartbeat) for body in self._beats([])]
+        live = filter(None, map(self._heartbeat, self._beats([])))
         return sorted(live, key=lambda heartbeat: heartbeat.replica)
+
+    def _heartbeat(self, body: str) -> Heartbeat | None:
+        try:
+            return msgspec.json.decode(body, type=Heartbeat)
+        except msgspec.MsgspecError as error:
+            if body not in self._refused:
+                logger.error("not a heartbeat, passed over: %s", error)
+                self._refused = {body}
+            return None
 
     def lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """One script takes or renews."""

@@ -42,3 +42,5 @@ def loop(deciding: Decider, stop: threading.Event, meters: "bootstrap.Meters") -
                 deciding.tick()
         except UnavailableError as error:
             logger.warning("%s; trying again", error)
+        except Exception:  # whatever somebody put into Redis or the log: a dead decider would help nobody
+            logger.exception("a look failed; trying again")

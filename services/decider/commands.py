@@ -4,20 +4,20 @@ import getpass
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from importlib.metadata import version
 from secrets import token_hex
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import commands
 from experiments.commands import Origin
-from experiments.experiment import Decision, Experiment, IllegalTransition, Rules
+from experiments.experiment import Decision, Experiment, IllegalTransition
 from services import bootstrap
-from services.commanding import decide, installation_rules
+from services.commanding import decide, installation_rules, known, rules_from_words
 from services.errors import BadInputError
 from services.ports import DecisionLog
 from services.settings import Settings
@@ -43,7 +43,7 @@ def start(
     with _log(settings) as log:
         if name in log.catch_up():
             raise BadInputError("experiment", f"{name!r} was already started; see `ringside experiment show`")
-        rules = rules_with(installation_rules(settings), rule or [])
+        rules = rules_from_words(installation_rules(settings), rule or [])
         _tell(log.append(commands.start(name, champion, rules, token_hex(8), _origin(reason))))
 
 
@@ -67,7 +67,7 @@ def resume(experiment: Name = "", reason: Why = "", rule: Set = None) -> None:
     """Go on after a pause, or accept what an experiment is held for; new rules start every race anew."""
 
     def build(state: Experiment) -> Decision:
-        return commands.resume(state, _origin(reason), rules_with(state.rules, rule) if rule else None)
+        return commands.resume(state, _origin(reason), rules_from_words(state.rules, rule) if rule else None)
 
     _decide(experiment, build)
 
@@ -106,12 +106,15 @@ def show(experiment: Name = "", last: Annotated[int, typer.Option(help="Decision
     settings = Settings()
     with _log(settings) as log:
         name = experiment or settings.experiment
-        state = log.catch_up().get(name)
-        if state is None:
+        found = known(log, bootstrap.state_cache(settings), settings.experiment)
+        if found.notice:
+            Console(stderr=True).print(f"[yellow]{escape(found.notice)}[/]")
+        if name not in found.states:
             raise BadInputError("experiment", f"{name!r} was never started")
         console = Console()
-        console.print(arms_table(state))
-        console.print(decisions_table(log.history(name)[-last:]))
+        console.print(arms_table(found.states[name]))
+        if found.source == "decisions":
+            console.print(decisions_table(log.history(name)[-last:]))
 
 
 def arms_table(state: Experiment) -> Table:
@@ -133,33 +136,6 @@ def decisions_table(history: list[Decision]) -> Table:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(decision.received_at / 1_000))
         table.add_row(str(decision.revision), at, decision.kind, decision.author, decision.reason)
     return table
-
-
-def rules_with(rules: Rules, said: list[str]) -> Rules:
-    """`rules` with "name=value" pairs in them. Raises BadInputError naming the rule.
-
-    >>> rules_with(Rules(), ["margin=0.05", "ramp=0.1,0.2"]).ramp
-    (0.1, 0.2)
-    """
-    values = {field.name: getattr(rules, field.name) for field in fields(Rules)}
-    for pair in said:
-        name, separator, text = pair.partition("=")
-        if name not in values or not separator:
-            raise BadInputError(f"--set {pair}", f"expected RULE=VALUE with one of {', '.join(values)}")
-        values[name] = _parsed(name, values[name], text)
-    try:
-        return Rules(**values)
-    except ValueError as error:
-        raise BadInputError("--set", str(error)) from error
-
-
-def _parsed(name: str, now: object, text: str) -> object:
-    try:
-        if isinstance(now, tuple):
-            return tuple(float(part) for part in text.split(","))
-        return type(now)(text)
-    except ValueError as error:
-        raise BadInputError(f"--set {name}", f"{text!r} is not like {now!r}") from error
 
 
 def _decide(experiment: str, build: Callable[[Experiment], Decision]) -> None:

@@ -3,18 +3,16 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, Rules
-from services.commanding import decide, installation_rules
-from services.errors import BadInputError, UnavailableError
+from services.commanding import Known, UnknownExperimentError, decide, known
+from services.errors import BadInputError
 from services.recommend.deps import Deps
 from services.recommend.failures import NotFoundError
-from services.settings import Settings
 
 T = TypeVar("T")
 Build = Callable[[Experiment], Decision]
@@ -34,22 +32,13 @@ class Commanding:
             author=author, now_ms=self._deps.clock_ms(), reason=reason, code_version=version("ringside")
         )
 
-    async def states(self) -> Mapping[str, Experiment]:
+    async def known(self) -> Known:
         """Every experiment; from the cache (this installation's only) while the log can't be read."""
-        try:
-            return await self._on_thread(self._deps.decisions.catch_up)
-        except UnavailableError:
-            name = self._deps.settings.experiment
-            cached = await self._on_thread(lambda: self._deps.state.get(name))
-            return {name: cached} if cached is not None else {}
-
-    async def state(self, experiment: str) -> Experiment:
-        """One experiment. Raises NotFoundError."""
-        return existing(await self.states(), experiment)
+        deps = self._deps
+        return await self._on_thread(lambda: known(deps.decisions, deps.state, deps.settings.experiment))
 
     async def history(self, experiment: str, after_revision: int) -> list[Decision]:
-        """Decisions that count, oldest first. Raises NotFoundError, UnavailableError."""
-        await self.state(experiment)
+        """Decisions that count, oldest first, as far as they have been read. Raises UnavailableError."""
         return await self._on_thread(lambda: self._deps.decisions.history(experiment, after_revision))
 
     async def start(
@@ -77,8 +66,10 @@ class Commanding:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _decide(self, experiment: str, build: Build) -> Experiment:
-        existing(self._deps.decisions.catch_up(), experiment)
-        return decide(self._deps.decisions, experiment, build)
+        try:
+            return decide(self._deps.decisions, experiment, build)
+        except UnknownExperimentError as error:
+            raise NotFoundError(error.field, error.problem) from error
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
@@ -89,16 +80,3 @@ def existing(states: Mapping[str, Experiment], experiment: str) -> Experiment:
     if experiment not in states:
         raise NotFoundError("experiment", f"no experiment {experiment!r}")
     return states[experiment]
-
-
-def rules_from(settings: Settings, said: Mapping[str, Any], base: Rules | None = None) -> Rules:
-    """Rules of `base` (None: this installation's) with `said` in them. Raises BadInputError naming the
-    field."""
-    known = {field.name for field in fields(Rules)}
-    if unknown := sorted(set(said) - known):
-        raise BadInputError(f"rules.{unknown[0]}", f"unknown; known are {', '.join(sorted(known))}")
-    try:
-        return replace(base or installation_rules(settings), **said)
-    except (TypeError, ValueError) as error:
-        field, _, problem = str(error).partition(": ")
-        raise BadInputError(field if problem else "rules", problem or str(error)) from error

@@ -12,8 +12,9 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment
 from experiments.state import to_dict
+from services.commanding import Known, installation_rules, rules_with
 from services.keys import Keys, Principal
-from services.recommend.commanding import Commanding, rules_from
+from services.recommend.commanding import Commanding, existing
 from services.recommend.dependencies import caller
 from services.recommend.describing import ANY_KEY, failures
 from services.settings import Settings
@@ -68,7 +69,7 @@ Make = Callable[[Experiment, Any, Origin, Settings], Decision]
 
 
 def _resume(state: Experiment, said: Resume, origin: Origin, settings: Settings) -> Decision:
-    rules = rules_from(settings, said.rules, base=state.rules) if said.rules else None
+    rules = rules_with(state.rules, said.rules) if said.rules else None
     return commands.resume(state, origin, rules)
 
 
@@ -135,14 +136,17 @@ def _reading(router: APIRouter, commanding: Commanding, reader: Any) -> None:
 
     @router.get("/experiments", openapi_extra=extra)
     async def experiments(by: reader) -> Response:
-        """Every experiment with its state."""
-        states = await commanding.states()
-        return _json({"experiments": [to_dict(states[name]) for name in sorted(states)]})
+        """Every experiment with its state. `source`: decisions (the log), or cache while the log is away;
+        `notice`: what may be missing then, or which replicas may lag."""
+        found = await commanding.known()
+        states = [to_dict(found.states[name]) for name in sorted(found.states)]
+        return _json({"experiments": states, **_origin(found)})
 
     @router.get("/experiments/{experiment}", openapi_extra=extra)
     async def experiment_state(experiment: ExperimentId, by: reader) -> Response:
-        """State after the newest decision: arms, weights, races."""
-        return _json(to_dict(await commanding.state(experiment)))
+        """State after the newest decision: arms, weights, races; `source` and `notice` as above."""
+        found = await commanding.known()
+        return _json({**to_dict(existing(found.states, experiment)), **_origin(found)})
 
     @router.get("/experiments/{experiment}/decisions", openapi_extra=extra)
     async def decisions(
@@ -152,8 +156,10 @@ def _reading(router: APIRouter, commanding: Commanding, reader: Any) -> None:
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
     ) -> Response:
         """Decisions that count, oldest first, each with every number it was made from."""
+        seen = await commanding.known()
+        existing(seen.states, experiment)
         found = await commanding.history(experiment, after_revision)
-        return _json({"decisions": found[:limit], "more": len(found) > limit})
+        return _json({"decisions": found[:limit], "more": len(found) > limit, **_origin(seen)})
 
 
 def _starting(router: APIRouter, commanding: Commanding, settings: Settings, admin: Any) -> None:
@@ -164,7 +170,7 @@ def _starting(router: APIRouter, commanding: Commanding, settings: Settings, adm
     )
     async def start(experiment: ExperimentId, said: Start, by: admin) -> Response:
         champion = {"name": said.arm or said.model_version, "model_version": said.model_version}
-        rules = rules_from(settings, said.rules)
+        rules = rules_with(installation_rules(settings), said.rules)
         origin = commanding.origin(by.name, said.reason)
         return _json(to_dict(await commanding.start(experiment, champion, rules, origin)))
 
@@ -179,6 +185,10 @@ def _endpoint(commanding: Commanding, settings: Settings, admin: Any, body: type
         )
 
     return command
+
+
+def _origin(found: Known) -> dict[str, str | None]:
+    return {"source": found.source, "notice": found.notice}
 
 
 def _json(value: Any) -> Response:

@@ -43,7 +43,7 @@ class Loaded:
         self._state_thread = ThreadPoolExecutor(1, "state")
         self._stock_thread = ThreadPoolExecutor(1, "stock")
         self._tasks: list[asyncio.Task[None]] = []
-        self._seen_s = time.monotonic()  # when the experiment state was last read
+        self._seen_s = float("-inf")  # when the experiment state was last read: cut off until then
         self._beat_s = float("-inf")
         self._switched_off = False
         self.serving = Serving(self._shelves.shelf)

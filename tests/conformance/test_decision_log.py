@@ -222,7 +222,44 @@ def test_without_an_acknowledgement_nothing_is_claimed(broker):
     settings = Settings(experiment=EXPERIMENT, broker_ack_deadline_ms=20)
     log = KafkaDecisionLog(settings, producer, consumer, MemoryStateCache())
     broker.stall()
-    with pytest.raises(UnavailableError, match="acknowledgement"):
+    with pytest.raises(UnavailableError, match="acknowledgement.*may be in the log or not"):
         log.append(start())
     broker.release()  # it did get through
     assert log.catch_up()[EXPERIMENT].revision == 1
+
+
+def test_without_the_cache_the_log_is_read_and_written_but_nothing_is_begun(broker):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    cache.down = True
+    assert log.catch_up() == {}
+    with pytest.raises(
+        UnavailableError, match="can't say whether storefront runs already.*nothing was changed"
+    ):
+        log.append(start())
+    assert broker.records(events.DECISIONS) == []
+    cache.down = False
+    state = log.append(start())
+    cache.down = True
+    reader = topic_log(broker, cache)
+    assert reader.catch_up() == {EXPERIMENT: state}
+    paused = reader.append(commands.pause(state, ORIGIN))
+    assert log.catch_up() == {EXPERIMENT: paused}
+
+
+def test_what_only_the_cache_can_explain_waits_for_it(broker):
+    """The log begins at revision 3 and Redis is away: nothing of it is passed over as void meanwhile."""
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    state = log.append(enter(log.append(start())))
+    later = log.append(commands.resume(log.append(commands.pause(state, ORIGIN)), ORIGIN))
+    broker.truncate(events.DECISIONS, 0, before=2)
+    reader = topic_log(broker, cache)
+    cache.down = True
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="redis"):
+            reader.catch_up()
+    cache.down = False
+    assert reader.catch_up() == {EXPERIMENT: later}
+    assert [d.revision for d in reader.history(EXPERIMENT)] == [3, 4]
+    assert reader.void == 0

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import redis
 from traffic import EXPERIMENT, RULES, START_MS
 
 from experiments import commands
@@ -98,3 +99,40 @@ def test_passwords_are_not_in_error_messages(settings_for):
     with pytest.raises(UnavailableError, match=r"Redis at 127\.0\.0\.1:1/0") as caught:
         cache.heartbeats()
     assert "hush" not in str(caught.value)
+
+
+RUBBISH = {
+    "a body of somebody else's": lambda r: r.hset(
+        "experiment:storefront", mapping={"revision": 99, "body": "hi"}
+    ),
+    "no body": lambda r: r.hset("experiment:storefront", "revision", "soon"),
+    "another type": lambda r: r.set("experiment:storefront", "mine"),
+    "a state of another name": lambda r: r.rename("experiment:other", "experiment:storefront"),
+    "a revision that lies": lambda r: r.hset("experiment:storefront", "revision", 10_000),
+}
+
+
+@pytest.mark.parametrize("put_there", RUBBISH.values(), ids=RUBBISH)
+def test_rubbish_in_the_place_of_a_state_is_said_and_gives_way(
+    redis_server, settings_for, history, caplog, put_there
+):
+    cache = RedisStateCache(settings_for(redis=redis_server))
+    cache.put(history[0])
+    cache.put(replace(history[0], name="other"))
+    with redis.Redis.from_url(redis_server.url) as raw:
+        put_there(raw)
+    assert cache.get(EXPERIMENT) is None
+    assert cache.get(EXPERIMENT) is None
+    assert len(caplog.messages) == 1
+    assert "experiment:storefront holds no state" in caplog.messages[0]
+    assert cache.put(history[1])
+    assert cache.get(EXPERIMENT) == history[1]
+
+
+def test_rubbish_among_the_heartbeats_is_passed_over_and_said_once(redis_server, settings_for, caplog):
+    cache = RedisStateCache(settings_for(redis=redis_server))
+    cache.beat(beat("a"), ttl_s=30)
+    with redis.Redis.from_url(redis_server.url) as raw:
+        raw.hset("{heartbeats}:bodies", "b", "hello")
+    assert cache.heartbeats() == cache.heartbeats() == [beat("a")]
+    assert len(caplog.messages) == 1

@@ -1,5 +1,6 @@
 """The decider on in-memory ports: when it looks, what it confirms, and that nothing depends on its memory."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from traffic import EXPERIMENT, RULES, Clock
 from experiments import commands
 from experiments.experiment import Decision, Experiment, apply
 from services.adapters.memory import MemoryDecisionLog, MemoryStateCache, MemoryTallyStore
+from services.decider import app as decider_app
 from services.decider.deciding import Decider, Identity, Ports, loaded_everywhere, serves_everywhere
 from services.errors import UnavailableError
 from services.ports import Heartbeat, Positions
@@ -276,3 +278,20 @@ def test_a_stalled_watermark_holds_and_a_good_look_lifts_it(company):
     assert [(d.kind, d.rule) for d in decider.tick()] == [("hold", "stalled-watermark")]
     company.pass_time(LOOK_MS)
     assert kinds(decider.tick()) == ["allocate"]
+
+
+def test_the_process_outlives_whatever_a_look_meets(monkeypatch, caplog):
+    monkeypatch.setattr(decider_app, "TICK_S", 0.0)
+    stop, left = threading.Event(), [ValueError("rubbish"), UnavailableError("Redis", "gone"), None]
+
+    class Meeting:
+        def tick(self):
+            met = left.pop(0)
+            if met is None:
+                stop.set()
+            else:
+                raise met
+
+    decider_app.loop(Meeting(), stop)
+    assert left == []
+    assert len(caplog.messages) == 2

@@ -7,9 +7,10 @@ from typer.testing import CliRunner
 
 from experiments.experiment import Experiment, Rules, apply
 from services import bootstrap
-from services.adapters.memory import MemoryDecisionLog
-from services.decider.commands import app, rules_with
-from services.errors import BadInputError
+from services.adapters.memory import MemoryDecisionLog, MemoryStateCache
+from services.commanding import rules_from_words
+from services.decider.commands import app
+from services.errors import BadInputError, UnavailableError
 
 
 class Shelf:
@@ -20,8 +21,15 @@ class Shelf:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> MemoryDecisionLog:
-    log = MemoryDecisionLog(apply)
+def cache(monkeypatch: pytest.MonkeyPatch) -> MemoryStateCache:
+    cache = MemoryStateCache()
+    monkeypatch.setattr(bootstrap, "state_cache", lambda settings: cache)
+    return cache
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch, cache: MemoryStateCache) -> MemoryDecisionLog:
+    log = MemoryDecisionLog(apply, cache)
     monkeypatch.setattr(bootstrap, "decision_log", lambda settings: log)
     monkeypatch.setattr(bootstrap, "model_store", lambda settings: Shelf())
     return log
@@ -91,8 +99,9 @@ def test_show_tells_arms_weights_and_the_last_decisions(log):
         (["pause"], "'storefront' was never started"),
         (["show", "--experiment", "other"], "'other' was never started"),
         (["start", "gru-7"], "MODEL_VERSION: no artifact of 'gru-7'; there are pop-1, als-1"),
-        (["start", "pop-1", "--set", "speed=3"], "--set speed=3: expected RULE=VALUE with one of unit"),
-        (["start", "pop-1", "--set", "margin=much"], "--set margin: 'much' is not like"),
+        (["start", "pop-1", "--set", "speed=3"], "rules.speed: unknown; known are unit"),
+        (["start", "pop-1", "--set", "margin=much"], "rules.margin: 'much' is not like"),
+        (["start", "pop-1", "--set", "margin"], "--set margin: expected RULE=VALUE"),
         (["start", "pop-1", "--set", "alpha=2"], "rules.alpha: 2.0 is not strictly between 0 and 1"),
         (["start", "pop-1", "--arm", "a|b"], "arm name 'a|b' must match"),
     ],
@@ -113,5 +122,26 @@ def test_a_refused_transition_says_why(log):
 
 
 def test_a_rule_is_read_by_its_type():
-    assert rules_with(Rules(), ["unit=request"]).unit == "request"
-    assert rules_with(Rules(), ["burn_in_units=7"]).burn_in_units == 7
+    assert rules_from_words(Rules(), ["unit=request"]).unit == "request"
+    assert rules_from_words(Rules(), ["burn_in_units=7"]).burn_in_units == 7
+
+
+def test_show_reads_the_cache_while_the_log_is_away_and_says_so(log, cache):
+    run("start", "pop-1", "--arm", "popular")
+    log.down = True
+    shown = " ".join(run("show").split())
+    assert "This is the cached state" in shown
+    assert "storefront: running, revision 1" in shown
+    with pytest.raises(UnavailableError, match="nothing was changed"):
+        run("pause")
+    cache.down = True
+    with pytest.raises(UnavailableError, match="the decision log and its cache"):
+        run("show")
+
+
+def test_show_needs_no_redis_and_says_that_it_is_away(log, cache):
+    run("start", "pop-1", "--arm", "popular")
+    cache.down = True
+    shown = " ".join(run("show").split())
+    assert "Replicas may serve an older revision" in shown
+    assert "storefront: running, revision 1" in shown

@@ -6,6 +6,7 @@ import pytest
 from small_shop import KEYS, Shop
 
 from experiments import commands
+from services.adapters.memory import MemoryDecisionLog
 from services.errors import StalePositionError
 
 BASE = "/experiments/storefront"
@@ -85,7 +86,8 @@ def test_unknown_experiments_are_not_found(shop: Shop) -> None:
         for method, path in (("GET", ""), ("GET", "/decisions"), ("POST", "/pause")):
             body = {"json": {}} if method == "POST" else {}
             assert call.send(method, f"/experiments/nope{path}", "admin", **body).status_code == 404
-        assert call.get("/experiments", "analyst").json() == {"experiments": []}
+        found = call.get("/experiments", "analyst").json()
+        assert found == {"experiments": [], "source": "decisions", "notice": None}
 
 
 def test_a_command_that_lost_its_revision_is_made_again_from_the_new_state(shop: Shop) -> None:
@@ -111,6 +113,28 @@ def test_while_the_log_is_away_the_cached_state_is_shown_and_commands_wait(shop:
     shop.start()
     with shop.client() as call:
         shop.log.down = True
-        assert call.get(BASE, "analyst").json()["champion"] == "good"
+        for path, of in ((BASE, lambda said: said), ("/experiments", lambda said: said["experiments"][0])):
+            shown = call.get(path, "analyst").json()
+            assert of(shown)["champion"] == "good"
+            assert shown["source"] == "cache"
+            assert "cached state" in shown["notice"]
         response = call.post(f"{BASE}/pause", {}, "admin")
-    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert "nothing was changed" in response.json()["error"]["message"]
+        shop.cache.down = True
+        both = call.get("/experiments", "analyst")
+    assert both.status_code == 503
+    assert "the decision log and its cache" in both.json()["error"]["message"]
+
+
+def test_while_redis_is_away_the_log_answers_and_commands_are_taken(shop: Shop) -> None:
+    shop.log = MemoryDecisionLog()  # the real one caches as well as it can
+    with shop.client() as call:
+        shop.start()
+        shop.cache.down = True
+        shown = call.get(BASE, "analyst").json()
+        assert (shown["champion"], shown["source"]) == ("good", "decisions")
+        assert "Replicas may serve an older revision" in shown["notice"]
+        assert call.post(f"{BASE}/pause", {}, "admin").json()["status"] == "paused"
+        listed = call.get(f"{BASE}/decisions", "analyst").json()
+    assert [decision["kind"] for decision in listed["decisions"]] == ["start", "pause"]

@@ -189,8 +189,13 @@ def test_a_replica_starts_on_its_last_champion_without_redis_and_broker(shop: Sh
     for part in (shop.reader, shop.cache, shop.log, shop.broker, shop.overlay):
         part.down = True
     with shop.client() as call:
-        answer = call.slate(n=2)
-    assert (ids(answer), answer["model_version"]) == (["i39", "i38"], "other")
+        known, nobody = call.slate(n=2), call.slate(n=2, user_id=None, session_id=None)
+        for part in (shop.reader, shop.cache, shop.log, shop.broker, shop.overlay):
+            part.down = False
+        call.look()
+        assert call.slate(n=2, user_id=None, session_id=None)["degraded"] is None
+    assert (ids(known), known["model_version"]) == (["i39", "i38"], "other")
+    assert (known["degraded"], nobody["degraded"]) == ("cut_off,no_fresh_features", "cut_off")
     assert shop.settings.kill_switch_path.parent.joinpath("recommend/champion.json").exists()
 
 

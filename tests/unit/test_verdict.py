@@ -7,6 +7,7 @@ import pytest
 from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Rules, apply
+from experiments.posterior import Posterior, p_best
 from experiments.tally import Tally
 from experiments.verdict import Sight, look
 
@@ -49,8 +50,10 @@ def test_a_good_look_allocates_with_all_its_evidence():
     assert set(found) == {"watermark_ms", "new_units", "arms", "races", "accounting"}
     assert found["new_units"] == 990
     assert set(found["arms"]["als"]) == {
-        "n", "s", "rate", "posterior_mean", "low", "high", "p_best", "weight", "fallback",
+        "n", "s", "rate", "a", "b", "posterior_mean", "low", "high", "p_best", "weight", "fallback",
     }  # fmt: skip
+    beliefs = [Posterior(arm["a"], arm["b"]) for arm in found["arms"].values()]
+    assert p_best(beliefs).tolist() == [arm["p_best"] for arm in found["arms"].values()]  # replayed
     assert found["arms"]["als"]["low"] < found["arms"]["als"]["posterior_mean"] < found["arms"]["als"]["high"]
     assert sum(arm["p_best"] for arm in found["arms"].values()) == pytest.approx(1)
     assert {race["arm"]: race["against"] for race in found["races"]} == {"als": "pop"}
