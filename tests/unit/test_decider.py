@@ -1,7 +1,9 @@
 """The decider on in-memory ports: when it looks, what it confirms, and that nothing depends on its memory."""
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from traffic import EXPERIMENT, RULES, Clock
@@ -292,6 +294,6 @@ def test_the_process_outlives_whatever_a_look_meets(monkeypatch, caplog):
             else:
                 raise met
 
-    decider_app.loop(Meeting(), stop)
+    decider_app.loop(Meeting(), stop, SimpleNamespace(step=nullcontext))
     assert left == []
     assert len(caplog.messages) == 2
