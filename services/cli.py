@@ -28,8 +28,19 @@ app.command()(train)
 
 
 @app.command()
-def recommend() -> None:
+def recommend(
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Replace the workers that run here one by one, then return.")
+    ] = False,
+    within_s: Annotated[float, typer.Option("--within", help="Seconds to wait for a reload.")] = 300.0,
+) -> None:
     """Serve recommendations over HTTP."""
+    if reload:
+        from services.recommend.reloading import reload as replace_workers
+
+        replace_workers(Settings(), within_s)
+        typer.echo("every worker is replaced")
+        return
     from services.recommend.app import run
 
     run(Settings())

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     recommend_port: int = 8080
     recommend_workers: int = Field(1, ge=1)
+    drain_s: float = Field(
+        5.0, ge=0, description="A stopping replica answers kept connections this long, asking them to close."
+    )
     console_port: int = 8081
     shop_port: int = 8082
     replica: str = Field("", description="Name of this process; empty: host and pid.")

@@ -4,8 +4,11 @@ import contextlib
 import gc
 import logging
 import os
+import signal
+import socket
 import time
 from collections import deque
+from multiprocessing.connection import Connection
 
 import scipy.linalg.lapack  # noqa: F401 (the BLAS of models: only libraries that are loaded can be limited)
 import uvicorn
@@ -15,11 +18,14 @@ from services import bootstrap
 from services.keys import Keys, signing_keys
 from services.recommend.application import create_app, hot_path
 from services.recommend.deps import Deps
+from services.recommend.draining import DrainingServer
 from services.recommend.sending import WholeResponses
 from services.recommend.workers import listener, supervise
 from services.settings import Settings
 
 log = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 5  # an idle connection is closed after this
 
 
 def run(settings: Settings) -> None:
@@ -28,14 +34,16 @@ def run(settings: Settings) -> None:
     signing_keys(settings)
     with bootstrap.announced(settings, "recommend", settings.recommend_port):
         if settings.recommend_workers == 1:
-            serve(settings)
+            serve(settings, listener(settings.host, settings.recommend_port))
         else:
             bootstrap.configure_logging(settings, "recommend")
             supervise(settings, serve, bootstrap.stop_on_signal())
 
 
-def serve(settings: Settings) -> None:
-    """One replica: compose it, and answer until a signal."""
+def serve(settings: Settings, listening: socket.socket, parent: Connection | None = None) -> None:
+    """One replica: compose it, and answer on `listening` until a signal or until its supervisor is gone."""
+    if parent is not None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
     app = hot_path(create_app(compose(settings)))
     config = uvicorn.Config(
@@ -47,15 +55,15 @@ def serve(settings: Settings) -> None:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=10,
     )
-    socket = listener(settings.host, settings.recommend_port)
-    log.info("http://%s:%d", settings.host, socket.getsockname()[1])
+    log.info("http://%s:%d", settings.host, listening.getsockname()[1])
     _collect_rarely()
     # One row times one matrix is too little work for BLAS threads: they only take the other core from its
     # process.
     with threadpool_limits(1, "blas"), contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[socket])
+        DrainingServer(config, settings.drain_s, parent).run(sockets=[listening])
 
 
 def _collect_rarely() -> None:

@@ -26,6 +26,7 @@ from services.recommend.shelf import Shelf
 log = logging.getLogger(__name__)
 
 SWITCH_EVERY_S = 0.25
+FILL_WITHIN_S = 30.0
 T = TypeVar("T")
 
 
@@ -59,6 +60,7 @@ class Loaded:
         self._swap(remembered=remembered)
         self._look_switch()
         await self._look_state()
+        await self._fill()
         self._tasks = [
             asyncio.create_task(self._repeat(self._look_state, self._settings.refresh_s)),
             asyncio.create_task(self._repeat(self._look_stock, self._settings.refresh_s)),
@@ -80,6 +82,16 @@ class Loaded:
         while await self._look_stock():
             pass
         await self._on(self._state_thread, self._beat)
+
+    async def _fill(self) -> None:
+        """Take up items and models before the first request: among other replicas a new one must not answer
+        worse than they do. What takes longer, or fails, is taken up later."""
+        try:
+            async with asyncio.timeout(FILL_WITHIN_S):
+                while await self._look_stock():
+                    pass
+        except Exception:
+            log.exception("not everything is loaded yet")
 
     # ---- one pass each -----------------------------------------------------------------------------------
 

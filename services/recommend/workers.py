@@ -1,61 +1,175 @@
-"""Several processes on one port: each a replica of its own, restarted when it dies."""
+"""Several processes behind one listening socket: each a replica of its own, replaced when it dies, and one by
+one on a reload.
+
+The supervisor opens the socket and every worker inherits it, so connections that no worker has taken yet
+survive any worker's death. (With a socket each, by SO_REUSEPORT, the kernel resets what waits at the dead
+one: infra/adr/0007.)
+"""
 
 import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from services.recommend.metrics import MULTIPROCESS_DIR
+from services.recommend.reloading import Progress
 from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CHECK_EVERY_S = 0.5
+CHECK_EVERY_S = 0.1
 RESTART_AFTER_S = 1.0
+START_WITHIN_S = 120.0  # a worker that isn't ready by then is given up
+LEAVE_S = 20.0  # beyond `drain_s`: answers under way and the producer's flush
+
+Serve = Callable[[Settings, socket.socket, Connection | None], None]
 
 
 def listener(host: str, port: int) -> socket.socket:
-    """A listening socket that other processes may open too; the kernel spreads connections over them."""
+    """A bound socket, not yet listening: until the first worker is ready, callers are refused."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # another version may start beside this one
     found.bind((host, port))
     found.set_inheritable(False)
     return found
 
 
-def supervise(settings: Settings, serve: Callable[[Settings], None], stop: threading.Event) -> None:
-    """Keep `settings.recommend_workers` processes of `serve` running until `stop` is set."""
-    _share_metrics(settings.home / "recommend" / "metrics")
-    workers = [_started(settings, serve, index) for index in range(settings.recommend_workers)]
+@dataclass(eq=False)
+class Worker:
+    """A process and our end of its pipe. `old`: to be replaced; `leaving`: told to end."""
+
+    process: BaseProcess
+    pipe: Connection
+    began_s: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    old: bool = False
+    leaving: bool = False
+
+    def look(self) -> None:
+        """Learn whether it accepts requests; one that never does is killed."""
+        try:
+            self.ready = self.ready or self.pipe.poll()
+        except (OSError, EOFError):
+            return
+        if not self.ready and time.monotonic() - self.began_s > START_WITHIN_S:
+            log.error("%s is not ready after %g s", self.process.name, START_WITHIN_S)
+            self.process.kill()
+
+    def leave(self) -> None:
+        """Ask it to drain and end."""
+        self.leaving = True
+        self.process.terminate()
+
+
+class Supervisor:
+    """Keeps `settings.recommend_workers` processes of `serve` behind one socket. `look` makes one pass."""
+
+    def __init__(self, settings: Settings, serve: Serve):
+        self._settings = settings
+        self._serve = serve
+        self._metrics = settings.home / "recommend" / "metrics"
+        _share_metrics(self._metrics)
+        self._socket = listener(settings.host, settings.recommend_port)
+        self._progress = Progress(settings)
+        self._workers: list[Worker] = []
+        self._started = 0
+        self._start_at_s = 0.0
+        self._rolling = False
+
+    def roll(self) -> None:
+        """From now on replace every worker: a new one is ready before an old one leaves."""
+        log.warning("reloading %d workers one by one", len(self._staying()))
+        self._rolling = True
+        for worker in self._workers:
+            worker.old = True
+
+    def look(self) -> None:
+        """See who is ready and who died; start who is missing; send away whom a new one replaces."""
+        for worker in self._workers:
+            worker.look()
+        for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
+            self._bury(worker)
+        staying = self._staying()
+        if self._rolling and not any(worker.old for worker in self._workers):
+            self._rolled("done")
+        swapping = self._rolling and not any(worker.leaving for worker in self._workers)
+        wanted = self._settings.recommend_workers + swapping
+        if len(staying) < wanted and time.monotonic() >= self._start_at_s:
+            self._workers.append(self._start())
+        elif swapping and len(staying) == wanted and all(worker.ready for worker in staying):
+            next(worker for worker in staying if worker.old).leave()
+
+    def end(self) -> None:
+        """Drain all, at once; kill who stays."""
+        self._socket.close()
+        for worker in self._workers:
+            worker.leave()
+        for worker in self._workers:
+            worker.process.join(self._settings.drain_s + LEAVE_S)
+            worker.process.kill()
+        self._progress.forget()
+
+    def _staying(self) -> list[Worker]:
+        return [worker for worker in self._workers if not worker.leaving]
+
+    def _bury(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        mark_process_dead(worker.process.pid, str(self._metrics))
+        worker.pipe.close()
+        if worker.leaving:
+            return
+        log.error("%s ended with %s; another one starts", worker.process.name, worker.process.exitcode)
+        self._start_at_s = time.monotonic() + RESTART_AFTER_S
+        if self._rolling and not worker.ready:
+            for old in self._workers:
+                old.old = False
+            self._rolled("failed")
+
+    def _rolled(self, how: str) -> None:
+        log.warning("reload %s", how)
+        self._rolling = False
+        self._progress.rolled(how)
+
+    def _start(self) -> Worker:
+        """Spawned, not forked: threads of this process stay out of it, and its code is read anew."""
+        base = self._settings.replica or socket.gethostname()
+        name = f"{base}-{self._started}"  # never used again: a heartbeat belongs to one process
+        self._started += 1
+        ours, theirs = multiprocessing.Pipe()
+        settings = self._settings.model_copy(update={"replica": name})
+        process = multiprocessing.get_context("spawn").Process(
+            target=self._serve, args=(settings, self._socket, theirs), name=name
+        )
+        process.start()
+        theirs.close()
+        return Worker(process, ours)
+
+
+def supervise(settings: Settings, serve: Serve, stop: threading.Event) -> None:
+    """Keep the workers running until `stop` is set; SIGHUP replaces them one by one."""
+    supervisor = Supervisor(settings, serve)
+    reload = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    log.info("http://%s:%d", settings.host, settings.recommend_port)
     while not stop.wait(CHECK_EVERY_S):
-        for index, worker in enumerate(workers):
-            if not worker.is_alive():
-                log.error("worker %d ended with %s; another one starts", index, worker.exitcode)
-                stop.wait(RESTART_AFTER_S)
-                workers[index] = _started(settings, serve, index)
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join(15)
-        if worker.is_alive():
-            worker.kill()
-
-
-def _started(settings: Settings, serve: Callable[[Settings], None], index: int) -> BaseProcess:
-    """Spawned, not forked: threads and sockets of this process stay out of it."""
-    name = f"{settings.replica or socket.gethostname()}-{index}"
-    worker = multiprocessing.get_context("spawn").Process(
-        target=serve, args=(settings.model_copy(update={"replica": name}),), name=name
-    )
-    worker.start()
-    return worker
+        if reload.is_set():
+            reload.clear()
+            supervisor.roll()
+        supervisor.look()
+    supervisor.end()
 
 
 def _share_metrics(folder: Path) -> None:

@@ -1,0 +1,73 @@
+"""`ringside recommend --reload`: tell the supervisor of this host to replace its workers, and wait for it."""
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from services.errors import ConfigurationError, UnavailableError
+from services.settings import Settings
+
+LOOK_EVERY_S = 0.1
+
+
+class Progress:
+    """A file that says which process supervises, and how its reloads went."""
+
+    def __init__(self, settings: Settings):
+        self._path = _path(settings)
+        self._record: dict[str, object] = {"pid": os.getpid(), "reloads": 0, "last": None}
+        self._write()
+
+    def rolled(self, how: str) -> None:
+        """A reload is over: done, or failed (then the old workers stay)."""
+        self._record |= {"reloads": int(str(self._record["reloads"])) + 1, "last": how}
+        self._write()
+
+    def forget(self) -> None:
+        """The supervisor ends."""
+        self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        beside = self._path.with_suffix(".new")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(self._record), "utf-8")
+        beside.replace(self._path)
+
+
+def reload(settings: Settings, within_s: float) -> None:
+    """Replace the workers one by one, without a request lost. Raises ConfigurationError when nobody
+    supervises here, UnavailableError when new workers don't get ready: then the old ones stay."""
+    before = _known(settings)
+    try:
+        os.kill(before["pid"], signal.SIGHUP)
+    except ProcessLookupError:
+        raise _nobody(settings) from None
+    end = time.monotonic() + within_s
+    while (now := _known(settings))["reloads"] == before["reloads"]:
+        if time.monotonic() > end:
+            raise UnavailableError("reload", f"not over after {within_s:g} s; it goes on")
+        time.sleep(LOOK_EVERY_S)
+    if now["last"] != "done":
+        raise UnavailableError("reload", "a new worker did not start; the old ones stay. See its log")
+
+
+def _known(settings: Settings) -> dict[str, int]:
+    try:
+        return json.loads(_path(settings).read_text("utf-8"))
+    except FileNotFoundError:
+        raise _nobody(settings) from None
+
+
+def _nobody(settings: Settings) -> ConfigurationError:
+    return ConfigurationError(
+        f"recommend_workers: no supervisor on this host for port {settings.recommend_port}; only `ringside "
+        f"recommend` with RINGSIDE_RECOMMEND_WORKERS of 2 or more can reload"
+    )
+
+
+def _path(settings: Settings) -> Path:
+    name = f"supervisor-{socket.gethostname()}-{settings.recommend_port}.json"
+    return settings.home / "recommend" / name

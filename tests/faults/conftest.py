@@ -1,0 +1,13 @@
+"""An installation for every test of faults."""
+
+from pathlib import Path
+
+import pytest
+from installation import installed
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(home folder, model version)."""
+    home = tmp_path_factory.mktemp("installation")
+    return home, installed(home)
