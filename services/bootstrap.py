@@ -1,5 +1,6 @@
 """The composition root: the only place that picks adapters. They are imported when asked for, not before."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -100,6 +101,14 @@ def hold(server: "Server", stop: threading.Event) -> None:
     while not stop.wait(0.2):
         if not server.alive():
             raise UnavailableError("the server", f"it ended by itself with code {server.exit_code()}")
+
+
+def http_protocol(*kinds: type, **limits: float | None) -> type[asyncio.Protocol]:
+    """How our servers speak HTTP: no client may send or wait for ever. `kinds`: what else the protocol is;
+    `limits`: see BoundedHttp."""
+    from services.adapters.bounded_http import bounded_http
+
+    return bounded_http(*kinds, **limits)
 
 
 def check_window(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from services.console.sessions import COOKIE, Sessions
 from services.settings import Settings
 
 FOLLOW_EVERY_S = 1.0
+FORM_BYTES = 16_384  # of a request's body: forms only
 
 
 def create_app(
@@ -77,8 +78,10 @@ def run(settings: Settings) -> None:
     with bootstrap.metered(settings, "console", loops=False) as meters:
         metrics.watch(follower, meters.registry)
         uvicorn.run(
-            meters.app(app), host=settings.host, port=settings.console_port, log_config=None, access_log=False
-        )
+            meters.app(app), host=settings.host, port=settings.console_port, log_config=None,
+            access_log=False, server_header=False, ws="none",
+            http=bootstrap.http_protocol(body_bytes=FORM_BYTES),
+        )  # fmt: skip
 
 
 def _now_ms() -> int:

@@ -49,7 +49,7 @@ def serve(settings: Settings, listening: socket.socket, parent: Connection | Non
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=WholeResponses,
+        http=bootstrap.http_protocol(WholeResponses),
         ws="none",
         access_log=False,
         log_config=None,

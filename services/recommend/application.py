@@ -24,7 +24,7 @@ from services.recommend.commanding import Commanding
 from services.recommend.deps import Deps
 from services.recommend.describing import describe
 from services.recommend.experiments_api import experiment_routes
-from services.recommend.failures import TooLargeError, failure, response_to
+from services.recommend.failures import failure, response_to
 from services.recommend.hot import Endpoint, HotPath, RawRoute, guarded
 from services.recommend.limits import BodyLimit
 from services.recommend.loaded import Loaded
@@ -83,7 +83,7 @@ def create_app(deps: Deps) -> FastAPI:
     app.include_router(experiment_routes(deps.settings, parts.keys, parts.commanding))
     app.include_router(operation_routes(deps, parts.keys, parts.loaded, parts.metrics))
     _add_middleware(app, deps)
-    _add_failures(app, deps.settings.max_body_bytes)
+    _add_failures(app)
     describe(app)
     return app
 
@@ -129,7 +129,7 @@ def _add_middleware(app: FastAPI, deps: Deps) -> None:
     )
 
 
-def _add_failures(app: FastAPI, limit: int) -> None:
+def _add_failures(app: FastAPI) -> None:
     async def ours(request: Request, error: Exception) -> Response:
         return response_to(error)
 
@@ -140,18 +140,11 @@ def _add_failures(app: FastAPI, limit: int) -> None:
             return failure(400, "malformed_body", f"not JSON: {first['ctx']['error']}", "body")
         return failure(422, "bad_input", first["msg"], where or "body")
 
-    async def http(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 413:
-            return response_to(TooLargeError(limit))
-        response = failure(error.status_code, "http", str(error.detail))
-        response.headers.update(error.headers or {})
-        return response
-
     async def illegal(request: Request, error: IllegalTransition) -> Response:
         return failure(409, "illegal_transition", str(error))
 
     app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, ours)
     app.add_exception_handler(IllegalTransition, illegal)  # type: ignore[arg-type]
     app.add_exception_handler(RingsideError, ours)
     app.add_exception_handler(Exception, ours)

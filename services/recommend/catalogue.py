@@ -26,7 +26,7 @@ Text = Annotated[str, Field(max_length=500)]
 class Change(BaseModel):
     """What is new about an item; what is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     title: Text | None = None
     category: Annotated[str, Field(max_length=200)] | None = None

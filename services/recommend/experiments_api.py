@@ -27,7 +27,7 @@ Version = Annotated[str, Field(min_length=1, max_length=200)]
 class Command(BaseModel):
     """Every command may say why."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     reason: Annotated[str, Field(max_length=500)] = ""
 

@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from services.errors import (
@@ -19,6 +21,8 @@ from services.errors import (
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+LONGEST = 500  # characters of a message
+T = TypeVar("T", str, None)
 
 
 class MalformedBodyError(BadInputError):
@@ -78,9 +82,17 @@ class Failure(msgspec.Struct, frozen=True):
 
 def failure(status: int, code: str, message: str, field: str | None = None) -> Response:
     """The JSON response of a failure."""
-    body = msgspec.json.encode(Failure(Problem(code, field, message)))
+    body = msgspec.json.encode(Failure(Problem(code, shortened(field), shortened(message))))
     headers = {"Cache-Control": "no-store", **HEADERS.get(status, {})}
     return Response(body, status, headers, "application/json")
+
+
+def shortened(text: T) -> T:
+    """What a caller sent is told back only so far that it is recognised; lone surrogates become "?"."""
+    if text is None:
+        return text
+    cut = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return cut.encode("utf-8", "replace").decode()
 
 
 def response_to(error: Exception) -> Response:
@@ -89,8 +101,20 @@ def response_to(error: Exception) -> Response:
         if kind in STATUS:
             problem = error.problem if isinstance(error, BadInputError) else str(error)
             return failure(STATUS[kind], _code(kind), problem, getattr(error, "field", None))
+    if isinstance(error, HTTPException):
+        return _http(error)
     log.error("unexpected error", exc_info=error)
     return failure(500, "internal", "an unexpected error; it has been logged")
+
+
+def _http(error: HTTPException) -> Response:
+    """What Starlette and FastAPI refuse: an unknown address or method, a body that can't be read."""
+    code, field = {400: ("malformed_body", "body"), 413: ("too_large", "body")}.get(
+        error.status_code, ("http", None)
+    )
+    response = failure(error.status_code, code, str(error.detail), field)
+    response.headers.update(error.headers or {})
+    return response
 
 
 def _code(kind: type) -> str:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.recommend.failures import MalformedBodyError, TooLargeError, response_to
+from services.recommend.limits import declared_length
 from services.recommend.metrics import Metrics
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -97,8 +98,7 @@ class HotPath:
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, at most `limit` bytes. Raises TooLargeError as soon as that is known, MalformedBodyError when
     the caller hangs up."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared_length(request.scope) > limit:
         raise TooLargeError(limit)
     chunks: list[bytes] = []
     size = 0

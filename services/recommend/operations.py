@@ -19,7 +19,7 @@ class Switch(BaseModel):
     """The kill switch: on means that only the champion serves, on every replica that shares this home
     folder."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     on: bool
     reason: Annotated[str, Field(max_length=500)] = ""

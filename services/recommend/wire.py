@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from services.errors import BadInputError
 from services.events import EventType
-from services.recommend.failures import MalformedBodyError, Problem
+from services.recommend.failures import MalformedBodyError, Problem, shortened
 
 MAX_SLATE = 100
 MAX_EXCLUDED = 1_000
@@ -167,7 +167,7 @@ def bad_input(error: msgspec.ValidationError) -> BadInputError:
     problem, where = _PATH.sub("", text), _PATH.search(text)
     named = _NAMED.search(text)
     parts = [where.group(1) if where else "", named.group(1) if named else ""]
-    return BadInputError(".".join(part for part in parts if part) or "body", problem)
+    return BadInputError(shortened(".".join(part for part in parts if part)) or "body", shortened(problem))
 
 
 def from_query(kind: type[S], query: bytes) -> S:
@@ -184,7 +184,7 @@ def from_query(kind: type[S], query: bytes) -> S:
             if len(listed) > MAX_LISTED:  # type: ignore[arg-type]
                 raise BadInputError(name, f"more than {MAX_LISTED} in a query; send them as POST")
         elif name in fields:
-            raise BadInputError(name, "given twice")
+            raise BadInputError(name or "query", "given twice")
         else:
             fields[name] = value
     return from_fields(kind, fields)

@@ -27,6 +27,7 @@ from services.shop.shelf import Shelf
 from services.shop.tiles import tile
 
 HERE = Path(__file__).parent
+FORM_BYTES = 16_384  # of a request's body: forms only
 STOCK_EVERY_S, STOCK_RETRY_S = 300.0, 5.0
 
 
@@ -72,7 +73,10 @@ def run(settings: Settings) -> None:
     with bootstrap.metered(settings, "shop", loops=False) as meters:
         calls = meters.transport(httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=64)))
         app = meters.app(create_app(settings, httpx.AsyncClient(transport=calls)))
-        uvicorn.run(app, host=settings.host, port=settings.shop_port, log_config=None, access_log=False)
+        uvicorn.run(
+            app, host=settings.host, port=settings.shop_port, log_config=None, access_log=False,
+            server_header=False, http=bootstrap.http_protocol(body_bytes=FORM_BYTES), ws="none",
+        )  # fmt: skip
 
 
 async def _keep_stocked(rails: Rails, shelf: Shelf) -> None:

@@ -1,0 +1,100 @@
+"""The server's side of an HTTP connection, with an end to everything a client may draw out.
+
+uvicorn with httptools reads a head of any length and waits for the rest of a request for ever: one client
+with many sockets, a byte a minute each, needs nothing else to shut everybody out.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES = 131_072  # first line and headers; /recommend takes 64 KiB of query
+RECEIVE_S = 20.0  # for a whole request, from its first byte
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """431 for an endless head, 413 beyond `body_bytes`, 408 for a request that is not here after `receive_s`.
+
+    A request costs a few assignments: one timer a connection looks at the clock now and then.
+    """
+
+    head_bytes = HEAD_BYTES
+    receive_s = RECEIVE_S
+    body_bytes: int | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there; from now on it has to say something."""
+        self._since: float | None = self.loop.time()
+        self._head = 0
+        self._in_head = True
+        self._body = 0
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.receive_s / 2, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes."""
+        if self._since is None:
+            self._since = self.loop.time()
+        super().data_received(data)
+        if self._in_head:
+            self._head += len(data)
+            if self._head > self.head_bytes:
+                self._refuse(
+                    "431 Request Header Fields Too Large", f"head: larger than {self.head_bytes} bytes"
+                )
+
+    def on_message_begin(self) -> None:
+        """The first line of a request begins."""
+        super().on_message_begin()
+        self._since = self.loop.time()
+        self._head, self._in_head, self._body = 0, True, 0
+
+    def on_headers_complete(self) -> None:
+        """The empty line was read."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._body += len(body)
+        if self.body_bytes is not None and self._body > self.body_bytes:
+            self._refuse("413 Content Too Large", f"body: larger than {self.body_bytes} bytes")
+            return
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is here as a whole; how long its answer takes is our own affair."""
+        self._since = None
+        super().on_message_complete()
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._since is not None and self.loop.time() - self._since > self.receive_s:
+            self._refuse("408 Request Timeout", f"request: not complete after {self.receive_s:g} s")
+            return
+        self._timer = self.loop.call_later(self.receive_s / 2, self._look)
+
+    def _refuse(self, status: str, message: str) -> None:
+        """Answer and hang up, unless an answer is under way already."""
+        if self.transport.is_closing():
+            return
+        answering = (
+            self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        )
+        if not answering:
+            head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+            self.transport.write(f"{head}content-length: {len(message)}\r\n\r\n{message}".encode())
+        self.transport.close()
+
+
+def bounded_http(*kinds: type, **limits: Any) -> type[BoundedHttp]:
+    """The protocol, mixed with other subclasses of uvicorn's, with other limits: `head_bytes`, `body_bytes`,
+    `receive_s`."""
+    return type("BoundedHttp", (*kinds, BoundedHttp), limits)
