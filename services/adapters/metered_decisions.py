@@ -5,7 +5,7 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from experiments.experiment import Decision, Experiment, Status
+from experiments.experiment import Decision, Experiment, Kind, Status
 from services.ports import DecisionLog
 
 # Number of an arm's evidence (experiments.verdict) -> metric
@@ -39,7 +39,7 @@ class MeteredDecisionLog:
             return Gauge(name, told, labels, registry=registry)
 
         self._decisions = Counter(
-            "ringside_decisions", "Decisions that count.", ["experiment", "kind", "rule"], registry=registry
+            "ringside_decisions", "Decisions that count.", ["experiment", "kind"], registry=registry
         )
         self._revision = gauge("ringside_experiment_revision", "Newest revision.", ["experiment"])
         self._status = gauge("ringside_experiment_status", "1 for what it is.", ["experiment", "status"])
@@ -82,8 +82,10 @@ class MeteredDecisionLog:
             return
         before = seen if seen is not None and seen < state.revision else 0  # else it is another log
         fresh = self._inner.history(state.name, before)
+        for kind in get_args(Kind):  # from 0 on: a first rollback must be seen as an increase
+            self._decisions.labels(state.name, kind)
         for decision in fresh:
-            self._decisions.labels(state.name, decision.kind, decision.rule).inc()
+            self._decisions.labels(state.name, decision.kind).inc()
         self._tell(state)
         for decision in reversed(fresh):
             if decision.evidence.get("arms"):

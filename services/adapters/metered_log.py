@@ -9,12 +9,13 @@ from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.events import DEAD_LETTERS
+from services.events import ACTIVITY, DEAD_LETTERS, DECISIONS, EVENTS, EXPOSURES
 from services.ports import EventProducer, GroupConsumer, Record
 
 Pair = tuple[str, int]
 # A reason holds bytes and offsets of what could not be read; a label must not.
 REASONS = (("is not understood here", "version"), ("not a ", "unreadable"))
+READ = (EXPOSURES, EVENTS, ACTIVITY, DECISIONS)
 
 
 class MeteredConsumer:
@@ -99,11 +100,15 @@ class MeteredProducer:
             ["topic", "reason"],
             registry=registry,
         )
+        for origin in READ:  # from 0 on: the first dead letter must be seen as an increase
+            for reason in (*(kind for _, kind in REASONS), "other"):
+                self._buried.labels(origin, reason)
 
     def send(
         self, topic: str, key: str | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
         """As EventProducer."""
+        self._sent.labels(topic, "failed")
         future = self._inner.send(topic, key, value, headers)
         future.add_done_callback(lambda done: self._settled(topic, done))
         if topic == DEAD_LETTERS:

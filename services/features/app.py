@@ -115,21 +115,24 @@ def run_every(settings: Settings, every_s: float) -> None:
     bootstrap.configure_logging(settings, "features")
     stop = bootstrap.stop_on_signal(settings, "features")
     with bootstrap.metered(settings, "features", silent_s=LONGEST_S) as meters:
-        metrics, due = FeaturesMetrics(meters.registry), 0.0
+        metrics, due, first = FeaturesMetrics(meters.registry), 0.0, True
         while not stop.wait(TURN_S):
             if time.monotonic() < due:
                 continue
             due = time.monotonic() + every_s
             try:
                 with meters.step(), ProcessPoolExecutor(1, get_context("spawn")) as aside:
-                    metrics.done(aside.submit(_materialize_aside, settings).result())
+                    metrics.done(aside.submit(_materialize_aside, settings, first).result())
+                first = False
             except (RingsideError, OSError, BrokenExecutor) as error:
                 due = time.monotonic() + min(every_s, RETRY_S)
                 logger.error("features are not materialised: %s; trying again", error)
 
 
-def _materialize_aside(settings: Settings) -> Materialized:
+def _materialize_aside(settings: Settings, first: bool) -> Materialized:
     bootstrap.configure_logging(settings, "features")
+    if first:  # views may be others than those of the version that ran here before
+        apply(settings)
     return materialize(settings, datetime.now(UTC), lambda step: logger.info("%s", step))
 
 

@@ -84,8 +84,14 @@ class Metrics:
         self._slates_of: dict[str, Counter] = {}
         self._degraded_of: dict[str, Counter] = {}
         self._pins_of = {name: self._pins.labels(name) for name in ("made", "kept", *_PIN_OF.values())}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Count from 0 on: a first one must be seen as an increase."""
         for reason in SHED:
             self._shed.labels(reason)
+        for result in ("acknowledged", "refused", "unavailable"):
+            self._events.labels(result)
 
     def response(self, route: str, status: int, seconds: float) -> None:
         """A request was answered."""

@@ -27,9 +27,7 @@ class TrainerMetrics:
             buckets=FIT_S,
             registry=registry,
         )
-        self._failures = Counter(
-            "ringside_trainer_failures", "Looks that failed, by error.", ["error"], registry=registry
-        )
+        self._failures = Counter("ringside_trainer_failures", "Looks that failed.", registry=registry)
         self._last = Gauge(
             "ringside_fit_timestamp_seconds", "When the newest fit ended; 0: none yet.", registry=registry
         )
@@ -43,8 +41,8 @@ class TrainerMetrics:
         self._since.set_to_current_time()
         try:
             trained = look()
-        except Exception as error:
-            self._failures.labels(type(error).__name__).inc()
+        except Exception:
+            self._failures.inc()
             raise
         if trained is not None:
             algorithm = trained.manifest.algorithm

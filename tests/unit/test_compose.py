@@ -21,7 +21,6 @@ from services.settings import Settings
 ROOT = Path(__file__).parents[2]
 PROCESSES = {"recommend", "bandit", "decider", "activity", "lake", "trainer", "console", "shop"}
 UsageError = typer.BadParameter.__mro__[1]  # typer brings its own click
-SHELL = ["/bin/sh", "-c"]
 ONE_OFF = {"setup", "tools"}
 
 
@@ -56,10 +55,7 @@ def parse(words: list[str]) -> None:
 
 
 def ringside_lines(service: dict[str, Any]) -> list[list[str]]:
-    """Every `ringside …` of a service: its command, or those in its shell script."""
-    if service.get("entrypoint") == SHELL:
-        script = service["command"][0]
-        return [shlex.split(words) for words in re.findall(r"\bringside ([^;&\n]+)", script)]
+    """The `ringside …` of a service."""
     return [service["command"]] if service["command"] != ["--help"] else []
 
 
@@ -122,14 +118,18 @@ def test_names_that_services_use_exist() -> None:
     volumes = set(compose()["volumes"])
     for name, service in SERVICES.items():
         assert set(service.get("depends_on", {})) <= set(SERVICES), name
-        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= volumes, name
+        sources = {volume.split(":")[0] for volume in service.get("volumes", [])}
+        assert {source for source in sources if not source.startswith("./")} <= volumes, name
+        assert [
+            source for source in sources if source.startswith("./") and not (ROOT / source).exists()
+        ] == []
         conditions = {other["condition"] for other in service.get("depends_on", {}).values()}
         assert conditions <= {"service_healthy", "service_completed_successfully"}, name
 
 
 def test_foreign_images_have_exact_versions() -> None:
     for name in set(SERVICES) - set(OURS):
-        assert re.fullmatch(r"[\w/]+:\d+\.\d+(\.\d+)?", SERVICES[name]["image"]), name
+        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+(\.\d+)?", SERVICES[name]["image"]), name
 
 
 def image_environment() -> dict[str, str]:
