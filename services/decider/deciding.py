@@ -105,9 +105,10 @@ class Decider:
         """A rollback, promotion or undo is done when every live replica serves it."""
         decided: list[Decision] = []
         beats = self.ports.cache.heartbeats() if state.unconfirmed else []
-        for revision in state.unconfirmed:
-            if serves_everywhere(beats, revision):
-                decided += self._append([self._confirmation(self._state(state.name), revision, beats)])
+        for revision in filter(lambda revision: serves_everywhere(beats, revision), state.unconfirmed):
+            now = self._state(state.name)
+            if revision in now.unconfirmed:  # nobody else was faster
+                decided += self._append([self._confirmation(now, revision, beats)])
         return decided
 
     def _confirmation(self, state: Experiment, revision: int, beats: list[Heartbeat]) -> Decision:
