@@ -191,7 +191,7 @@ def health(
 
 
 @data_app.command("import")
-def data_import(
+def data_import(  # noqa: PLR0913 (each is an option of the command)
     source: Annotated[
         str,
         typer.Argument(
@@ -204,13 +204,22 @@ def data_import(
     rebase: Annotated[
         str | None, typer.Option(help="Shift all times: the split, else the end, happens at this ISO time.")
     ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of",
+            help="ISO time at which the catalogue was true: changes by /items from before give way to it. "
+            "Default: when its file was written.",
+        ),
+    ] = None,
     licence: Annotated[str, typer.Option(help="Licence of your own data.")] = "the storefront's own",
     seed: Annotated[int, typer.Option(help="Of the synthetic shop.")] = 0,
 ) -> None:
     """Import a data set as a new data version and make it current; a bad file changes nothing."""
     from services.importer import app as importer
 
-    moments = {name: importer.moment(name, text) for name, text in (("split", split), ("rebase", rebase))}
+    said = {"split": split, "rebase": rebase, "as_of": as_of}
+    moments = {name: importer.moment(name, text) for name, text in said.items()}
     importer.run(Settings(), importer.Order(source, interactions, **moments, licence=licence, seed=seed))
 
 

@@ -102,6 +102,9 @@ class Event(Message, frozen=True, kw_only=True):
         return self.user_id or self.session_id or self.event_id
 
 
+ITEM_FIELDS = ("title", "category", "price", "stock", "hidden", "description")
+
+
 class ItemChanged(Message, frozen=True, kw_only=True):
     """A change of one item in the live catalogue. `None` leaves a field as it is; `deleted` removes the
     item."""
@@ -115,6 +118,14 @@ class ItemChanged(Message, frozen=True, kw_only=True):
     description: str | None = None
     deleted: bool = False
     author: str = ""
+
+    @property
+    def key(self) -> str:
+        """Key in the log: the item and which fields this says. A later record with the same key says all of
+        it anew, so a compacted log folds to the same as a whole one (of partial changes by item it would
+        not)."""
+        said = [name for name in ITEM_FIELDS if getattr(self, name) is not None]
+        return f"{self.item_id}\n{'deleted' if self.deleted else ','.join(said)}"
 
     def then(self, later: "ItemChanged") -> "ItemChanged":
         """This change followed by `later`: what `later` leaves None stays, a deletion forgets all."""

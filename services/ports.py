@@ -238,17 +238,37 @@ class DecisionLog(Protocol):
         StalePositionError. Also refreshes the StateCache."""
 
 
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """Everything of topic `items` before `offset` in the log `log` (services.ports.LogAdmin.log_id)."""
+
+    log: str
+    offset: int
+
+
 class ItemOverlay(Protocol):
-    """Changes of the live catalogue since the imported data version."""
+    """A copy of the topic `items` for those who serve: changes of the live catalogue. The log is the truth;
+    what is lost here is laid anew from it."""
 
-    def revision(self) -> int:
-        """Grows with every change."""
+    def laid(self) -> Laid | None:
+        """How far the log has been laid; None: nothing is here, or it was lost. Raises UnavailableError."""
 
-    def changes(self) -> dict[str, ItemChanged]:
-        """Merged change of each changed item."""
+    def changes(self) -> tuple[Laid | None, list[ItemChanged]]:
+        """The place and, as of it, the newest change of each key, in the order of the log. Raises
+        UnavailableError."""
 
-    def apply(self, changes: Iterable[ItemChanged]) -> int:
-        """Merge and return the new revision. Called after the topic `items` acknowledged them."""
+    def lay(self, fetched_from: Laid | None, moved_to: Laid, changes: Sequence[ItemChanged]) -> None:
+        """Keep the newest of each key and move, only if the place is `fetched_from`; else
+        StalePositionError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an imported catalogue knows: the fields that its file had, as of when (ms); 0: that is not
+    known."""
+
+    as_of_ms: int = 0
+    fields: frozenset[str] = frozenset()
 
 
 # ---- data and models ---------------------------------------------------------------------------------------
@@ -353,6 +373,9 @@ class DataStore(Protocol):
 
     def load(self, version: str | None = None) -> Dataset:
         """A version (None: the current one). Raises ConfigurationError if there is none, or it is damaged."""
+
+    def imported(self, version: str) -> Imported:
+        """What the catalogue of this version knows; moves when the same data are imported again."""
 
     def table(self, name: str, version: str | None = None) -> "pa.Table":
         """One table as imported: items, users, interactions, perhaps holdout."""

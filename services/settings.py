@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     shop_users: str = Field("", description="User ids that the shop offers to slip into, comma separated.")
     shop_currency: str = Field("£", description="Sign in front of the shop's prices.")
 
+    # Data
+    import_max_bytes: int = Field(
+        4 << 30, ge=1, description="Largest file that `ringside data import` fetches or unpacks."
+    )
+
     # Features
     recent_items: int = Field(50, ge=1)
     activity_flush_ms: int = Field(50, ge=1, description="Longest wait of an event for its Feast push.")

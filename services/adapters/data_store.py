@@ -10,6 +10,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.contract import KINDS, Catalogue, Interactions
 from services.errors import ConfigurationError
-from services.ports import Dataset
+from services.ports import Dataset, Imported
 
 FORMAT = 1
 HOLDOUT = "holdout"
@@ -56,6 +57,15 @@ class ParquetDataStore:
         interactions = _interactions(_read_lines(folder, "interactions"), catalogue.items, users)
         return Dataset(manifest["version"], catalogue, interactions, manifest["source"], manifest["shift_s"])
 
+    def imported(self, version: str) -> Imported:
+        """What the catalogue of this version knows. Reads the manifest alone, so it may be asked often;
+        one from before this was noted knows nothing."""
+        said = self._manifest(version).get("catalogue")
+        if said is None:
+            return Imported()
+        as_of_ms = int(datetime.fromisoformat(said["as_of"]).timestamp() * 1_000)
+        return Imported(as_of_ms, frozenset(said["fields"]))
+
     def table(self, name: str, version: str | None = None) -> pa.Table:
         """One table of a version as imported ("items", "users", "interactions", perhaps "holdout")."""
         folder, manifest = self._verified(version)
@@ -84,10 +94,12 @@ class ParquetDataStore:
         """Store `tables` (TABLES, perhaps HOLDOUT) with what is known about them, and make them current.
 
         Adds version, format, counts and file hashes to `manifest`. Returns the version, the same for same
-        content.
+        content; of content that is there already only `catalogue` (what `imported` answers) is noted anew.
         """
         version = content_hash(tables)
-        if not (self._root / version / "manifest.json").exists():
+        if (self._root / version / "manifest.json").exists():
+            self._note(version, {"catalogue": manifest["catalogue"]})
+        else:
             self._write_folder(version, tables, manifest)
         self._point_at(version)
         return version
@@ -112,6 +124,12 @@ class ParquetDataStore:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
+    def _note(self, version: str, facts: Mapping[str, Any]) -> None:
+        path = self._root / version / "manifest.json"
+        draft = path.with_suffix(f".{uuid.uuid4().hex}")
+        draft.write_text(json.dumps({**json.loads(path.read_text()), **facts}, indent=1))
+        draft.replace(path)
+
     def _point_at(self, version: str) -> None:
         draft = self._root / f".current-{uuid.uuid4().hex}"
         draft.write_text(version + "\n")
@@ -124,21 +142,25 @@ class ParquetDataStore:
         wanted = version or self.current()
         if wanted is None:
             raise ConfigurationError(f"no data in {self._root}: run `ringside data import SOURCE` first")
-        folder = self._root / wanted
-        try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"data version {wanted} has no readable manifest.json in {folder}"
-            ) from error
-        if manifest.get("format") != FORMAT:
-            raise ConfigurationError(
-                f"data version {wanted}: format {manifest.get('format')} is not {FORMAT}"
-            )
+        folder, manifest = self._root / wanted, self._manifest(wanted)
         for name, digest in manifest["files"].items():
             if not (folder / name).exists() or _sha256(folder / name) != digest:
                 raise ConfigurationError(f"data version {wanted} is damaged: {name} is not what was imported")
         return folder, manifest
+
+    def _manifest(self, version: str) -> dict[str, Any]:
+        folder = self._root / version
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"data version {version} has no readable manifest.json in {folder}"
+            ) from error
+        if manifest.get("format") != FORMAT:
+            raise ConfigurationError(
+                f"data version {version}: format {manifest.get('format')} is not {FORMAT}"
+            )
+        return manifest
 
 
 def content_hash(tables: Mapping[str, pa.Table]) -> str:

@@ -1,19 +1,21 @@
-"""Redis: changes of the live catalogue since the imported data version, merged by item, under one growing
-revision."""
+"""Redis: a copy of the topic `items`, the newest change of each key, and how far the log has been laid.
 
-from collections.abc import Iterable
+Everything lies under one hash tag and changes in one script that compares the place first, so whoever lays,
+however often, the copy is what the log says.
+"""
+
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
 
 from services import events
 from services.adapters.redis_state import Client, connect, reaching
-from services.errors import UnavailableError
+from services.errors import StalePositionError
 from services.events import ItemChanged
+from services.ports import Laid
 from services.settings import Settings
 
-_REVISION = "{items}:revision"
-_CHANGES = "{items}:changes"
-_ATTEMPTS = 10
+_PLACE, _SEQUENCE, _SAID = "{items}:place", "{items}:sequence", "{items}:said"
 
 
 class RedisItemOverlay:
@@ -22,43 +24,33 @@ class RedisItemOverlay:
     def __init__(self, settings: Settings):
         self._settings = settings
 
+    def laid(self) -> Laid | None:
+        """One GET: replicas ask several times a second."""
+        with reaching(self._settings.redis_url):
+            return _place(self._redis.get(_PLACE))
+
+    def changes(self) -> tuple[Laid | None, list[ItemChanged]]:
+        """Both as of one moment: a transaction."""
+        with reaching(self._settings.redis_url), self._redis.pipeline(transaction=True) as pipe:
+            pipe.get(_PLACE)
+            pipe.hvals(_SAID)
+            place, rows = pipe.execute()
+        numbered = [(int(number), body) for number, _, body in (row.partition(" ") for row in rows)]
+        return _place(place), [events.decode(ItemChanged, body.encode()) for _, body in sorted(numbered)]
+
+    def lay(self, fetched_from: Laid | None, moved_to: Laid, changes: Sequence[ItemChanged]) -> None:
+        """One script: all of them, or StalePositionError."""
+        rows = [part for change in changes for part in (change.key, events.encode(change))]
+        with reaching(self._settings.redis_url):
+            done = self._script(
+                keys=[_PLACE, _SEQUENCE, _SAID], args=[_text(fetched_from), _text(moved_to), *rows]
+            )
+        if not done:
+            raise StalePositionError(f"the live catalogue no longer stands at {fetched_from}")
+
     @cached_property
     def _redis(self) -> Client:
         return connect(self._settings)
-
-    def revision(self) -> int:
-        """One GET: replicas ask several times a second."""
-        with reaching(self._settings.redis_url):
-            return int(self._redis.get(_REVISION) or 0)
-
-    def changes(self) -> dict[str, ItemChanged]:
-        """Merged change of each changed item."""
-        with reaching(self._settings.redis_url):
-            stored = self._redis.hgetall(_CHANGES)
-        return {item: events.decode(ItemChanged, body.encode()) for item, body in stored.items()}
-
-    def apply(self, changes: Iterable[ItemChanged]) -> int:
-        """Merge in this process and store if the revision is still the one merged with; else merge again."""
-        wanted = list(changes)
-        for _ in range(_ATTEMPTS):
-            revision = self._lay(wanted)
-            if revision is not None:
-                return revision
-        raise UnavailableError(
-            "Redis", f"the live catalogue changed during {_ATTEMPTS} attempts to change it"
-        )
-
-    def _lay(self, wanted: list[ItemChanged]) -> int | None:
-        names = list(dict.fromkeys(change.item_id for change in wanted))
-        if not names:
-            return self.revision()
-        with reaching(self._settings.redis_url):
-            seen = int(self._redis.get(_REVISION) or 0)
-            stored = self._redis.hmget(_CHANGES, names)
-            merged = _merged(wanted, dict(zip(names, stored, strict=True)))
-            rows = [part for item, change in merged.items() for part in (item, events.encode(change))]
-            done = self._script(keys=[_REVISION, _CHANGES], args=[seen, seen + len(wanted), *rows])
-        return seen + len(wanted) if done else None
 
     @cached_property
     def _script(self):
@@ -66,12 +58,12 @@ class RedisItemOverlay:
         return self._redis.register_script(source)
 
 
-def _merged(wanted: list[ItemChanged], stored: dict[str, str | None]) -> dict[str, ItemChanged]:
-    """What each item's change becomes; read before the revision is checked, so a race only costs another
-    attempt."""
-    merged: dict[str, ItemChanged] = {}
-    for change in wanted:
-        body = stored[change.item_id]
-        before = merged.get(change.item_id) or (events.decode(ItemChanged, body.encode()) if body else None)
-        merged[change.item_id] = change if before is None else before.then(change)
-    return merged
+def _text(place: Laid | None) -> str:
+    return "" if place is None else f"{place.offset} {place.log}"
+
+
+def _place(text: str | None) -> Laid | None:
+    if not text:
+        return None
+    offset, _, log = text.partition(" ")
+    return Laid(log, int(offset))

@@ -6,13 +6,13 @@ Every double has `down`: while True it raises UnavailableError, as a dead Redis 
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from experiments.experiment import Decision, Experiment, apply
 from services.adapters.memory_broker import Clock, wall_ms
 from services.errors import StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES, ItemChanged
-from services.ports import Heartbeat, Pin, Positions, StateCache, Sums, UserRow
+from services.ports import Heartbeat, Laid, Pin, Positions, StateCache, Sums, UserRow
 
 Fold = Callable[[Experiment | None, Decision], Experiment]
 
@@ -232,27 +232,36 @@ class MemoryOnlineReader(_Failing):
 
 
 class MemoryItemOverlay(_Failing):
-    """ItemOverlay: later fields win, fields left None stay as they were."""
+    """ItemOverlay: the newest change of each key, in the order of the log."""
 
     def __init__(self) -> None:
-        self._changes: dict[str, ItemChanged] = {}
-        self._revision = 0
+        self._said: dict[str, ItemChanged] = {}
+        self._place: Laid | None = None
+        self._lock = threading.Lock()
 
-    def revision(self) -> int:
-        """Grows with every change."""
+    def laid(self) -> Laid | None:
+        """How far the log has been laid."""
         self._check()
-        return self._revision
+        return self._place
 
-    def changes(self) -> dict[str, ItemChanged]:
-        """Merged change of each changed item."""
+    def changes(self) -> tuple[Laid | None, list[ItemChanged]]:
+        """The place and the newest change of each key."""
         self._check()
-        return dict(self._changes)
+        with self._lock:
+            return self._place, list(self._said.values())
 
-    def apply(self, changes: Iterable[ItemChanged]) -> int:
-        """Merge and return the new revision."""
+    def lay(self, fetched_from: Laid | None, moved_to: Laid, changes: Sequence[ItemChanged]) -> None:
+        """Keep the newest of each key and move, if the place is `fetched_from`."""
         self._check()
-        for change in changes:
-            before = self._changes.get(change.item_id)
-            self._changes[change.item_id] = change if before is None else before.then(change)
-            self._revision += 1
-        return self._revision
+        with self._lock:
+            if self._place != fetched_from:
+                raise StalePositionError(f"the live catalogue no longer stands at {fetched_from}")
+            for change in changes:
+                self._said.pop(change.key, None)
+                self._said[change.key] = change
+            self._place = moved_to
+
+    def forget(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        with self._lock:
+            self._said, self._place = {}, None

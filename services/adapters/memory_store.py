@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from models.contract import Recommender
 from services.errors import ArtifactError, ConfigurationError
-from services.ports import Dataset, Manifest
+from services.ports import Dataset, Imported, Manifest
 
 
 class MemoryDataStore:
@@ -13,6 +13,7 @@ class MemoryDataStore:
 
     def __init__(self, *datasets: Dataset):
         self._datasets: dict[str, Dataset] = {}
+        self.knows: dict[str, Imported] = {}
         for dataset in datasets:
             self.put(dataset)
 
@@ -20,6 +21,10 @@ class MemoryDataStore:
         """Import a version and make it current."""
         self._datasets.pop(dataset.version, None)
         self._datasets[dataset.version] = dataset
+
+    def imported(self, version: str) -> Imported:
+        """What `knows` says; by default nothing."""
+        return self.knows.get(version, Imported())
 
     def current(self) -> str | None:
         """The version that training uses."""

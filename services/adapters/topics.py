@@ -11,6 +11,7 @@ SINGLE = (DECISIONS, ITEMS, DEAD_LETTERS)  # one partition: a total order
 TOPICS = KEYED + SINGLE
 LOG_ID_TOPIC = "ringside-log-"  # + uuid: a topic whose name is the identity of an embedded broker's log
 
+_DAY_MS = 86_400_000
 _MASK = 0xFFFFFFFF
 _M = 0x5BD1E995
 _SEED = 0x9747B28C
@@ -25,10 +26,14 @@ def topic_configuration(topic: str) -> dict[str, str]:
     """Settings with which `topic` is created on Apache Kafka.
 
     The broker's clock stamps every record: lateness is judged by it. What is folded from the first record on
-    (decisions, changes of the catalogue) is kept forever; the rest for a week, with the lake as its history.
+    is kept forever: decisions as they are, changes of the catalogue compacted, so that the newest of each key
+    (services.events.ItemChanged.key) stays. The rest is kept for a week, with the lake as its history.
     """
-    retention_ms = -1 if topic in (DECISIONS, ITEMS) else 7 * 86_400_000
-    return {"message.timestamp.type": "LogAppendTime", "retention.ms": str(retention_ms)}
+    stamped = {"message.timestamp.type": "LogAppendTime"}
+    if topic == ITEMS:  # a day's segment or 16 MB: the broker never compacts the segment it writes to
+        segment = {"segment.ms": str(_DAY_MS), "segment.bytes": str(16 << 20)}
+        return {**stamped, **segment, "cleanup.policy": "compact", "retention.ms": "-1"}
+    return {**stamped, "retention.ms": "-1" if topic == DECISIONS else str(7 * _DAY_MS)}
 
 
 def murmur2(data: bytes) -> int:

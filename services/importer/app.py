@@ -18,6 +18,7 @@ from services import bootstrap
 from services.errors import BadInputError
 from services.importer import online_retail, schemas, storefront, synthetic
 from services.importer.draft import LINES, Draft
+from services.importer.fetching import shown
 from services.importer.source_files import local_file
 from services.importer.timeline import Timeline, arrange, shifted
 from services.settings import Settings
@@ -37,12 +38,14 @@ class Order:
 
     source: path or URL of Online Retail II, or of a catalogue (with `interactions`), a folder with
     `items.*` and `interactions.*`, or "synthetic". split, rebase: see `services.importer.timeline.arrange`.
+    as_of: when the catalogue was true; None: when its file was written.
     """
 
     source: str
     interactions: str | None = None
     split: datetime | None = None
     rebase: datetime | None = None
+    as_of: datetime | None = None
     licence: str = "the storefront's own"
     seed: int = 0
 
@@ -53,7 +56,7 @@ def import_data(
     """Import and make current; returns the manifest. Raises BadInputError; then nothing has changed on
     disk."""
     on_step("reading and cleaning")
-    draft = _draft(order, now)
+    draft = _draft(order, now, settings.import_max_bytes)
     if draft.lines.num_rows == 0:
         raise BadInputError(order.source, "no interaction is left after cleaning")
     on_step("making the catalogue")
@@ -69,17 +72,18 @@ def import_data(
     return store.manifest(version)
 
 
-def _draft(order: Order, now: datetime) -> Draft:
+def _draft(order: Order, now: datetime, most_bytes: int) -> Draft:
     if order.source == SYNTHETIC:
-        return synthetic.draft(order.seed, (order.rebase or now).timestamp())
+        return synthetic.draft(order.seed, (order.rebase or now).timestamp(), now)
+    source = shown(order.source)
     if Path(order.source).is_dir():
-        return storefront.draft(*storefront.find(Path(order.source)), order.source, order.licence)
+        return storefront.draft(*storefront.find(Path(order.source)), source, order.licence)
     with ExitStack() as stack:
-        path = stack.enter_context(local_file(order.source))
+        path = stack.enter_context(local_file(order.source, most_bytes))
         if order.interactions is None:
-            return online_retail.draft(path, order.source)
-        interactions = stack.enter_context(local_file(order.interactions))
-        return storefront.draft(path, interactions, order.source, order.licence)
+            return online_retail.draft(path, source)
+        interactions = stack.enter_context(local_file(order.interactions, most_bytes))
+        return storefront.draft(path, interactions, source, order.licence)
 
 
 def _tables(draft: Draft, timeline: Timeline) -> dict[str, pa.Table]:
@@ -105,6 +109,10 @@ def _manifest(draft: Draft, timeline: Timeline, order: Order, now: datetime) -> 
         "window": [at[0].as_py().isoformat(), at[-1].as_py().isoformat()],
         "split": order.split.isoformat() if order.split else None,
         "shift_s": timeline.shift_s,
+        "catalogue": {
+            "as_of": min(order.as_of or draft.as_of, now).isoformat(),
+            "fields": sorted(draft.fields),
+        },
         "rules": [rule.to_json() for rule in draft.rules],
     }
 
@@ -138,6 +146,8 @@ def show(settings: Settings, version: str | None = None, console: Console | None
     counts = ", ".join(f"{count:,} {name}" for name, count in manifest["counts"].items())
     window = " to ".join(manifest["window"])
     rows = {"source": manifest["source"], "licence": manifest["licence"], "cite": manifest["citation"]}
+    if said := manifest.get("catalogue"):
+        rows["catalogue"] = f"as of {said['as_of']}, says {', '.join(said['fields'])}"
     rows |= {"window": window, "shifted by": f"{manifest['shift_s']:.0f} s", "holds": counts}
     for name, value in rows.items():
         if value:

@@ -1,6 +1,7 @@
 """What a source turns into, before times are shifted and tables are written."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 
@@ -36,7 +37,8 @@ class Draft:
     """Clean interactions of one source and its catalogue.
 
     lines: LINES, and `description` where there is no `catalogue`; catalogue: ITEMS (`first_seen` may be
-    null), or None if the items are to be derived from the lines that are kept for training.
+    null), or None if the items are to be derived from the lines that are kept for training. fields: of the
+    catalogue, those that the source says; the others are defaults. as_of: when the catalogue was true.
     """
 
     lines: pa.Table
@@ -45,3 +47,5 @@ class Draft:
     licence: str
     citation: str
     rules: tuple[Applied, ...]
+    fields: frozenset[str]
+    as_of: datetime

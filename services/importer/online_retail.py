@@ -14,7 +14,7 @@ from services.importer import schemas
 from services.importer.cleaning import Rule, clean
 from services.importer.draft import ITEMS, LINES, Draft
 from services.importer.naming import categories, title
-from services.importer.source_files import read
+from services.importer.source_files import read, written
 
 COLUMNS = {
     "Invoice": "VARCHAR",
@@ -26,6 +26,7 @@ COLUMNS = {
     "Customer ID": "VARCHAR",
     "Country": "VARCHAR",
 }
+FIELDS = frozenset({"title", "category", "price", "description"})  # an invoice knows nothing of stock
 LICENCE = "CC BY 4.0"
 CITATION = "Chen, D. (2012), Online Retail II, UCI Machine Learning Repository, doi 10.24432/C5CG6D"
 _SAME_LINE = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -88,7 +89,8 @@ def draft(path: Path, source: str) -> Draft:
                FROM kept ORDER BY "at", order_id, sheet, row"""
         ).to_arrow_table()
     schema = LINES.append(pa.field("description", pa.string()))
-    return Draft(lines.select(schema.names).cast(schema), None, source, LICENCE, CITATION, tuple(rules))
+    kept = lines.select(schema.names).cast(schema)
+    return Draft(kept, None, source, LICENCE, CITATION, tuple(rules), FIELDS, written(path))
 
 
 def catalogue(lines: pa.Table) -> pa.Table:

@@ -5,17 +5,20 @@ sheets) and `row` (as the file counts it). Values that are not of their column's
 exceptions.
 """
 
+import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
-import httpx
 import pyarrow as pa
 
 from services.errors import BadInputError
+from services.importer.fetching import fetched, is_url, too_large
 from services.importer.refusal import SHOWN, Finding, RefusedFileError
 
 KINDS = (".csv", ".parquet", ".xlsx")
@@ -37,42 +40,40 @@ _TIME_TEXT = (
 
 
 @contextmanager
-def local_file(source: str) -> Iterator[Path]:
+def local_file(source: str, most_bytes: int) -> Iterator[Path]:
     """The file that `source` (path or http(s) URL) names, unpacked if it is a zip. Removed afterwards if it
-    was fetched.
+    was fetched. Neither what is fetched nor what is unpacked may be larger than `most_bytes`.
 
     Raises BadInputError naming `source` when there is no such file or nothing readable in it.
     """
     with tempfile.TemporaryDirectory(prefix="ringside-import-") as folder:
-        path = _download(source, Path(folder)) if source.startswith(("http://", "https://")) else Path(source)
+        path = fetched(source, Path(folder), most_bytes) if is_url(source) else Path(source)
         if not path.is_file():
             raise BadInputError("source", f"{source}: there is no such file")
-        yield _unpack(path, Path(folder)) if zipfile.is_zipfile(path) and path.suffix != ".xlsx" else path
+        packed = zipfile.is_zipfile(path) and path.suffix != ".xlsx"
+        yield _unpack(path, Path(folder), most_bytes) if packed else path
 
 
-def _download(url: str, folder: Path) -> Path:
-    path = folder / (Path(httpx.URL(url).path).name or "download")
-    try:
-        with (
-            httpx.stream("GET", url, follow_redirects=True, timeout=30.0) as response,
-            path.open("wb") as file,
-        ):
-            response.raise_for_status()
-            for chunk in response.iter_bytes(1 << 20):
-                file.write(chunk)
-    except httpx.HTTPError as error:
-        raise BadInputError("source", f"{url}: {error}") from error
-    return path
+def written(path: Path) -> datetime:
+    """When the file was last written."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
-def _unpack(archive: Path, folder: Path) -> Path:
+def _unpack(archive: Path, folder: Path, most_bytes: int) -> Path:
     with zipfile.ZipFile(archive) as packed:
-        members = [name for name in packed.namelist() if Path(name).suffix.lower() in KINDS]
+        members = [member for member in packed.infolist() if Path(member.filename).suffix.lower() in KINDS]
         if len(members) != 1:
             raise BadInputError(
                 "source", f"{archive.name}: holds {len(members)} files of {', '.join(KINDS)}, not one"
             )
-        return Path(packed.extract(members[0], folder))
+        if members[0].file_size > most_bytes:
+            raise BadInputError("source", f"{archive.name}: {too_large(most_bytes, 'unpacked')}")
+        try:
+            path = Path(packed.extract(members[0], folder))
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise BadInputError("source", f"{archive.name}: is damaged: {error}") from error
+    os.utime(path, (archive.stat().st_mtime,) * 2)  # what the catalogue says is as old as the archive
+    return path
 
 
 def read(path: Path, columns: Mapping[str, str], optional: frozenset[str] = frozenset()) -> pa.Table:

@@ -13,10 +13,11 @@ from pathlib import Path
 import duckdb
 
 from services.errors import BadInputError
+from services.events import ITEM_FIELDS
 from services.importer import schemas
 from services.importer.cleaning import Rule, clean
 from services.importer.draft import ITEMS, LINES, Draft
-from services.importer.source_files import KINDS, read
+from services.importer.source_files import KINDS, read, written
 
 CATALOGUE = {
     "item_id": "VARCHAR",
@@ -93,4 +94,5 @@ def draft(catalogue_path: Path, interactions_path: Path, source: str, licence: s
         connection.register("lines", kept)
         lines = connection.sql(_LINES).to_arrow_table().cast(LINES)
         items = connection.sql(_ITEMS).to_arrow_table().cast(ITEMS)
-    return Draft(lines, items, source, licence, "", tuple(rules))
+    fields = frozenset(name for name in ITEM_FIELDS if catalogue[name].null_count < len(catalogue))
+    return Draft(lines, items, source, licence, "", tuple(rules), fields, written(catalogue_path))

@@ -1,17 +1,20 @@
 """The synthetic shop as a source: no file, no network, a known truth (experiments.world_synthetic)."""
 
+from datetime import datetime
+
 import numpy as np
 import pyarrow as pa
 
 from experiments.world_history import history
 from experiments.world_synthetic import synthetic_shop
 from models.contract import KINDS
+from services.events import ITEM_FIELDS
 from services.importer.draft import ITEMS, LINES, Draft
 
 WEEKS = 8
 
 
-def draft(seed: int, end_s: float) -> Draft:
+def draft(seed: int, end_s: float, as_of: datetime) -> Draft:
     """Eight weeks of browsing that end at `end_s` (s since the epoch). Equal arguments give equal data."""
     shop = synthetic_shop(seed=seed)
     past = history(shop, end_s=end_s, weeks=WEEKS)
@@ -44,4 +47,5 @@ def draft(seed: int, end_s: float) -> Draft:
         },
         schema=ITEMS,
     )
-    return Draft(lines, items, f"synthetic shop, seed {seed}", "Apache-2.0", "", ())
+    source = f"synthetic shop, seed {seed}"
+    return Draft(lines, items, source, "Apache-2.0", "", (), frozenset(ITEM_FIELDS), as_of)

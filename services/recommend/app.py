@@ -81,6 +81,8 @@ def compose(settings: Settings) -> Deps:
         state=bootstrap.state_cache(settings),
         decisions=bootstrap.decision_log(settings),
         overlay=bootstrap.item_overlay(settings),
+        consumer=bootstrap.consumer(settings),
+        admin=bootstrap.log_admin(settings),
         data=bootstrap.data_store(settings),
         models=bootstrap.model_store(settings),
         clock_ms=lambda: time.time_ns() // 1_000_000,

@@ -18,13 +18,14 @@ from experiments.experiment import IllegalTransition
 from services.errors import RingsideError
 from services.keys import Keys, signing_keys
 from services.recommend.answering import Answering
-from services.recommend.catalogue import catalogue_routes
+from services.recommend.catalogue import LiveCatalogue, catalogue_routes
 from services.recommend.collecting import Collecting
 from services.recommend.commanding import Commanding
 from services.recommend.deps import Deps
 from services.recommend.describing import describe
 from services.recommend.experiments_api import experiment_routes
 from services.recommend.failures import failure, response_to
+from services.recommend.following import Following, ItemsFollower
 from services.recommend.hot import Endpoint, HotPath, RawRoute, guarded
 from services.recommend.limits import BodyLimit
 from services.recommend.loaded import Loaded
@@ -46,6 +47,7 @@ class Parts:
     keys: Keys
     metrics: Metrics
     loaded: Loaded
+    items: Following
     commanding: Commanding
     storefront: Storefront
     threads: ThreadPoolExecutor
@@ -68,7 +70,9 @@ def assemble(deps: Deps) -> Parts:
     answering = Answering(deps, lambda: loaded.serving, slates, tokens, metrics)
     collecting = Collecting(deps, tokens, metrics)
     storefront = Storefront(keys, lambda: loaded.serving, answering, collecting, settings.max_body_bytes)
-    return Parts(deps, keys, metrics, loaded, Commanding(deps), storefront, threads)
+    follower = ItemsFollower(deps.consumer, deps.admin, deps.overlay, deps.producer)
+    items = Following(follower, settings.refresh_s)
+    return Parts(deps, keys, metrics, loaded, items, Commanding(deps), storefront, threads)
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -79,7 +83,8 @@ def create_app(deps: Deps) -> FastAPI:
     )
     app.state.parts = parts
     app.state.hot = _add_storefront(app, parts)
-    app.include_router(catalogue_routes(deps, parts.keys, lambda: parts.loaded.serving.shelf))
+    live = LiveCatalogue(deps, lambda: parts.loaded.serving.shelf, parts.items.follow)
+    app.include_router(catalogue_routes(deps, parts.keys, live))
     app.include_router(experiment_routes(deps.settings, parts.keys, parts.commanding))
     app.include_router(operation_routes(deps, parts.keys, parts.loaded, parts.metrics))
     _add_middleware(app, deps)
@@ -153,9 +158,11 @@ def _add_failures(app: FastAPI) -> None:
 def _lifespan(parts: Parts):
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await parts.items.start()
         await parts.loaded.start()
         yield
         await parts.loaded.stop()
+        await parts.items.stop()
         await asyncio.to_thread(parts.deps.producer.close)
         parts.commanding.close()
         parts.threads.shutdown(wait=False, cancel_futures=True)

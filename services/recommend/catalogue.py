@@ -2,12 +2,13 @@
 data."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.errors import UnavailableError
 from services.events import ITEMS, ItemChanged, encode
 from services.keys import Keys, Principal
 from services.recommend.collecting import acknowledged
@@ -15,6 +16,7 @@ from services.recommend.dependencies import caller
 from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
 from services.recommend.failures import NotFoundError
+from services.recommend.live_items import shown, standing
 from services.recommend.shelf import Shelf
 from services.recommend.wire import MAX_LISTED
 
@@ -56,25 +58,34 @@ class Item(ItemChange):
 
 
 class Changed(BaseModel):
-    """How many items changed. Answers show it once the replicas have taken up `revision` (within seconds)."""
+    """How many items changed, and the position in the log after them. Answers show it within seconds."""
 
     changed: int
     revision: int
 
 
 class LiveCatalogue:
-    """Applies changes: topic `items` first (acknowledged), then the overlay that replicas poll."""
+    """Takes changes into topic `items`, then lays the log over what replicas read.
 
-    def __init__(self, deps: Deps, shelf: Callable[[], Shelf]):
+    `follow` lays the log up to its end, in a thread of its own.
+    """
+
+    def __init__(self, deps: Deps, shelf: Callable[[], Shelf], follow: Callable[[], Awaitable[object]]):
         self._deps = deps
         self._shelf = shelf
+        self._follow = follow
 
     async def change(self, changes: Sequence[ItemChanged]) -> Changed:
-        """Log and lay over. Raises UnavailableError; then the same changes may be sent again."""
-        send, settings = self._deps.producer.send, self._deps.settings
-        futures = [send(ITEMS, change.item_id, encode(change)) for change in changes]
-        await acknowledged(futures, settings.broker_ack_deadline_ms / 1_000)
-        revision = await asyncio.to_thread(self._deps.overlay.apply, list(changes))
+        """Log and lay over. Raises UnavailableError; then the same changes may be sent again. Those that
+        the log took meanwhile are laid as soon as Redis can be reached."""
+        send, deadline_s = self._deps.producer.send, self._deps.settings.broker_ack_deadline_ms / 1_000
+        futures = [send(ITEMS, change.key, encode(change)) for change in changes]
+        await acknowledged(futures, deadline_s)
+        try:
+            await asyncio.wait_for(self._follow(), deadline_s)
+        except TimeoutError:
+            raise UnavailableError("the live catalogue", "logged, and not yet laid over the import") from None
+        revision = max(future.result().offset for future in futures) + 1
         return Changed(changed=len(changes), revision=revision)
 
     def changed(self, item_id: str, by: Principal, said: Change | None) -> ItemChanged:
@@ -87,16 +98,16 @@ class LiveCatalogue:
     async def require(self, item_ids: Sequence[str]) -> None:
         """Refuse to change what does not exist. Raises NotFoundError naming the row."""
         unknown = [item for item in item_ids if item not in self._shelf().index]
-        overlay = await asyncio.to_thread(self._deps.overlay.changes) if unknown else {}
-        missing = [item for item in unknown if item not in overlay or overlay[item].deleted]
+        _, changes = await asyncio.to_thread(self._deps.overlay.changes) if unknown else (None, [])
+        held = standing(changes, self._shelf().imported)
+        missing = [item for item in unknown if not shown(held.get(item))]
         if missing:
             row = list(item_ids).index(missing[0])
             raise NotFoundError(f"{row}.item_id", f"no item {missing[0]!r} in the catalogue")
 
 
-def catalogue_routes(deps: Deps, keys: Keys, shelf: Callable[[], Shelf]) -> APIRouter:
+def catalogue_routes(deps: Deps, keys: Keys, live: LiveCatalogue) -> APIRouter:
     """The routes; admin keys only."""
-    live = LiveCatalogue(deps, shelf)
     admin = Annotated[Principal, Depends(caller(keys, "admin"))]
     router = APIRouter(tags=["catalogue"], responses=failures("400", "401", "403", "413", "422", "503"))
     extra = {"security": ANY_KEY}

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from services.ports import (
     DataStore,
     DecisionLog,
+    EventConsumer,
     EventProducer,
     ItemOverlay,
+    LogAdmin,
     ModelStore,
     OnlineReader,
     StateCache,
@@ -26,6 +28,8 @@ class Deps:
     state: StateCache
     decisions: DecisionLog
     overlay: ItemOverlay
+    consumer: EventConsumer  # of topic `items`; belongs to the thread that lays the overlay
+    admin: LogAdmin
     data: DataStore
     models: ModelStore
     clock_ms: Callable[[], int]

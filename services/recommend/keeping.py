@@ -10,8 +10,10 @@ import numpy as np
 
 from models.contract import Catalogue
 from services.errors import RingsideError, UnavailableError
-from services.ports import DataStore, ItemOverlay, ModelStore
+from services.events import ItemChanged
+from services.ports import DataStore, Imported, ItemOverlay, Laid, ModelStore
 from services.recommend.fitted import Fitted, fit_in
+from services.recommend.live_items import standing
 from services.recommend.serving import Champion
 from services.recommend.shelf import EMPTY, Shelf, popularity_of, stock
 
@@ -30,38 +32,56 @@ class ShelfKeeper:
         self._catalogue: Catalogue = EMPTY
         self._counts = np.empty(0, np.float32)
         self._version = ""
+        self._changes: list[ItemChanged] = []
         self.shelf: Shelf = stock(EMPTY, self._counts)
 
     def look(self) -> Shelf:
-        """The shelf as it is now; the same object while nothing has changed. Without Redis the known
-        changes stay."""
-        new_data = self._load(self._data.current() or "")
-        revision = self._revision()
-        if new_data or revision != self.shelf.overlay_revision:
+        """The shelf as it is now; the same object while nothing has changed."""
+        self._load(self._data.current() or "")
+        imported = self._data.imported(self._version) if self._version else Imported()
+        laid = self._look_at_changes()
+        known = (self.shelf.data_version, self.shelf.imported, self.shelf.laid)
+        if (self._version, imported, laid) != known:
             self.shelf = stock(
                 self._catalogue,
                 self._counts,
                 data_version=self._version,
-                changes=self._overlay.changes() if revision else {},
-                overlay_revision=revision,
+                changes=standing(self._changes, imported),
+                imported=imported,
+                laid=laid,
             )
-            log.info("catalogue: %d items, data %s, changes %d", len(self.shelf), self._version, revision)
+            log.info("catalogue: %d items, data %s, changes to %s", len(self.shelf), self._version, laid)
         return self.shelf
 
-    def _load(self, version: str) -> bool:
+    def _load(self, version: str) -> None:
         if version in ("", self._version):
-            return False
+            return
         dataset = self._data.load(version)
         self._catalogue = dataset.catalogue
         self._counts = popularity_of(dataset.interactions, len(dataset.catalogue))
         self._version = version
-        return True
 
-    def _revision(self) -> int:
+    def _look_at_changes(self) -> Laid | None:
+        """How far the changes that we know go. Without Redis, and while one that was emptied is laid anew,
+        those known stay: an item that was taken out must not come back for a moment."""
+        known = self.shelf.laid
         try:
-            return self._overlay.revision()
+            if not _further(self._overlay.laid(), known):
+                return known
+            laid, changes = self._overlay.changes()
         except UnavailableError:
-            return self.shelf.overlay_revision
+            return known
+        if not _further(laid, known):  # emptied in between
+            return known
+        self._changes = changes
+        return laid
+
+
+def _further(laid: Laid | None, known: Laid | None) -> bool:
+    """Whether the overlay says more than what is known: more of the same log, or another log."""
+    if laid is None or known is None:
+        return laid is not None
+    return laid.log != known.log or laid.offset > known.offset
 
 
 class ModelKeeper:

@@ -12,13 +12,15 @@ from models.blend import UNKNOWN, available, category_codes
 from models.contract import Catalogue, Interactions, Ranking
 from models.popularity import popularity
 from services.events import ItemChanged
+from services.ports import Imported, Laid
+from services.recommend.live_items import shown
 
 HALF_LIFE_S = 7 * 86_400.0  # the fast clock of models.popularity
 
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """The catalogue with the live changes in it.
+    """The catalogue with the live changes in it: those of the log up to `laid`.
 
     index: item id -> place in the arrays; live: bool [n_items], what may be shown to anybody; codes: int32
     [n_items];
@@ -28,7 +30,8 @@ class Shelf:
 
     catalogue: Catalogue
     data_version: str
-    overlay_revision: int
+    imported: Imported
+    laid: Laid | None
     index: Mapping[str, int]
     ids: tuple[str, ...]
     live: NDArray[np.bool_]
@@ -92,9 +95,10 @@ def stock(
     *,
     data_version: str = "",
     changes: Mapping[str, ItemChanged] | None = None,
-    overlay_revision: int = 0,
+    imported: Imported | None = None,
+    laid: Laid | None = None,
 ) -> Shelf:
-    """A shelf from an imported catalogue, its popularity (float32 [n_items]) and the changes since."""
+    """A shelf from an imported catalogue, its popularity (float32 [n_items]) and the changes that hold."""
     changed = merged(catalogue, changes or {})
     counts = np.append(counts, np.zeros(len(changed) - len(counts), np.float32))
     ids = tuple(changed.items.tolist())
@@ -102,7 +106,8 @@ def stock(
     return Shelf(
         catalogue=changed,
         data_version=data_version,
-        overlay_revision=overlay_revision,
+        imported=imported or Imported(),
+        laid=laid,
         index={item: place for place, item in enumerate(ids)},
         ids=ids,
         live=available(changed),
@@ -119,7 +124,7 @@ def merged(catalogue: Catalogue, changes: Mapping[str, ItemChanged]) -> Catalogu
     if not changes:
         return catalogue
     place = {item: index for index, item in enumerate(catalogue.items.tolist())}
-    new = [item for item, change in changes.items() if item not in place and not change.deleted]
+    new = [item for item, change in changes.items() if item not in place and shown(change)]
     place |= {item: len(catalogue) + offset for offset, item in enumerate(new)}
     columns = {
         "title": catalogue.title.tolist() + [""] * len(new),

@@ -8,9 +8,9 @@ import pytest
 
 from services.adapters.item_overlay import RedisItemOverlay
 from services.adapters.memory import MemoryItemOverlay
-from services.errors import UnavailableError
+from services.errors import StalePositionError, UnavailableError
 from services.events import ItemChanged
-from services.ports import ItemOverlay
+from services.ports import ItemOverlay, Laid
 from services.settings import Settings
 
 
@@ -26,64 +26,63 @@ def change(item: str, **said: Any) -> ItemChanged:
     return ItemChanged(received_at=1, item_id=item, **said)
 
 
-def test_nothing_has_changed_at_first(overlay: ItemOverlay) -> None:
-    assert (overlay.revision(), overlay.changes()) == (0, {})
+def at(offset: int, log: str = "log") -> Laid:
+    return Laid(log, offset)
 
 
-def test_later_fields_win_and_unsaid_ones_stay(overlay: ItemOverlay) -> None:
-    overlay.apply([change("a", price=2.0, title="A"), change("b", stock=0)])
-    overlay.apply([change("a", price=3.0)])
-    found = overlay.changes()
-    assert (found["a"].price, found["a"].title, found["b"].stock) == (3.0, "A", 0)
+def test_nothing_is_laid_at_first(overlay: ItemOverlay) -> None:
+    assert (overlay.laid(), overlay.changes()) == (None, (None, []))
 
 
-def test_one_batch_may_change_an_item_twice(overlay: ItemOverlay) -> None:
-    overlay.apply([change("a", price=2.0, hidden=True), change("a", price=3.0)])
-    found = overlay.changes()["a"]
-    assert (found.price, found.hidden) == (3.0, True)
+def test_what_is_laid_comes_back_in_the_order_of_the_log(overlay: ItemOverlay) -> None:
+    first = [change("b", stock=0), change("a", price=2.0, title="Käse\n \u2028 |")]
+    overlay.lay(None, at(2), first)
+    overlay.lay(at(2), at(3), [change("c", deleted=True)])
+    assert overlay.changes() == (at(3), [*first, change("c", deleted=True)])
 
 
-def test_a_deletion_forgets_all_and_can_be_taken_back(overlay: ItemOverlay) -> None:
-    overlay.apply([change("a", price=2.0)])
-    overlay.apply([change("a", deleted=True)])
-    assert (overlay.changes()["a"].deleted, overlay.changes()["a"].price) == (True, None)
-    overlay.apply([change("a", title="back")])
-    assert (overlay.changes()["a"].deleted, overlay.changes()["a"].title) == (False, "back")
+def test_the_newest_of_each_key_is_kept_where_the_log_has_it(overlay: ItemOverlay) -> None:
+    overlay.lay(None, at(3), [change("a", price=2.0), change("a", stock=1), change("a", price=3.0)])
+    overlay.lay(at(3), at(4), [change("a", stock=2)])
+    assert overlay.changes()[1] == [change("a", price=3.0), change("a", stock=2)]
 
 
-def test_the_revision_grows_with_every_change(overlay: ItemOverlay) -> None:
-    seen = [overlay.apply([change("a", stock=step)]) for step in range(3)]
-    assert seen == sorted(set(seen))
-    assert overlay.revision() == seen[-1]
-    assert overlay.apply([]) == seen[-1]
+def test_the_place_moves_without_changes_too(overlay: ItemOverlay) -> None:
+    overlay.lay(None, at(5), [])
+    assert (overlay.laid(), overlay.changes()) == (at(5), (at(5), []))
 
 
-def test_concurrent_changes_are_all_kept(overlay: ItemOverlay) -> None:
-    def stock(step: int) -> None:
-        while True:
-            try:
-                overlay.apply(
-                    [change(f"i{step % 4}", **{("price", "stock", "title")[step % 3]: _value(step)})]
-                )
-                return
-            except UnavailableError:  # too many others were faster: the caller tries again
-                continue
+def test_only_who_stands_at_the_place_may_lay(overlay: ItemOverlay) -> None:
+    overlay.lay(None, at(1), [change("a", stock=1)])
+    for stale in (None, at(0), at(1, "another log")):
+        with pytest.raises(StalePositionError):
+            overlay.lay(stale, at(2), [change("a", stock=9)])
+    assert overlay.changes() == (at(1), [change("a", stock=1)])
+
+
+def test_another_log_comes_on_top_of_what_was_laid(overlay: ItemOverlay) -> None:
+    overlay.lay(None, at(900), [change("a", stock=1), change("b", stock=1)])
+    overlay.lay(at(900), at(1, "new log"), [change("a", stock=2)])
+    assert overlay.changes() == (at(1, "new log"), [change("b", stock=1), change("a", stock=2)])
+
+
+def test_of_many_who_lay_the_same_one_succeeds(overlay: ItemOverlay) -> None:
+    def lay(_: int) -> bool:
+        try:
+            overlay.lay(None, at(2), [change("a", stock=1), change("b", stock=1)])
+        except StalePositionError:
+            return False
+        return True
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(stock, range(12)))
-    found = overlay.changes()
-    assert set(found) == {"i0", "i1", "i2", "i3"}
-    assert all(None not in (said.price, said.stock, said.title) for said in found.values())
-
-
-def _value(step: int) -> Any:
-    return (1.0, 1, "t")[step % 3]
+        assert sum(pool.map(lay, range(12))) == 1
+    assert len(overlay.changes()[1]) == 2
 
 
 def test_a_dead_redis_is_unavailable(redis_server: Any, settings_for: Callable[..., Settings]) -> None:
     overlay = RedisItemOverlay(settings_for(redis=redis_server, state_deadline_ms=100))
-    overlay.apply([change("a", stock=1)])
+    overlay.lay(None, at(1), [change("a", stock=1)])
     redis_server.server.freeze()
-    for ask in (overlay.revision, overlay.changes, lambda: overlay.apply([change("a")])):
+    for ask in (overlay.laid, overlay.changes, lambda: overlay.lay(at(1), at(2), [])):
         with pytest.raises(UnavailableError):
             ask()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from services.importer import online_retail
 from services.importer.app import Order, import_data, moment
 from services.importer.naming import categories, title
 from services.importer.refusal import RefusedFileError
+from services.ports import Imported
 from services.settings import Settings
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -318,6 +320,26 @@ def test_an_interrupted_write_leaves_the_old_version_current(settings, tmp_path,
     assert store.current() == before
     assert store.versions() == [before]
     assert not list(settings.data_path.glob(".draft*"))
+
+
+def test_a_catalogue_is_as_old_as_its_file_and_knows_the_columns_that_say_something(
+    settings, tmp_path
+) -> None:
+    lines = "user_id,item_id,at\nu,a,2026-01-01\n"
+    write_storefront(tmp_path, "item_id,title,price,stock\na,First,1,\n", lines)
+    written = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+    os.utime(tmp_path / "items.csv", (written, written))
+    store = ParquetDataStore(settings.data_path)
+    version = import_data(settings, Order(str(tmp_path)), NOW)["version"]
+    assert store.imported(version) == Imported(round(written * 1_000), frozenset({"title", "price"}))
+    os.utime(tmp_path / "items.csv", (written + 9, written + 9))
+    assert import_data(settings, Order(str(tmp_path)), NOW)["version"] == version
+    assert store.imported(version).as_of_ms == round(written * 1_000) + 9_000
+    import_data(settings, Order(str(tmp_path), as_of=datetime(2026, 2, 1, tzinfo=UTC)), NOW)
+    assert store.imported(version).as_of_ms == datetime(2026, 2, 1, tzinfo=UTC).timestamp() * 1_000
+    import_data(settings, Order(str(tmp_path), as_of=NOW + timedelta(days=9)), NOW)
+    assert store.imported(version).as_of_ms == NOW.timestamp() * 1_000  # nobody knows the future
+    assert store.load().version == version
 
 
 def test_titles_read_like_titles() -> None:

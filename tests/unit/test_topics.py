@@ -61,4 +61,6 @@ def test_topics_are_keyed_or_a_total_order() -> None:
 def test_what_is_folded_from_the_first_record_is_kept_forever() -> None:
     kept = {topic for topic in TOPICS if topic_configuration(topic)["retention.ms"] == "-1"}
     assert kept == {DECISIONS, ITEMS}
+    assert topic_configuration(ITEMS)["cleanup.policy"] == "compact"
+    assert "cleanup.policy" not in topic_configuration(DECISIONS)
     assert {topic_configuration(topic)["message.timestamp.type"] for topic in TOPICS} == {"LogAppendTime"}
