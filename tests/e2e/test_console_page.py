@@ -88,6 +88,19 @@ def test_the_page_draws_everything_without_errors_or_strangers(console, browser,
     assert (watch.errors, watch.strangers) == ([], [])
 
 
+CUT_OFF = """() => {
+    const right = document.querySelector('#part-arms').getBoundingClientRect().right;
+    const buttons = [...document.querySelectorAll('#part-arms button')];
+    return buttons.filter(button => button.getBoundingClientRect().right > right).length }"""
+
+
+@pytest.mark.parametrize("width", [1440, 1400, 1280, 1120, 1024, 768, 390])
+def test_no_command_is_cut_off_by_its_card(console, browser, watch, width):
+    page = console.open(browser, watch, key="adm", viewport={"width": width, "height": 900})
+    assert page.locator("#part-arms button").count() >= 4
+    assert page.evaluate(CUT_OFF) == 0
+
+
 def test_arms_look_the_same_in_the_table_and_in_the_plots(console, browser, watch):
     page = console.open(browser, watch)
     table = page.locator("#part-arms .swatch").nth(1).evaluate("e => getComputedStyle(e).color")
