@@ -8,6 +8,7 @@ import typer
 
 from services.decider.commands import app as experiment_app
 from services.errors import RingsideError
+from services.letters.commands import app as letters_app
 from services.settings import Settings
 from services.trainer.commands import models_app, train
 
@@ -21,6 +22,7 @@ features_app = typer.Typer(
 )
 app.add_typer(features_app, name="features")
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(letters_app, name="dead-letters")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys and the secret that signs recommendation ids.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")

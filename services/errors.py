@@ -19,7 +19,15 @@ class BadInputError(RingsideError):
 
 
 class BadMessageError(RingsideError):
-    """A message on a topic can't be decoded; it goes to `dead-letters` with its bytes and this reason."""
+    """A message on a topic can't be decoded; it goes to `dead-letters` with its bytes and this reason.
+
+    `code` is the reason for counters: not-json, schema (a field is missing, of another type or out of its
+    bounds), version, too-large, not-storable.
+    """
+
+    def __init__(self, problem: str, code: str = "schema"):
+        super().__init__(problem)
+        self.code = code
 
 
 class UnavailableError(RingsideError):

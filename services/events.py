@@ -16,7 +16,7 @@ EVENTS = "events"  # key: routing key of the attributed exposure, else user id, 
 DECISIONS = "decisions"  # one partition: the truth about experiments (experiments.experiment.Decision)
 ITEMS = "items"  # one partition: changes of the live catalogue
 ACTIVITY = "activity-rows"  # key: user id; rows as pushed to Feast, so that the lake can keep their history
-DEAD_LETTERS = "dead-letters"  # raw bytes in the value; reason and origin in headers
+DEAD_LETTERS = "dead-letters"  # raw bytes in the value; reason and origin in headers: services.dead_letters
 
 # champion_only: the experiment is paused, ended, switched off, out of reach; overridden: the arm was retired
 Excluded = Literal[
@@ -164,11 +164,26 @@ def decode(kind: type[M], raw: bytes) -> M:
         decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
     try:
         message = decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.ValidationError as error:
+        _check_version(kind, _version_in(raw))  # another version says more than the field it changed
         raise BadMessageError(f"not a {kind.__name__}: {error}") from error
-    version = getattr(message, "v", SCHEMA_VERSION)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadMessageError(f"not a {kind.__name__}: {error}", "not-json") from error
+    _check_version(kind, getattr(message, "v", SCHEMA_VERSION))
+    return message
+
+
+def _version_in(raw: bytes) -> object:
+    """What bytes that are no message say about their version."""
+    try:
+        found = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return SCHEMA_VERSION
+    return found.get("v", SCHEMA_VERSION) if isinstance(found, dict) else SCHEMA_VERSION
+
+
+def _check_version(kind: type, version: object) -> None:
     if version != SCHEMA_VERSION:
         raise BadMessageError(
-            f"{kind.__name__}.v: {version} is not understood here (this is {SCHEMA_VERSION})"
+            f"{kind.__name__}.v: {version!r} is not understood here (this is {SCHEMA_VERSION})", "version"
         )
-    return message

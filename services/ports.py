@@ -42,10 +42,10 @@ class EventProducer(Protocol):
     a broker."""
 
     def send(
-        self, topic: str, key: str | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
-        """Queue a record; partition = stable hash of key. The future holds the position once acknowledged
-        (`value` empty), or UnavailableError (queue full, broker gone past its deadline)."""
+        """Queue a record; partition = stable hash of key (text as UTF-8). The future holds the position once
+        acknowledged (`value` empty), or UnavailableError (queue full, broker gone past its deadline)."""
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything queued is acknowledged; False if that took longer."""

@@ -69,7 +69,7 @@ def report(worker: ActivityWorker) -> None:
         "%d events, %d rows pushed, %d bad, push p50 %.0f ms, p99 %.0f ms, %d late",
         counts.events,
         counts.rows,
-        counts.bad,
+        counts.bad.total(),
         p50,
         p99,
         counts.late,

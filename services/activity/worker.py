@@ -6,7 +6,7 @@ publishes that row as it stands.
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,18 +19,17 @@ from services.ports import Record
 
 logger = logging.getLogger(__name__)
 
-READER = (("reader", b"activity"),)
 ACK_S = 5.0
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a worker did since it started. late: pushes that were readable only after their rows'
-    timestamp."""
+    """What a worker did since it started. bad: events passed over, by code (the bandit worker buries them);
+    late: pushes that were readable only after their rows' timestamp."""
 
     events: int = 0
     rows: int = 0
-    bad: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
     late: int = 0
     push_ms: list[float] = field(default_factory=list)  # of the last pushes, most recent last
 
@@ -87,18 +86,17 @@ class ActivityWorker:
 
     def _handle(self, records: list[Record]) -> None:
         by_user: dict[str, list[Event]] = defaultdict(list)
-        waiting: list[Future[Record]] = []
         for record in records:
             try:
                 event = events.decode(Event, record.value)
             except BadMessageError as error:
-                waiting.append(self._bury(record, str(error)))
+                self.counts.bad[error.code] += 1
+                logger.info("%s/%d/%d: %s", record.topic, record.partition, record.offset, error)
                 continue
             user = rows.owner(event)
             if user is not None:
                 by_user[user].append(event)
-        waiting += self._publish(self._push(by_user))
-        for future in waiting:
+        for future in self._publish(self._push(by_user)):
             future.result(ACK_S)
         self._deps.store.save_positions(self._log_id or "", self._deps.consumer.positions())
         self.counts.events += len(records)
@@ -133,14 +131,6 @@ class ActivityWorker:
     def _publish(self, current: Iterable[ActivityRow]) -> "list[Future[Record]]":
         send = self._deps.producer.send
         return [send(events.ACTIVITY, row.user_id, events.encode(row)) for row in current]
-
-    def _bury(self, record: Record, reason: str) -> "Future[Record]":
-        self.counts.bad += 1
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        logger.warning("%s is passed over: %s", origin, reason)
-        headers = (("reason", reason.encode()), ("origin", origin.encode()), *READER)
-        key = None if record.key is None else record.key.decode(errors="replace")
-        return self._deps.producer.send(events.DEAD_LETTERS, key, record.value, headers)
 
 
 @dataclass(frozen=True, slots=True)

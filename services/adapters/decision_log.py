@@ -6,8 +6,6 @@ restart).
 """
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,18 +24,19 @@ PAIR = (events.DECISIONS, 0)
 Snapshot = Callable[[str], Experiment | None]
 _POLL_S = 0.2
 _CATCH_UP_S = 10.0
-_REPORTED_S = 86_400.0
 
 
 class Ledger:
     """What the records read so far add up to. `void`: records that did not get their revision; `illegal`:
-    records that no legal history contains. Both are passed over, by every reader alike."""
+    records that no legal history contains; `unreadable`: those that are no decision (the lake worker buries
+    them). All are passed over, by every reader alike."""
 
     def __init__(self, snapshot: Snapshot):
         self.states: dict[str, Experiment] = {}
         self.history: dict[str, list[Decision]] = {}
         self.void = 0
         self.illegal = 0
+        self.unreadable = 0
         self._snapshot = snapshot
         self._offsets: dict[tuple[str, int], int] = {}  # (experiment, revision) -> the record that won it
 
@@ -115,6 +114,11 @@ class KafkaDecisionLog:
     def illegal(self) -> int:
         """Records read so far that no legal history contains."""
         return self._ledger.illegal
+
+    @property
+    def unreadable(self) -> int:
+        """Records read so far that are no decision."""
+        return self._ledger.unreadable
 
     def catch_up(self) -> Mapping[str, Experiment]:
         """Read to the end of the log; refreshes the cache with what changed if Redis can be reached."""
@@ -213,22 +217,10 @@ class KafkaDecisionLog:
         try:
             decision = events.decode(Decision, record.value)
         except BadMessageError as error:
-            self._bury(record, str(error))
+            self._ledger.unreadable += 1
+            logger.error("decisions/%d can't be read and does not count: %s", record.offset, error)
             return None
         return decision.experiment if self._ledger.take(record.offset, decision) else None
-
-    def _bury(self, record: Record, reason: str) -> None:
-        """Every reader meets the same bad record; a lease lets the first one report it."""
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        logger.error("%s can't be read and does not count: %s", origin, reason)
-        reader = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
-        try:
-            first = self._cache.lease(f"buried:{origin}", reader, _REPORTED_S)
-        except UnavailableError:
-            first = True
-        if first:
-            headers = (("reason", reason.encode()), ("origin", origin.encode()))
-            self._producer.send(events.DEAD_LETTERS, None, record.value, headers)
 
     def _refresh(self, state: Experiment) -> None:
         try:

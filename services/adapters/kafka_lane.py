@@ -70,12 +70,12 @@ class Lane:
         self._thread.start()
 
     def submit(
-        self, topic: str, key: str | None, value: bytes, headers: Sequence[tuple[str, bytes]]
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]
     ) -> "Future[Record]":
         """Queue a record; never blocks."""
         future: Future[Record] = Future()
         future.set_running_or_notify_cancel()  # nobody else may cancel what may already be on its way
-        raw = None if key is None else key.encode()
+        raw = key.encode() if isinstance(key, str) else key
         now_ms, deadline = time.time_ns() // 1_000_000, time.monotonic() + self._patience_s
         entry = _Entry(future, topic, raw, value, list(headers), now_ms, deadline)
         with self._sending:
@@ -212,7 +212,7 @@ class Lane:
         self._broken = self._broken or error.fatal()
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             size = f"a record of {len(entry.value)} bytes is larger than the broker takes"
-            self._settle(entry, BadMessageError(f"{entry.topic}: {size}"))
+            self._settle(entry, BadMessageError(f"{entry.topic}: {size}", "too-large"))
             return
         self._note(error)
         self._settle(entry, UnavailableError("broker", f"{entry.topic} not acknowledged: {error.str()}"))

@@ -28,7 +28,7 @@ class KafkaEventProducer:
         self._lock = threading.Lock()
 
     def send(
-        self, topic: str, key: str | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
         """Queue a record. Its future fails with UnavailableError when the queue is full, or when the broker
         has not acknowledged within `broker_ack_deadline_ms` (exposures, activity rows, dead letters:

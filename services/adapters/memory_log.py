@@ -16,7 +16,9 @@ class MemoryEventProducer:
     def __init__(self, broker: MemoryBroker):
         self._broker = broker
 
-    def send(self, topic: str, key: str | None, value: bytes, headers: Headers = ()) -> "Future[Record]":
+    def send(
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Headers = ()
+    ) -> "Future[Record]":
         """Append (after `release` when the broker is stalled); UnavailableError while it is down."""
         future: Future[Record] = Future()
         self._broker.submit(lambda: self._deliver(future, topic, key, value, headers))
@@ -33,14 +35,15 @@ class MemoryEventProducer:
         self,
         future: "Future[Record]",
         topic: str,
-        key: str | None,
+        key: str | bytes | None,
         value: bytes,
         headers: Headers,
     ) -> None:
         if self._broker.down:
             future.set_exception(UnavailableError("broker", "no acknowledgement before the deadline"))
             return
-        record = self._broker.append(topic, None if key is None else key.encode(), value, headers)
+        raw = key.encode() if isinstance(key, str) else key
+        record = self._broker.append(topic, raw, value, headers)
         future.set_result(Record(topic, record.partition, record.offset, record.append_ms, record.key, b""))
 
 

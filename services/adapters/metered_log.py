@@ -9,13 +9,11 @@ from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.events import ACTIVITY, DEAD_LETTERS, DECISIONS, EVENTS, EXPOSURES
+from services.dead_letters import BURIED_BY, CODES
+from services.events import DEAD_LETTERS
 from services.ports import EventProducer, GroupConsumer, Record
 
 Pair = tuple[str, int]
-# A reason holds bytes and offsets of what could not be read; a label must not.
-REASONS = (("is not understood here", "version"), ("not a ", "unreadable"))
-READ = (EXPOSURES, EVENTS, ACTIVITY, DECISIONS)
 
 
 class MeteredConsumer:
@@ -100,21 +98,20 @@ class MeteredProducer:
             ["topic", "reason"],
             registry=registry,
         )
-        for origin in READ:  # from 0 on: the first dead letter must be seen as an increase
-            for reason in (*(kind for _, kind in REASONS), "other"):
-                self._buried.labels(origin, reason)
+        for origin in BURIED_BY:  # from 0 on: the first dead letter must be seen as an increase
+            for code in CODES:
+                self._buried.labels(origin, code)
 
     def send(
-        self, topic: str, key: str | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
         """As EventProducer."""
         self._sent.labels(topic, "failed")
         future = self._inner.send(topic, key, value, headers)
         future.add_done_callback(lambda done: self._settled(topic, done))
-        if topic == DEAD_LETTERS:
-            told = dict(headers)
-            origin = told.get("origin", b"").decode(errors="replace").partition("/")[0]
-            self._buried.labels(origin, reason_class(told.get("reason", b"").decode(errors="replace"))).inc()
+        told = dict(headers) if topic == DEAD_LETTERS else {}
+        if "origin" in told:  # else it says that a letter was put back
+            self._buried.labels(told["origin"].decode().partition("/")[0], told["code"].decode()).inc()
         return future
 
     def flush(self, timeout_s: float) -> bool:
@@ -128,12 +125,3 @@ class MeteredProducer:
     def _settled(self, topic: str, done: "Future[Record]") -> None:
         failed = done.cancelled() or done.exception() is not None
         self._sent.labels(topic, "failed" if failed else "acknowledged").inc()
-
-
-def reason_class(reason: str) -> str:
-    """The kind of a dead letter's reason.
-
-    >>> reason_class("not a Event: JSON is malformed"), reason_class("Event.v: 9 is not understood here")
-    ('unreadable', 'version')
-    """
-    return next((kind for sign, kind in REASONS if sign in reason), "other")

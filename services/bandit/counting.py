@@ -1,6 +1,7 @@
 """The counting of one partition: what was read goes into the join, what is final goes into the store,
 exactly once."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,13 +21,20 @@ class Partition:
     """Counts one partition from stored positions on. Raises StalePositionError from `settle` when somebody
     else moved them: then drop this object, load, and read again from `wanted`."""
 
-    def __init__(self, index: int, stored: Positions, rules: Mapping[str, Rules], safety_ms: int):
+    def __init__(
+        self,
+        index: int,
+        stored: Positions,
+        rules: Mapping[str, Rules],
+        safety_ms: int,
+        left_out: Counter[str] | None = None,
+    ):
         self.index = index
         self.log_id = stored.log_id
         self.reach = {EXPOSURES: Reach(stored.rebuild), EVENTS: Reach(stored.events)}
         self.wanted = {(EXPOSURES, index): stored.rebuild, (EVENTS, index): stored.events}
         at = Offsets(stored.exposures, stored.events, stored.rebuild)
-        self._join, self._account = Join(rules, at), Account(rules, at)
+        self._join, self._account = Join(rules, at), Account(rules, at, left_out)
         self._safety_ms = safety_ms
         self._pending: tuple[Positions, Positions, Mapping[str, Sums]] | None = None
 

@@ -25,6 +25,13 @@ class BanditMetrics:
         self._overtaken = Counter(
             "ringside_records_overtaken", "Records later than the watermark promised.", registry=registry
         )
+        self._left_out = Counter(
+            "ringside_records_left_out",
+            "Readable exposures and events that count nowhere, by why.",
+            ["reason"],
+            registry=registry,
+        )
+        self._told_out: dict[str, int] = {}
         self._told: dict[int, int] = {}  # partition -> overtaken, of those that are ours
 
     def look(self, worker: Worker, now_ms: int) -> None:
@@ -40,3 +47,6 @@ class BanditMetrics:
             self._overtaken.inc(max(0, partition.overtaken - before))
             self._told[index] = partition.overtaken
         self._stopped.set(len(worker.lost))
+        for reason, count in worker.left_out.items():
+            self._left_out.labels(reason).inc(count - self._told_out.get(reason, 0))
+            self._told_out[reason] = count

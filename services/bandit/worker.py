@@ -7,7 +7,7 @@ there.
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -58,6 +58,7 @@ class Worker:
         self.partitions: dict[int, Partition] = {}
         self.lost: frozenset[int] = frozenset()  # ours, but not counted until their loss is accepted
         self.records_read = 0
+        self.left_out: Counter[str] = Counter()  # records that count nowhere, by why; see experiments.account
         self._rules: dict[str, Rules] = {}
         self._held: list[Record] = []  # read, but not fed yet
         self._log_id = ""
@@ -116,7 +117,7 @@ class Worker:
                 self.lost |= {index}
                 continue
             self.lost -= {index}
-            loaded[index] = Partition(index, stored, self._rules, self._pace.safety_ms)
+            loaded[index] = Partition(index, stored, self._rules, self._pace.safety_ms, self.left_out)
             wanted |= loaded[index].wanted
         self._ports.consumer.assign(wanted)
         self.partitions |= loaded

@@ -51,6 +51,10 @@ ACTIVITY = _schema(
     received_at=_MS, user_id=_TEXT, item_ids=_TEXTS, item_at=pa.list_(pa.int64()), item_types=_TEXTS,
     event_ids=_TEXTS,
 )  # fmt: skip
+ITEMS = _schema(
+    received_at=_MS, item_id=_TEXT, title=_TEXT, category=_TEXT, price=_REAL, stock=_MS, hidden=_YES,
+    description=_TEXT, deleted=_YES, author=_TEXT,
+)  # fmt: skip
 DEAD_LETTERS = _schema(received_at=_MS, value=pa.binary(), headers=_TEXT)
 
 
@@ -80,12 +84,11 @@ def _decision(record: Record) -> dict[str, Any]:
     decision = events.decode(Decision, record.value)
     row = {name: getattr(decision, name) for name in DECISIONS.names if hasattr(decision, name)}
     nested = ("weights", "positions", "evidence", "detail")
-    row |= {name: msgspec.json.encode(row[name]).decode() for name in nested}
-    try:
-        pa.Table.from_pylist([row], DECISIONS)  # its numbers have no bounds of their own, those of columns do
-    except (pa.ArrowException, OverflowError) as error:
-        raise BadMessageError(f"not a Decision: {error}") from error
-    return row
+    return row | {name: msgspec.json.encode(row[name]).decode() for name in nested}
+
+
+def _item(record: Record) -> dict[str, Any]:
+    return msgspec.structs.asdict(events.decode(events.ItemChanged, record.value))
 
 
 def _letter(record: Record) -> dict[str, Any]:
@@ -101,20 +104,45 @@ KINDS: Mapping[str, Kind] = {
     events.EXPOSURES: Kind(EXPOSURES, _exposure),
     events.EVENTS: Kind(EVENTS, _event),
     events.DECISIONS: Kind(DECISIONS, _decision),
+    events.ITEMS: Kind(ITEMS, _item),
     events.ACTIVITY: Kind(ACTIVITY, _activity),
     events.DEAD_LETTERS: Kind(DEAD_LETTERS, _letter),
 }
 
 
-def table(topic: str, records: Sequence[Record]) -> tuple[pa.Table, list[tuple[Record, str]]]:
+Bad = list[tuple[Record, BadMessageError]]
+
+
+def table(topic: str, records: Sequence[Record]) -> tuple[pa.Table, Bad]:
     """Rows of the records of one topic, in order, and the records that can't be read, with the reason."""
-    kind, rows, bad = KINDS[topic], [], []
+    kind = KINDS[topic]
+    rows, bad = _rows(records, lambda record: kind.row(record) | _origin(record))
+    try:
+        return pa.Table.from_pylist(rows, kind.schema), bad
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        # A number may be beyond what its column holds: such a row is bad, not the batch it came in.
+        rows, bad = _rows(records, lambda record: _storable(kind, kind.row(record) | _origin(record)))
+        return pa.Table.from_pylist(rows, kind.schema), bad
+
+
+def _rows(
+    records: Sequence[Record], row: Callable[[Record], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], Bad]:
+    rows, bad = [], []
     for record in records:
         try:
-            rows.append(kind.row(record) | _origin(record))
+            rows.append(row(record))
         except BadMessageError as error:
-            bad.append((record, str(error)))
-    return pa.Table.from_pylist(rows, kind.schema), bad
+            bad.append((record, error))
+    return rows, bad
+
+
+def _storable(kind: Kind, row: dict[str, Any]) -> dict[str, Any]:
+    try:
+        pa.Table.from_pylist([row], kind.schema)
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
+        raise BadMessageError(f"no column holds it: {error}", "not-storable") from error
+    return row
 
 
 def _origin(record: Record) -> dict[str, Any]:

@@ -7,13 +7,14 @@ worker reads them again from the highest offset that a file answers for. A file 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from services import events, ports
-from services.errors import DataLossError
+from services.dead_letters import BURIED_BY, DeadLetters
+from services.errors import BadMessageError, DataLossError
 from services.lake import tables
 from services.ports import Record, Span
 
@@ -22,12 +23,8 @@ logger = logging.getLogger(__name__)
 HOUR_MS = 3_600_000
 HISTORY_MS = 600_000  # of activity rows in one file of Feast's history; it is rewritten as it grows
 USER_ACTIVITY = "user_activity"
-ACK_S = 5.0
+READER = "lake"
 Pair = tuple[str, int]
-
-# Those that no other worker decodes; bad exposures and events are buried by the bandit worker, which judges
-# them.
-BURIED_HERE = frozenset((events.DECISIONS, events.ACTIVITY))
 
 
 @dataclass(slots=True)
@@ -64,7 +61,9 @@ class LakeWorker:
         self._most = most
         self._log = ""
         self._waiting: dict[Pair, Waiting] = {}
+        self._letters = DeadLetters(deps.producer, READER)
         self.written = 0  # rows
+        self.bad: Counter[tuple[str, str]] = Counter()  # records passed over, by (topic, code)
 
     def step(self, timeout_s: float) -> int:
         """Fetch what has arrived and write what is due; returns the number of records fetched.
@@ -140,18 +139,21 @@ class LakeWorker:
 
     def _write_file(self, topic: str, span: Span, at_ms: int, records: list[Record]) -> None:
         rows, bad = tables.table(topic, records)
-        for future in [self._bury(record, reason) for record, reason in bad if topic in BURIED_HERE]:
-            future.result(ACK_S)
+        self._pass_over(topic, bad)
         if topic == events.ACTIVITY and rows.num_rows:
             name = f"live-{span.log}-{span.partition}-{at_ms // HISTORY_MS}"
             self._deps.features.extend(USER_ACTIVITY, tables.history(rows), name)
         self._deps.files.write(topic, span, at_ms, rows)
         self.written += rows.num_rows
 
-    def _bury(self, record: Record, reason: str) -> "Future[Record]":
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        headers = (("reason", reason.encode()), ("origin", origin.encode()), ("reader", b"lake"))
-        return self._deps.producer.send(events.DEAD_LETTERS, None, record.value, headers)
+    def _pass_over(self, topic: str, bad: Iterable[tuple[Record, BadMessageError]]) -> None:
+        """Count what can't be read; it is buried here, and safe before a file answers for it, unless
+        another worker does that."""
+        for record, error in bad:
+            self.bad[topic, error.code] += 1
+            if BURIED_BY.get(topic) == READER:
+                self._letters.bury(record, error)
+        self._letters.acknowledged()
 
 
 def _by_hour(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:

@@ -70,7 +70,7 @@ def assemble(deps: Deps) -> Parts:
     answering = Answering(deps, lambda: loaded.serving, slates, tokens, metrics)
     collecting = Collecting(deps, tokens, metrics)
     storefront = Storefront(keys, lambda: loaded.serving, answering, collecting, settings.max_body_bytes)
-    follower = ItemsFollower(deps.consumer, deps.admin, deps.overlay, deps.producer)
+    follower = ItemsFollower(deps.consumer, deps.admin, deps.overlay)
     items = Following(follower, settings.refresh_s)
     return Parts(deps, keys, metrics, loaded, items, Commanding(deps), storefront, threads)
 

@@ -8,14 +8,15 @@ that several do it at once.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from services.errors import BadMessageError, DataLossError, StalePositionError, UnavailableError
-from services.events import DEAD_LETTERS, ITEMS, ItemChanged, decode
-from services.ports import EventConsumer, EventProducer, ItemOverlay, Laid, LogAdmin, Record
+from services.events import ITEMS, ItemChanged, decode
+from services.ports import EventConsumer, ItemOverlay, Laid, LogAdmin, Record
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +33,23 @@ class _Batch:
     """Records of the log as they are laid; `bad` with the reason."""
 
     changes: list[ItemChanged]
-    bad: list[tuple[Record, str]]
+    bad: list[tuple[Record, BadMessageError]]
 
 
 class ItemsFollower:
     """Lays the log over the overlay. Blocking; all calls from one thread (a consumer belongs to its
-    thread)."""
+    thread). `bad`: records passed over, by code (the lake worker buries them)."""
 
     def __init__(
         self,
         consumer: EventConsumer,
         admin: LogAdmin,
         overlay: ItemOverlay,
-        producer: EventProducer,
         now_s: Callable[[], float] = time.monotonic,
     ):
         self._consumer, self._admin = consumer, admin
-        self._overlay, self._producer = overlay, producer
+        self._overlay = overlay
+        self.bad: Counter[str] = Counter()
         self._now_s = now_s
         self._log_id: str | None = None
         self._due_s = float("-inf")
@@ -122,16 +123,15 @@ class ItemsFollower:
             return here
         batch = _decoded(records)
         self._overlay.lay(here, following, batch.changes)
-        self._bury(batch)  # after: of several who met the same bad record only the one that laid it tells
+        self._pass_over(
+            batch
+        )  # after: of several who met the same bad record only the one that laid it tells
         return following
 
-    def _bury(self, batch: _Batch) -> None:
-        for record, reason in batch.bad:
-            origin = f"{record.topic}/{record.partition}/{record.offset}"
-            log.error("%s is no change of an item and does not count: %s", origin, reason)
-            headers = (("reason", reason.encode()), ("origin", origin.encode()), ("reader", b"recommend"))
-            key = None if record.key is None else record.key.decode(errors="replace")
-            self._producer.send(DEAD_LETTERS, key, record.value, headers)
+    def _pass_over(self, batch: _Batch) -> None:
+        for record, error in batch.bad:
+            self.bad[error.code] += 1
+            log.error("items/%d is no change of an item and does not count: %s", record.offset, error)
 
 
 class Following:
@@ -177,7 +177,7 @@ def _decoded(records: list[Record]) -> _Batch:
         try:
             batch.changes.append(decode(ItemChanged, record.value))
         except BadMessageError as error:
-            batch.bad.append((record, str(error)))
+            batch.bad.append((record, error))
     return batch
 
 

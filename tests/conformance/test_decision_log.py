@@ -147,9 +147,8 @@ def test_void_illegal_and_unreadable_records_change_nothing_and_are_told_apart(b
     log.append(entered)
     reader = topic_log(broker, cache)
     assert reader.catch_up()[EXPERIMENT].revision == 2
-    assert (reader.void, reader.illegal) == (2, 2)
-    assert [letter.value for letter in broker.records(events.DEAD_LETTERS)] == [b"\xff\xfe", b'{"v": 1}']
-    assert dict(broker.records(events.DEAD_LETTERS)[0].headers)["origin"] == b"decisions/0/1"
+    assert (reader.void, reader.illegal, reader.unreadable) == (2, 2, 2)
+    assert broker.records(events.DEAD_LETTERS) == []  # the lake worker buries decisions
 
 
 def test_the_cache_follows_and_is_repaired_by_the_next_reader(broker):

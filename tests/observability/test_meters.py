@@ -2,6 +2,7 @@
 
 import json
 import socket
+from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from services.adapters.memory_activity import MemoryActivityStore
 from services.adapters.meters import Meters
 from services.adapters.metrics_endpoint import Endpoint
 from services.bandit.metrics import BanditMetrics
-from services.errors import StalePositionError, UnavailableError
-from services.events import DEAD_LETTERS, EVENTS
-from services.ports import Positions
+from services.dead_letters import DeadLetters
+from services.errors import BadMessageError, StalePositionError, UnavailableError
+from services.events import DEAD_LETTERS, EVENTS, Event, decode
+from services.ports import Positions, Record
 from services.settings import Settings
 
 WRAPPED = [
@@ -85,11 +87,14 @@ def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
     meters: Meters, memory_broker: MemoryBroker
 ) -> None:
     producer = meters.producer(MemoryEventProducer(memory_broker))
-    for reason in ("not a Event: JSON is malformed (byte 17)", "Event.v: 9 is not understood here", "?"):
-        headers = [("reason", reason.encode()), ("origin", b"events/3/17")]
-        producer.send(DEAD_LETTERS, None, b"raw", headers)
+    letters = DeadLetters(producer, "bandit")
+    for offset, raw in enumerate((b"{", b'{"v": 9}', b"[]")):
+        with pytest.raises(BadMessageError) as bad:
+            decode(Event, raw)
+        letters.bury(Record(EVENTS, 3, offset, 1, None, raw), bad.value)
+    producer.send(DEAD_LETTERS, None, b"", [("replayed", b"17")])
     found = samples(meters.registry)
-    for kind in ("unreadable", "version", "other"):
+    for kind in ("not-json", "version", "schema"):
         assert value(found, "ringside_dead_letters_total", topic=EVENTS, reason=kind) == 1
 
 
@@ -203,6 +208,7 @@ def test_a_bandit_tells_of_its_own_partitions_only(meters: Meters) -> None:
     class Worker:
         def __init__(self) -> None:
             self.partitions, self.lost = {0: One(), 1: One()}, frozenset({3})
+            self.left_out = Counter({"event_unattributed": 3})
 
     worker, metrics = Worker(), BanditMetrics(meters.registry)
     metrics.look(worker, 1_000_000)  # type: ignore[arg-type]
@@ -212,9 +218,11 @@ def test_a_bandit_tells_of_its_own_partitions_only(meters: Meters) -> None:
     assert value(found, "ringside_partitions_stopped") == 1
     worker.partitions.pop(1)
     worker.partitions[0].overtaken = 2
+    worker.left_out["event_unattributed"] += 1
     metrics.look(worker, 1_000_000)  # type: ignore[arg-type]
     found = samples(meters.registry)
     assert value(found, "ringside_records_overtaken_total") == 2
+    assert value(found, "ringside_records_left_out_total", reason="event_unattributed") == 4
     with pytest.raises(KeyError):
         value(found, "ringside_watermark_timestamp_seconds", partition="1")
 

@@ -11,9 +11,10 @@ from services import bootstrap, events
 from services.adapters.memory import MemoryBroker, MemoryEventProducer
 from services.bandit import app
 from services.bandit.app import partitions_of
-from services.bandit.decoding import KEPT_BYTES, Decoder
+from services.bandit.decoding import Decoder
 from services.bandit.losses import after_loss, loss_at
 from services.bandit.watermark import Reach
+from services.dead_letters import KEPT_BYTES
 from services.errors import BadMessageError, ConfigurationError, StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.ports import Positions, Record
@@ -28,7 +29,7 @@ def test_what_another_step_may_mend_does_not_end_the_loop(error, monkeypatch, tm
     stop, steps = Event(), []
 
     class Failing:
-        partitions, lost = {}, frozenset()
+        partitions, lost, left_out = {}, frozenset(), {}
 
         def step(self, timeout_s):
             steps.append(timeout_s)

@@ -302,4 +302,15 @@ def test_bad_records_are_named_with_their_reason() -> None:
     rows, bad = table("events", [record])
     assert rows.num_rows == 0
     assert bad[0][0] == record
-    assert "received_at" in bad[0][1]
+    assert "received_at" in str(bad[0][1])
+
+
+def test_a_number_that_no_column_holds_makes_one_bad_record_not_a_stopped_worker(world) -> None:
+    world.send("items", b'{"received_at": 1, "item_id": "a", "stock": 99999999999999999999}')
+    world.send("items", b'{"received_at": 1, "item_id": "b", "stock": 3}')
+    worker = world.worker(flush_ms=0)
+    while worker.step(0):
+        pass
+    assert [(row["item_id"], row["stock"]) for row in world.rows("items")] == [("b", 3)]
+    assert len(world.rows("dead-letters")) == 1
+    assert sum(worker.bad.values()) == 1

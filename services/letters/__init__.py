@@ -1,0 +1,1 @@
+"""Dead letters for people: show them, put them back."""

@@ -1,0 +1,247 @@
+"""Every topic is fed with rubbish, through every reader of it: nothing stops, nothing is lost, all is
+told."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from recount import added, recount
+from rubbish import good, senseless, unreadable
+from traffic import EXPERIMENT, RULES, click, exposure
+
+from experiments import commands
+from services import events, ports
+from services.activity.worker import ActivityWorker
+from services.activity.worker import Deps as ActivityDeps
+from services.adapters import memory
+from services.adapters.decision_log import KafkaDecisionLog
+from services.adapters.lake_files import LakeFiles
+from services.adapters.memory_activity import MemoryActivityStore
+from services.adapters.topics import topic_partitions
+from services.bandit.decoding import Decoder
+from services.bandit.worker import Pace, Ports, Worker
+from services.dead_letters import BURIED_BY, DeadLetters, origin_of
+from services.errors import BadMessageError, UnavailableError
+from services.events import DEAD_LETTERS, DECISIONS, EVENTS, EXPOSURES
+from services.lake.tables import KINDS
+from services.lake.worker import Deps as LakeDeps
+from services.lake.worker import LakeWorker
+from services.letters.reading import letters
+from services.letters.replaying import put_back
+from services.ports import Record
+from services.settings import Settings
+
+PARTITIONS = 4
+FED = (EXPOSURES, EVENTS, DECISIONS, events.ITEMS, events.ACTIVITY, DEAD_LETTERS)
+WINDOW_MS, LATENESS_MS = round(RULES.window_s * 1_000), round(RULES.lateness_s * 1_000)
+
+
+class NoHistory:
+    """Feast's history is tested elsewhere."""
+
+    def extend(self, view: str, rows: Any, name: str) -> None:
+        pass
+
+
+@dataclass
+class Site:
+    """Every worker that reads a topic, over one broker. `now_ms` may run ahead: then everything matures."""
+
+    home: Path
+    producer: ports.EventProducer
+    consumer: Callable[[], ports.EventConsumer]
+    admin: ports.LogAdmin
+    clock: Callable[[], int]
+    sent: list[Record] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store, self.cache = memory.MemoryTallyStore(), memory.MemoryStateCache()
+        settings = Settings(experiment=EXPERIMENT, broker_ack_deadline_ms=10_000)
+        self.decisions = KafkaDecisionLog(settings, self.producer, self.consumer(), self.cache)
+        champion = {"name": "als", "model_version": "als-1"}
+        origin = commands.Origin("anna", self.clock())
+        self.decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
+        bandit = Ports(self.consumer(), self.admin, self.store, self.decisions, Decoder(self.producer))
+        everything = frozenset(range(PARTITIONS))
+        self.bandit = Worker(bandit, lambda: everything, self.clock, Pace(safety_ms=1_000, settle_ms=0))
+        pairs = frozenset((EVENTS, index) for index in range(PARTITIONS))
+        self.rows = MemoryActivityStore()
+        activity = ActivityDeps(self.consumer(), self.producer, self.admin, self.rows, lambda: pairs)
+        self.activity = ActivityWorker(activity, self.clock, most=50, horizon_ms=0)
+        self.lake = self.lake_worker()
+
+    def lake_worker(self) -> LakeWorker:
+        pairs = frozenset(
+            (topic, index) for topic in KINDS for index in range(topic_partitions(topic, PARTITIONS))
+        )
+        files = LakeFiles(self.home / "lake")
+        deps = LakeDeps(self.consumer(), self.producer, self.admin, files, NoHistory(), lambda: pairs)
+        return LakeWorker(deps, self.clock, flush_ms=0, most=10_000)
+
+    def send(self, topic: str, value: bytes, key: str = "ada") -> Record:
+        where = self.producer.send(topic, key, value).result(30)
+        record = Record(topic, where.partition, where.offset, where.append_ms, where.key, value)
+        self.sent.append(record)
+        return record
+
+    def say(self, topic: str, message: Any) -> None:
+        self.send(topic, events.encode(message), message.routing_key if topic == EXPOSURES else message.key)
+
+    def work(self) -> None:
+        """Every worker, until nothing comes any more."""
+        quiet = 0
+        while quiet < 3:
+            read = sum(_stepped(worker) for worker in (self.bandit, self.activity, self.lake))
+            quiet = 0 if read else quiet + 1
+
+    def counted(self) -> dict[str, int]:
+        return added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
+
+    def in_lake(self, topic: str) -> int:
+        files = f"{self.home}/lake/{topic}/*/*/*.parquet"
+        return duckdb.sql(f"select count(distinct (partition, \"offset\")) from '{files}'").fetchall()[0][0]
+
+
+def _stepped(worker: Any) -> int:
+    try:
+        return worker.step(0.05)
+    except UnavailableError:  # a letter is on its way
+        return 1
+
+
+@pytest.fixture
+def now_ms() -> list[int]:
+    return [0]  # ahead of the clock
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def site(
+    request: pytest.FixtureRequest, tmp_path: Path, now_ms: list[int], settings_for: Callable[..., Settings]
+) -> Iterator[Site]:
+    def clock() -> int:
+        return time.time_ns() // 1_000_000 + now_ms[0]
+
+    if request.param == "memory":
+        broker = memory.MemoryBroker(PARTITIONS)
+        producer = memory.MemoryEventProducer(broker)
+        admin = memory.MemoryLogAdmin(broker)
+        yield Site(tmp_path, producer, lambda: memory.MemoryEventConsumer(broker), admin, clock)
+        return
+    from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
+
+    settings = settings_for(request.getfixturevalue("kafka_broker"), broker_ack_deadline_ms=10_000)
+    opened: list[Any] = []
+
+    def consumer() -> KafkaEventConsumer:
+        opened.append(KafkaEventConsumer(settings))
+        return opened[-1]
+
+    opened.append(KafkaEventProducer(settings))
+    yield Site(tmp_path, opened[0], consumer, KafkaLogAdmin(settings), clock)
+    for client in reversed(opened):
+        client.close()
+
+
+def test_rubbish_on_every_topic_is_buried_or_counted_and_good_records_beside_it_count(site, now_ms):
+    at_ms = site.clock()
+    for topic in FED:
+        for value in unreadable(EVENTS if topic == DEAD_LETTERS else topic, at_ms).values():
+            site.send(topic, value)
+    for number in range(5):
+        slate = exposure(number, site.clock())
+        site.say(EXPOSURES, slate)
+        site.say(EVENTS, click(slate, site.clock(), f"good-{number}"))
+    for topic in (events.ITEMS, events.ACTIVITY):
+        site.send(topic, events.encode(good(topic, at_ms)))
+    for said in senseless(site.clock()).values():
+        for topic, message in said:
+            site.say(topic, message)
+    site.work()
+    now_ms[0] = WINDOW_MS + 3 * LATENESS_MS + 5_000
+    site.work()
+
+    assert_buried(site)
+    assert_counted(site)
+    assert_in_lake(site)
+    assert (site.decisions.unreadable, site.decisions.illegal) == (len(unreadable(DECISIONS, at_ms)), 0)
+    assert site.activity.counts.bad.total() == len(unreadable(EVENTS, at_ms))
+
+
+def assert_buried(site: Site) -> None:
+    """Each unreadable record lies there with its bytes, its key and a reason, and nothing else does."""
+    found, _ = letters(site.consumer(), 10_000)
+    by_origin = {str(letter.origin): letter for letter in found if letter.origin}
+    bad = [record for record in site.sent if record.topic in BURIED_BY and not _readable(record)]
+    assert by_origin.keys() == {origin_of(record) for record in bad}
+    for record in bad:
+        letter = by_origin[origin_of(record)]
+        assert (letter.key, letter.value) == (record.key, record.value)
+        assert letter.reason
+        assert letter.code in {"not-json", "schema", "version"}
+        assert letter.reader == BURIED_BY[record.topic]
+
+
+def assert_counted(site: Site) -> None:
+    """Sums equal the recount, and every readable record is in the account or left out by name."""
+    pair = [record for record in site.sent if record.topic in (EXPOSURES, EVENTS) and _readable(record)]
+    counted = site.counted()
+    assert counted == recount(pair, EXPERIMENT, WINDOW_MS, LATENESS_MS)
+    what = ("acknowledged", "exposed", "late", "duplicate", "unmatched", "late_exposures", "n", "s")
+    named = {name: sum(n for key, n in counted.items() if key.endswith(f"|{name}")) for name in what}
+    assert named["acknowledged"] + named["exposed"] + site.bandit.left_out.total() == len(pair)
+    assert site.bandit.left_out == {
+        "exposure_unknown_experiment": 1, "event_unknown_experiment": 1, "event_unattributed": 1,
+    }  # fmt: skip
+    assert (named["late"], named["duplicate"], named["unmatched"], named["late_exposures"]) == (1, 2, 3, 2)
+    assert (named["n"], named["s"]) == (5 + 6, 5 + 3)
+
+
+def assert_in_lake(site: Site) -> None:
+    """Every record is a row, or was passed over and counted."""
+    for topic in KINDS:
+        bounds = [site.consumer().bounds(topic, i) for i in range(topic_partitions(topic, PARTITIONS))]
+        bad = sum(count for (of, _), count in site.lake.bad.items() if of == topic)
+        assert site.in_lake(topic) + bad == sum(end for _, end in bounds)
+
+
+def _readable(record: Record) -> bool:
+    return b'"v":1,' in record.value and record.value.startswith(b"{")
+
+
+@pytest.mark.parametrize("site", ["memory"], indirect=True)
+def test_letters_put_back_twice_count_once(site, now_ms):
+    slate = exposure(1, site.clock())
+    site.say(EXPOSURES, slate)
+    value = events.encode(click(slate, site.clock(), "e1"))  # as if an older worker could not read it
+    unread = Record(EVENTS, 0, 10**6, site.clock(), slate.routing_key.encode(), value)
+    burier = DeadLetters(site.producer, "bandit")
+    burier.bury(unread, BadMessageError("not an Event: of a later version", "version"))
+    burier.acknowledged()
+    [letter], _ = letters(site.consumer(), 100)
+    for _ in range(2):
+        put_back(site.producer, letter, "anna")
+    site.work()
+    now_ms[0] = WINDOW_MS + 3 * LATENESS_MS + 5_000
+    site.work()
+    counted = {key.split("|")[-1]: count for key, count in site.counted().items()}
+    assert counted == {
+        "n": 1, "s": 1, "c": 1, "exposed": 1, "acknowledged": 2, "counted": 1, "duplicate": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("site", ["memory"], indirect=True)
+def test_a_worker_that_starts_among_rubbish_works_too(site):
+    for topic in FED:
+        for value in unreadable(EVENTS if topic == DEAD_LETTERS else topic, site.clock()).values():
+            site.send(topic, value)
+    site.work()
+    buried = len(letters(site.consumer(), 10_000)[0])
+    site.lake = site.lake_worker()
+    fresh = KafkaDecisionLog(Settings(experiment=EXPERIMENT), site.producer, site.consumer(), site.cache)
+    site.work()
+    assert fresh.catch_up() == site.decisions.catch_up()
+    assert len(letters(site.consumer(), 10_000)[0]) == buried

@@ -1,0 +1,182 @@
+"""`ringside dead-letters`: what lies there is told whatever it is, and goes back once, as it was."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from services import bootstrap, events
+from services.adapters.memory import MemoryBroker, MemoryEventConsumer, MemoryEventProducer
+from services.cli import app
+from services.dead_letters import DeadLetters
+from services.errors import BadMessageError, UnavailableError
+from services.events import DEAD_LETTERS, DECISIONS, EVENTS, ITEMS
+from services.letters import reading
+from services.letters.reading import Wanted, letters
+from services.letters.replaying import plan, put_back
+from services.ports import Record
+
+BAD = b"\xff\x00[bold]"
+SCHEMA = BadMessageError("not an Event: `ts` is wrong", "schema")
+
+
+@pytest.fixture
+def broker(memory_broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
+    monkeypatch.setattr(bootstrap, "consumer", lambda settings: MemoryEventConsumer(memory_broker))
+    monkeypatch.setattr(bootstrap, "producer", lambda settings: MemoryEventProducer(memory_broker))
+    return memory_broker
+
+
+def bury(broker: MemoryBroker, record: Record, error: BadMessageError = SCHEMA, reader: str = "lake") -> None:
+    dead = DeadLetters(MemoryEventProducer(broker), reader)
+    dead.bury(record, error)
+    dead.acknowledged()
+
+
+def found(broker: MemoryBroker, newest: int = 100) -> list[reading.Letter]:
+    return letters(MemoryEventConsumer(broker), newest)[0]
+
+
+def ringside(*words: str) -> Any:
+    result = CliRunner().invoke(app, ["dead-letters", *words], env={"COLUMNS": "250"}, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_a_letter_tells_where_when_why_and_what(broker):
+    record = broker.append(EVENTS, b"\xfekey", BAD)
+    bury(broker, record)
+    [line] = ringside("show", "--json").splitlines()
+    told = json.loads(line)
+    assert told["origin"] == f"events/{record.partition}/{record.offset}"
+    assert (told["code"], told["reader"]) == ("schema", "lake")
+    assert base64.b64decode(told["key_base64"]) == b"\xfekey"
+    assert base64.b64decode(told["value_base64"]) == BAD
+    table = ringside("show")
+    assert r"\xff\x00[bold]" in table
+    assert "`ts` is wrong" in table
+
+
+def test_letters_are_chosen_and_bounded(broker):
+    for number in range(30):
+        topic = ITEMS if number % 2 else EVENTS
+        code = "version" if number % 3 else "not-json"
+        bury(broker, broker.append(topic, b"k", b"%d" % number), BadMessageError("no", code))
+    assert len([letter for letter in found(broker) if Wanted(topic=ITEMS)(letter)]) == 15
+    assert len([letter for letter in found(broker) if Wanted(reason="VERSION")(letter)]) == 20
+    shown = ringside("show", "--topic", "items", "--last", "4", "--json").splitlines()
+    assert [base64.b64decode(json.loads(line)["value_base64"]) for line in shown] == [
+        b"23", b"25", b"27", b"29",
+    ]  # fmt: skip
+    assert letters(MemoryEventConsumer(broker), 10)[1] == 20
+    assert "20 older records of the topic were not looked at" in ringside("show", "--scan", "10")
+    assert "26 older ones are not shown" in ringside("show", "--last", "4")
+
+
+GARBAGE_HEADERS = [
+    (),
+    (("origin", b"\xff/\xfe"), ("reason", b"\xff")),
+    (("origin", b"events/0"),),
+    (("origin", b"events/-1/x"), ("cut", b"many")),
+    (("origin", "events/²/1".encode()),),
+    (("origin", b"nowhere/0/1"),),
+    (("origin", b"dead-letters/0/0"),),
+    (("replayed", b"-3"),),
+    (("replayed", b"9" * 40),),
+]
+
+
+@pytest.mark.parametrize("headers", GARBAGE_HEADERS)
+def test_garbage_on_the_topic_of_letters_is_shown_and_never_put_back(broker, headers):
+    broker.append(DEAD_LETTERS, None, BAD, headers)
+    ringside("show")
+    ringside("show", "--json")
+    before = sum(len(broker.records(topic)) for topic in (EVENTS, DECISIONS, ITEMS))
+    assert "0 letters were put back" in ringside("replay", "--all", "--yes")
+    assert sum(len(broker.records(topic)) for topic in (EVENTS, DECISIONS, ITEMS)) == before
+
+
+def test_replay_says_what_it_would_do_and_does_it_once_when_told(broker):
+    record = broker.append(EVENTS, b"\xfeada", BAD)
+    bury(broker, record)
+    assert "1 letters would be put back" in ringside("replay", "--all")
+    assert len(broker.records(EVENTS)) == 1
+    assert "1 letters were put back" in ringside("replay", "--all", "--yes")
+    assert "0 letters were put back" in ringside("replay", "--all", "--yes")
+    assert "it was put back before" in ringside("replay", "--all")
+    first, second = broker.records(EVENTS)
+    assert (second.key, second.value, second.partition) == (first.key, first.value, first.partition)
+
+
+def test_a_replay_without_a_choice_is_refused():
+    result = CliRunner().invoke(app, ["dead-letters", "replay", "--yes"])
+    assert "--all: say which letters" in str(result.exception)
+
+
+def test_a_letter_that_fails_again_is_a_new_letter_that_names_the_first(broker):
+    bury(broker, broker.append(EVENTS, b"ada", BAD))
+    put_back(MemoryEventProducer(broker), found(broker)[0], "anna")
+    again = broker.records(EVENTS)[-1]
+    bury(broker, again)
+    old, new = found(broker)
+    assert (old.replayed_ms is not None, new.replayed_ms, new.replay_of) == (True, None, old.offset)
+    assert str(new.origin) == f"events/{again.partition}/{again.offset}"
+    assert [why for _, why in plan(found(broker))] == ["it was put back before", ""]
+
+
+def test_copies_of_one_letter_go_back_once(broker):
+    record = broker.append(EVENTS, b"ada", BAD)
+    bury(broker, record)
+    bury(broker, record)  # a worker died between letter and position
+    assert [why for _, why in plan(found(broker))] == ["", "a copy of one above"]
+    put_back(MemoryEventProducer(broker), found(broker)[0], "anna")
+    assert [why for _, why in plan(found(broker))] == ["it was put back before"] * 2
+
+
+def test_what_was_cut_is_not_put_back(broker):
+    record = broker.append(EVENTS, b"ada", BAD)
+    headers = (("origin", b"events/0/1"), ("cut", b"99999"))
+    broker.append(DEAD_LETTERS, None, record.value, headers)
+    assert [why for _, why in plan(found(broker))] == [f"only {len(BAD)} of its 99999 bytes were kept"]
+
+
+def test_a_broker_that_falls_silent_is_unavailable(broker, monkeypatch):
+    monkeypatch.setattr(reading, "IDLE_S", 0.0)
+    monkeypatch.setattr(reading, "POLL_S", 0.0)
+    bury(broker, broker.append(EVENTS, b"ada", BAD))
+
+    class Silent(MemoryEventConsumer):
+        def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
+            return []
+
+    with pytest.raises(UnavailableError, match="nothing came after offset 0"):
+        letters(Silent(broker), 10)
+
+
+def test_a_letter_is_sent_once_by_one_worker_however_often_it_reads(broker):
+    record = broker.append(EVENTS, b"ada", BAD)
+    dead = DeadLetters(MemoryEventProducer(broker), "bandit")
+    for _ in range(3):
+        dead.bury(record, SCHEMA)
+        dead.acknowledged()
+    assert len(broker.records(DEAD_LETTERS)) == 1
+    assert dead.buried == {(EVENTS, "schema"): 1}
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"\xff", "not-json"),
+        (b'{"received_at": 1, "v": 2}', "version"),
+        (b'{"v": "two", "received_at": 1}', "version"),
+        (b'{"received_at": "noon"}', "schema"),
+        (b"[" * 100_000, "schema"),
+        (b"7", "schema"),
+    ],
+)
+def test_why_bytes_are_no_message(raw, code):
+    with pytest.raises(BadMessageError) as caught:
+        events.decode(events.Event, raw)
+    assert caught.value.code == code
