@@ -2,17 +2,23 @@
 
 import hashlib
 import hmac
+import logging
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 from services.errors import ConfigurationError, ForbiddenError, NoKeyError
 from services.settings import Settings
 
+log = logging.getLogger(__name__)
+
 Role = Literal["storefront", "analyst", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 HOW = "run `ringside keys new` and set RINGSIDE_KEYS and RINGSIDE_SIGNING_KEY as it says"
+LOOK_EVERY_S = 0.5
 _PREFIX = {"storefront": "rs_pub_", "analyst": "rs_ana_", "admin": "rs_adm_"}
 
 
@@ -25,12 +31,53 @@ class Principal:
 
 
 class Keys:
-    """The configured keys. Several of one role allow rotation."""
+    """The configured keys. Several of one role allow rotation.
 
-    def __init__(self, configured: str):
-        self._digests = [_parse(pair.strip()) for pair in configured.split(",") if pair.strip()]
+    configured: "role=sha256hex" pairs, comma separated; file: more of them, one a line, `#` comments.
+    A change of the file holds within a second; one that can't be read changes nothing and is logged.
+    """
+
+    def __init__(
+        self, configured: str, file: Path | None = None, now_s: Callable[[], float] = time.monotonic
+    ):
+        self._configured = _pairs(configured, "RINGSIDE_KEYS")
+        self._file = file
+        self._now_s = now_s
+        self._stamp = _stamp(file)
+        self._look_at_s = now_s() + LOOK_EVERY_S
+        self._digests = self._read()
         if not self._digests:
             raise ConfigurationError(f"RINGSIDE_KEYS is empty, so nobody could call; {HOW}")
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Keys":
+        """The keys of this installation. Raises ConfigurationError."""
+        return cls(settings.keys, settings.keys_file)
+
+    def _read(self) -> list[tuple[str, Principal]]:
+        if self._file is None:
+            return self._configured
+        try:
+            lines = self._file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"RINGSIDE_KEYS_FILE: {error}") from error
+        pairs = ",".join(line.partition("#")[0] for line in lines)
+        return [*self._configured, *_pairs(pairs, str(self._file))]
+
+    def _look(self) -> None:
+        """Take up a changed file, now and then."""
+        if self._file is None or self._now_s() < self._look_at_s:
+            return
+        self._look_at_s = self._now_s() + LOOK_EVERY_S
+        stamp = _stamp(self._file)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._digests = self._read()
+            log.info("%s was read again: %d keys", self._file, len(self._digests))
+        except ConfigurationError as error:
+            log.error("the keys stay as they were: %s", error)
 
     def principal(self, key: str) -> Principal | None:
         """Who presents `key`; every digest is compared in constant time, none is skipped."""
@@ -38,6 +85,7 @@ class Keys:
 
     def holder(self, presented: str) -> Principal | None:
         """Who the key with this sha256 (hex) belongs to."""
+        self._look()
         found: Principal | None = None
         for digest, principal in self._digests:
             if hmac.compare_digest(digest, presented):
@@ -67,13 +115,26 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _parse(pair: str) -> tuple[str, Principal]:
+def _stamp(file: Path | None) -> tuple[int, int, int] | None:
+    """What changes with a file; None while it can't be seen."""
+    try:
+        found = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_size, found.st_ino) if found is not None else None
+
+
+def _pairs(text: str, where: str) -> list[tuple[str, Principal]]:
+    return [_parse(pair.strip(), where) for pair in text.split(",") if pair.strip()]
+
+
+def _parse(pair: str, where: str) -> tuple[str, Principal]:
     role, _, digest = pair.partition("=")
     digest = digest.lower()
-    if role not in ROLES:
-        raise ConfigurationError(f"RINGSIDE_KEYS: unknown role {role!r}; roles are {', '.join(ROLES)}")
+    if role not in ROLES:  # what stands there may be a key in clear: it is not repeated
+        raise ConfigurationError(f"{where}: a pair has none of the roles {', '.join(ROLES)}; {HOW}")
     if len(digest) != 64 or any(letter not in "0123456789abcdef" for letter in digest):
-        raise ConfigurationError(f"RINGSIDE_KEYS: the value of {role} is not a sha256 in hex; {HOW}")
+        raise ConfigurationError(f"{where}: the value of {role} is not a sha256 in hex; {HOW}")
     return digest, Principal(cast(Role, role), f"{role}:{digest[:8]}")
 
 

@@ -33,8 +33,21 @@ class Settings(BaseSettings):
 
     # Who may do what: "role=sha256hex" pairs, comma separated; several keys a role allow rotation.
     keys: str = Field("", description="storefront=…,analyst=…,admin=…; made by `ringside keys new`.")
+    keys_file: Path | None = Field(
+        None, description="More such pairs, one a line; read again within a second when the file changes."
+    )
     signing_key: str = Field(
         "", description="Secret that signs recommendation ids; comma separated: newest first."
+    )
+    rates: str = Field(
+        "analyst=20,admin=50,client=20",
+        description="Requests a second that a key of a role may send to one process, and a client (an "
+        "address outside of `own_networks`); what is not named is not limited.",
+    )
+    rate_burst_s: float = Field(10.0, gt=0, description="So many seconds' worth may come at once.")
+    own_networks: str = Field(
+        "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7",
+        description="Shop servers and proxies: not clients; their X-Forwarded-For is believed.",
     )
     cors_origins: str = Field("*", description="Origins from which browsers may send events.")
 

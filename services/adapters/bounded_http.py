@@ -79,7 +79,14 @@ class BoundedHttp(HttpToolsProtocol):
         if self._since is not None and self.loop.time() - self._since > self.receive_s:
             self._refuse("408 Request Timeout", f"request: not complete after {self.receive_s:g} s")
             return
+        if self._since is None and self._forgotten():
+            self._since = self.loop.time()
         self._timer = self.loop.call_later(self.receive_s / 2, self._look)
+
+    def _forgotten(self) -> bool:
+        """Answered and idle without a clock: uvicorn stops its own when a body ends after its answer."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        return answered and self.timeout_keep_alive_task is None
 
     def _refuse(self, status: str, message: str) -> None:
         """Answer and hang up, unless an answer is under way already."""

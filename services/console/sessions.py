@@ -34,7 +34,7 @@ class Sessions:
 
     def __init__(self, settings: Settings) -> None:
         signing = signing_keys(settings)
-        self._keys = Keys(settings.keys)
+        self._keys = Keys.of(settings)
         # itsdangerous signs with the last key of a list; ours has the newest first.
         self._serializer = URLSafeTimedSerializer(signing[::-1], salt="console-session")
 

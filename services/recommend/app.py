@@ -30,7 +30,7 @@ KEEP_ALIVE_S = 5  # an idle connection is closed after this
 
 def run(settings: Settings) -> None:
     """Serve until a signal. Raises ConfigurationError at once when keys are missing or wrong."""
-    Keys(settings.keys)
+    Keys.of(settings)
     signing_keys(settings)
     with bootstrap.announced(settings, "recommend", settings.recommend_port):
         if settings.recommend_workers == 1:

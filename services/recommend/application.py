@@ -1,6 +1,7 @@
 """The HTTP application: every port comes in from outside, so it runs in tests without a network."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from starlette.responses import Response
 
 from experiments.experiment import IllegalTransition
 from services.errors import RingsideError
-from services.keys import Keys, signing_keys
+from services.keys import signing_keys
 from services.recommend.answering import Answering
 from services.recommend.catalogue import LiveCatalogue, catalogue_routes
 from services.recommend.collecting import Collecting
@@ -26,6 +27,7 @@ from services.recommend.describing import describe
 from services.recommend.experiments_api import experiment_routes
 from services.recommend.failures import failure, response_to
 from services.recommend.following import Following, ItemsFollower
+from services.recommend.gate import Gate
 from services.recommend.hot import Endpoint, HotPath, RawRoute, guarded
 from services.recommend.limits import BodyLimit
 from services.recommend.loaded import Loaded
@@ -44,7 +46,7 @@ class Parts:
     """What one replica is made of."""
 
     deps: Deps
-    keys: Keys
+    gate: Gate
     metrics: Metrics
     loaded: Loaded
     items: Following
@@ -56,7 +58,7 @@ class Parts:
 def assemble(deps: Deps) -> Parts:
     """Put a replica together. Raises ConfigurationError when keys are missing or wrong."""
     settings = deps.settings
-    keys, signing = Keys(settings.keys), signing_keys(settings)
+    gate, signing = Gate(settings, time.monotonic), signing_keys(settings)
     metrics = Metrics(merged=settings.recommend_workers > 1)
     loaded = Loaded(deps, metrics)
     tokens = Tokens(signing, round(settings.recommendation_ttl_s * 1_000))
@@ -69,10 +71,10 @@ def assemble(deps: Deps) -> Parts:
     )
     answering = Answering(deps, lambda: loaded.serving, slates, tokens, metrics)
     collecting = Collecting(deps, tokens, metrics)
-    storefront = Storefront(keys, lambda: loaded.serving, answering, collecting, settings.max_body_bytes)
+    storefront = Storefront(gate, lambda: loaded.serving, answering, collecting, settings.max_body_bytes)
     follower = ItemsFollower(deps.consumer, deps.admin, deps.overlay)
     items = Following(follower, settings.refresh_s)
-    return Parts(deps, keys, metrics, loaded, items, Commanding(deps), storefront, threads)
+    return Parts(deps, gate, metrics, loaded, items, Commanding(deps), storefront, threads)
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -84,9 +86,9 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.parts = parts
     app.state.hot = _add_storefront(app, parts)
     live = LiveCatalogue(deps, lambda: parts.loaded.serving.shelf, parts.items.follow)
-    app.include_router(catalogue_routes(deps, parts.keys, live))
-    app.include_router(experiment_routes(deps.settings, parts.keys, parts.commanding))
-    app.include_router(operation_routes(deps, parts.keys, parts.loaded, parts.metrics))
+    app.include_router(catalogue_routes(deps, parts.gate, live))
+    app.include_router(experiment_routes(deps.settings, parts.gate, parts.commanding))
+    app.include_router(operation_routes(deps, parts.gate, parts.loaded, parts.metrics))
     _add_middleware(app, deps)
     _add_failures(app)
     describe(app)

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.errors import UnavailableError
 from services.events import ITEMS, ItemChanged, encode
-from services.keys import Keys, Principal
+from services.keys import Principal
 from services.recommend.collecting import acknowledged
 from services.recommend.dependencies import caller
 from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
 from services.recommend.failures import NotFoundError
+from services.recommend.gate import Gate
 from services.recommend.live_items import shown, standing
 from services.recommend.shelf import Shelf
 from services.recommend.wire import MAX_LISTED
@@ -106,10 +107,12 @@ class LiveCatalogue:
             raise NotFoundError(f"{row}.item_id", f"no item {missing[0]!r} in the catalogue")
 
 
-def catalogue_routes(deps: Deps, keys: Keys, live: LiveCatalogue) -> APIRouter:
+def catalogue_routes(deps: Deps, gate: Gate, live: LiveCatalogue) -> APIRouter:
     """The routes; admin keys only."""
-    admin = Annotated[Principal, Depends(caller(keys, "admin"))]
-    router = APIRouter(tags=["catalogue"], responses=failures("400", "401", "403", "413", "422", "503"))
+    admin = Annotated[Principal, Depends(caller(gate, "admin"))]
+    router = APIRouter(
+        tags=["catalogue"], responses=failures("400", "401", "403", "413", "422", "429", "503")
+    )
     extra = {"security": ANY_KEY}
     few = Field(min_length=1, max_length=MAX_LISTED)
     rows = Field(min_length=1, max_length=MAX_CHANGES)

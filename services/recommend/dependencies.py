@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from starlette.requests import Request
 
-from services.keys import Keys, Principal, Role
-from services.recommend.storefront import key_of
+from services.keys import Principal, Role
+from services.recommend.gate import Gate
 
 
-def caller(keys: Keys, *roles: Role) -> Callable[[Request], Principal]:
+def caller(gate: Gate, *roles: Role) -> Callable[[Request], Principal]:
     """A dependency that gives the caller, if their role is one of `roles`."""
 
     async def principal(request: Request) -> Principal:
-        return keys.allow(key_of(request), roles)
+        return gate.admit(request, roles)
 
     return principal

@@ -40,6 +40,7 @@ FAILURES = {
     "409": "Makes no sense in the present state; look again.",
     "413": "The body is too large.",
     "422": "A field is wrong; `error.field` names it.",
+    "429": "More requests than the key or the client may send; try again after Retry-After seconds.",
     "503": "A dependency did not answer in time; try again after Retry-After seconds.",
 }
 

@@ -13,10 +13,11 @@ from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment
 from experiments.state import to_dict
 from services.commanding import Known, installation_rules, rules_with
-from services.keys import Keys, Principal
+from services.keys import Principal
 from services.recommend.commanding import Commanding, existing
 from services.recommend.dependencies import caller
 from services.recommend.describing import ANY_KEY, failures
+from services.recommend.gate import Gate
 from services.settings import Settings
 
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -111,13 +112,14 @@ COMMANDS: dict[str, tuple[type[Command], str, Make]] = {
 }
 
 
-def experiment_routes(settings: Settings, keys: Keys, commanding: Commanding) -> APIRouter:
+def experiment_routes(settings: Settings, gate: Gate, commanding: Commanding) -> APIRouter:
     """Reading takes an analyst's or admin's key, commands an admin's."""
     router = APIRouter(
-        tags=["experiments"], responses=failures("400", "401", "403", "404", "409", "413", "422", "503")
+        tags=["experiments"],
+        responses=failures("400", "401", "403", "404", "409", "413", "422", "429", "503"),
     )
-    _reading(router, commanding, Annotated[Principal, Depends(caller(keys, "analyst", "admin"))])
-    admin = Annotated[Principal, Depends(caller(keys, "admin"))]
+    _reading(router, commanding, Annotated[Principal, Depends(caller(gate, "analyst", "admin"))])
+    admin = Annotated[Principal, Depends(caller(gate, "admin"))]
     _starting(router, commanding, settings, admin)
     for name, (body, doc, make) in COMMANDS.items():
         router.add_api_route(

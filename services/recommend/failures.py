@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from math import ceil
 from typing import TypeVar
 
 import msgspec
@@ -43,6 +44,14 @@ class NotFoundError(BadInputError):
     """What the address names does not exist."""
 
 
+class TooManyRequestsError(RingsideError):
+    """Somebody sends more than they may; in `wait_s` seconds the next request will be taken."""
+
+    def __init__(self, who: str, wait_s: float):
+        self.wait_s = ceil(wait_s)
+        super().__init__(f"{who} sends too many requests; wait {self.wait_s} s")
+
+
 class ConflictError(RingsideError):
     """Makes no sense in the present state."""
 
@@ -56,6 +65,7 @@ STATUS: dict[type[Exception], int] = {
     ForbiddenError: 403,
     ConflictError: 409,
     StalePositionError: 409,
+    TooManyRequestsError: 429,
     UnavailableError: 503,
     ConfigurationError: 503,
     RingsideError: 500,
@@ -100,7 +110,10 @@ def response_to(error: Exception) -> Response:
     for kind in type(error).__mro__:
         if kind in STATUS:
             problem = error.problem if isinstance(error, BadInputError) else str(error)
-            return failure(STATUS[kind], _code(kind), problem, getattr(error, "field", None))
+            response = failure(STATUS[kind], _code(kind), problem, getattr(error, "field", None))
+            if isinstance(error, TooManyRequestsError):
+                response.headers["Retry-After"] = str(error.wait_s)
+            return response
     if isinstance(error, HTTPException):
         return _http(error)
     log.error("unexpected error", exc_info=error)

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from services.keys import Keys, Principal
+from services.keys import Principal
 from services.recommend.dependencies import caller
 from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
+from services.recommend.gate import Gate
 from services.recommend.loaded import Loaded
 from services.recommend.metrics import Metrics
 from services.recommend.switch import turn
@@ -25,10 +26,10 @@ class Switch(BaseModel):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
-def operation_routes(deps: Deps, keys: Keys, loaded: Loaded, metrics: Metrics) -> APIRouter:
+def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics) -> APIRouter:
     """Health and metrics need no key (keep them inside your network); the switch an admin's."""
     router = APIRouter(tags=["operations"])
-    admin = Annotated[Principal, Depends(caller(keys, "admin"))]
+    admin = Annotated[Principal, Depends(caller(gate, "admin"))]
     path = deps.settings.kill_switch_path
 
     @router.get("/health/live")
@@ -49,7 +50,7 @@ def operation_routes(deps: Deps, keys: Keys, loaded: Loaded, metrics: Metrics) -
     @router.post(
         "/champion-only",
         openapi_extra={"security": ANY_KEY},
-        responses=failures("400", "401", "403", "413", "422"),
+        responses=failures("400", "401", "403", "413", "422", "429"),
     )
     async def champion_only(said: Switch, by: admin) -> Switch:
         """Champion only, on or off: a file, so it works without Redis and Kafka."""

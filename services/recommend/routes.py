@@ -41,7 +41,7 @@ CLICK = {
     "recommendation_id": "mtwBqXN0b3JlZnJvbnQ.kq3…",
     "ts": 1_767_225_600_000,
 }
-_COMMON = ("401", "403", "422")
+_COMMON = ("401", "403", "422", "429")
 _SAMPLE = {"user_id": "anna", "session_id": "s-17", "n": 10, "placement": "home"}
 
 

@@ -9,12 +9,13 @@ from starlette.responses import Response
 
 from services.errors import BadInputError, ForbiddenError
 from services.events import Excluded
-from services.keys import Keys, Principal, Role
+from services.keys import Principal, Role
 from services.recommend.answering import Answering
 from services.recommend.asks import Ask
 from services.recommend.assigning import Visitor
 from services.recommend.collecting import Collecting
 from services.recommend.failures import Problem
+from services.recommend.gate import Gate
 from services.recommend.hot import read_body
 from services.recommend.serving import Serving
 from services.recommend.visitors import is_bot
@@ -39,13 +40,13 @@ class Storefront:
 
     def __init__(
         self,
-        keys: Keys,
+        gate: Gate,
         serving: Callable[[], Serving],
         answering: Answering,
         collecting: Collecting,
         limit: int,
     ):
-        self._keys = keys
+        self._gate = gate
         self._serving = serving
         self._answering = answering
         self._collecting = collecting
@@ -96,7 +97,7 @@ class Storefront:
         return _json(_encode(await self._answering.answer(ask)))
 
     def _caller(self, request: Request) -> Principal:
-        return self._keys.allow(key_of(request), CALLERS)
+        return self._gate.admit(request, CALLERS)
 
     def _visitor(self, request: Request, principal: Principal, said: SlateRequest | RerankRequest) -> Visitor:
         forced = said.arm or request.headers.get("x-ringside-arm")
@@ -122,17 +123,6 @@ def _excluded(forced: str | None, staff: bool, user_agent: str) -> Excluded | No
     if staff:
         return "staff"
     return "bot" if is_bot(user_agent) else None
-
-
-def key_of(request: Request) -> str | None:
-    """The API key, from wherever it was sent."""
-    headers = request.headers
-    if key := headers.get("x-api-key"):
-        return key
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and key:
-        return key.strip()
-    return request.query_params.get("key")
 
 
 def _json(body: bytes, status: int = 200) -> Response:

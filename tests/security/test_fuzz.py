@@ -41,7 +41,7 @@ def complaint(sent: Sent, got: Got) -> str | None:
 
 async def storm(home: Path, seed: int, count: int) -> tuple[Counter[int], list[str]]:
     """`count` requests of a seed at a fresh shop; how they were answered, and what was wrong."""
-    shop = racing_shop(home)
+    shop = racing_shop(home, rates="")
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
     async with running(shop) as (app, parts):
@@ -112,7 +112,7 @@ def readable(text: str) -> tuple[bool, Any]:
 
 
 def test_a_wrong_value_in_any_field_is_refused_by_the_name_of_the_field(tmp_path: Path) -> None:
-    asyncio.run(_every_field(racing_shop(tmp_path)))
+    asyncio.run(_every_field(racing_shop(tmp_path, rates="")))
 
 
 async def _every_field(shop: Shop) -> None:
@@ -252,4 +252,16 @@ def test_who_sends_a_byte_now_and_then_is_hung_up_on(tmp_path: Path) -> None:
             line.sendall(get(b"/popular", close=False))
             assert line.recv(65_536).startswith(b"HTTP/1.1 200")
             line.sendall(b"\r\n")
+            assert line.recv(65_536).startswith(b"HTTP/1.1 408")
+
+
+def test_who_sends_a_body_after_its_answer_is_hung_up_on(tmp_path: Path) -> None:
+    with racing_shop(tmp_path).client() as caller, served(caller.http.app, receive_s=0.3) as at:
+        unknown = post(b"/rerank", b"", b"content-length: 9", close=False).replace(
+            b"x-api-key: ", b"x-api-key: x"
+        )
+        with socket.create_connection(at, PATIENCE_S) as line:
+            line.sendall(unknown)
+            assert line.recv(65_536).startswith(b"HTTP/1.1 401")
+            line.sendall(b"too late!")
             assert line.recv(65_536).startswith(b"HTTP/1.1 408")

@@ -88,7 +88,7 @@ def test_no_other_text_is_a_key(text: str) -> None:
     [
         ("", "s" * 32, "RINGSIDE_KEYS is empty"),
         ("storefront=abc", "s" * 32, "storefront"),
-        ("boss=" + "0" * 64, "s" * 32, "boss"),
+        ("boss=" + "0" * 64, "s" * 32, "roles"),
         (KEYS["admin"][1], "", "RINGSIDE_SIGNING_KEY is empty"),
         (KEYS["admin"][1], "short", "RINGSIDE_SIGNING_KEY"),
     ],

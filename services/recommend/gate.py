@@ -1,0 +1,138 @@
+"""Who may come in, and how often: the caller's key by role, then a token bucket a key and one a client."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from starlette.requests import Request
+
+from services.errors import ConfigurationError
+from services.keys import ROLES, Keys, Principal, Role
+from services.recommend.failures import TooManyRequestsError
+from services.settings import Settings
+
+CLIENT = "client"
+MOST_CLIENTS = 50_000
+
+
+class Buckets:
+    """Token buckets of one rate, by name: `per_s` requests a second, and `burst_s` seconds' worth at once.
+
+    Each is one number, the moment at which its bucket is full again (GCRA).
+    """
+
+    def __init__(self, per_s: float, burst_s: float):
+        self._step_s = 1.0 / per_s
+        self._room_s = max(burst_s, self._step_s)
+        self._full_at: dict[str, float] = {}
+
+    def wait_s(self, name: str, now_s: float) -> float:
+        """Take a token: 0.0; or the seconds until there is one."""
+        full_at = max(self._full_at.get(name, 0.0), now_s) + self._step_s
+        over_s = full_at - now_s - self._room_s
+        if over_s > 1e-9:
+            return over_s
+        if len(self._full_at) >= MOST_CLIENTS and name not in self._full_at:
+            self._forget(now_s)
+        self._full_at[name] = full_at
+        return 0.0
+
+    def _forget(self, now_s: float) -> None:
+        """Drop full buckets, which is no loss; if all are in use, all: memory stays bounded."""
+        self._full_at = {name: at for name, at in self._full_at.items() if at > now_s}
+        if len(self._full_at) >= MOST_CLIENTS:
+            self._full_at.clear()
+
+
+class Gate:
+    """Every route's way in. `now_s`: a clock that never goes back."""
+
+    def __init__(self, settings: Settings, now_s: Callable[[], float]):
+        self.keys = Keys.of(settings)
+        rates = parse_rates(settings.rates)
+        self._buckets = {name: Buckets(per_s, settings.rate_burst_s) for name, per_s in rates.items()}
+        self._client_of = client_reader(settings.own_networks) if CLIENT in rates else None
+        self._now_s = now_s
+
+    def admit(self, request: Request, roles: tuple[Role, ...]) -> Principal:
+        """The caller. Raises NoKeyError, ForbiddenError or TooManyRequestsError."""
+        principal = self.keys.allow(key_of(request), roles)
+        by_role = self._buckets.get(principal.role)
+        if by_role is not None and (wait_s := by_role.wait_s(principal.name, self._now_s())):
+            raise TooManyRequestsError(f"the key {principal.name}", wait_s)
+        if self._client_of is not None and (client := self._client_of(request)) is not None:
+            wait_s = self._buckets[CLIENT].wait_s(client, self._now_s())
+            if wait_s:
+                raise TooManyRequestsError("this client", wait_s)
+        return principal
+
+
+def parse_rates(configured: str) -> dict[str, float]:
+    """Requests a second by role, or for `client`. Raises ConfigurationError.
+
+    >>> parse_rates("analyst=20, client=0.5")
+    {'analyst': 20.0, 'client': 0.5}
+    """
+    rates: dict[str, float] = {}
+    for pair in filter(None, (part.strip() for part in configured.split(","))):
+        name, _, number = pair.partition("=")
+        try:
+            rates[name] = float(number)
+        except ValueError:
+            rates[name] = 0.0
+        if name not in (*ROLES, CLIENT) or not 0 < rates[name] < 1e9:
+            known = ", ".join((*ROLES, CLIENT))
+            raise ConfigurationError(f"RINGSIDE_RATES: {pair!r} is not <{known}>=<requests a second>")
+    return rates
+
+
+def client_reader(networks: str) -> Callable[[Request], str | None]:
+    """Who is at the other end: an address outside of our own networks, or None.
+
+    Who comes from our own networks is a shop's server, which speaks for all of its shoppers, or a proxy; a
+    proxy says in X-Forwarded-For whom it speaks for. From anybody else that header means nothing.
+    """
+    try:
+        ours = [ip_network(part.strip()) for part in networks.split(",") if part.strip()]
+    except ValueError as error:
+        raise ConfigurationError(f"RINGSIDE_OWN_NETWORKS: {error}") from error
+
+    stranger = lru_cache(maxsize=10_000)(lambda address: _outside(address, ours))
+
+    @lru_cache(maxsize=10_000)
+    def forwarded(chain: str) -> str | None:
+        return next(filter(None, map(stranger, reversed(chain.split(",")))), None)
+
+    def client(request: Request) -> str | None:
+        peer = request.scope.get("client")
+        outside = stranger(peer[0]) if peer is not None else None
+        if outside is not None:
+            return outside
+        chains = [value for name, value in request.scope["headers"] if name == b"x-forwarded-for"]
+        return forwarded(b",".join(chains)[-1_000:].decode("latin-1")) if chains else None
+
+    return client
+
+
+def _outside(address: str, ours: Sequence[IPv4Network | IPv6Network]) -> str | None:
+    """An address as a name, None for ours and for what is no address."""
+    try:
+        known = ip_address(address.strip())
+    except ValueError:
+        return None
+    known = getattr(known, "ipv4_mapped", None) or known
+    if any(known in network for network in ours):
+        return None
+    # whoever has one IPv6 address has 2^64 of them
+    return str(known) if known.version == 4 else str(ip_network((int(known), 64), strict=False))
+
+
+def key_of(request: Request) -> str | None:
+    """The API key, from wherever it was sent."""
+    headers = request.headers
+    if key := headers.get("x-api-key"):
+        return key
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return key.strip()
+    return request.query_params.get("key")

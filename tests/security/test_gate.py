@@ -1,0 +1,231 @@
+"""Who may come in: every route of the OpenAPI description by every role, rotation of keys, and rates."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from asgi_calls import Got, Sent, call, key, racing_shop, running
+from hypothesis import given
+from hypothesis import strategies as st
+from rubbish import Fuzz, Operation, operations, written
+from small_shop import KEYS
+
+from services.errors import ConfigurationError, NoKeyError
+from services.keys import Keys, digest_of, new_key
+from services.recommend.application import create_app
+from services.recommend.gate import Buckets, parse_rates
+from services.settings import Settings
+
+STOREFRONT, READ, COMMAND, OPEN = {"storefront", "admin"}, {"analyst", "admin"}, {"admin"}, {"nobody"}
+# A route that nobody thought of here fails the test until somebody does.
+RULES = (
+    (STOREFRONT, "GET /recommend", "POST /recommend", "GET /similar/{item_id}", "POST /rerank",
+    "GET /popular"),
+    (STOREFRONT, "POST /events"),
+    (COMMAND, "POST /items", "PATCH /items", "DELETE /items", "PATCH /items/{item_id}",
+    "DELETE /items/{item_id}"),
+    (READ, "GET /experiments", "GET /experiments/{experiment}", "GET /experiments/{experiment}/decisions"),
+    (COMMAND, *(f"POST /experiments/{{experiment}}/{verb}" for verb in
+                ("start", "enter", "pause", "resume", "promote", "rollback", "undo", "end"))),
+    (COMMAND, "POST /champion-only"),
+    (OPEN, "GET /health/live", "GET /health/ready", "GET /metrics"),
+)  # fmt: skip
+MATRIX = {route: roles for roles, *routes in RULES for route in routes}
+
+
+def test_every_route_opens_to_its_roles_and_to_nobody_else(tmp_path: Path) -> None:
+    async def knock() -> dict[tuple[str, str], int]:
+        shop = racing_shop(tmp_path, rates="")
+        document = create_app(shop.deps()).openapi()
+        fuzz = Fuzz(document, seed=5)
+        async with running(shop) as (app, _):
+            return {
+                (f"{operation.method} {operation.path}", role): (await call(app, asked(fuzz, operation,
+                role))).status
+                for operation in operations(document)
+                for role in (*KEYS, "nobody", "stranger")
+            }  # fmt: skip
+
+    statuses = asyncio.run(knock())
+    assert {route for route, _ in statuses} == set(MATRIX)
+    for (route, role), status in statuses.items():
+        opened = status not in (401, 403)
+        assert opened == (MATRIX[route] is OPEN or role in MATRIX[route]), (route, role, status)
+        assert opened or status == (403 if role in KEYS else 401), (route, role, status)
+
+
+def asked(fuzz: Fuzz, operation: Operation, role: str) -> Sent:
+    """A right request, with the key of a role, none ("nobody") or of another installation ("stranger")."""
+    sent = written(fuzz.draft(operation))
+    rest = [pair for pair in sent.headers if pair[0] != b"x-api-key"]
+    strange = {"nobody": [], "stranger": [(b"x-api-key", new_key("admin")[0].encode())]}
+    return Sent(sent.method, sent.path, sent.query, [*strange.get(role,
+    [key(role)] if role in KEYS else []), *rest],
+                sent.body)  # fmt: skip
+
+
+def test_nothing_is_served_beside_what_is_documented(tmp_path: Path) -> None:
+    app = create_app(racing_shop(tmp_path).deps())
+    documented = set(app.openapi()["paths"])
+    served = {getattr(route, "path", "").replace(":path", "") for route in app.routes}
+    allowed = {"/docs", "/openapi.json", "/static-offline-docs", "/docs/oauth2-redirect", "", "/redoc"}
+    assert {path for path in served if path} - documented <= allowed
+
+
+# ---- keys --------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that only a test moves."""
+
+    now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_key_is_rotated_while_the_service_runs(tmp_path: Path) -> None:
+    """Both keys hold for a while; then the old one is withdrawn; a broken file changes nothing."""
+    (old, old_pair), (new, new_pair) = new_key("storefront"), new_key("storefront")
+    file, clock = tmp_path / "keys", Clock()
+
+    def holders(text: str | None) -> list[bool]:
+        if text is not None:
+            (tmp_path / "aside").write_text(text)
+            (tmp_path / "aside").replace(file)
+        clock.now_s += 1.0
+        return [keys.principal(key) is not None for key in (old, new)]
+
+    file.write_text(f"# first\n{old_pair}\n")
+    keys = Keys("", file, clock)
+    assert holders(None) == [True, False]
+    assert holders(f"{old_pair}  # leaves on Friday\n{new_pair}\n") == [True, True]
+    assert holders("storefront=not a hash") == [True, True]
+    file.unlink()
+    assert holders(None) == [True, True]
+    assert holders(f"{new_pair}\n") == [False, True]
+
+
+def test_a_key_in_clear_is_never_taken_nor_repeated() -> None:
+    clear = "a key somebody put there by mistake"
+    for configured in (clear, f"storefront={clear}", f"{clear}={digest_of(clear)}"):
+        with pytest.raises(ConfigurationError) as told:
+            Keys(configured)
+        assert clear not in str(told.value)
+    with pytest.raises(NoKeyError) as refused:
+        Keys(f"admin={digest_of(clear)}").allow(digest_of(clear), ("admin",))  # who stole the hash has no key
+    assert digest_of(clear) not in str(refused.value)
+
+
+def test_every_digest_is_compared_whole_and_none_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of an answer says nothing of a key: each digest is compared, wherever the right one stands."""
+    pairs = [new_key("storefront") for _ in range(5)]
+    keys = Keys(",".join(pair for _, pair in pairs))
+    seen: list[str] = []
+    monkeypatch.setattr("services.keys.hmac.compare_digest", lambda a, b: seen.append(a) or a == b)
+    for presented, _ in [*pairs, ("unknown", "")]:
+        seen.clear()
+        keys.principal(presented)
+        assert seen == [pair.partition("=")[2] for _, pair in pairs]
+
+
+# ---- rates -------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.floats(0, 3), max_size=200),
+    st.sampled_from([0.5, 2.0, 20.0]),
+    st.sampled_from([0.1, 1.0, 5.0]),
+)
+def test_a_bucket_never_gives_more_than_its_rate_and_its_burst(
+    gaps: list[float], per_s: float, burst_s: float
+) -> None:
+    buckets, now_s, taken = Buckets(per_s, burst_s), 0.0, 0
+    for at, gap in enumerate(gaps):
+        now_s += gap
+        wait_s = buckets.wait_s("a", now_s)
+        taken += wait_s == 0.0
+        assert wait_s <= 1 / per_s + 1e-6
+        assert taken <= per_s * now_s + max(1.0, per_s * burst_s) + 1e-6
+        assert buckets.wait_s(f"newcomer {at}", now_s) == 0.0
+
+
+def test_who_waits_as_told_is_let_in() -> None:
+    buckets = Buckets(10.0, 0.5)
+    assert [buckets.wait_s("a", 5.0) == 0.0 for _ in range(6)] == [True] * 5 + [False]
+    wait_s = buckets.wait_s("a", 5.0)
+    assert buckets.wait_s("a", 5.0 + wait_s) == 0.0
+
+
+def test_many_clients_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.recommend.gate.MOST_CLIENTS", 100)
+    buckets = Buckets(1.0, 5.0)
+    for at in range(1_000):
+        buckets.wait_s(str(at), 7.0)
+    assert len(buckets._full_at) <= 100
+
+
+@pytest.mark.parametrize("wrong", ["boss=3", "client", "client=0", "client=-1", "client=nan", "admin=inf"])
+def test_rates_that_make_no_sense_are_refused_by_name(wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match="RINGSIDE_RATES"):
+        parse_rates(wrong)
+
+
+HOME, PROXY, NAT = "203.0.113.7", "10.0.0.9", "198.51.100.4"
+
+
+def bombard(tmp_path: Path, count: int, **how: object) -> list[Got]:
+    """`count` requests at once with limits of 2 a second and 2 s' worth."""
+
+    async def go() -> list[Got]:
+        limits = {"rates": "analyst=2,admin=2,client=2", "rate_burst_s": 2.0}
+        async with running(racing_shop(tmp_path, **limits)) as (app, parts):
+            parts.gate._now_s = lambda: 50.0
+            role, path = str(how.get("role", "storefront")), str(how.get("path", "/popular"))
+            peers: Iterator[str] = iter(how.get("peers", ()))  # type: ignore[call-overload]
+            chains: Iterator[str] = iter(how.get("chains", ()))  # type: ignore[call-overload]
+            got = []
+            for _ in range(count):
+                chain = [(b"x-forwarded-for", said.encode()) for said in [next(chains, "")] if said]
+                peer = next(peers, how.get("peer", HOME))
+                got.append(await call(app, Sent("GET", path, b"", [key(role), *chain]), (str(peer), 5)))
+            return got
+
+    return asyncio.run(go())
+
+
+def test_one_client_is_slowed_down_and_told_how_long_to_wait(tmp_path: Path) -> None:
+    got = bombard(tmp_path, 7)
+    assert [answer.status for answer in got] == [200] * 4 + [429] * 3
+    assert (got[-1].headers["retry-after"], got[-1].json()["error"]["code"]) == ("1", "too_many_requests")
+
+
+def test_a_shop_server_speaks_for_all_of_its_shoppers(tmp_path: Path) -> None:
+    assert {answer.status for answer in bombard(tmp_path, 50, peer="10.1.2.3")} == {200}
+
+
+def test_shoppers_behind_our_proxy_are_told_apart(tmp_path: Path) -> None:
+    chains = [f"203.0.113.{at}" for at in range(1, 51)]
+    assert {answer.status for answer in bombard(tmp_path, 50, peer=PROXY, chains=chains)} == {200}
+    one = bombard(tmp_path, 7, peer=PROXY, chains=[f"{HOME}, 10.0.0.1"] * 7)
+    assert [answer.status for answer in one][4:] == [429] * 3
+
+
+def test_nobody_gets_another_bucket_by_a_header_or_another_address_of_theirs(tmp_path: Path) -> None:
+    lies = [f"192.0.2.{at}" for at in range(1, 8)]
+    assert [a.status for a in bombard(tmp_path, 7, chains=lies)][4:] == [429] * 3  # told by a stranger
+    passed_on = [f"{lie}, {NAT}" for lie in lies]
+    assert [a.status for a in bombard(tmp_path, 7, peer=PROXY, chains=passed_on)][4:] == [429] * 3
+    many = [f"2001:db8::{at:x}" for at in range(1, 8)]
+    assert [a.status for a in bombard(tmp_path, 7, peers=many)][4:] == [429] * 3
+
+
+def test_keys_of_people_have_a_rate_of_their_own_wherever_they_are(tmp_path: Path) -> None:
+    for role in ("analyst", "admin"):
+        got = bombard(tmp_path, 6, role=role, path="/experiments", peer="127.0.0.1")
+        assert [answer.status for answer in got] == [200] * 4 + [429] * 2
+
+
+def test_the_defaults_limit_clients_and_people_but_not_a_storefront() -> None:
+    assert parse_rates(Settings().rates).keys() == {"analyst", "admin", "client"}
