@@ -32,6 +32,13 @@ class Update:
     ramp: Mapping[str, int]
 
 
+def new_units(state: Experiment, tally: Tally) -> int:
+    """Units matured since the last update of the weights; all of them where counting began anew after a
+    loss."""
+    known = state.units_at_update
+    return tally.units - known if tally.units >= known else tally.units
+
+
 def next_weights(
     state: Experiment, tally: Tally, beliefs: Mapping[str, Posterior], loaded: frozenset[str]
 ) -> Update:
@@ -40,7 +47,7 @@ def next_weights(
     arms, shares, rules = state.live_arms(), state.weights.shares, state.rules
     absent = [arm for arm in arms if not shares[arm.name]]
     waiting = {arm.name for arm in absent if arm.model_version not in loaded}
-    enough = tally.units - state.units_at_update >= rules.min_new_units
+    enough = new_units(state, tally) >= rules.min_new_units
     if not enough and len(waiting) == len(absent):
         return Update(dict(shares), "too-few-units", {})
     burning = [arm for arm in arms if arm.name not in waiting and in_burn_in(state, tally, arm)]

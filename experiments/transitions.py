@@ -25,7 +25,10 @@ from experiments.state import (
 )
 
 ARM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-LIFTED_BY_A_LOOK = ("stalled-watermark",)  # holds that the next good look ends; all others need `resume`
+LIFTED_BY_A_LOOK = (
+    "stalled-watermark",
+    "sums-behind",
+)  # holds that the next good look ends; all others need `resume`
 ANSWERS = ("refused", "failed")  # how a retraining request ends without a challenger
 
 

@@ -19,7 +19,7 @@ from experiments.posterior import Posterior, p_best, posteriors
 from experiments.race import Standing, standing
 from experiments.state import Decision, Experiment
 from experiments.tally import HOUR_MS, Cell, Counts, Tally
-from experiments.thompson import next_weights
+from experiments.thompson import new_units, next_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,8 @@ class Sight:
 
     `sums`: flat sums of all partitions; `positions`: "topic/partition" -> offset they stand at;
     `watermark_ms`: the lowest of all partitions, None if some partition has none; `loaded`: model versions
-    that every live replica reports as loaded; `losses`: recorded data losses by partition.
+    that every live replica reports as loaded; `losses`: recorded data losses by partition;
+    `decided_at`: positions of the latest decision made from sums: behind them, sums are being rebuilt.
     """
 
     now_ms: int
@@ -37,6 +38,7 @@ class Sight:
     positions: Mapping[str, int] = field(default_factory=dict)
     loaded: frozenset[str] = frozenset()
     losses: Mapping[int, str] = field(default_factory=dict)
+    decided_at: Mapping[str, int] = field(default_factory=dict)
     author: str = "decider"
     code_version: str = ""
 
@@ -112,6 +114,15 @@ def _losses(view: _View) -> list[str]:
     return [cause for cause in found if cause not in view.state.acknowledged]
 
 
+def _behind(view: _View) -> list[str]:
+    now, then = view.sight.positions, view.sight.decided_at
+    lost = sorted(pair for pair, offset in then.items() if now.get(pair, 0) < offset)
+    if not lost:
+        return []
+    first = f"{lost[0]} stands at {now.get(lost[0], 0)}, an earlier decision was made at {then[lost[0]]}"
+    return [f"the sums are being counted again ({len(lost)} positions are behind: {first})"]
+
+
 def _broken_identity(view: _View) -> list[str]:
     tally = view.tally
     found = [
@@ -148,6 +159,7 @@ def _stalled(view: _View) -> list[str]:
 
 HOLDS: Mapping[str, Callable[[_View], list[str]]] = {
     "data-loss": _losses,
+    "sums-behind": _behind,
     "broken-identity": _broken_identity,
     "stalled-watermark": _stalled,
 }
@@ -231,7 +243,7 @@ def _allocate(view: _View) -> Decision:
     ]
     reason = ", ".join(changed) + "." if changed else "Weights are kept."
     if update.why == "too-few-units":
-        new = view.tally.units - state.units_at_update
+        new = new_units(state, view.tally)
         reason = f"{new} new units since the last update, {rules.min_new_units} are needed: weights are kept."
     return commands.allocate(
         state, update.shares, update.ramp, view.tally.units, view.origin(update.why, reason)
@@ -247,7 +259,7 @@ def _evidence(view: _View) -> dict[str, Any]:
     best = dict(zip(names, p_best(list(view.beliefs.values())).tolist(), strict=True))
     return {
         "watermark_ms": view.sight.watermark_ms,
-        "new_units": view.tally.units - view.state.units_at_update,
+        "new_units": new_units(view.state, view.tally),
         "arms": {name: _arm_evidence(view, name, best[name]) for name in names},
         "races": [_race_evidence(found) for found in view.standings],
         "accounting": {arm: dict(account) for arm, account in sorted(view.tally.accounts.items())},

@@ -168,6 +168,9 @@ class TallyStore(Protocol):
     def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
         """Positions (None: never counted) and sums by experiment."""
 
+    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+        """Stored positions of those partitions that have any: one round trip, to see that Redis forgot."""
+
     def apply(
         self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
     ) -> None:
@@ -190,8 +193,9 @@ class TallyStore(Protocol):
     def acknowledge_loss(self, partition: int) -> None:
         """A person accepts the loss at the positions stored now; the report is dropped."""
 
-    def loss_acknowledged(self, partition: int, positions: Positions) -> bool:
-        """Whether the loss at exactly these positions was accepted: counting may begin anew after it."""
+    def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
+        """Whether the loss at exactly these positions (None: there were none) was accepted: counting may
+        begin anew after it."""
 
 
 @dataclass(frozen=True, slots=True)

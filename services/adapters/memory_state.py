@@ -45,6 +45,18 @@ class MemoryTallyStore(_Failing):
             sums = {experiment: dict(of) for experiment, of in self._sums.get(partition, {}).items()}
             return self._positions.get(partition), sums
 
+    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+        """Stored positions of those partitions that have any."""
+        self._check()
+        return {
+            partition: self._positions[partition] for partition in partitions if partition in self._positions
+        }
+
+    def forget(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        for part in (self._positions, self._sums, self._watermarks, self._losses, self._accepted):
+            part.clear()
+
     def apply(
         self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
     ) -> None:
@@ -104,10 +116,10 @@ class MemoryTallyStore(_Failing):
         self._losses.pop(partition, None)
         self._accepted[partition] = self._positions.get(partition)
 
-    def loss_acknowledged(self, partition: int, positions: Positions) -> bool:
+    def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
         """Whether the loss at exactly these positions was accepted."""
         self._check()
-        return self._accepted.get(partition) == positions
+        return partition in self._accepted and self._accepted[partition] == positions
 
 
 class MemoryStateCache(_Failing):

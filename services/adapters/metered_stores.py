@@ -1,7 +1,7 @@
 """Stores of the workers, measured: sums, rows of activity, files of the lake, and the log of decisions."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,10 @@ class MeteredTallyStore:
         """As TallyStore."""
         return self._inner.load(partition)
 
+    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+        """As TallyStore."""
+        return self._inner.standing(partitions)
+
     def apply(
         self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
     ) -> None:
@@ -104,7 +108,7 @@ class MeteredTallyStore:
         """As TallyStore."""
         self._inner.acknowledge_loss(partition)
 
-    def loss_acknowledged(self, partition: int, positions: Positions) -> bool:
+    def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
         """As TallyStore."""
         return self._inner.loss_acknowledged(partition, positions)
 

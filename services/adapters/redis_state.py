@@ -5,7 +5,7 @@ at once, on a single server as on Redis Cluster. Scripts work from Redis 6.2 on.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
 from importlib.resources import files
@@ -124,6 +124,16 @@ class RedisTallyStore(_OnRedis):
             "Redis", f"the sums of partition {partition} moved during {_READ_ATTEMPTS} reads"
         )
 
+    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+        """One pipeline."""
+        asked = list(partitions)
+        with self._reaching():
+            pipeline = self._redis.pipeline(transaction=False)
+            for partition in asked:
+                pipeline.get(_key(partition, "positions"))
+            found = zip(asked, map(_decode, pipeline.execute()), strict=True)
+        return {partition: at for partition, at in found if at is not None}
+
     def apply(
         self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
     ) -> None:
@@ -180,7 +190,7 @@ class RedisTallyStore(_OnRedis):
             self._redis.set(_key(partition, "accepted"), stored)
             self._redis.delete(_key(partition, "loss"))
 
-    def loss_acknowledged(self, partition: int, positions: Positions) -> bool:
+    def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
         """Whether the loss at exactly these positions was accepted; moving on uses the acceptance up."""
         with self._reaching():
             return self._redis.get(_key(partition, "accepted")) == _encode(positions)

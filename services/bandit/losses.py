@@ -20,6 +20,32 @@ def loss_at(partition: int, at: Positions, log_id: str, bounds: Bounds) -> str |
     return "; ".join(text for text in gone if text) or None
 
 
+def forgotten(
+    partition: int, bounds: Bounds, first_ms: Mapping[str, int | None], since_ms: int | None
+) -> str:
+    """What can't be counted again if Redis forgot the sums of a partition; empty: nothing.
+
+    first_ms: append time of the first record that the log of a topic holds, None if it holds none; since_ms:
+    when the oldest living experiment started, None without one. What was appended before counts for nobody.
+    """
+    gone = [topic for topic, (start, _) in bounds.items() if start and since_ms is not None]
+    gone = [topic for topic in gone if (first := first_ms[topic]) is None or first > since_ms]
+    parts = [f"{topic}/{partition} begins at offset {bounds[topic][0]}" for topic in sorted(gone)]
+    return " and ".join(parts)
+
+
+def at_start(log_id: str, bounds: Bounds) -> Positions:
+    """Where counting begins when all that counts is in the log."""
+    exposures, events = bounds[EXPOSURES][0], bounds[EVENTS][0]
+    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
+
+
+def at_end(log_id: str, bounds: Bounds) -> Positions:
+    """Where counting begins when what lies in the log is given up as a whole."""
+    exposures, events = bounds[EXPOSURES][1], bounds[EVENTS][1]
+    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
+
+
 def _outside(topic: str, partition: int, low: int, high: int, bounds: tuple[int, int]) -> str | None:
     start, end = bounds
     if low < start:
@@ -36,5 +62,4 @@ def after_loss(at: Positions, log_id: str, bounds: Bounds) -> Positions:
     gone would count as failures, so what lies in the log is given up as a whole, the same for every arm.
     """
     complete = at.log_id != log_id and all(start == 0 for start, _ in bounds.values())
-    exposures, events = (0, 0) if complete else (bounds[EXPOSURES][1], bounds[EVENTS][1])
-    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
+    return at_start(log_id, bounds) if complete else at_end(log_id, bounds)

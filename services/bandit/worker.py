@@ -11,15 +11,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from experiments.experiment import Rules
+from experiments.experiment import Experiment, Rules
 from services.bandit.counting import Fed, Partition
 from services.bandit.decoding import Decoder
-from services.bandit.losses import Bounds, after_loss, loss_at
+from services.bandit.losses import Bounds, after_loss, at_end, at_start, forgotten, loss_at
 from services.errors import DataLossError, StalePositionError
 from services.events import EVENTS, EXPOSURES, Exposure
 from services.ports import DecisionLog, EventConsumer, LogAdmin, Positions, Record, TallyStore
 
 logger = logging.getLogger(__name__)
+
+FIRST_RECORD_S = 2.0  # longest wait for the first record of a log
 
 Batches = dict[tuple[str, int], list[Record]]
 
@@ -60,6 +62,7 @@ class Worker:
         self.records_read = 0
         self.left_out: Counter[str] = Counter()  # records that count nowhere, by why; see experiments.account
         self._rules: dict[str, Rules] = {}
+        self._states: Mapping[str, Experiment] = {}
         self._held: list[Record] = []  # read, but not fed yet
         self._log_id = ""
         self._settled_ms = 0
@@ -88,10 +91,18 @@ class Worker:
         log_id = self._ports.admin.log_id()
         self._drop([index for index, partition in self.partitions.items() if partition.log_id != log_id])
         self._ports.decoder.acknowledged()
+        self._notice_an_emptied_store()
         for partition in list(self.partitions.values()):
             self._settle(partition)
         self._mark()
         self._look_again = True
+
+    def _notice_an_emptied_store(self) -> None:
+        """A partition whose positions are gone is begun anew, also while nothing comes that would tell."""
+        gone = self.partitions.keys() - self._ports.store.standing(sorted(self.partitions)).keys()
+        if gone:
+            logger.error("Redis forgot the sums of partitions %s", sorted(gone))
+            self._drop(gone)
 
     # ---- partitions that are ours --------------------------------------------------------------------------
 
@@ -111,15 +122,17 @@ class Worker:
             pair: at for pair, at in self._ports.consumer.positions().items() if pair[1] in self.partitions
         }
         loaded = {}
-        for index in indices:
-            stored = self._stored(index)
-            if stored is None:
-                self.lost |= {index}
-                continue
-            self.lost -= {index}
-            loaded[index] = Partition(index, stored, self._rules, self._pace.safety_ms, self.left_out)
-            wanted |= loaded[index].wanted
-        self._ports.consumer.assign(wanted)
+        try:
+            for index in indices:
+                stored = self._stored(index)
+                if stored is None:
+                    self.lost |= {index}
+                    continue
+                self.lost -= {index}
+                loaded[index] = Partition(index, stored, self._rules, self._pace.safety_ms, self.left_out)
+                wanted |= loaded[index].wanted
+        finally:
+            self._ports.consumer.assign(wanted)  # also what is loaded already, if another one failed
         self.partitions |= loaded
 
     def _stored(self, index: int) -> Positions | None:
@@ -128,7 +141,7 @@ class Worker:
         stored, _ = store.load(index)
         bounds = {topic: self._ports.consumer.bounds(topic, index) for topic in (EXPOSURES, EVENTS)}
         if stored is None:
-            return self._begin(index, None, _at_start(self._log_id, bounds))
+            return self._anew(index, bounds)
         loss = loss_at(index, stored, self._log_id, bounds)
         if loss is None:
             return stored
@@ -139,6 +152,40 @@ class Worker:
             logger.error("%s; its counting stops until `ringside experiment resume` accepts the loss", loss)
             store.report_loss(index, loss)
         return None
+
+    def _anew(self, index: int, bounds: Bounds) -> Positions | None:
+        """Nothing is stored: a new partition, or Redis lost its data. Either is counted from the beginning of
+        the log, if that holds all that counts."""
+        store = self._ports.store
+        if store.loss_acknowledged(index, None):
+            logger.warning("partition %d: counted from the end of the log on, as was accepted", index)
+            return self._begin(index, None, at_end(self._log_id, bounds))
+        gone = self._out_of_reach(index, bounds)
+        if not gone:
+            logger.info("partition %d is counted from the beginning of its log", index)
+            return self._begin(index, None, at_start(self._log_id, bounds))
+        if index not in store.losses():
+            loss = f"Redis forgot the sums, and they can't be counted again: {gone}"
+            logger.error("partition %d: %s; `ringside experiment resume` accepts the loss", index, loss)
+            store.report_loss(index, loss)
+        return None
+
+    def _out_of_reach(self, index: int, bounds: Bounds) -> str:
+        """Why a recount would not give the sums that were; empty if it does."""
+        living = [state for state in self._states.values() if state.status != "ended"]
+        accepted = {c for state in living for c in state.acknowledged if c.startswith(f"partition {index}:")}
+        if accepted:
+            return f"{len(accepted)} losses of this partition were accepted since the experiment began"
+        first_ms = {topic: self._first_ms(topic, index) if bounds[topic][0] else 0 for topic in bounds}
+        since_ms = min((state.started_ms for state in living), default=None)
+        return forgotten(index, bounds, first_ms, since_ms)
+
+    def _first_ms(self, topic: str, index: int) -> int | None:
+        """Append time of the first record there is. Moves the consumer: `_load` puts it back."""
+        consumer = self._ports.consumer
+        consumer.assign({(topic, index): consumer.bounds(topic, index)[0]})
+        records = consumer.poll(FIRST_RECORD_S, 1)
+        return records[0].append_ms if records else None
 
     def _begin(self, index: int, stored: Positions | None, anew: Positions) -> Positions:
         """Store where counting begins, before anything is counted: from then on a gap is seen."""
@@ -171,7 +218,8 @@ class Worker:
         return self._ports.decoder.decode(records, self.partitions[index].is_counted)
 
     def _catch_up(self) -> None:
-        for name, state in self._ports.decisions.catch_up().items():
+        self._states = self._ports.decisions.catch_up()
+        for name, state in self._states.items():
             self._rules[name] = state.rules  # the joins read this very mapping
 
     # ---- storing -------------------------------------------------------------------------------------------
@@ -197,11 +245,6 @@ class Worker:
         asked_ms = self._clock()
         for pair, end in self._ports.consumer.ends(wanted).items():
             wanted[pair].mark(asked_ms, end)
-
-
-def _at_start(log_id: str, bounds: Bounds) -> Positions:
-    exposures, events = bounds[EXPOSURES][0], bounds[EVENTS][0]
-    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
 
 
 def _experiments(fed: Mapping[tuple[str, int], list[Fed]]) -> set[str]:

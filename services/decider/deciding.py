@@ -5,7 +5,7 @@ it work. Two deciders at once do no harm: of two decisions with one revision the
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from experiments import commands
@@ -87,6 +87,7 @@ class Decider:
             positions=positions,
             loaded=loaded_everywhere(self.ports.cache.heartbeats()),
             losses=self.ports.store.losses(),
+            decided_at=decided_at(self.ports.decisions.history(name)),
             author=AUTHOR,
             code_version=self.identity.code_version,
         )
@@ -149,6 +150,17 @@ class Decider:
             )
             appended.append(decision)
         return appended
+
+
+def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:
+    """Positions of the latest decision that was made from sums, unless somebody resumed since: who accepts a
+    loss accepts that counting stands elsewhere."""
+    for decision in reversed(history):
+        if decision.kind == "resume":
+            return {}
+        if decision.positions and decision.kind in ("allocate", "rollback"):
+            return decision.positions
+    return {}
 
 
 def loaded_everywhere(beats: list[Heartbeat]) -> frozenset[str]:

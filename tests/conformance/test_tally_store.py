@@ -157,3 +157,18 @@ def test_scripts_run_on_the_packaged_redis_6(settings_for):
         store = RedisTallyStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
         test_batches_add_up_by_experiment(store)
         test_a_loss_stands_until_it_is_accepted_for_these_positions(store)
+
+
+def test_standing_tells_which_partitions_are_known(store):
+    at = Positions("log-1", 3, 4, 2)
+    store.apply(1, None, at, {})
+    assert store.standing([0, 1]) == {1: at}
+    assert store.standing([]) == {}
+
+
+def test_a_loss_without_positions_can_be_accepted(store):
+    assert not store.loss_acknowledged(0, None)
+    store.report_loss(0, "Redis forgot")
+    store.acknowledge_loss(0)
+    assert store.loss_acknowledged(0, None)
+    assert not store.loss_acknowledged(0, Positions("log-1", 3, 4, 2))

@@ -2,7 +2,7 @@
 
 import threading
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +10,18 @@ from traffic import EXPERIMENT, RULES, Clock
 
 from experiments import commands
 from experiments.experiment import Decision, Experiment, apply
+from experiments.tally import Tally
+from experiments.thompson import new_units
 from services.adapters.memory import MemoryDecisionLog, MemoryStateCache, MemoryTallyStore
 from services.decider import app as decider_app
-from services.decider.deciding import Decider, Identity, Ports, loaded_everywhere, serves_everywhere
+from services.decider.deciding import (
+    Decider,
+    Identity,
+    Ports,
+    decided_at,
+    loaded_everywhere,
+    serves_everywhere,
+)
 from services.errors import UnavailableError
 from services.ports import Heartbeat, Positions
 
@@ -297,3 +306,41 @@ def test_the_process_outlives_whatever_a_look_meets(monkeypatch, caplog):
     decider_app.loop(Meeting(), stop, SimpleNamespace(step=nullcontext))
     assert left == []
     assert len(caplog.messages) == 2
+
+
+def test_nothing_is_decided_from_sums_that_are_being_counted_again(company):
+    decider = company.decider()
+    company.count(1, pop=(500, 100))
+    company.pass_time(LOOK_MS)
+    [before] = decider.tick()
+    company.store.forget()
+    for partition in range(PARTITIONS):  # workers that have just begun anew, and say that they are up to date
+        company.store.apply(partition, None, Positions("log-1", 0, 0, 0), {})
+    company.pass_time(LOOK_MS)
+    [held] = decider.tick()
+    assert (held.kind, held.rule, company.state.status) == ("hold", "sums-behind", "held")
+    assert "exposures/0 stands at 0, an earlier decision was made at 1" in held.reason
+    company.pass_time(LOOK_MS)
+    assert company.decider("reborn").tick() == []  # said once
+    company.count(1, pop=(500, 100))
+    company.pass_time(LOOK_MS)
+    [after] = decider.tick()
+    assert (after.kind, company.state.status) == ("allocate", "running")
+    assert after.sums_digest == before.sums_digest
+
+
+def test_after_an_accepted_loss_all_units_are_new():
+    state = replace(Company().state, units_at_update=5_000)
+    counted = Tally.parse({"1|pop|1|n": 300})
+    assert new_units(state, counted) == 300
+    assert new_units(replace(state, units_at_update=200), counted) == 100
+    assert decided_at([Decided("allocate", {"exposures/0": 3}), Decided("hold", {"exposures/0": 1})]) == {
+        "exposures/0": 3
+    }
+    assert decided_at([Decided("allocate", {"exposures/0": 3}), Decided("resume", {})]) == {}
+
+
+@dataclass
+class Decided:
+    kind: str
+    positions: dict[str, int]

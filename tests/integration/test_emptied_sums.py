@@ -1,0 +1,111 @@
+"""Redis forgets everything: sums are counted again from the log, or said to be lost; never something in
+between."""
+
+import random
+
+import pytest
+import redis
+from test_exactly_once import PARTITIONS, Shop, attempt, shop, steps, store  # noqa: F401 (fixtures)
+from traffic import EXPERIMENT, play, traffic
+
+from experiments import commands
+from services import events
+from services.adapters.memory import MemoryStateCache, MemoryTallyStore
+from services.decider.deciding import Decider, Identity, Ports
+
+
+def empty(of: Shop) -> None:
+    if isinstance(of.store, MemoryTallyStore):
+        of.store.forget()
+        return
+    with redis.Redis.from_url(of.store._settings.redis_url) as client:
+        client.flushall()
+
+
+def resume(of: Shop) -> None:
+    state = of.decisions.catch_up()[EXPERIMENT]
+    of.decisions.append(commands.resume(state, commands.Origin("anna", of.clock.now_ms)))
+
+
+def decider(of: Shop) -> Decider:
+    ports = Ports(of.decisions, of.store, MemoryStateCache(of.clock))
+    return Decider(ports, Identity("one", "test"), PARTITIONS, of.clock)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_emptied_redis_is_counted_again_by_whoever_counts(shop, seed):  # noqa: F811
+    rng = random.Random(seed)
+    workers = [shop.worker() for _ in range(2)]
+    emptied = 0
+    for _ in play(shop.broker, shop.clock, traffic(seed + 20, units=250), step_ms=300):
+        attempt(rng.choice(workers))
+        if rng.random() < 0.06:
+            empty(shop)
+            emptied += 1
+        if rng.random() < 0.05:
+            workers[rng.randrange(2)] = shop.worker()
+    shop.finish(workers[0])
+    assert emptied > 3
+    assert shop.counted() == shop.truth()
+
+
+def test_it_is_noticed_while_nobody_comes(shop):  # noqa: F811
+    worker = shop.worker()
+    for _ in play(shop.broker, shop.clock, traffic(seed=31, units=100), step_ms=300):
+        attempt(worker)
+    shop.finish(worker)
+    empty(shop)
+    shop.finish(worker)
+    assert shop.counted() == shop.truth() != {}
+
+
+def counted_then_cut(of: Shop, before_start: bool) -> None:
+    """Traffic is counted, retention cuts the log (all of it before the experiment starts, or not), and Redis
+    is emptied."""
+    worker = of.worker()
+    if before_start:
+        for _ in range(20):
+            for topic in (events.EXPOSURES, events.EVENTS):
+                of.broker.append(topic, f"user-{_}".encode(), b"{}")
+        of.clock.now_ms += 1
+        of.start_experiment()
+    for _ in play(of.broker, of.clock, traffic(seed=32, units=200), step_ms=300):
+        attempt(worker)
+    of.finish(worker)
+    for topic in (events.EXPOSURES, events.EVENTS):
+        start, end = of.broker.bounds((topic, 1))
+        of.broker.truncate(topic, 1, before=start + 1 if before_start else end - 5)
+    empty(of)
+
+
+def test_a_log_cut_before_the_experiment_began_gives_all_that_counts(store):  # noqa: F811
+    shop = Shop(store)  # noqa: F811
+    counted_then_cut(shop, before_start=True)
+    shop.finish(shop.worker())
+    assert shop.broker.bounds((events.EXPOSURES, 1))[0] == 1
+    assert shop.counted() == shop.truth() != {}
+
+
+def test_what_the_log_no_longer_holds_is_said_held_and_begun_anew_by_command(shop):  # noqa: F811
+    state = shop.decisions.catch_up()[EXPERIMENT]
+    shop.decisions.append(commands.enter(state, "als", "als-1", commands.Origin("anna", shop.clock.now_ms)))
+    counted_then_cut(shop, before_start=False)
+    worker, deciding = shop.worker(), decider(shop)
+    assert all(steps(worker, shop, 20))
+    assert worker.lost == {1}
+    start = shop.broker.bounds((events.EXPOSURES, 1))[0]
+    assert f"exposures/1 begins at offset {start}" in shop.store.losses()[1]
+    assert shop.store.load(1) == (None, {})
+    shop.clock.now_ms += 600_000
+    assert [d.rule for d in deciding.tick()] == ["data-loss"]
+    assert all(steps(shop.worker(), shop))  # a restart does not count what is in doubt
+    resume(shop)
+    deciding.tick()
+    shop.finish(worker)
+    assert shop.store.load(1)[0].exposures == shop.broker.bounds((events.EXPOSURES, 1))[1]
+    first = shop.counted()
+    empty(shop)  # … and once more: the accepted loss is remembered by the log of decisions
+    shop.broker.truncate(events.EXPOSURES, 1, before=0)
+    assert all(steps(worker, shop, 20))
+    assert "were accepted since the experiment began" in shop.store.losses()[1]
+    assert shop.counted().items() <= first.items()
