@@ -6,7 +6,7 @@ Every double has `down`: while True it raises UnavailableError, as a dead Redis 
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from experiments.experiment import Decision, Experiment, apply
 from services.adapters.memory_broker import Clock, wall_ms
