@@ -302,8 +302,12 @@ class ActivityStore(Protocol):
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
         """Saved next offsets of the log `log_id`; empty if it is new to us. Raises UnavailableError."""
 
+    def begin(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Remember the first next offsets of these partitions. Raises UnavailableError."""
+
     def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """Remember next offsets. Raises UnavailableError."""
+        """Remember next offsets, if those of the same partitions are still there; else StalePositionError:
+        Redis forgot them, and with them the rows. Raises UnavailableError."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

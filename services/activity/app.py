@@ -31,7 +31,15 @@ def run(settings: Settings) -> None:
         store = meters.activity(bootstrap.activity_store(settings))
         consumer = meters.consumer(bootstrap.group_consumer(settings, GROUP, (EVENTS,)))
         producer = meters.producer(bootstrap.producer(settings))
-        deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, consumer.assignment)
+        deps = Deps(
+            consumer,
+            producer,
+            bootstrap.log_admin(settings),
+            store,
+            consumer.assignment,
+            bootstrap.feature_store(settings),
+            settings.activity_ttl_s * 1_000,
+        )
         worker = ActivityWorker(
             deps, wall_ms, most=settings.recent_items, horizon_ms=settings.activity_horizon_ms
         )

@@ -30,9 +30,19 @@ def merge(row: ActivityRow | None, user: str, events: Iterable[Event], most: int
         if event.event_id not in known:
             known.add(event.event_id)
             entries.add((event.received_at, event.event_id, event.item_id, event.type))
+    return _latest(entries, user, row.received_at if row else 0, most)
+
+
+def joined(row: ActivityRow, other: ActivityRow, most: int) -> ActivityRow:
+    """`row` with the entries of `other`, a row of the same user; `received_at` stays."""
+    entries = {entry[1]: entry for entry in (*_entries(other), *_entries(row))}
+    return _latest(entries.values(), row.user_id, row.received_at, most)
+
+
+def _latest(entries: Iterable[tuple[int, str, str, str]], user: str, at_ms: int, most: int) -> ActivityRow:
     latest = sorted(entries, reverse=True)[:most]
     return ActivityRow(
-        received_at=row.received_at if row else 0,
+        received_at=at_ms,
         user_id=user,
         item_ids=[item_id for _, _, item_id, _ in latest],
         item_at=[at for at, _, _, _ in latest],

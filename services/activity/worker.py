@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from models.contract import Progress, silent
 from services import events, ports
 from services.activity import rows
-from services.errors import BadMessageError, DataLossError
+from services.activity.rebuilding import Restored, Shape, restore
+from services.errors import BadMessageError, DataLossError, StalePositionError
 from services.events import ActivityRow, Event
 from services.ports import Record
 
 logger = logging.getLogger(__name__)
 
 ACK_S = 5.0
+LOOK_EVERY_MS = 1_000
 
 
 @dataclass(slots=True)
@@ -36,13 +39,26 @@ class Counts:
 
 class ActivityWorker:
     """One worker. `clock` answers ms since the epoch; `most`: entries a row keeps; `horizon_ms`: see
-    rows.stamp."""
+    rows.stamp; `progress` hears of a restoration."""
 
-    def __init__(self, deps: "Deps", clock: Callable[[], int], *, most: int, horizon_ms: int):
+    def __init__(
+        self,
+        deps: "Deps",
+        clock: Callable[[], int],
+        *,
+        most: int,
+        horizon_ms: int,
+        progress: Progress = silent,
+    ):
         self._deps = deps
         self._clock = clock
         self._most = most
         self._horizon_ms = horizon_ms
+        self._shape = Shape(most, horizon_ms, deps.ttl_ms)
+        self._progress = progress
+        self._looked_ms = 0
+        self._read_anew: Mapping[tuple[str, int], int] = {}  # ends of the log when features were restored
+        self.restored = Restored()
         self._log_id: str | None = None
         self._placed: frozenset[tuple[str, int]] | None = None
         self.counts = Counts()
@@ -57,6 +73,12 @@ class ActivityWorker:
             records = self._deps.consumer.poll(timeout_s)
             if records:
                 self._handle(records)
+            else:
+                self._look_while_idle()
+        except StalePositionError as error:
+            logger.error("%s: the features are loaded again from their histories, then from the log", error)
+            self._placed = None
+            return 0
         except DataLossError as error:
             logger.warning("events are gone from the log (%s); going on with what is there", error)
             self._restart_from_the_start()
@@ -73,8 +95,25 @@ class ActivityWorker:
             return
         self._log_id = self._deps.admin.log_id()
         saved = self._deps.store.positions(self._log_id)
-        self._deps.consumer.assign({pair: self._place(pair, saved) for pair in ours})
+        places = {pair: self._place(pair, saved) for pair in ours}
+        if not ours <= saved.keys():
+            self.restored = restore(
+                self._deps.store, self._deps.features, self._shape, self._clock, self._progress
+            )
+            self._read_anew = self._deps.consumer.ends(ours)
+            self._deps.store.begin(self._log_id, places)
+        self._deps.consumer.assign(places)
         self._placed = ours
+
+    def _look_while_idle(self) -> None:
+        """Raises StalePositionError if Redis forgot us while nothing came."""
+        if self._clock() - self._looked_ms >= LOOK_EVERY_MS:
+            self._looked_ms = self._clock()
+            self._require_positions()
+
+    def _require_positions(self) -> None:
+        if not (self._placed or frozenset()) <= self._deps.store.positions(self._log_id or "").keys():
+            raise StalePositionError("Redis forgot the activity of users")
 
     def _place(self, pair: tuple[str, int], saved: Mapping[tuple[str, int], int]) -> int:
         first, end = self._deps.consumer.bounds(*pair)
@@ -98,7 +137,12 @@ class ActivityWorker:
                 by_user[user].append(event)
         for future in self._publish(self._push(by_user)):
             future.result(ACK_S)
-        self._deps.store.save_positions(self._log_id or "", self._deps.consumer.positions())
+        positions = self._deps.consumer.positions()
+        self._deps.store.save_positions(self._log_id or "", positions)
+        if self.restored.known and all(
+            positions.get(pair, 0) >= end for pair, end in self._read_anew.items()
+        ):
+            self.restored.known = {}
         self.counts.events += len(records)
 
     def _push(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
@@ -106,6 +150,7 @@ class ActivityWorker:
         if not by_user:
             return []
         before = self._deps.store.load(list(by_user))
+        self._require_positions()  # after the load: rows that were forgotten are never taken for new ones
         merged = [rows.merge(before.get(user), user, acts, self._most) for user, acts in by_user.items()]
         started_ms = self._clock()
         current = {row.user_id: row for row in merged if row == before.get(row.user_id)}
@@ -113,7 +158,11 @@ class ActivityWorker:
         if new:
             self._deps.store.push(new)
             self._note_push(self._clock() - started_ms, len(new))
-        return [*current.values(), *new]
+        return [*filter(self._unpublished, current.values()), *new]
+
+    def _unpublished(self, row: ActivityRow) -> bool:
+        """A row as history has it need not be told again: now and then a whole log is read anew."""
+        return self.restored.known.get(row.user_id) != row.received_at
 
     def _note_push(self, took_ms: float, pushed: int) -> None:
         self.counts.rows += pushed
@@ -142,3 +191,5 @@ class Deps:
     admin: ports.LogAdmin
     store: ports.ActivityStore
     owned: Callable[[], frozenset[tuple[str, int]]]
+    features: ports.FeatureStore | None = None  # histories to restore from; None: the log is all there is
+    ttl_ms: int = 30 * 86_400_000  # of a row

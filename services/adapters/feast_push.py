@@ -2,6 +2,9 @@
 stands."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 import redis
@@ -10,6 +13,7 @@ from redis.retry import Retry
 
 from services.adapters import feast_layout as layout
 from services.adapters.feast_store import REDIS_TIMEOUT_S, answering, open_store
+from services.errors import StalePositionError
 from services.events import ActivityRow
 from services.settings import Settings
 
@@ -58,12 +62,28 @@ class FeastActivityStore:
         pairs = ((name.decode().rsplit("/", 1), int(offset)) for name, offset in saved.items())
         return {(topic, int(partition)): offset for (topic, partition), offset in pairs}
 
-    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """Remember next offsets."""
-        named = {f"{topic}/{partition}": offset for (topic, partition), offset in positions.items()}
-        if named:
+    def begin(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Remember the first next offsets."""
+        if positions:
             with answering():
-                self._redis.hset(_positions_key(log_id), mapping=named)
+                self._redis.hset(_positions_key(log_id), mapping=_named(positions))
+
+    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Remember next offsets of partitions that are known: one script."""
+        flat = [part for pair in _named(positions).items() for part in pair]
+        with answering():
+            known = self._move(keys=[_positions_key(log_id)], args=flat)
+        if not known:
+            raise StalePositionError("Redis forgot where the activity worker stood")
+
+    @cached_property
+    def _move(self) -> Any:
+        source = (files("services.adapters") / "lua" / "move_known.lua").read_text("utf-8")
+        return self._redis.register_script(source)
+
+
+def _named(positions: Mapping[tuple[str, int], int]) -> dict[str, int]:
+    return {f"{topic}/{partition}": offset for (topic, partition), offset in positions.items()}
 
 
 def _positions_key(log_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.errors import UnavailableError
+from services.errors import StalePositionError, UnavailableError
 from services.events import ActivityRow
 
 
@@ -34,10 +34,22 @@ class MemoryActivityStore:
         self._check()
         return dict(self.saved.get(log_id, {}))
 
-    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """Remember next offsets."""
+    def begin(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Remember the first next offsets."""
         self._check()
         self.saved.setdefault(log_id, {}).update(positions)
+
+    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Remember next offsets of partitions that are known."""
+        self._check()
+        if not positions.keys() <= self.saved.get(log_id, {}).keys():
+            raise StalePositionError("the positions of the activity worker are gone")
+        self.saved.setdefault(log_id, {}).update(positions)
+
+    def forget(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        self.rows.clear()
+        self.saved.clear()
 
     def _check(self) -> None:
         if self.down:

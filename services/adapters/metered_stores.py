@@ -135,6 +135,10 @@ class MeteredActivityStore:
         """As ActivityStore."""
         return self._inner.positions(log_id)
 
+    def begin(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """As ActivityStore."""
+        self._inner.begin(log_id, positions)
+
     def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
         """As ActivityStore."""
         self._inner.save_positions(log_id, positions)

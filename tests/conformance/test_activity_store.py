@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.adapters.memory_activity import MemoryActivityStore
-from services.errors import UnavailableError
+from services.errors import StalePositionError, UnavailableError
 from services.events import ActivityRow
 
 AT_MS = 1_790_000_000_123
@@ -52,11 +52,20 @@ def test_a_row_that_is_not_later_is_dropped(store) -> None:
 
 def test_positions_belong_to_their_log(store) -> None:
     assert store.positions("log-1") == {}
-    store.save_positions("log-1", {("events", 0): 5, ("events", 3): 7})
+    store.begin("log-1", {("events", 0): 5, ("events", 3): 7})
     store.save_positions("log-1", {("events", 0): 9})
     store.save_positions("log-1", {})
     assert store.positions("log-1") == {("events", 0): 9, ("events", 3): 7}
     assert store.positions("log-2") == {}
+
+
+def test_positions_that_are_gone_are_not_made_up(store) -> None:
+    with pytest.raises(StalePositionError):
+        store.save_positions("log-1", {("events", 0): 5})
+    store.begin("log-1", {("events", 0): 5})
+    with pytest.raises(StalePositionError):
+        store.save_positions("log-1", {("events", 0): 6, ("events", 1): 1})
+    assert store.positions("log-1") == {("events", 0): 5}
 
 
 def test_redis_down_and_back(redis_server, settings_for) -> None:
