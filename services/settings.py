@@ -67,6 +67,9 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Records that wait for the broker before new ones fail."
     )
     rank_deadline_ms: int = Field(60, ge=1)
+    shed_lag_ms: float = Field(
+        20.0, ge=0, description="Storefront requests are shed while the event loop lags this much; 0: never."
+    )
     state_cutoff_s: float = Field(30.0, description="Champion only after this long without experiment state.")
     refresh_s: float = Field(0.5, description="How often replicas look for new state, models and items.")
     placements: str = Field(

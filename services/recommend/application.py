@@ -34,6 +34,7 @@ from services.recommend.loaded import Loaded
 from services.recommend.metrics import Metrics
 from services.recommend.operations import operation_routes
 from services.recommend.routes import hot_routes
+from services.recommend.shedding import Shedder
 from services.recommend.slates import Slates
 from services.recommend.storefront import Storefront
 from services.recommend.tokens import Tokens
@@ -53,6 +54,7 @@ class Parts:
     commanding: Commanding
     storefront: Storefront
     threads: ThreadPoolExecutor
+    shedder: Shedder
 
 
 def assemble(deps: Deps) -> Parts:
@@ -74,7 +76,8 @@ def assemble(deps: Deps) -> Parts:
     storefront = Storefront(gate, lambda: loaded.serving, answering, collecting, settings.max_body_bytes)
     follower = ItemsFollower(deps.consumer, deps.admin, deps.overlay)
     items = Following(follower, settings.refresh_s)
-    return Parts(deps, gate, metrics, loaded, items, Commanding(deps), storefront, threads)
+    shedder = Shedder(settings.shed_lag_ms / 1_000)
+    return Parts(deps, gate, metrics, loaded, items, Commanding(deps), storefront, threads, shedder)
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -97,7 +100,8 @@ def create_app(deps: Deps) -> FastAPI:
 
 def hot_path(app: FastAPI) -> HotPath:
     """What a server should run: the application with its short way for storefront requests."""
-    return HotPath(app, *app.state.hot)
+    parts: Parts = app.state.parts
+    return HotPath(app, *app.state.hot, parts.shedder, parts.metrics)
 
 
 def _add_storefront(app: FastAPI, parts: Parts) -> tuple[dict, dict]:

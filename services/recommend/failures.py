@@ -56,6 +56,13 @@ class ConflictError(RingsideError):
     """Makes no sense in the present state."""
 
 
+class OverloadedError(RingsideError):
+    """More is asked than can be answered."""
+
+    def __init__(self) -> None:
+        super().__init__("too many requests are under way; ask again after Retry-After")
+
+
 STATUS: dict[type[Exception], int] = {
     MalformedBodyError: 400,
     TooLargeError: 413,
@@ -67,6 +74,7 @@ STATUS: dict[type[Exception], int] = {
     StalePositionError: 409,
     TooManyRequestsError: 429,
     UnavailableError: 503,
+    OverloadedError: 503,
     ConfigurationError: 503,
     RingsideError: 500,
 }

@@ -15,9 +15,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.recommend.failures import MalformedBodyError, TooLargeError, response_to
+from services.recommend.failures import MalformedBodyError, OverloadedError, TooLargeError, response_to
 from services.recommend.limits import declared_length
 from services.recommend.metrics import Metrics
+from services.recommend.shedding import Shedder
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -62,6 +63,7 @@ class HotPath:
 
     `exact` by (method, path); `under` by (method, first part of the path): the rest of the path is its one
     parameter, named here. Browsers (an Origin header) go to `app`, because CORS lives in its middleware.
+    Only these routes are ever shed: health, metrics and commands are answered whatever the load.
     """
 
     def __init__(
@@ -69,19 +71,36 @@ class HotPath:
         app: ASGIApp,
         exact: Mapping[tuple[str, str], Endpoint],
         under: Mapping[tuple[str, str], tuple[str, Endpoint]],
+        shedder: Shedder,
+        metrics: Metrics,
     ):
         self._app = app
+        self._shedder = shedder
+        self._metrics = metrics
+        self._refusal = response_to(OverloadedError())
         self._exact = exact
         self._under = under
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event."""
         endpoint = self._endpoint(scope)
-        if endpoint is None or any(name == b"origin" for name, _ in scope["headers"]):
+        if endpoint is None:
             await self._app(scope, receive, send)
             return
-        response = await endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+        places = self._shedder.events if scope["path"] == "/events" else self._shedder.slates
+        if not places.open:
+            self._metrics.shed("overload")
+            await self._refusal(scope, receive, send)
+            return
+        places.enter()
+        try:
+            if any(name == b"origin" for name, _ in scope["headers"]):
+                await self._app(scope, receive, send)
+            else:
+                response = await endpoint(Request(scope, receive, send))
+                await response(scope, receive, send)
+        finally:
+            places.leave()
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
         method, path = scope.get("method", ""), scope.get("path", "")

@@ -9,6 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from services.recommend.failures import MalformedBodyError
 from services.recommend.hot import Endpoint, HotPath, read_body
+from services.recommend.metrics import Metrics
+from services.recommend.shedding import Shedder
 
 
 def test_a_caller_that_hangs_up_within_its_body_is_no_error_of_ours() -> None:
@@ -39,7 +41,11 @@ def test_exact_routes_and_those_under_a_prefix_take_the_short_way_browsers_the_l
         return {}
 
     path = HotPath(
-        app, {("GET", "/recommend"): endpoint("exact")}, {("GET", "similar"): ("item_id", endpoint("under"))}
+        app,
+        {("GET", "/recommend"): endpoint("exact")},
+        {("GET", "similar"): ("item_id", endpoint("under"))},
+        Shedder(target_s=0.0),
+        Metrics(),
     )
     for method, where, headers in (
         ("GET", "/recommend", []),
