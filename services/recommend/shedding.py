@@ -56,8 +56,7 @@ class Places:
 
 
 class Shedder:
-    """Two kinds of places, for slates and for events: events wait for the broker, and must not shut slates out when it
-    hangs.
+    """Places for slates, and places for events: who waits for a broker that hangs must not shut slates out.
 
     `target_s`: smallest lag of the loop within an interval that means overload; 0 never does. `now_s` and
     `later` are the clock and the event loop's `call_later`; the loop of the first request by default.
