@@ -170,6 +170,14 @@ def kafka(
 
 
 @app.command()
+def rebuild() -> None:
+    """Put back what Redis lost: experiments, sums, live catalogue, features. Loses nothing that is there."""
+    from services.rebuilding import run
+
+    raise typer.Exit(min(1, run(Settings())))
+
+
+@app.command()
 def topics() -> None:
     """Create what is missing of the topics on the configured broker, with RINGSIDE_KAFKA_PARTITIONS."""
     from services import bootstrap

@@ -8,11 +8,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
 
+from models.contract import Progress
 from services import bootstrap
 from services.activity.metrics import ActivityMetrics
 from services.activity.worker import ActivityWorker, Deps
 from services.errors import UnavailableError
 from services.events import EVENTS
+from services.ports import EventConsumer
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,42 @@ def run(settings: Settings) -> None:
         finally:
             consumer.close()
             producer.close()
+
+
+def rebuild(settings: Settings, progress: Progress) -> str:
+    """Restore what Redis forgot and read the log to its present end, beside or without the real workers; a
+    sentence on what was done. Raises UnavailableError."""
+    features = bootstrap.feature_store(settings)
+    if not features.applied():
+        return "nothing: no features are registered here (`ringside features apply`)"
+    store = bootstrap.activity_store(settings)
+    consumer, producer = bootstrap.consumer(settings), bootstrap.producer(settings)
+    pairs = frozenset((EVENTS, index) for index in range(settings.kafka_partitions))
+    ttl_ms = settings.activity_ttl_s * 1_000
+    deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, lambda: pairs, features, ttl_ms)
+    shape = {"most": settings.recent_items, "horizon_ms": settings.activity_horizon_ms}
+    worker = ActivityWorker(deps, wall_ms, **shape, progress=progress)
+    try:
+        return read_to_the_end(worker, consumer, pairs, progress)
+    finally:
+        consumer.close()
+        producer.close()
+
+
+def read_to_the_end(
+    worker: ActivityWorker, consumer: EventConsumer, pairs: frozenset[tuple[str, int]], progress: Progress
+) -> str:
+    """Step until every event that is in the log now has been handled."""
+    worker.step(POLL_S)
+    ends = consumer.ends(pairs)
+    while (done := sum(min(consumer.positions().get(pair, 0), end) for pair, end in ends.items())) < sum(
+        ends.values()
+    ):
+        progress(done, sum(ends.values()), "events read")
+        worker.step(POLL_S)
+    views = ", ".join(f"{rows:,} of {view}" for view, rows in worker.restored.views.items() if rows)
+    put_back = f"{worker.restored.activity:,} users' recent activity put back"
+    return f"{put_back}{f', {views}' if views else ''}; {worker.counts.events:,} events read after it"
 
 
 def loop(worker: ActivityWorker, stop: threading.Event, flush_s: float, meters: "bootstrap.Meters") -> None:

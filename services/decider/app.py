@@ -5,6 +5,7 @@ import threading
 import time
 from importlib.metadata import version
 
+from models.contract import Progress
 from services import bootstrap
 from services.decider.deciding import Decider, Identity, Ports
 from services.errors import UnavailableError
@@ -44,3 +45,14 @@ def loop(deciding: Decider, stop: threading.Event, meters: "bootstrap.Meters") -
             logger.warning("%s; trying again", error)
         except Exception:  # whatever somebody put into Redis or the log: a dead decider would help nobody
             logger.exception("a look failed; trying again")
+
+
+def rebuild(settings: Settings, progress: Progress) -> str:
+    """Cache the state of every experiment as the log says it; a sentence on what was cached. Raises
+    UnavailableError."""
+    states, cache = bootstrap.decision_log(settings).catch_up(), bootstrap.state_cache(settings)
+    for done, state in enumerate(states.values(), start=1):
+        cache.put(state)
+        progress(done, len(states), "experiments cached")
+    told = ", ".join(f"{state.name} at revision {state.revision}" for state in states.values())
+    return told or "no experiment was ever started"
