@@ -73,11 +73,11 @@ def announced(settings: Settings, process: str, port: int) -> AbstractContextMan
     return announcing(settings, process, replica_name(settings), port)
 
 
-def embedded_broker(settings: Settings) -> "EmbeddedBroker":
+def embedded_broker(partitions: int, port: int | None = None) -> "EmbeddedBroker":
     """Start the broker in the confluent-kafka wheel; it forgets everything when stopped."""
     from services.adapters.embedded import EmbeddedBroker
 
-    return EmbeddedBroker(settings.kafka_partitions)
+    return EmbeddedBroker(partitions, port)
 
 
 def embedded_redis(directory: Path | None = None, port: int | None = None) -> "EmbeddedRedis":

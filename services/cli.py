@@ -130,12 +130,21 @@ def demo(
 
 
 @app.command()
-def broker() -> None:
-    """Run the embedded broker (in memory, for windows of seconds) until stopped; prints how to reach it."""
+def broker(
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Default: a free one.")] = None,
+    partitions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of exposures and events. Default: RINGSIDE_KAFKA_PARTITIONS, else 4."),
+    ] = None,
+) -> None:
+    """Run the embedded broker (in memory, for windows of seconds) until stopped; prints how to reach it.
+
+    It listens on 127.0.0.1 alone and forgets everything when stopped; `ringside kafka` keeps its log.
+    """
     from services import bootstrap
 
     stop = bootstrap.stop_on_signal()
-    with bootstrap.embedded_broker(Settings()) as running:
+    with bootstrap.embedded_broker(partitions or Settings().kafka_partitions, port) as running:
         typer.echo(f"RINGSIDE_KAFKA_MODE=embedded\nRINGSIDE_KAFKA_BOOTSTRAP={running.bootstrap}")
         typer.echo(f"RINGSIDE_KAFKA_PARTITIONS={running.partitions}")
         bootstrap.hold(running.server, stop)

@@ -299,6 +299,9 @@ class ActivityStore(Protocol):
         """Make rows readable; returns when they are. A row that is not later than the one there is dropped.
         Raises UnavailableError: some may be readable, some not."""
 
+    def warm_up(self) -> None:
+        """Make the first push as quick as the others; writes nothing. Raises UnavailableError."""
+
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
         """Saved next offsets of the log `log_id`; empty if it is new to us. Raises UnavailableError."""
 

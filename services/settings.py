@@ -19,7 +19,6 @@ class Settings(BaseSettings):
     home: Path = Field(Path("var"), description="Folder for data, models, lake, registry, logs.")
     data_dir: Path | None = Field(None, description="Folder with real data sets; tests and demo only.")
     redis_url: str = "redis://127.0.0.1:6379/0"
-    redis_cluster: bool = Field(False, description="`redis_url` names a node of a Redis Cluster.")
     state_deadline_ms: int = Field(1_000, ge=1, description="For Redis where no slate waits.")
     kafka_bootstrap: str = "127.0.0.1:9092"
     kafka_mode: Literal["embedded", "kafka"] = Field(

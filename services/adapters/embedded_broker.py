@@ -29,11 +29,15 @@ def check_embedded_window(settings: Settings) -> None:
 
 
 class EmbeddedBroker:
-    """A running embedded broker; `bootstrap` is its address, for `Settings.kafka_bootstrap`."""
+    """A running embedded broker; `bootstrap` is its address, for `Settings.kafka_bootstrap`. With `port`
+    clients find it there, and after a restart there again (as another, empty log)."""
 
-    def __init__(self, partitions: int = 4):
+    def __init__(self, partitions: int = 4, port: int | None = None):
         self.partitions = partitions
-        self.server = Server([sys.executable, "-m", "services.adapters.mock_cluster", str(partitions)])
+        fixed = [] if port is None else ["--port", str(port)]
+        self.server = Server(
+            [sys.executable, "-m", "services.adapters.mock_cluster", str(partitions), *fixed]
+        )
         self.bootstrap = self.server.read_line()
         if not self.bootstrap:
             self.server.stop()

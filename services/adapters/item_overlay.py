@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
 
+import redis
+
 from services import events
-from services.adapters.redis_state import Client, connect, reaching
+from services.adapters.redis_state import connect, reaching
 from services.errors import StalePositionError
 from services.events import ItemChanged
 from services.ports import Laid
@@ -49,7 +51,7 @@ class RedisItemOverlay:
             raise StalePositionError(f"the live catalogue no longer stands at {fetched_from}")
 
     @cached_property
-    def _redis(self) -> Client:
+    def _redis(self) -> redis.Redis:
         return connect(self._settings)
 
     @cached_property

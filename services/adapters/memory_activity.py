@@ -29,6 +29,10 @@ class MemoryActivityStore:
             if before is None or row.received_at > before.received_at:
                 self.rows[row.user_id] = row
 
+    def warm_up(self) -> None:
+        """Nothing is cold in memory."""
+        self._check()
+
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
         """Saved next offsets of a log."""
         self._check()

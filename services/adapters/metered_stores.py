@@ -131,6 +131,10 @@ class MeteredActivityStore:
             self._inner.push(rows)
         self._rows.inc(len(rows))
 
+    def warm_up(self) -> None:
+        """As ActivityStore; untimed."""
+        self._inner.warm_up()
+
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
         """As ActivityStore."""
         return self._inner.positions(log_id)

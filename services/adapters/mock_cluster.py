@@ -16,9 +16,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from services.adapters.forwarding import forwarding
 from services.adapters.topics import LOG_ID_TOPIC, TOPICS, topic_partitions
 from services.errors import UnavailableError
 
+HOST = "127.0.0.1"
 _PRODUCER = 0
 
 
@@ -91,19 +93,52 @@ def _rdkafka() -> ctypes.CDLL:
     return library
 
 
+def _fixed(port: int) -> socket.socket:
+    """A socket bound to `port`. Raises UnavailableError if somebody else has it."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((HOST, port))
+    except OSError as error:
+        found.close()
+        raise UnavailableError("embedded broker", f"port {port}: {error.strerror}") from error
+    return found
+
+
+@contextlib.contextmanager
+def reachable(partitions: int, port: int | None) -> Iterator[str]:
+    """A cluster with a fresh log; yields the address at which clients find it.
+
+    The mock listens where the system lets it; with `port`, clients are served through a forwarder there.
+    """
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(_fixed(port)) if port else None
+        address = stack.enter_context(mock_cluster(partitions, uuid.uuid4().hex))
+        if listening is None:
+            yield address
+            return
+        host, own = address.split(":")
+        stack.enter_context(forwarding(listening, (host, int(own))))
+        yield f"{HOST}:{port}"
+
+
 def main() -> None:
     """Run a broker until SIGTERM; the first line on stdout is its address."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("partitions", type=int)
-    partitions = parser.parse_args().partitions
+    parser.add_argument("--port", type=int)
+    said = parser.parse_args()
     wanted = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(
         signal.SIG_BLOCK, wanted
     )  # before librdkafka's threads start: they inherit the mask
-    with mock_cluster(partitions, uuid.uuid4().hex) as bootstrap:
-        sys.stdout.write(f"{bootstrap}\n")
-        sys.stdout.flush()
-        signal.sigwait(wanted)
+    try:
+        with reachable(said.partitions, said.port) as bootstrap:
+            sys.stdout.write(f"{bootstrap}\n")
+            sys.stdout.flush()
+            signal.sigwait(wanted)
+    except UnavailableError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Redis: sums and positions of the bandit workers; the cached experiment state, heartbeats and leases.
 
 Everything a partition owns lies under one hash tag, `{bandit:<p>}`, so that one Lua script changes all of it
-at once, on a single server as on Redis Cluster. Scripts work from Redis 6.2 on.
+at once. Scripts work from Redis 6.2 on.
 """
 
 import logging
@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from experiments.experiment import Experiment
@@ -24,16 +23,14 @@ from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Client = redis.Redis | redis.RedisCluster
 _READ_ATTEMPTS = 5
 
 
-def connect(settings: Settings) -> Client:
+def connect(settings: Settings) -> redis.Redis:
     """A client whose deadline holds: no retries, because redis-py's default turns 50 ms into 7 s."""
     deadline_s = settings.state_deadline_ms / 1_000
-    kind: type[Client] = redis.RedisCluster if settings.redis_cluster else redis.Redis
     with reaching(settings.redis_url):
-        return kind.from_url(
+        return redis.Redis.from_url(
             settings.redis_url,
             socket_timeout=deadline_s,
             socket_connect_timeout=deadline_s,
@@ -47,7 +44,7 @@ def reaching(url: str) -> Iterator[None]:
     """Whatever Redis can't do becomes one UnavailableError (credentials of the URL left out)."""
     try:
         yield
-    except (redis.RedisError, RedisClusterException, OSError) as error:
+    except (redis.RedisError, OSError) as error:
         raise UnavailableError(
             f"Redis at {url.rsplit('@', 1)[-1]}", str(error) or type(error).__name__
         ) from error
@@ -95,7 +92,7 @@ class _OnRedis:
         self._scripts: dict[str, Any] = {}
 
     @cached_property
-    def _redis(self) -> Client:
+    def _redis(self) -> redis.Redis:
         return connect(self._settings)
 
     def _reaching(self) -> AbstractContextManager[None]:

@@ -115,7 +115,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], seconds: float = 180.0) ->
 def stage(home: Path) -> Iterator[Stage]:
     """Prepare everything below `home`; Redis and the broker stop in the end."""
     made = {role: new_key(role) for role in ("storefront", "analyst", "admin")}
-    with bootstrap.embedded_redis() as redis, bootstrap.embedded_broker(Settings()) as broker:
+    with bootstrap.embedded_redis() as redis, bootstrap.embedded_broker(4) as broker:
         settings = Settings(
             home=home,
             redis_url=redis.url,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import redis
 
 from services.adapters.memory_activity import MemoryActivityStore
 from services.errors import StalePositionError, UnavailableError
@@ -48,6 +49,33 @@ def test_a_row_that_is_not_later_is_dropped(store) -> None:
         assert store.load(["u"])["u"] == row("u", AT_MS, "a")
     store.push([row("u", AT_MS + 1, "b")])
     assert store.load(["u"])["u"].item_ids == ["b"]
+
+
+def test_warming_up_leaves_no_trace(store) -> None:
+    store.warm_up()
+    assert store.load(["", "u"]) == {}
+    store.push([row("", AT_MS, "a")])
+    kept = store.load([""])
+    store.warm_up()
+    assert store.load([""]) == kept
+
+
+def test_warming_up_sends_no_command_that_writes(redis_server, settings_for) -> None:
+    from services.adapters.feast_push import FeastActivityStore
+    from services.adapters.feast_store import FeastFeatureStore
+
+    settings = settings_for(redis=redis_server)
+    FeastFeatureStore(settings).apply()
+    store = FeastActivityStore(settings)
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_resetstat()
+        store.warm_up()
+        sent = set(client.info("commandstats"))
+        assert "cmdstat_hmget" in sent  # it went all the way to Redis
+        assert not sent & {"cmdstat_hset", "cmdstat_set", "cmdstat_expire", "cmdstat_del", "cmdstat_eval"}
+        assert client.dbsize() == 0
+        store.push([row("u", AT_MS, "a")])
+        assert "cmdstat_hset" in client.info("commandstats")  # and then writes again
 
 
 def test_positions_belong_to_their_log(store) -> None:

@@ -1,7 +1,7 @@
-"""TallyStore: positions and sums of a partition change together or not at all, on memory, Redis and a
-cluster."""
+"""TallyStore: positions and sums of a partition change together or not at all, on memory and
+Redis."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from services.adapters.memory import MemoryTallyStore
 from services.adapters.redis_state import RedisTallyStore
-from services.adapters.server import Server, free_port
 from services.errors import StalePositionError, UnavailableError
 from services.ports import Positions, TallyStore
 
@@ -22,44 +21,12 @@ def at(exposures: int, events: int = 0, rebuild: int = 0) -> Positions:
     return Positions("log-1", exposures, events, rebuild)
 
 
-@pytest.fixture(scope="session")
-def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A cluster of one node that owns every slot: it refuses scripts whose keys lie in different slots."""
-    from services.adapters.embedded import redis_executable
-
-    port = next(port for port in iter(lambda: free_port("127.0.0.1"), None) if port < 55_536)  # bus: + 10,000
-    folder = tmp_path_factory.mktemp("cluster")
-    options = ["--port", str(port), "--cluster-enabled", "yes", "--dir", str(folder), "--save", ""]
-    server = Server([redis_executable(), *options], log=folder / "redis.log")
-    with redis.Redis(port=port, decode_responses=True) as node:
-        server.wait_until(lambda: _answers(node), 10, "redis cluster")
-        node.execute_command("CLUSTER ADDSLOTS", *range(16_384))
-        server.wait_until(lambda: "ok" in str(node.cluster("info")["cluster_state"]), 10, "redis cluster")
-    yield f"redis://127.0.0.1:{port}/0"
-    server.stop()
-
-
-def _answers(node: redis.Redis) -> bool:
-    try:
-        return bool(node.ping())
-    except redis.RedisError:
-        return False
-
-
-REDIS = pytest.mark.redis
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=REDIS), pytest.param("cluster", marks=REDIS)])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def store(request: pytest.FixtureRequest, settings_for: Callable) -> TallyStore:
     if request.param == "memory":
         return MemoryTallyStore()
-    if request.param == "redis":
-        server = request.getfixturevalue("redis_server")
-        return RedisTallyStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
-    url = request.getfixturevalue("redis_cluster")
-    with redis.Redis.from_url(url) as node:
-        node.flushall()
-    return RedisTallyStore(settings_for(redis_url=url, redis_cluster=True, kafka_partitions=PARTITIONS))
+    server = request.getfixturevalue("redis_server")
+    return RedisTallyStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
 
 
 def test_a_partition_never_counted_has_no_positions(store):

@@ -3,6 +3,7 @@ owner."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from services import bootstrap
 from services.adapters import embedded_redis
 from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis, check_embedded_window
 from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
+from services.adapters.server import free_port
 from services.adapters.topics import partition_of
 from services.errors import ConfigurationError, DataLossError, UnavailableError
 from services.events import EVENTS
@@ -72,6 +74,65 @@ def test_a_frozen_server_can_be_stopped() -> None:
         broker.server.freeze()
         broker.stop()
         assert gone(broker.server.pid)
+
+
+def command(*words: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("ringside")), *words]
+
+
+def test_a_broker_on_a_chosen_port_is_found_there_again(settings_for: Callable[..., Settings]) -> None:
+    port = free_port()
+    settings = settings_for(kafka_bootstrap=f"127.0.0.1:{port}", kafka_partitions=2)
+    producer, consumer = KafkaEventProducer(settings), KafkaEventConsumer(settings)
+    logs = []
+    for _ in range(2):
+        words = command("broker", "--port", str(port), "--partitions", "2")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            told = [running.stdout.readline().strip() for _ in range(3)]
+            assert told[1:] == [f"RINGSIDE_KAFKA_BOOTSTRAP=127.0.0.1:{port}", "RINGSIDE_KAFKA_PARTITIONS=2"]
+            logs.append(KafkaLogAdmin(settings).log_id())
+            assert KafkaLogAdmin(settings).partitions(EVENTS) == 2
+            while not sent(producer):  # a client that knew the broker before looks for it anew
+                pass
+            while consumed(consumer) != [b"here"]:
+                pass
+            running.terminate()
+            assert running.wait(20) == 0
+    producer.close(0.5)
+    consumer.close()
+    assert len(set(logs)) == 2
+
+
+def sent(producer: KafkaEventProducer) -> bool:
+    """Whether the broker took a record that says `here`, at the end of its partition."""
+    try:
+        return producer.send(EVENTS, "a", b"here").result(5).offset >= 0
+    except UnavailableError:
+        return False
+
+
+def consumed(consumer: KafkaEventConsumer) -> list[bytes]:
+    """The last record of the partition of key `a`."""
+    pair = (EVENTS, partition_of(b"a", 2))
+    try:
+        _, end = consumer.bounds(*pair)
+        consumer.assign({pair: end - 1})
+        return [record.value for record in consumer.poll(1.0)]
+    except (UnavailableError, DataLossError):
+        return []
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = subprocess.run(
+            command("broker", "--port", str(port)), capture_output=True, text=True, timeout=60
+        )
+    assert ended.returncode == 2
+    assert f"port {port}: Address already in use" in ended.stderr
 
 
 def test_a_restarted_embedded_broker_is_another_log(settings_for: Callable[..., Settings]) -> None:
