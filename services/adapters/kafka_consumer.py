@@ -179,6 +179,7 @@ class KafkaGroupConsumer(KafkaEventConsumer):
         if not self._shares:
             super().assign(ours)
             return
+        self._rebalance.moved(ours)
         self.place(ours)
 
     def place(self, positions: Mapping[Pair, int]) -> None:
@@ -193,22 +194,32 @@ class KafkaGroupConsumer(KafkaEventConsumer):
 
 
 class _Rebalance(ConsumerRebalanceListener):
-    """Carries positions over the rebalances of one poll, whose caller sees only the last of them."""
+    """Carries positions over the rebalances that the caller can't see: those of one poll, of which it sees
+    only the last, and one that takes several polls, all through which `assignment` stays what it was."""
 
     def __init__(self, consumer: KafkaGroupConsumer):
         self._consumer = consumer
         self._before: dict[Pair, int] = {}
+        self._pending = False
 
     def forget(self) -> None:
-        """A new poll: the caller has seen what is ours."""
-        self._before = {}
+        """A new poll: the caller has seen what is ours, unless that is just being settled."""
+        if not self._pending:
+            self._before = {}
+
+    def moved(self, positions: Mapping[Pair, int]) -> None:
+        """The caller chose positions anew."""
+        if self._pending:
+            self._before = dict(positions)
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Remember where we stood."""
+        self._pending = True
         self._before |= self._consumer.positions()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """What comes back goes on from there; if somebody counted it meanwhile, the guarded write will
         tell."""
+        self._pending = False
         ours = self._consumer.assignment()
         self._consumer.place({pair: offset for pair, offset in self._before.items() if pair in ours})
