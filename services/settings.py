@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     # Where things are
     home: Path = Field(Path("var"), description="Folder for data, models, lake, registry, logs.")
     data_dir: Path | None = Field(None, description="Folder with real data sets; tests and demo only.")
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
     state_deadline_ms: int = Field(1_000, ge=1, description="For Redis where no slate waits.")
     kafka_bootstrap: str = "127.0.0.1:9092"
     kafka_mode: Literal["embedded", "kafka"] = Field(
@@ -27,16 +27,18 @@ class Settings(BaseSettings):
     kafka_partitions: int = Field(
         4, ge=1, description="Of `exposures` and `events`; fixed at creation (Kafka: 32)."
     )
-    mlflow_uri: str = Field("", description="MLflow tracking URI; empty: SQLite under `home`.")
+    mlflow_uri: str = Field("", repr=False, description="MLflow tracking URI; empty: SQLite under `home`.")
     experiment: str = Field("storefront", description="Id of the experiment that this installation serves.")
 
     # Who may do what: "role=sha256hex" pairs, comma separated; several keys a role allow rotation.
-    keys: str = Field("", description="storefront=…,analyst=…,admin=…; made by `ringside keys new`.")
+    keys: str = Field(
+        "", repr=False, description="storefront=…,analyst=…,admin=…; made by `ringside keys new`."
+    )
     keys_file: Path | None = Field(
         None, description="More such pairs, one a line; read again within a second when the file changes."
     )
     signing_key: str = Field(
-        "", description="Secret that signs recommendation ids; comma separated: newest first."
+        "", repr=False, description="Secret that signs recommendation ids; comma separated: newest first."
     )
     rates: str = Field(
         "analyst=20,admin=50,client=20",
@@ -86,7 +88,7 @@ class Settings(BaseSettings):
     recommend_url: str = Field(
         "", description="Where they call; several replicas comma separated. Empty: host and recommend_port."
     )
-    storefront_key: str = Field("", description="The storefront key with which they call.")
+    storefront_key: str = Field("", repr=False, description="The storefront key with which they call.")
     shop_events_url: str = Field(
         "", description="Where browsers in the shop send events; empty: the first `recommend_url`."
     )

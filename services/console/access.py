@@ -28,8 +28,14 @@ def login(
     request: Request, key: Annotated[str, Form(max_length=400)] = "", next: Annotated[str, Form()] = "/"
 ) -> Response:
     """Exchange a key for a session."""
-    cookie = desk_of(request).sessions.log_in(key)
+    desk = desk_of(request)
+    if wait_s := desk.guesses.wait_s(request):
+        answer = _login(request, next, f"Too many attempts. Wait {wait_s} s.", 429)
+        answer.headers["Retry-After"] = str(wait_s)
+        return answer
+    cookie = desk.sessions.log_in(key)
     if cookie is None:
+        desk.guesses.failed(request)
         return _login(request, next, "That is not the key of an analyst or admin.", 401)
     response = RedirectResponse(local_path(next), 303)
     secure = request.url.scheme == "https"
@@ -38,10 +44,13 @@ def login(
 
 
 @router.post("/logout")
-def logout(person: Annotated[Person, Depends(reader)], csrf: Annotated[str, Form()] = "") -> RedirectResponse:
+def logout(
+    request: Request, person: Annotated[Person, Depends(reader)], csrf: Annotated[str, Form()] = ""
+) -> RedirectResponse:
     """Forget the session in this browser."""
     if not csrf_holds(person, csrf):
         raise HTTPException(403, "This form is not from this session; load the page again.")
+    desk_of(request).sessions.log_out(person)
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)
     return response

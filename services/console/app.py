@@ -17,7 +17,7 @@ from services import bootstrap
 from services.console import access, commands, metrics, pages, web
 from services.console.desk import Desk, LogInFirstError
 from services.console.follower import Follower
-from services.console.sessions import COOKIE, Sessions
+from services.console.sessions import COOKIE, Guesses, Sessions
 from services.settings import Settings
 
 FOLLOW_EVERY_S = 1.0
@@ -45,7 +45,8 @@ def create_app(
     app = FastAPI(
         title="Ringside console", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    app.state.desk = Desk(settings, follower, Sessions(settings), web.templates(), now_ms)
+    guesses = Guesses(lambda: now_ms() / 1_000)
+    app.state.desk = Desk(settings, follower, Sessions(settings), guesses, web.templates(), now_ms)
     app.middleware("http")(web.harden)
     app.add_middleware(GZipMiddleware, minimum_size=2_000)
     for router in (access.router, pages.router, commands.router):

@@ -9,7 +9,7 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.templating import Jinja2Templates
 
 from services.console.follower import Followed, Follower, View
-from services.console.sessions import COOKIE, Person, Sessions
+from services.console.sessions import COOKIE, Guesses, Person, Sessions
 from services.settings import Settings
 
 
@@ -20,6 +20,7 @@ class Desk:
     settings: Settings
     follower: Follower
     sessions: Sessions
+    guesses: Guesses
     templates: Jinja2Templates
     now_ms: Callable[[], int]
 

@@ -2,15 +2,21 @@
 
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
+from fastapi import Request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from services.keys import Keys, Principal, Role, digest_of, signing_keys
+from services.rates import Buckets
 from services.settings import Settings
 
 COOKIE = "ringside_console"
 MAX_AGE_S = 12 * 3_600
+MOST_ENDED = 10_000
+GUESSES_PER_S, GUESSES_AT_ONCE_S = 1 / 6, 60.0  # of wrong keys by one address: ten, then one in six seconds
 READERS: tuple[Role, ...] = ("analyst", "admin")
 
 
@@ -30,11 +36,12 @@ class Person:
 
 
 class Sessions:
-    """Logs people in and recognises them again. Holds no state: a session is a signed cookie."""
+    """Logs people in and recognises them again. A session is a signed cookie; log-outs are remembered."""
 
     def __init__(self, settings: Settings) -> None:
         signing = signing_keys(settings)
         self._keys = Keys.of(settings)
+        self._ended: dict[str, None] = {}
         # itsdangerous signs with the last key of a list; ours has the newest first.
         self._serializer = URLSafeTimedSerializer(signing[::-1], salt="console-session")
 
@@ -57,11 +64,44 @@ class Sessions:
         except BadSignature:
             return None
         principal = self._reader(value["key"])
-        return None if principal is None else Person(principal.role, principal.name, value["csrf"])
+        return (
+            None
+            if principal is None or value["csrf"] in self._ended
+            else Person(principal.role, principal.name, value["csrf"])
+        )
+
+    def log_out(self, person: Person) -> None:
+        """End this session, also for whoever holds a copy of its cookie.
+
+        Only this process knows, and it forgets the oldest: cookies end by themselves after `MAX_AGE_S`.
+        """
+        self._ended[person.csrf] = None
+        if len(self._ended) > MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
 
     def _reader(self, digest: str) -> Principal | None:
         principal = self._keys.holder(digest)
         return principal if principal is not None and principal.role in READERS else None
+
+
+class Guesses:
+    """Wrong keys by address. Keys can't be guessed; this keeps those who try from costing anything."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._buckets = Buckets(GUESSES_PER_S, GUESSES_AT_ONCE_S)
+        self._now_s = now_s
+
+    def wait_s(self, request: Request) -> int:
+        """Seconds until this address may try again; 0: now."""
+        return ceil(self._buckets.due_s(_address(request), self._now_s()))
+
+    def failed(self, request: Request) -> None:
+        """A wrong key came from this address."""
+        self._buckets.wait_s(_address(request), self._now_s())
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
 
 
 def csrf_holds(person: Person, token: str) -> bool:

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
+from fastapi.responses import PlainTextResponse
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -32,10 +34,21 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 
 async def harden(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     """Middleware: security headers on everything, no caching of anything that holds data."""
-    response = await call_next(request)
+    if request.method == "POST" and not from_here(request):
+        response = PlainTextResponse("This form was sent from another site.", 403)
+    else:
+        response = await call_next(request)
     response.headers.update(SECURITY_HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def from_here(request: Request) -> bool:
+    """False when the browser says that another site sent this request; also before anybody has a session."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site in ("same-origin", "none")
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
 
 
 @lru_cache(maxsize=1)

@@ -101,7 +101,7 @@ class Failure(msgspec.Struct, frozen=True):
 def failure(status: int, code: str, message: str, field: str | None = None) -> Response:
     """The JSON response of a failure."""
     body = msgspec.json.encode(Failure(Problem(code, shortened(field), shortened(message))))
-    headers = {"Cache-Control": "no-store", **HEADERS.get(status, {})}
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **HEADERS.get(status, {})}
     return Response(body, status, headers, "application/json")
 
 

@@ -8,40 +8,11 @@ from starlette.requests import Request
 
 from services.errors import ConfigurationError
 from services.keys import ROLES, Keys, Principal, Role
+from services.rates import Buckets
 from services.recommend.failures import TooManyRequestsError
 from services.settings import Settings
 
 CLIENT = "client"
-MOST_CLIENTS = 50_000
-
-
-class Buckets:
-    """Token buckets of one rate, by name: `per_s` requests a second, and `burst_s` seconds' worth at once.
-
-    Each is one number, the moment at which its bucket is full again (GCRA).
-    """
-
-    def __init__(self, per_s: float, burst_s: float):
-        self._step_s = 1.0 / per_s
-        self._room_s = max(burst_s, self._step_s)
-        self._full_at: dict[str, float] = {}
-
-    def wait_s(self, name: str, now_s: float) -> float:
-        """Take a token: 0.0; or the seconds until there is one."""
-        full_at = max(self._full_at.get(name, 0.0), now_s) + self._step_s
-        over_s = full_at - now_s - self._room_s
-        if over_s > 1e-9:
-            return over_s
-        if len(self._full_at) >= MOST_CLIENTS and name not in self._full_at:
-            self._forget(now_s)
-        self._full_at[name] = full_at
-        return 0.0
-
-    def _forget(self, now_s: float) -> None:
-        """Drop full buckets, which is no loss; if all are in use, all: memory stays bounded."""
-        self._full_at = {name: at for name, at in self._full_at.items() if at > now_s}
-        if len(self._full_at) >= MOST_CLIENTS:
-            self._full_at.clear()
 
 
 class Gate:

@@ -56,10 +56,17 @@ def read_cart(cookie: str) -> dict[str, int]:
     try:
         lines = json.loads(base64.urlsafe_b64decode(cookie.encode()))
         return {
-            str(item): min(MAX_QUANTITY, int(count)) for item, count in lines[:MAX_LINES] if int(count) > 0
+            _text(item): min(MAX_QUANTITY, int(count)) for item, count in lines[:MAX_LINES] if int(count) > 0
         }
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return {}
+
+
+def _text(item: object) -> str:
+    """An item id as a page can hold it. Raises ValueError for half a surrogate pair."""
+    text = str(item)
+    text.encode()
+    return text
 
 
 def write_cart(response: Response, cart: dict[str, int]) -> None:

@@ -13,8 +13,9 @@ from small_shop import KEYS
 
 from services.errors import ConfigurationError, NoKeyError
 from services.keys import Keys, digest_of, new_key
+from services.rates import Buckets
 from services.recommend.application import create_app
-from services.recommend.gate import Buckets, parse_rates
+from services.recommend.gate import parse_rates
 from services.settings import Settings
 
 STOREFRONT, READ, COMMAND, OPEN = {"storefront", "admin"}, {"analyst", "admin"}, {"admin"}, {"nobody"}
@@ -159,7 +160,7 @@ def test_who_waits_as_told_is_let_in() -> None:
 
 
 def test_many_clients_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.recommend.gate.MOST_CLIENTS", 100)
+    monkeypatch.setattr("services.rates.MOST_NAMES", 100)
     buckets = Buckets(1.0, 5.0)
     for at in range(1_000):
         buckets.wait_s(str(at), 7.0)
