@@ -25,6 +25,16 @@ ALGORITHMS: Mapping[str, type[Any]] = {
 }
 
 
+_KINDS = {
+    "model_version": str,
+    "algorithm": str,
+    "params": dict,
+    "files": dict,
+    "window": list,
+    "created_ms": int,
+}
+
+
 class RefusedArtifactError(ValueError):
     """These bytes are not a model that can be served; the message names the file or field and what is
     wrong."""
@@ -72,9 +82,26 @@ def version_of(manifest: Manifest) -> str:
 
 def parse_manifest(raw: bytes) -> Manifest:
     """Read and check a manifest by itself; RefusedArtifactError names the field that is wrong."""
+    content = _content(raw)
+    manifest = Manifest(**{**content, "window": tuple(content["window"])})
+    if manifest.algorithm not in ALGORITHMS:
+        raise RefusedArtifactError(f"algorithm: {manifest.algorithm!r} is not one of {sorted(ALGORITHMS)}")
+    try:
+        version = version_of(manifest)
+    except (ValueError, OverflowError, OSError) as error:  # a year that no calendar has
+        raise RefusedArtifactError(f"{MANIFEST}: created_ms: {error}") from error
+    if manifest.model_version != version:
+        raise RefusedArtifactError(
+            f"model_version: {manifest.model_version} does not match {MANIFEST}'s content"
+        )
+    return manifest
+
+
+def _content(raw: bytes) -> dict[str, Any]:
+    """The fields of a manifest, each of its kind."""
     try:
         content = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RefusedArtifactError(f"{MANIFEST}: not JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -82,14 +109,10 @@ def parse_manifest(raw: bytes) -> Manifest:
     names = {field.name for field in fields(Manifest)}
     if names != content.keys():
         raise RefusedArtifactError(f"{MANIFEST}: fields missing or foreign: {sorted(names ^ content.keys())}")
-    manifest = Manifest(**{**content, "window": tuple(content["window"])})
-    if manifest.algorithm not in ALGORITHMS:
-        raise RefusedArtifactError(f"algorithm: {manifest.algorithm!r} is not one of {sorted(ALGORITHMS)}")
-    if manifest.model_version != version_of(manifest):
-        raise RefusedArtifactError(
-            f"model_version: {manifest.model_version} does not match {MANIFEST}'s content"
-        )
-    return manifest
+    for name, kind in _KINDS.items():
+        if not isinstance(content[name], kind):
+            raise RefusedArtifactError(f"{MANIFEST}: {name} is a {type(content[name]).__name__}")
+    return content
 
 
 def decode(raw_manifest: bytes, read: Callable[[str], bytes]) -> tuple[Recommender, Manifest]:
@@ -104,7 +127,7 @@ def decode(raw_manifest: bytes, read: Callable[[str], bytes]) -> tuple[Recommend
     }
     try:
         model = ALGORITHMS[manifest.algorithm].from_arrays(arrays, manifest.params)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
         raise RefusedArtifactError(
             f"{manifest.model_version}: not a {manifest.algorithm}: {error}"
         ) from error
@@ -119,7 +142,12 @@ def _verified(name: str, digest: str, read: Callable[[str], bytes]) -> NDArray[A
     found = hashlib.sha256(content).hexdigest()
     if found != digest:
         raise RefusedArtifactError(f"{name}: sha256 is {found[:12]}…, the manifest says {digest[:12]}…")
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    try:
+        return np.lib.format.read_array(
+            io.BytesIO(content), allow_pickle=False
+        )  # arrays only: no zip, no pickle
+    except (ValueError, TypeError, EOFError, MemoryError, OverflowError) as error:
+        raise RefusedArtifactError(f"{name}: not an array: {error}") from error
 
 
 def _to_bytes(name: str, array: NDArray[Any]) -> bytes:

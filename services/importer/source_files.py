@@ -51,7 +51,17 @@ def local_file(source: str, most_bytes: int) -> Iterator[Path]:
         if not path.is_file():
             raise BadInputError("source", f"{source}: there is no such file")
         packed = zipfile.is_zipfile(path) and path.suffix != ".xlsx"
+        if not packed:
+            _refuse_inflated(path, most_bytes)
         yield _unpack(path, Path(folder), most_bytes) if packed else path
+
+
+def _refuse_inflated(path: Path, most_bytes: int) -> None:
+    """A workbook is a zip that its reader unpacks in memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as workbook:
+            if sum(member.file_size for member in workbook.infolist()) > most_bytes:
+                raise BadInputError("source", f"{path.name}: {too_large(most_bytes, 'unpacked')}")
 
 
 def written(path: Path) -> datetime:
@@ -70,7 +80,7 @@ def _unpack(archive: Path, folder: Path, most_bytes: int) -> Path:
             raise BadInputError("source", f"{archive.name}: {too_large(most_bytes, 'unpacked')}")
         try:
             path = Path(packed.extract(members[0], folder))
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
             raise BadInputError("source", f"{archive.name}: is damaged: {error}") from error
     os.utime(path, (archive.stat().st_mtime,) * 2)  # what the catalogue says is as old as the archive
     return path

@@ -1,7 +1,6 @@
-"""Known secrets, looked for in everything that the processes write: answers, pages, metrics, logs, command lines."""
+"""Known secrets, looked for in all that processes write: answers, pages, metrics, logs, command lines."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,12 @@ def found(text: str) -> list[str]:
 
 
 @pytest.fixture
-def written(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def written(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """Every line that any library logs, down to the last detail."""
     caplog.set_level(logging.DEBUG)
     for client in ("httpx", "httpx2", "httpcore"):  # the test's own callers
         logging.getLogger(client).setLevel(logging.CRITICAL)
-    yield caplog
+    return caplog
 
 
 def test_no_secret_in_answers_metrics_or_logs_of_the_service(tmp_path: Path, written: Any) -> None:
