@@ -18,7 +18,7 @@ from experiments.world_synthetic import synthetic_shop
 from services import bootstrap
 from services.errors import ConfigurationError
 from services.settings import Settings
-from services.simulator.crowd import Crowd, holdout_crowd, synthetic_crowd
+from services.simulator.crowd import Crowd, acquainted, holdout_crowd, synthetic_crowd
 from services.simulator.http import HttpClient
 from services.simulator.measures import Measures
 from services.simulator.session import Habits, Session, Visit
@@ -63,9 +63,11 @@ def known_crowd(settings: Settings, seed: int = 0) -> Crowd:
     store = bootstrap.data_store(settings)
     dataset = store.load()
     if made := _SYNTHETIC.fullmatch(dataset.source):
-        return synthetic_crowd(synthetic_shop(seed=int(made[1])))
+        crowd = synthetic_crowd(synthetic_shop(seed=int(made[1])))
+        return acquainted(crowd, dataset.catalogue, dataset.interactions)
     try:
-        return holdout_crowd(dataset.catalogue, store.load_holdout(), seed=seed)
+        crowd = holdout_crowd(dataset.catalogue, store.load_holdout(), seed=seed)
+        return acquainted(crowd, dataset.catalogue, dataset.interactions)
     except ConfigurationError as error:
         raise ConfigurationError(f"simulated shoppers need a truth to click by, and {error}") from error
 

@@ -5,7 +5,7 @@ weeks; over the synthetic shop, what their latent tastes like. The truth is read
 itself is only ever seen through its public HTTP."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,35 @@ from models.contract import KINDS, Catalogue, Interactions
 @dataclass(frozen=True, slots=True)
 class Crowd:
     """A world with its ids. users: unicode [n_shoppers]; index_of: item id -> index in the world;
-    placement: where its shoppers look."""
+    placement: where its shoppers look; met: int64, sorted, shopper · n_items + item of what they had to do
+    with before."""
 
     world: World
     users: NDArray[np.str_]
     index_of: dict[str, int]
     placement: str = "home"
+    met: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def has_met(self, shopper: int, item: str) -> bool:
+        """Whether the shop's records of before the simulation have this shopper with this item."""
+        if item not in self.index_of:
+            return False
+        code = shopper * len(self.index_of) + self.index_of[item]
+        at = int(np.searchsorted(self.met, code))
+        return at < len(self.met) and int(self.met[at]) == code
 
     def slate(self, items: Sequence[str]) -> NDArray[np.int32]:
         """Items of a slate as int32 [1, n]; an item that the world does not know attracts nobody."""
         return np.array([[self.index_of.get(item, NO_ITEM) for item in items]], np.int32)
+
+
+def acquainted(crowd: Crowd, catalogue: Catalogue, past: Interactions) -> Crowd:
+    """`crowd` with what its shoppers did in `past`, whose items are those of `catalogue`."""
+    shopper_of = {user: index for index, user in enumerate(crowd.users.tolist())}
+    shopper = np.array([shopper_of.get(user, -1) for user in past.users.tolist()], np.int64)[past.user]
+    item = np.array([crowd.index_of.get(name, -1) for name in catalogue.items.tolist()], np.int64)[past.item]
+    known = (shopper >= 0) & (item >= 0)
+    return replace(crowd, met=np.unique(shopper[known] * len(crowd.index_of) + item[known]))
 
 
 def synthetic_crowd(shop: SyntheticShop) -> Crowd:

@@ -99,8 +99,7 @@ class Measures:
                 del self.served[key]
 
     def first_click(self, shopper: int, item: str) -> bool:
-        """Whether this shopper had not clicked this item before; a click that repeats one tells a model
-        little."""
+        """Whether this shopper had not clicked this item before."""
         if len(self.clicked_before) > _REMEMBERED:
             self.clicked_before.clear()
         known = (shopper, item) in self.clicked_before

@@ -40,9 +40,7 @@ class Habits:
     impressions: float = 0.25  # share of slates without a click of which one is sent
     guest: float = 0.1  # sessions without a user id
     think_s: float = 0.6  # mean time on a page
-    probe: float = (
-        0.2  # share of clicks that are timed until the slate changes; one at a time, to be no burden
-    )
+    probe: float = 1.0  # share of clicks on new items that are timed; one at a time, to be no burden
     probe_every_s: float = 0.025
     probe_for_s: float = 2.0
 
@@ -138,14 +136,23 @@ class Session:
             return
         began = time.perf_counter()
         await self._send([self._event("impression", slate, item), self._event("click", slate, item)])
-        new = self._measures.first_click(self._visit.shopper, item)
-        if new and self._luck(_PROBE) < self._habits.probe and self._measures.may_probe(slate.arm):
+        if (
+            self._is_new(item)
+            and self._luck(_PROBE) < self._habits.probe
+            and self._measures.may_probe(slate.arm)
+        ):
             self._measures.probing = True
             try:
                 await self._probe(slate, item, began)
             finally:
                 self._measures.probing = False
         await self._open_item(slate, item)
+
+    def _is_new(self, item: str) -> bool:
+        """Whether it tells the shop something: a click on what this user bought or clicked before says what
+        a model knows already, and may rightly change nothing (infra/adr/0010)."""
+        first = self._measures.first_click(self._visit.shopper, item)
+        return first and not ("user_id" in self._who and self._crowd.has_met(self._visit.shopper, item))
 
     async def _open_item(self, slate: Slate, item: str) -> None:
         """Look at the item's page (its own list of similar items); perhaps put it into the cart, perhaps

@@ -3,6 +3,9 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from experiments.world import Visits, best_slate
 from experiments.world_chance import text_key
 from experiments.world_synthetic import synthetic_shop
-from services.simulator.crowd import Crowd, synthetic_crowd
+from services.simulator.crowd import Crowd, acquainted, synthetic_crowd
 from services.simulator.http import HttpError, Reply
 from services.simulator.measures import Measures, quantiles
 from services.simulator.session import Habits, Session, Visit
@@ -138,6 +141,44 @@ def test_a_click_that_changes_the_other_items_is_timed(crowd: Crowd) -> None:
     measures = shop_for(crowd, storefront, 60, Habits(probe=1.0, slates=1))
     assert measures.summary()["click_to_slate"]["by_arm"]["personal"]["n"] == len(measures.clicked_before) > 5
     assert not measures.unchanged
+
+
+def test_only_clicks_on_items_new_to_the_shopper_are_timed(crowd: Crowd) -> None:
+    good, bad = good_and_bad(crowd)
+    n_items, shoppers = len(crowd.index_of), len(crowd.users)
+    known = good[::2]
+    met = np.sort([s * n_items + crowd.index_of[item] for s in range(shoppers) for item in known])
+    timed: list[tuple[bool, str]] = []
+
+    class Timing(Session):
+        async def _probe(self, before: Any, clicked: str, began: float) -> None:
+            timed.append(("user_id" in self._who, clicked))
+
+    storefront = Storefront(lambda s, clicked: good, lambda s: "personal")
+    asyncio.run(visits(replace(crowd, met=met), storefront, 150, Timing))
+    clicked = {event["item_id"] for event in storefront.events if event["type"] == "click"}
+    assert clicked & set(known)
+    assert {item for user, item in timed if user} <= set(good) - set(known)
+    assert {item for user, item in timed if not user} & set(known)  # the shop doesn't know who a guest is
+
+
+async def visits(crowd: Crowd, storefront: Storefront, n: int, kind: type[Session]) -> None:
+    measures, rng = Measures(), np.random.default_rng(5)
+    for number in range(n):
+        visit = Visit(int(crowd.world.visitors(rng, 1)[0]), f"s{number}", NOW_S)
+        await kind(crowd, storefront, measures, Habits(probe=1.0, guest=0.4), visit, no_wait).run()
+
+
+def test_the_crowd_knows_what_the_shop_has_on_record(crowd: Crowd) -> None:
+    items = list(crowd.index_of)
+    catalogue = SimpleNamespace(items=np.array([items[3], "not in the world", items[0]]))
+    past = SimpleNamespace(
+        users=np.array([crowd.users[7], "a stranger"]), user=np.array([0, 0, 1]), item=np.array([0, 1, 2])
+    )
+    told = acquainted(crowd, catalogue, past)
+    assert told.has_met(7, items[3])
+    assert not any(told.has_met(*pair) for pair in ((7, items[0]), (6, items[3]), (7, "not in the world")))
+    assert len(told.met) == 1
 
 
 def test_a_slate_that_only_drops_the_clicked_item_has_not_changed(crowd: Crowd) -> None:
