@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint format bench test-statistical test-fuzz report clean
+.PHONY: help demo test lint format bench test-statistical test-faults soak test-fuzz report clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -41,6 +41,12 @@ test-statistical: $(VENV)/.installed  ## the acceptance numbers of the statistic
 
 test-fuzz: $(VENV)/.installed  ## 120,000 spoiled requests and 10,000 broken connections, seeded (minutes)
 	$(BIN)/python -m pytest -s -m slow tests/security
+
+test-faults: $(VENV)/.installed  ## Redis and broker refuse, hang, crawl; overload; kills and reloads: prints tables
+	$(BIN)/python -m pytest -s tests/faults
+
+soak: $(VENV)/.installed  ## ten minutes of load: memory, files, threads and tasks may not grow
+	$(BIN)/python tests/faults/soak.py
 
 bench: $(VENV)/.installed  ## measure against the baselines kept in the repository
 	$(BIN)/python -m tests.benchmarks

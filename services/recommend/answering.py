@@ -24,6 +24,8 @@ from services.recommend.wire import Answer
 
 log = logging.getLogger(__name__)
 
+LOST = "exposure_lost"  # the slate won't count, nor what is clicked in it
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -63,14 +65,14 @@ class Answering:
         made = await self._slates.make(serving, assigned.arm, ask, row)
         made.notes[:0] = notes if serving.alone is None else [serving.alone, *notes]
         exposure = self._exposure(asked, assigned, made, row.activity_at)
-        self._report(exposure)
+        lost = self._report(exposure)
         return Answer(
             recommendation_id=self._tokens.sign(exposure),
             items=made.items,
             experiment=serving.state.name if serving.state is not None else None,
             arm=assigned.arm if assigned.arm != NOBODY else None,
             model_version=made.model_version,
-            degraded=exposure.degraded,
+            degraded=",".join([*made.notes, LOST]) if lost else exposure.degraded,
         )
 
     def popular(self, ask: Ask) -> Answer:
@@ -144,11 +146,13 @@ class Answering:
             features_at=features_at or None,
         )
 
-    def _report(self, exposure: Exposure) -> None:
-        """Queue the exposure; a lost one is counted when the producer gives it up, never waited for."""
+    def _report(self, exposure: Exposure) -> bool:
+        """Queue the exposure, and whether it is lost already (the queue is full); one that the producer gives
+        up later is counted, never waited for."""
         self._metrics.slate(exposure)
         future = self._deps.producer.send(EXPOSURES, exposure.routing_key, encode(exposure))
         future.add_done_callback(self._acknowledged)
+        return future.done() and future.exception() is not None
 
     def _acknowledged(self, future: "Future[Record]") -> None:
         if future.cancelled() or future.exception() is not None:

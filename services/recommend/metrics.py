@@ -77,7 +77,10 @@ class Metrics:
         self._items = gauge("ringside_catalogue_items", "Items that may be shown.")
         self._state_age = gauge("ringside_state_age_seconds", "Since the experiment state was last read.")
         self._alone = gauge("ringside_champion_only", "1 while only the champion serves.")
-        self._memory = gauge("ringside_resident_memory_bytes", "Memory of the replica.")
+        self._tasks, self._memory = (
+            gauge("ringside_event_loop_tasks", "Tasks of the event loop, requests among them."),
+            gauge("ringside_resident_memory_bytes", "Memory of the replica."),
+        )
         self._cpu = gauge("ringside_cpu_used_seconds", "CPU time of the replica since it started.")
         self._seconds_of: dict[str, Histogram] = {}
         self._responses_of: dict[tuple[str, int], Counter] = {}
@@ -105,6 +108,10 @@ class Metrics:
                 (route, status), self._responses.labels(route, str(status))
             )
         counter.inc()
+
+    def tasks(self, replica: str, count: int) -> None:
+        """How many tasks the event loop has."""
+        self._tasks.labels(replica).set(count)
 
     def shed(self, reason: str) -> None:
         """A request was refused before any work: `overload`, or `rate_limit` of its key."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ class Seen:
     broken: int = 0
     closed_politely: int = 0
     failed: list[str] = field(default_factory=list)
-    slates: list[str] = field(default_factory=list)
+    users: dict[str, float] = field(default_factory=dict)  # who got a slate, and when (monotonic)
     degraded: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
@@ -67,11 +68,9 @@ async def shop(port: int, key: str, name: str, repeats: int, seen: Seen, until: 
     while not until.is_set():
         visit += 1
         for attempt in range(repeats + 1):
-            began = loop.time()
+            began, user = loop.time(), f"{name}-{visit}"
             try:
-                status, body = await connection.ask(
-                    f"/recommend?user_id={name}-{visit}&session_id={name}&n=3"
-                )
+                status, body = await connection.ask(f"/recommend?user_id={user}&session_id={name}&n=3")
             except BrokenError as error:
                 seen.broken += 1
                 if attempt == repeats:
@@ -79,20 +78,20 @@ async def shop(port: int, key: str, name: str, repeats: int, seen: Seen, until: 
                 continue
             seen.statuses[status] += 1
             seen.seconds.append(loop.time() - began)
-            note(seen, status, body)
+            note(seen, status, body, user)
             break
         await asyncio.sleep(0.01)
     seen.closed_politely += connection.closed_politely
     connection.close()
 
 
-def note(seen: Seen, status: int, body: bytes) -> None:
+def note(seen: Seen, status: int, body: bytes, user: str) -> None:
     """Keep what an answer said."""
     if status != 200:
         seen.failed.append(f"{status}: {body[:200]!r}")
         return
     answer: dict[str, Any] = json.loads(body)
-    seen.slates.append(answer["recommendation_id"])
+    seen.users[user] = time.monotonic()
     seen.degraded[str(answer["degraded"])] += 1
 
 

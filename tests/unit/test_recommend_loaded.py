@@ -155,7 +155,10 @@ def test_the_kill_switch_works_without_redis_and_broker(shop: Shop) -> None:
         assert call.post("/champion-only", {"on": True, "reason": "drill"}, "admin").status_code == 200
         call.look()
         answer = call.slate(n=1)
-        assert (answer["arm"], answer["degraded"]) == ("good", "champion_only,no_fresh_features")
+        assert (answer["arm"], answer["degraded"]) == (
+            "good",
+            "champion_only,no_fresh_features,exposure_lost",
+        )
         assert "drill" in shop.settings.kill_switch_path.read_text()
         call.post("/champion-only", {"on": False}, "admin")
         call.look()
@@ -195,7 +198,10 @@ def test_a_replica_starts_on_its_last_champion_without_redis_and_broker(shop: Sh
         call.look()
         assert call.slate(n=2, user_id=None, session_id=None)["degraded"] is None
     assert (ids(known), known["model_version"]) == (["i39", "i38"], "other")
-    assert (known["degraded"], nobody["degraded"]) == ("cut_off,no_fresh_features", "cut_off")
+    assert (known["degraded"], nobody["degraded"]) == (
+        "cut_off,no_fresh_features,exposure_lost",
+        "cut_off,exposure_lost",
+    )
     assert shop.settings.kill_switch_path.parent.joinpath("recommend/champion.json").exists()
 
 

@@ -1,0 +1,100 @@
+"""All that a storefront's server needs to call Ringside: slates that never stop a page, events that are never
+lost. Copy it, or import it.
+
+    shop = Client("http://localhost:8080", key="…")
+    slate = shop.recommend(user_id="17850", session_id="s1", n=5)  # None: show something of your own
+    shop.record("click", "22423", session_id="s1", recommendation_id=slate["recommendation_id"])
+    shop.deliver_until(stopped)  # in a thread of its own
+"""
+
+import logging
+import time
+import uuid
+from collections import deque
+from itertools import islice
+from threading import Event
+from typing import Any
+
+import httpx
+
+from services.errors import UnavailableError
+
+log = logging.getLogger(__name__)
+
+BATCH = 200  # events in a request
+WAIT_S = 1.0  # between two tries, unless Retry-After says otherwise
+LONGEST_WAIT_S = 30.0
+
+
+class Client:
+    """Calls one Ringside at `url`. `record` and `recommend` from any thread, `deliver` from one.
+
+    `outbox`: events that may wait; they live in this process, so keep them on disk if yours may die.
+    """
+
+    def __init__(self, url: str, key: str, *, timeout_s: float = 3.0, outbox: int = 100_000):
+        self._http = httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=timeout_s)
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._outbox = outbox
+
+    def recommend(self, **fields: Any) -> dict[str, Any] | None:
+        """The answer of POST /recommend; None when there is none: a page is never kept waiting twice."""
+        for _ in range(2):  # a kept connection may be gone: once more, on a new one
+            try:
+                answer = self._http.post("/recommend", json=fields)
+            except httpx.TimeoutException:
+                return None
+            except httpx.TransportError:
+                continue
+            return answer.json() if answer.status_code == 200 else None
+        return None
+
+    def record(self, kind: str, item_id: str, **fields: Any) -> str:
+        """Put an event into the outbox; its id. Raises UnavailableError when the outbox is full."""
+        if len(self._waiting) >= self._outbox:
+            raise UnavailableError("the outbox", f"{self._outbox} events wait for delivery")
+        event_id = uuid.uuid4().hex  # the same at every try: Ringside counts it once
+        ts = time.time_ns() // 1_000_000
+        self._waiting.append({"event_id": event_id, "type": kind, "item_id": item_id, "ts": ts, **fields})
+        return event_id
+
+    @property
+    def undelivered(self) -> int:
+        """Events that still wait."""
+        return len(self._waiting)
+
+    def deliver(self) -> float:
+        """Send what waits. 0 when nothing is left, else the seconds to wait before the next call.
+
+        An event leaves the outbox only when Ringside has it (202), or says that it is wrong (4xx)."""
+        while self._waiting:
+            batch = list(islice(self._waiting, BATCH))
+            try:
+                answer = self._http.post("/events", json=batch)
+            except httpx.TransportError as error:
+                log.warning("events wait: %r", error)
+                return WAIT_S
+            if answer.status_code >= 500 or answer.status_code in (401, 403, 408, 429):
+                log.warning("events wait: %d %s", answer.status_code, answer.text[:200])
+                return _pause_s(answer)
+            for rejected in answer.json().get("rejected", []) if answer.status_code in (202, 422) else batch:
+                log.error("an event is refused: %s", rejected)
+            for _ in batch:
+                self._waiting.popleft()
+        return 0.0
+
+    def deliver_until(self, stopped: Event, every_s: float = 0.5) -> None:
+        """Deliver again and again; what is left when `stopped` is set gets one more try."""
+        pause_s = 0.0
+        while not stopped.wait(pause_s or every_s):
+            pause_s = self.deliver()
+        self.deliver()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
+
+def _pause_s(answer: httpx.Response) -> float:
+    said = answer.headers.get("retry-after", "")
+    return min(float(said), LONGEST_WAIT_S) if said.isdigit() else WAIT_S

@@ -1,0 +1,56 @@
+"""Redis and the broker refuse, hang or crawl: slates go on and say what is missing, events wait, nothing is
+lost, and all is well again without a restart."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from installation import Service, serving
+from site_of_faults import BOTH, Site, check, recovered, suffered
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+
+    with EmbeddedRedis() as redis, EmbeddedBroker(partitions=4) as broker:
+        site = Site(redis, broker)
+        yield site
+        site.close()
+
+
+@pytest.fixture(scope="module")
+def service(installation: tuple[Path, str], site: Site) -> Iterator[Service]:
+    home, model = installation
+    with serving(site.settings(home, drain_s=0.5)) as service:
+        service.start_experiment(model)
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("names", "how"),
+    [
+        (("redis",), "refused"),
+        (("redis",), "slow"),
+        (("broker",), "hung"),
+        (("broker",), "slow"),
+        (BOTH, "hung"),
+        (BOTH, "refused"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_a_fault_while_running(site: Site, service: Service, names: tuple[str, ...], how: str) -> None:
+    row = suffered(site, service, names, how)
+    check(row, names, how)
+
+
+def test_the_kill_switch_works_while_both_are_dead(site: Site, service: Service) -> None:
+    site.fault(BOTH, "refused")
+    assert service.client.post("/champion-only", json={"on": True}).status_code == 200
+    answer = service.slate()
+    while "champion_only" not in answer["degraded"]:
+        answer = service.slate()
+    assert (answer["arm"], len(answer["items"])) == ("first", 3)
+    assert service.client.post("/champion-only", json={"on": False}).status_code == 200
+    site.heal()
+    recovered(service)

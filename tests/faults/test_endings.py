@@ -1,0 +1,57 @@
+"""A service that ends: in order it loses no exposure of an answered slate; killed, only the newest."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from installation import STOREFRONT, Service, serving
+from shoppers import Crowd, Seen, grown
+from site_of_faults import Site, exposed
+
+from services.adapters.kafka_producer import LINGER_S
+
+SLACK_S = 1.0  # the producer's thread and the broker, on a machine with other work
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+
+    with EmbeddedRedis() as redis, EmbeddedBroker(partitions=4) as broker:
+        site = Site(redis, broker)
+        yield site
+        site.close()
+
+
+def ended(service: Service, how: str) -> tuple[Seen, float]:
+    """What shoppers saw of a service that ends while they shop, and when it was told to."""
+
+    async def story() -> tuple[Seen, float]:
+        async with Crowd(service.port, STOREFRONT, size=8, repeats=0) as seen:
+            await grown(seen, 300)
+            told_s = time.monotonic()
+            getattr(service.process, how)()
+            await asyncio.to_thread(service.process.wait, 30)
+        return seen, told_s
+
+    return asyncio.run(story())
+
+
+def test_sigterm_loses_no_exposure_of_an_answered_slate(installation: tuple[Path, str], site: Site) -> None:
+    with serving(site.settings(installation[0])) as service:
+        seen, told_s = ended(service, "terminate")
+    assert seen.closed_politely > 0
+    assert max(seen.users.values()) > told_s  # kept connections were answered once more
+    assert set(seen.users) - exposed(site) == set()
+
+
+@pytest.mark.slow
+def test_sigkill_loses_at_most_what_was_answered_within_the_linger(
+    installation: tuple[Path, str], site: Site
+) -> None:
+    with serving(site.settings(installation[0])) as service:
+        seen, told_s = ended(service, "kill")
+    missing = set(seen.users) - exposed(site)
+    assert {user for user in missing if seen.users[user] < told_s - LINGER_S - SLACK_S} == set()
