@@ -7,10 +7,12 @@ IllegalTransition with the reason. Nothing is decided here: people and `experime
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from experiments.experiment import IllegalTransition, apply
 from experiments.state import Arm, Decision, Experiment, Kind, Rules
+from experiments.transitions import NOTICE_MS
 
 Shares = dict[str, float]
 
@@ -128,6 +130,20 @@ def resume(state: Experiment, origin: Origin, rules: Rules | None = None) -> Dec
     return _next(state, "resume", shares, detail, origin, reason)
 
 
+def recount(state: Experiment, from_ms: int, dropped: Mapping[str, Any], origin: Origin) -> Decision:
+    """Drop the sums; count anew, from the log (`from_ms` 0) or only units first exposed at `from_ms` or
+    later. `dropped`: what the sums were, for the record."""
+    detail = {"from_ms": from_ms, "dropped": dict(dropped)}
+    where = "from the log" if from_ms == 0 else f"from {_utc(from_ms)} on"
+    reason = f"The sums are dropped; units are counted anew {where}."
+    return _next(state, "recount", dict(state.weights.shares), detail, origin, reason)
+
+
+def recount_from(state: Experiment, now_ms: int) -> int:
+    """The earliest moment from which counting can start anew if it is decided at `now_ms`, ms."""
+    return now_ms + round(1_000 * state.rules.lateness_s) + NOTICE_MS
+
+
 def hold(state: Experiment, causes: list[str], origin: Origin) -> Decision:
     """Counting can't be trusted: the last weights stay."""
     reason = "Held: " + "; ".join(causes) + "."
@@ -235,7 +251,8 @@ def _record(name: str, kind: Kind, origin: Origin, reason: str, detail: Mapping[
 def _next(
     state: Experiment, kind: Kind, shares: Shares, detail: Mapping[str, Any], origin: Origin, reason: str
 ) -> Decision:
-    racing = kind in ("promote", "undo") or "rules" in detail  # a race starts at a version of its own
+    # A race starts at a version of its own.
+    racing = kind in ("promote", "undo") or "rules" in detail or bool(detail.get("from_ms"))
     changed = racing or shares != state.weights.shares
     version = state.weights.version + changed
     return _checked(state, _record(state.name, kind, origin, reason, detail), version, shares)
@@ -246,3 +263,7 @@ def _checked(state: Experiment | None, record: dict[str, Any], version: int, sha
     decision = Decision(revision=revision, weights_version=version, weights=shares, **record)
     apply(state, decision)
     return decision
+
+
+def _utc(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1_000, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from experiments.state import (
     Arm,
+    Counting,
     Decision,
     Experiment,
     Kind,
@@ -29,6 +30,7 @@ from experiments.transitions import LIFTED_BY_A_LOOK, TABLE, IllegalTransition, 
 __all__ = [
     "LIFTED_BY_A_LOOK",
     "Arm",
+    "Counting",
     "Decision",
     "Experiment",
     "IllegalTransition",

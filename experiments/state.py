@@ -23,6 +23,7 @@ Kind = Literal[
     "hold",  # counting can't be trusted: last weights stay
     "pause",  # champion only, by command
     "resume",
+    "recount",  # the sums are dropped and counting starts anew: from the log, or from a moment on
     "undo",  # of the rollback or promotion at `reverts`
     "confirm",  # every live replica serves what revision `confirms` decided
     "end",
@@ -137,6 +138,16 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
+class Counting:
+    """Which sums are this experiment's: those of the latest recount (`generation`, 0: there was none). Only
+    units first exposed at `from_ms` or later count, and only records appended at most the allowed lateness
+    before; 0: all that the log holds."""
+
+    generation: int = 0
+    from_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """An immutable vector of traffic shares; written before it is used. Sums to 1 over arms that serve."""
 
@@ -165,7 +176,8 @@ class Decision:
     enter {arm, model_version, answers?}, allocate {updated, units, ramp: {arm: step}}, promote {arm},
     rollback {arm, version_out, version_in, restored}, undo {reverts: revision}, retrain {reason, arm},
     attempt {answers: revision of the request, number}, answer {answers, outcome: refused or failed, ...},
-    confirm {confirms: revision, replicas, seconds}, hold {causes: [...]}, resume {rules?}.
+    confirm {confirms: revision, replicas, seconds}, hold {causes: [...]}, resume {rules?},
+    recount {from_ms, dropped}.
     """
 
     experiment: str
@@ -220,6 +232,7 @@ class Experiment:
     acknowledged: tuple[str, ...] = ()  # causes of earlier holds that a person has lifted by `resume`
     paused_version: int = 0  # weights version to go back to after a pause
     units_at_update: int = 0  # matured units when the weights were last updated
+    counting: Counting = Counting()
 
     def live_arms(self) -> list[Arm]:
         """Arms that may serve: champion first, then challengers and holdback by order of entry."""
@@ -248,6 +261,7 @@ def from_dict(plain: Mapping[str, Any]) -> Experiment:
     fields["arms"] = {name: Arm(**arm) for name, arm in fields["arms"].items()}
     fields["versions"] = {int(version): dict(shares) for version, shares in fields["versions"].items()}
     fields["reversals"] = {int(rev): Reversal(**found) for rev, found in fields.get("reversals", {}).items()}
+    fields["counting"] = Counting(**fields.get("counting", {}))
     fields["races"] = tuple(Race(**race) for race in fields.get("races", ()))
     for name in ("unconfirmed", "causes", "acknowledged"):
         fields[name] = tuple(fields.get(name, ()))

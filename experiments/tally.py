@@ -156,11 +156,13 @@ class Tally:
         return sorted(cell for cell, c in self.cells.items() if c.s != c.c and cell[2] < before_hour)
 
     def impossible(self) -> list[Cell]:
-        """Cells that no counting can produce: more successes or fallbacks than units, more credited than
-        successes, or less than nothing."""
-        return sorted(
-            cell for cell, c in self.cells.items() if not (0 <= c.c <= c.s <= c.n and 0 <= c.f <= c.n)
-        )
+        """Cells that no counting can produce, and nothing can be computed from: more successes or fallbacks
+        than units, or less than nothing."""
+        return sorted(cell for cell, c in self.cells.items() if not (0 <= c.s <= c.n and 0 <= c.f <= c.n))
+
+    def overcredited(self) -> list[Cell]:
+        """Cells in which events credit more units than succeeded, or less than none."""
+        return sorted(cell for cell, c in self.cells.items() if not 0 <= c.c <= c.s)
 
 
 def merge(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.state import (
     COUNTING,
     Arm,
+    Counting,
     Decision,
     Experiment,
     Kind,
@@ -29,6 +30,7 @@ LIFTED_BY_A_LOOK = (
     "stalled-watermark",
     "sums-behind",
 )  # holds that the next good look ends; all others need `resume`
+NOTICE_MS = 10_000  # in which every worker has seen a recount before it counts what the recount is about
 ANSWERS = ("refused", "failed")  # how a retraining request ends without a challenger
 
 
@@ -150,6 +152,27 @@ def _resume(s: Experiment, d: Decision) -> Experiment:
     return _race(replace(lifted, rules=rules, races=()), d)
 
 
+def _recount(s: Experiment, d: Decision) -> Experiment:
+    """Dropped evidence is no evidence: without it every race starts anew. Counted again from the log it is
+    the same, and the races go on."""
+    from_ms = _need(d, "from_ms")
+    notice_ms = d.received_at + round(1_000 * s.rules.lateness_s) + NOTICE_MS
+    possible = isinstance(from_ms, int) and (from_ms == 0 or from_ms >= notice_ms)
+    require(possible, f"recount: from_ms must be 0 (the whole log) or at least {notice_ms}, not {from_ms}")
+    known = tuple(dict.fromkeys(s.acknowledged + s.causes))
+    status = "running" if s.status == "held" else s.status
+    anew = replace(
+        s,
+        status=status,
+        held_by="",
+        causes=(),
+        acknowledged=known,
+        counting=Counting(s.counting.generation + 1, from_ms),
+        units_at_update=0,
+    )
+    return anew if from_ms == 0 else _race(replace(anew, races=()), d)
+
+
 def _confirm(s: Experiment, d: Decision) -> Experiment:
     revision = _need(d, "confirms")
     require(revision in s.unconfirmed, f"revision {revision} does not wait for confirmation")
@@ -182,6 +205,7 @@ TABLE: Mapping[Kind, Transition] = {
     "hold": Transition(COUNTED, _hold),
     "pause": Transition(COUNTED, _pause),
     "resume": Transition(("paused", "held"), _resume),
+    "recount": Transition(ALIVE, _recount),
     "confirm": Transition((*ALIVE, "ended"), _confirm),
     "end": Transition(ALIVE, _end),
 }

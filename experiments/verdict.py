@@ -74,6 +74,8 @@ class _View:
         tally = Tally.parse(sight.sums)
         if unknown := {version for version, _, _ in tally.cells} - state.versions.keys():
             raise ValueError(f"sums: weights version {min(unknown)} was never in force")
+        if impossible := tally.impossible():
+            raise ValueError(f"sums: {_named(impossible[0])} holds impossible counts")
         arms = [arm.name for arm in state.live_arms()]
         beliefs = posteriors(tally, arms, state.champion, state.rules)
         return cls(state, sight, tally, beliefs, tuple(standing(state, tally, race) for race in state.races))
@@ -129,7 +131,7 @@ def _broken_identity(view: _View) -> list[str]:
         f"arm {arm}: {gap} acknowledged events are not accounted for" for arm, gap in tally.gaps().items()
     ]
     found += [f"arm {arm}: {gap} exposures are not accounted for" for arm, gap in _exposure_gaps(tally)]
-    found += [f"{_named(cell)}: impossible counts" for cell in tally.impossible()]
+    found += [f"{_named(cell)}: more credited units than successes" for cell in tally.overcredited()]
     found += [f"{_named(cell)}: successes are not what the events credit" for cell in _uncredited(view)]
     return [cause for cause in found if cause not in view.state.acknowledged]
 

@@ -150,12 +150,18 @@ class OnlineReader(Protocol):
 @dataclass(frozen=True, slots=True)
 class Positions:
     """Where a partition's sums stand: next offset of `exposures` to mature, next offset of `events` not yet
-    accounted for, offset of `exposures` from which the join is rebuilt, and the log they belong to."""
+    accounted for, offset of `exposures` from which the join is rebuilt, and the log they belong to. `counts`:
+    which recount (Experiment.counting.generation) the sums of an experiment are of, where there was one."""
 
     log_id: str
     exposures: int
     events: int
     rebuild: int
+    counts: tuple[tuple[str, int], ...] = ()
+
+    def generation(self, experiment: str) -> int:
+        """Recount that the sums of `experiment` are of; 0: there was none."""
+        return dict(self.counts).get(experiment, 0)
 
 
 # "<weights version>|<arm>|<hour>|<n, s, f or c>" and "acct|<arm>|<what>" -> count; see experiments.tally
@@ -172,17 +178,25 @@ class TallyStore(Protocol):
         """Stored positions of those partitions that have any: one round trip, to see that Redis forgot."""
 
     def apply(
-        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+        self,
+        partition: int,
+        fetched_from: Positions | None,
+        moved_to: Positions,
+        deltas: Mapping[str, Sums],
+        forget: Iterable[str] = (),
     ) -> None:
-        """Add `deltas` and move, only if the stored positions equal `fetched_from`; else
-        StalePositionError."""
+        """Drop the sums of the experiments to `forget`, add `deltas` and move, only if the stored positions
+        equal `fetched_from`; else StalePositionError."""
 
     def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
         """How far the worker has read (information for the decider's stall rule)."""
 
-    def load_all(self, experiment: str, partitions: int) -> tuple[Sums, dict[str, int], int | None]:
+    def load_all(
+        self, experiment: str, partitions: int, generation: int = 0
+    ) -> tuple[Sums, dict[str, int], int | None]:
         """Sums over partitions; positions as "topic/partition" -> offset; lowest watermark, ms (None: some
-        partition has none)."""
+        partition has none). A partition whose sums are of another recount than `generation` is as one that
+        was never counted."""
 
     def report_loss(self, partition: int, message: str) -> None:
         """Record data loss with its range; the decider holds every experiment until it is acknowledged."""

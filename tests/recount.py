@@ -14,7 +14,8 @@ create view exposure as select o, append_ms,
     j->>'experiment' e, j->>'unit' unit, (j->>'received_at')::bigint t, j->>'arm' arm,
     j->>'answered_by' by_arm, (j->>'weights_version')::int v
   from raw where topic = 'exposures' and j is not null and (j->>'first') = 'true' and (j->>'excluded') is null
-    and (j->>'experiment') = $experiment;
+    and (j->>'experiment') = $experiment and (j->>'received_at')::bigint >= $from
+    and append_ms >= $from - $lateness;
 create view unit as select e, unit, t, any_value(arm) arm, any_value(by_arm) by_arm, any_value(v) v
   from exposure where abs(append_ms - t) <= $lateness group by all;
 create view event as select o, j->>'event_id' id, j->'attribution'->>'unit' unit,
@@ -23,7 +24,8 @@ create view event as select o, j->>'event_id' id, j->'attribution'->>'unit' unit
     (j->>'received_at')::bigint - (j->'attribution'->>'unit_at')::bigint age,
     append_ms - (j->'attribution'->>'unit_at')::bigint append_age
   from raw where topic = 'events' and j is not null and (j->>'type') = 'click'
-    and (j->'attribution'->>'experiment') = $experiment;
+    and (j->'attribution'->>'experiment') = $experiment
+    and (j->'attribution'->>'unit_at')::bigint >= $from and append_ms >= $from - $lateness;
 create view judged as select event.*, case
     when age < 0 or append_age < -$lateness then 'unmatched'
     when age > $window or append_age > $window + $lateness then 'late'
@@ -54,9 +56,13 @@ union all select 'acct|' || arm || '|late_exposures', count(*) from exposure
 """
 
 
-def recount(records: Sequence[Record], experiment: str, window_ms: int, lateness_ms: int) -> dict[str, int]:
-    """Sums of `experiment` once everything in `records` has matured, in the flat format of the store."""
+def recount(
+    records: Sequence[Record], experiment: str, window_ms: int, lateness_ms: int, from_ms: int = 0
+) -> dict[str, int]:
+    """Sums of `experiment` once everything in `records` has matured, in the flat format of the store.
+    `from_ms`: only what is counted since a recount that began there."""
     values = {"$experiment": f"'{experiment}'", "$window": str(window_ms), "$lateness": str(lateness_ms)}
+    values["$from"] = str(from_ms)
     fields = ("topic", "partition", "offset", "append_ms")
     columns = {field: [getattr(record, field) for record in records] for field in fields}
     logged = pa.table(columns | {"value": [record.value.decode(errors="replace") for record in records]})

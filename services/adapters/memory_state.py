@@ -58,9 +58,14 @@ class MemoryTallyStore(_Failing):
             part.clear()
 
     def apply(
-        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+        self,
+        partition: int,
+        fetched_from: Positions | None,
+        moved_to: Positions,
+        deltas: Mapping[str, Sums],
+        forget: Iterable[str] = (),
     ) -> None:
-        """Add and move if `fetched_from` is what is stored; else StalePositionError."""
+        """Forget, add and move if `fetched_from` is what is stored; else StalePositionError."""
         self._check()
         if fetched_from == moved_to and deltas:
             raise ValueError(
@@ -73,6 +78,8 @@ class MemoryTallyStore(_Failing):
                     f"partition {partition}: stored {stored}, batch fetched from {fetched_from}"
                 )
             self._positions[partition] = moved_to
+            for experiment in forget:
+                self._sums.get(partition, {}).pop(experiment, None)
             for experiment, delta in deltas.items():
                 sums = self._sums.setdefault(partition, {}).setdefault(experiment, {})
                 for key, count in delta.items():
@@ -83,22 +90,31 @@ class MemoryTallyStore(_Failing):
         self._check()
         self._watermarks[partition] = (watermark_ms, lag)
 
-    def load_all(self, experiment: str, partitions: int) -> tuple[Sums, dict[str, int], int | None]:
+    def load_all(
+        self, experiment: str, partitions: int, generation: int = 0
+    ) -> tuple[Sums, dict[str, int], int | None]:
         """Sums over partitions, positions by "topic/partition", lowest watermark (None: one is missing)."""
         self._check()
         with self._lock:
-            total: Counter[str] = Counter()
-            for partition in range(partitions):
-                total.update(self._sums.get(partition, {}).get(experiment, {}))
-            marks = [self._watermarks.get(partition) for partition in range(partitions)]
-            positions = {
-                f"{topic}/{partition}": offset
-                for partition, at in sorted(self._positions.items())
-                if partition < partitions
-                for topic, offset in ((EXPOSURES, at.exposures), (EVENTS, at.events))
+            standing = {partition: self._positions.get(partition) for partition in range(partitions)}
+            standing = {
+                partition: at
+                for partition, at in standing.items()
+                if (at.generation(experiment) if at else 0) == generation
             }
-        known = [mark[0] for mark in marks if mark is not None]
-        return dict(total), positions, min(known) if known and len(known) == partitions else None
+            total: Counter[str] = Counter()
+            for partition in standing:
+                total.update(self._sums.get(partition, {}).get(experiment, {}))
+            marks = [
+                self._watermarks[partition][0] for partition in standing if partition in self._watermarks
+            ]
+        positions = {
+            f"{topic}/{partition}": offset
+            for partition, at in standing.items()
+            if at is not None
+            for topic, offset in ((EXPOSURES, at.exposures), (EVENTS, at.events))
+        }
+        return dict(total), positions, min(marks) if marks and len(marks) == partitions else None
 
     def report_loss(self, partition: int, message: str) -> None:
         """Record data loss."""

@@ -70,11 +70,16 @@ class MeteredTallyStore:
         return self._inner.standing(partitions)
 
     def apply(
-        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+        self,
+        partition: int,
+        fetched_from: Positions | None,
+        moved_to: Positions,
+        deltas: Mapping[str, Sums],
+        forget: Iterable[str] = (),
     ) -> None:
         """As TallyStore; only what was applied is counted."""
         with timed(self._seconds), self._stale.count_exceptions(StalePositionError):
-            self._inner.apply(partition, fetched_from, moved_to, deltas)
+            self._inner.apply(partition, fetched_from, moved_to, deltas, forget)
         for sums in deltas.values():
             for key, count in sums.items():
                 self._count(key, count)
@@ -90,9 +95,11 @@ class MeteredTallyStore:
         """As TallyStore."""
         self._inner.set_watermark(partition, watermark_ms, lag)
 
-    def load_all(self, experiment: str, partitions: int) -> tuple[Sums, dict[str, int], int | None]:
+    def load_all(
+        self, experiment: str, partitions: int, generation: int = 0
+    ) -> tuple[Sums, dict[str, int], int | None]:
         """As TallyStore."""
-        return self._inner.load_all(experiment, partitions)
+        return self._inner.load_all(experiment, partitions, generation)
 
     def report_loss(self, partition: int, message: str) -> None:
         """As TallyStore."""

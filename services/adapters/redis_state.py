@@ -24,6 +24,7 @@ from services.settings import Settings
 logger = logging.getLogger(__name__)
 
 _READ_ATTEMPTS = 5
+_POSITIONS = ("log_id", "exposures", "events", "rebuild")
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -61,7 +62,12 @@ def _key(partition: int, name: str) -> str:
 
 def _encode(positions: Positions | None) -> str:
     """Canonical text of positions, compared byte by byte in the script; '' for a partition never counted."""
-    return "" if positions is None else msgspec.json.encode(positions).decode()
+    if positions is None:
+        return ""
+    said = {name: getattr(positions, name) for name in _POSITIONS}
+    if positions.counts:  # left out where there was no recount: what an older version stored stays the same
+        said["counts"] = positions.counts
+    return msgspec.json.encode(said).decode()
 
 
 def _decode(text: str | None) -> Positions | None:
@@ -132,7 +138,12 @@ class RedisTallyStore(_OnRedis):
         return {partition: at for partition, at in found if at is not None}
 
     def apply(
-        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+        self,
+        partition: int,
+        fetched_from: Positions | None,
+        moved_to: Positions,
+        deltas: Mapping[str, Sums],
+        forget: Iterable[str] = (),
     ) -> None:
         """One script: all of the batch, or StalePositionError. After an UnavailableError either may have
         happened: load again."""
@@ -140,8 +151,9 @@ class RedisTallyStore(_OnRedis):
             raise ValueError(
                 f"partition {partition}: a batch that moves no position would count twice on a retry"
             )
-        keys = [_key(partition, "positions"), _key(partition, "experiments")]
-        arguments: list[str | int] = [_encode(fetched_from), _encode(moved_to)]
+        forgotten = [_key(partition, f"sums:{experiment}") for experiment in forget]
+        keys = [_key(partition, "positions"), _key(partition, "experiments"), *forgotten]
+        arguments: list[str | int] = [_encode(fetched_from), _encode(moved_to), len(forgotten)]
         for experiment, sums in deltas.items():
             keys.append(_key(partition, f"sums:{experiment}"))
             arguments += [experiment, len(sums), *(part for pair in sums.items() for part in pair)]
@@ -153,18 +165,24 @@ class RedisTallyStore(_OnRedis):
         with self._reaching():
             self._redis.set(_key(partition, "watermark"), f"{watermark_ms}|{lag}")
 
-    def load_all(self, experiment: str, partitions: int) -> tuple[Sums, dict[str, int], int | None]:
+    def load_all(
+        self, experiment: str, partitions: int, generation: int = 0
+    ) -> tuple[Sums, dict[str, int], int | None]:
         """One round trip; each partition as of one moment."""
         with self._reaching():
             rows = self._read([(partition, experiment) for partition in range(partitions)])
         total: Sums = {}
         positions: dict[str, int] = {}
-        for partition, (stored, _, flat) in enumerate(rows):
+        marks: list[int] = []
+        for partition, (stored, mark, flat) in enumerate(rows):
+            at = _decode(stored)
+            if (at.generation(experiment) if at else 0) != generation:
+                continue
             for field, count in _sums(flat).items():
                 total[field] = total.get(field, 0) + count
-            if (at := _decode(stored)) is not None:
+            if at is not None:
                 positions |= {f"exposures/{partition}": at.exposures, f"events/{partition}": at.events}
-        marks = [int(mark.split("|")[0]) for _, mark, _ in rows if mark]
+            marks += [int(mark.split("|")[0])] if mark else []
         return total, positions, min(marks) if len(marks) == partitions else None
 
     def report_loss(self, partition: int, message: str) -> None:

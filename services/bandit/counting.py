@@ -3,10 +3,11 @@ exactly once."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from experiments.account import Account
-from experiments.experiment import Rules
+from experiments.experiment import Counting, Rules
 from experiments.maturity import Join, Offsets
 from experiments.tally import merge
 from services.bandit.watermark import Reach
@@ -17,24 +18,40 @@ from services.ports import Positions, Sums, TallyStore
 Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message
 
 
+class Count:
+    """What a worker counts: `rules` of each experiment, and since when if its sums were dropped once.
+    `left_out`: records that count nowhere, by why; of all partitions."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Rules] = {}
+        self.anew: dict[str, Counting] = {}  # experiments whose counting started anew
+        self.left_out: Counter[str] = Counter()
+
+    def admits(self, topic: str, record: Fed) -> bool:
+        """Whether a record is of the count in force, by its own times; others are as if they were not in the
+        log."""
+        _, append_ms, message = record
+        of = message if topic == EXPOSURES else message.attribution
+        if of is None or (anew := self.anew.get(of.experiment)) is None:
+            return True
+        at_ms = message.received_at if topic == EXPOSURES else of.unit_at
+        lateness_ms = round(1_000 * self.rules[of.experiment].lateness_s)
+        return at_ms >= anew.from_ms and append_ms >= anew.from_ms - lateness_ms
+
+
 class Partition:
     """Counts one partition from stored positions on. Raises StalePositionError from `settle` when somebody
     else moved them: then drop this object, load, and read again from `wanted`."""
 
-    def __init__(
-        self,
-        index: int,
-        stored: Positions,
-        rules: Mapping[str, Rules],
-        safety_ms: int,
-        left_out: Counter[str] | None = None,
-    ):
+    def __init__(self, index: int, stored: Positions, count: Count, safety_ms: int):
         self.index = index
+        self.stored = stored  # as this object found them
         self.log_id = stored.log_id
         self.reach = {EXPOSURES: Reach(stored.rebuild), EVENTS: Reach(stored.events)}
         self.wanted = {(EXPOSURES, index): stored.rebuild, (EVENTS, index): stored.events}
         at = Offsets(stored.exposures, stored.events, stored.rebuild)
-        self._join, self._account = Join(rules, at), Account(rules, at, left_out)
+        self._count = count
+        self._join, self._account = Join(count.rules, at), Account(count.rules, at, count.left_out)
         self._safety_ms = safety_ms
         self._pending: tuple[Positions, Positions, Mapping[str, Sums]] | None = None
 
@@ -54,16 +71,19 @@ class Partition:
 
     def feed(self, topic: str, records: Sequence[Fed], next_offset: int) -> None:
         """Take what was read of one topic; reading stands at `next_offset` after it."""
+        reach = self.reach[topic]
+        for _, append_ms, _ in records:
+            reach.saw(append_ms)
+        reach.moved(next_offset)
+        if any(anew.from_ms for anew in self._count.anew.values()):
+            read, records = len(records), [fed for fed in records if self._count.admits(topic, fed)]
+            self._count.left_out["before_recount"] += read - len(records)
         if topic == EXPOSURES:
             self._account.note_exposures(records)
             self._join.feed_exposures(records, next_offset)
         else:
             self._account.note_events(records)
             self._join.feed_events(records, next_offset)
-        reach = self.reach[topic]
-        for _, append_ms, _ in records:
-            reach.saw(append_ms)
-        reach.moved(next_offset)
 
     def watermark(self, now_ms: int) -> int:
         """The lower one of both topics, ms."""
@@ -95,4 +115,5 @@ class Partition:
         self._pending = None
 
     def _at(self, offsets: Offsets) -> Positions:
-        return Positions(self.log_id, offsets.exposures, offsets.events, offsets.rebuild)
+        at = Positions(self.log_id, offsets.exposures, offsets.events, offsets.rebuild)
+        return replace(at, counts=self.stored.counts)

@@ -1,9 +1,10 @@
 """When counting can't go on: the log is another one, or records that were not counted yet are gone."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from services.events import EVENTS, EXPOSURES
-from services.ports import Positions
+from services.ports import Positions, Sums
 
 Bounds = Mapping[str, tuple[int, int]]  # topic -> (first offset kept, offset after the last)
 
@@ -63,3 +64,29 @@ def after_loss(at: Positions, log_id: str, bounds: Bounds) -> Positions:
     """
     complete = at.log_id != log_id and all(start == 0 for start, _ in bounds.values())
     return at_start(log_id, bounds) if complete else at_end(log_id, bounds)
+
+
+def goes_back(stored: Positions | None, anew: Positions) -> bool:
+    """Whether records that are in the sums would be read again."""
+    if stored is None or stored.log_id != anew.log_id:
+        return False
+    return anew.exposures < stored.exposures or anew.events < stored.events
+
+
+def leaps(stored: Positions | None, anew: Positions) -> bool:
+    """Whether counting goes on elsewhere than where the sums stand."""
+    return stored is not None and replace(anew, counts=stored.counts) != stored
+
+
+def written_off(sums: Mapping[str, Sums]) -> dict[str, Sums]:
+    """What closes the identity s = c where events of counted units are gone: they can't credit them any
+    more."""
+    open_by = {
+        name: {
+            f"{key[:-1]}c": count - of.get(f"{key[:-1]}c", 0)
+            for key, count in of.items()
+            if key.endswith("|s") and count != of.get(f"{key[:-1]}c", 0)
+        }
+        for name, of in sums.items()
+    }
+    return {name: deltas for name, deltas in open_by.items() if deltas}

@@ -23,6 +23,7 @@ MARKED = (
     "hold",
     "pause",
     "resume",
+    "recount",
     "undo",
     "confirm",
     "end",

@@ -104,6 +104,7 @@ def title(decision: Decision) -> str:
         "hold": "On hold",
         "pause": "Paused",
         "resume": "Resumed",
+        "recount": "Counting starts anew",
         "undo": f"Revision {detail.get('reverts', '?')} undone",
         "confirm": f"Revision {detail.get('confirms', '?')} served everywhere",
         "end": "Experiment ended",

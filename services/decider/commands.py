@@ -2,11 +2,11 @@
 
 import getpass
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from secrets import token_hex
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, IllegalTransition
 from services import bootstrap
 from services.commanding import decide, installation_rules, known, rules_from_words
+from services.decider.recounting import out_of_reach, what_is_dropped
 from services.errors import BadInputError
 from services.ports import DecisionLog
 from services.settings import Settings
@@ -70,6 +71,44 @@ def resume(experiment: Name = "", reason: Why = "", rule: Set = None) -> None:
         return commands.resume(state, _origin(reason), rules_from_words(state.rules, rule) if rule else None)
 
     _decide(experiment, build)
+
+
+@app.command()
+def recount(
+    experiment: Name = "",
+    reason: Why = "",
+    from_now: Annotated[
+        bool, typer.Option("--from-now", help="Count only units that come from now on; races start anew.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it; without this it only says what would go.")
+    ] = False,
+) -> None:
+    """Drop sums that can't be trusted and count again from the log, or from now on.
+
+    For an experiment that broken-identity holds. After lost data `resume` is enough, and keeps the sums.
+    """
+    settings = Settings()
+    name, console = experiment or settings.experiment, Console()
+    with _log(settings) as log:
+        state = log.catch_up().get(name)
+        if state is None:
+            raise BadInputError("experiment", f"{name!r} was never started")
+        if not from_now:
+            _require_log(settings, state)
+        dropped = what_is_dropped(state, bootstrap.tally_store(settings), settings.kafka_partitions)
+        console.print(dropped_table(dropped))
+        if not yes:
+            console.print("These sums would be dropped; --yes does it.")
+            return
+
+        def build(now: Experiment) -> Decision:
+            origin = _origin(reason)
+            from_ms = commands.recount_from(now, origin.now_ms) if from_now else 0
+            return commands.recount(now, from_ms, dropped, origin)
+
+        _tell(decide(log, name, build))
+        console.print(log.history(name)[-1].reason)
 
 
 @app.command()
@@ -129,6 +168,16 @@ def arms_table(state: Experiment) -> Table:
     return table
 
 
+def dropped_table(dropped: Mapping[str, Any]) -> Table:
+    """One row an arm, or why the sums can't be read."""
+    told = dropped.get("unreadable") or f"{dropped['units']} units"
+    title = f"sums {dropped.get('digest', '')[:12]}: {told}"
+    table = Table("arm", "units", "successes", "acknowledged events", title=title, title_justify="left")
+    for arm, counts in dropped.get("arms", {}).items():
+        table.add_row(arm, *(str(counts.get(what, 0)) for what in ("n", "s", "acknowledged")))
+    return table
+
+
 def decisions_table(history: list[Decision]) -> Table:
     """One row a decision, oldest first."""
     table = Table("revision", "time (UTC)", "kind", "author", "reason")
@@ -160,6 +209,17 @@ def _log(settings: Settings) -> Iterator[DecisionLog]:
         yield bootstrap.decision_log(settings)
     except IllegalTransition as error:
         raise BadInputError("experiment", str(error)) from error
+
+
+def _require_log(settings: Settings, state: Experiment) -> None:
+    consumer = bootstrap.consumer(settings)
+    try:
+        missing = out_of_reach(state, consumer, settings.kafka_partitions)
+    finally:
+        consumer.close()
+    if missing:
+        told = f"the log does not reach back to its start ({missing[0]}); --from-now counts what comes"
+        raise BadInputError("experiment", told)
 
 
 def _require_model(settings: Settings, model_version: str) -> None:

@@ -75,11 +75,13 @@ class Decider:
         if now_ms - self._last_look_ms(state) < 1_000 * state.rules.look_every_s:
             return []
         self.looked_ms[state.name] = now_ms
-        return self._append(look(state, self.sight(state.name)))
+        return self._append(look(state, self.sight(state)))
 
-    def sight(self, name: str) -> Sight:
+    def sight(self, state: Experiment) -> Sight:
         """What there is to see of one experiment."""
-        sums, positions, watermark_ms = self.ports.store.load_all(name, self.partitions)
+        sums, positions, watermark_ms = self.ports.store.load_all(
+            state.name, self.partitions, state.counting.generation
+        )
         return Sight(
             now_ms=self.clock(),
             sums=sums,
@@ -87,7 +89,7 @@ class Decider:
             positions=positions,
             loaded=loaded_everywhere(self.ports.cache.heartbeats()),
             losses=self.ports.store.losses(),
-            decided_at=decided_at(self.ports.decisions.history(name)),
+            decided_at=decided_at(self.ports.decisions.history(state.name)),
             author=AUTHOR,
             code_version=self.identity.code_version,
         )
@@ -153,10 +155,10 @@ class Decider:
 
 
 def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:
-    """Positions of the latest decision that was made from sums, unless somebody resumed since: who accepts a
-    loss accepts that counting stands elsewhere."""
+    """Positions of the latest decision that was made from sums, unless somebody resumed since, or let
+    counting start at a moment: who accepts a loss accepts that counting stands elsewhere."""
     for decision in reversed(history):
-        if decision.kind == "resume":
+        if decision.kind == "resume" or (decision.kind == "recount" and decision.detail.get("from_ms")):
             return {}
         if decision.positions and decision.kind in ("allocate", "rollback"):
             return decision.positions

@@ -2,9 +2,9 @@
 
 Putting one back twice changes no sum, whoever does it and whatever failed in between, because every reader is
 idempotent: an event is known by its `event_id` (a second copy is a duplicate), an exposure by its unit, a
-decision by its revision (a second one is void), an activity row by its events, and a change of the catalogue
-says what an item is now. A record counts by when it was appended: what is put back after its attribution
-window is `late` or a `late_exposure`, and moves no sum either.
+decision by its revision (a second one is void), an activity row by its events. A change of the catalogue says
+the same twice, but is laid as the newest: mind what has changed since. A record counts by when it was
+appended: what is put back after its attribution window is `late` or a `late_exposure`, and moves no sum.
 """
 
 from collections.abc import Iterable

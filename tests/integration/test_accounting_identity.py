@@ -5,71 +5,16 @@ ones over doubles.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 
 import msgspec
 import pytest
-from traffic import EXPERIMENT, RULES, Clock, play, traffic
+from counted_shop import Shop
 
-from experiments import commands, maturity
-from experiments.experiment import Decision
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryDecisionLog,
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryLogAdmin,
-    MemoryStateCache,
-    MemoryTallyStore,
-)
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Ports, Worker
-from services.decider.deciding import Decider, Identity
-from services.decider.deciding import Ports as DeciderPorts
+from experiments import maturity
 
-PARTITIONS = 2
 HOUR_MS = 3_600_000
 SOON_MS = 400_000  # a look is due and everything has matured, but the hour is not over
-
-
-class Shop:
-    """A worker and a decider of one experiment, and shoppers."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.broker = MemoryBroker(PARTITIONS, self.clock)
-        self.cache = MemoryStateCache(self.clock)
-        self.log = MemoryDecisionLog(cache=self.cache)
-        self.store = MemoryTallyStore()
-        origin = commands.Origin("anna", self.clock.now_ms)
-        champion = {"name": "popularity", "model_version": "popularity-1"}
-        state = self.log.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
-        state = self.log.append(commands.enter(state, "als", "als-1", origin))
-        shares = {"popularity": 0.5, "als": 0.5}
-        self.log.append(commands.allocate(state, shares, {"als": 3}, 0, replace(origin, rule="ramp")))
-        ports = Ports(
-            MemoryEventConsumer(self.broker),
-            MemoryLogAdmin(self.broker),
-            self.store,
-            self.log,
-            Decoder(MemoryEventProducer(self.broker)),
-        )
-        self.worker = Worker(ports, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(settle_ms=200))
-        deciding = DeciderPorts(self.log, self.store, self.cache)
-        self.decider = Decider(deciding, Identity("one", "test"), PARTITIONS, self.clock)
-
-    def trade(self) -> None:
-        for _ in play(self.broker, self.clock, traffic(seed=3, units=300), step_ms=300):
-            self.worker.step(0)
-
-    def look(self, after_ms: int) -> Decision:
-        """What the decider does once `after_ms` have passed."""
-        self.clock.now_ms += after_ms
-        for _ in range(4):  # to the end of the log, then the clock moves the watermark
-            self.clock.now_ms += 1_000
-            self.worker.step(0)
-        return self.decider.tick()[0]
 
 
 def taking(method: str, change: Callable) -> Callable[[pytest.MonkeyPatch], None]:
@@ -169,5 +114,5 @@ def test_a_bug_of_the_join_holds_the_experiment(bug: str, monkeypatch: pytest.Mo
     shop.trade()
     held = shop.look(after_ms)
     assert (held.kind, held.rule) == ("hold", "broken-identity")
-    assert shop.log.catch_up()[EXPERIMENT].status == "held"
+    assert shop.state.status == "held"
     assert all(cause in held.reason for cause in held.detail["causes"])

@@ -63,6 +63,12 @@ def test_broken_accounting_and_impossible_cells_are_found():
     assert Tally.parse(account).gaps() == {"x": 2}
     assert Tally.parse(account | {"acct|x|duplicate": 2}).gaps() == {}
     assert Tally.parse({"1|x|0|n": 2, "1|x|0|s": 3}).impossible() == [(1, "x", 0)]
+    exposed = {"acct|x|exposed": 7, "1|x|0|n": 4, "1|x|0|s": 2, "acct|x|late_exposures": 1}
+    assert Tally.parse(exposed).exposure_gaps() == {"x": 2}
+    assert Tally.parse(exposed | {"acct|x|duplicate_exposures": 2}).exposure_gaps() == {}
+    assert Tally.parse(exposed | {"1|x|0|c": 3}).overcredited() == [(1, "x", 0)]
+    assert Tally.parse(exposed | {"1|x|0|c": 1}).uncredited(before_hour=1) == [(1, "x", 0)]
+    assert Tally.parse(exposed | {"1|x|0|c": 1}).uncredited(before_hour=0) == []
 
 
 @pytest.mark.parametrize("key", ["1|x|0", "x|1|0|n", "1|x|0|q", "1|x|y|0|n"])

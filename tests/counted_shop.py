@@ -1,0 +1,114 @@
+"""A shop in memory: a broker, an experiment with two arms, workers that count it, a decider that looks."""
+
+from dataclasses import replace
+
+import msgspec
+from recount import added, recount
+from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, Sent, play, traffic
+
+from experiments import commands
+from experiments.experiment import Decision, Experiment
+from services import events
+from services.adapters.memory import (
+    MemoryBroker,
+    MemoryDecisionLog,
+    MemoryEventConsumer,
+    MemoryEventProducer,
+    MemoryLogAdmin,
+    MemoryStateCache,
+    MemoryTallyStore,
+)
+from services.bandit.decoding import Decoder
+from services.bandit.worker import Pace, Ports, Worker
+from services.decider.deciding import Decider, Identity
+from services.decider.deciding import Ports as DeciderPorts
+
+PARTITIONS = 2
+LOOK_MS = round(RULES.look_every_s * 1_000)
+
+
+class Shop:
+    """`trade` lets shoppers come, `look` lets the decider look later."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.broker = MemoryBroker(PARTITIONS, self.clock)
+        self.cache = MemoryStateCache(self.clock)
+        self.log = MemoryDecisionLog(cache=self.cache)
+        self.store = MemoryTallyStore()
+        champion = {"name": "popularity", "model_version": "popularity-1"}
+        state = self.log.append(commands.start(EXPERIMENT, champion, RULES, "salt", self.origin()))
+        state = self.log.append(commands.enter(state, "als", "als-1", self.origin()))
+        ramp = replace(self.origin(), rule="ramp")
+        shares = {"popularity": 0.5, "als": 0.5}
+        self.log.append(commands.allocate(state, shares, {"als": 3}, 0, ramp))
+        self.worker = self.new_worker()
+        deciding = DeciderPorts(self.log, self.store, self.cache)
+        self.decider = Decider(deciding, Identity("one", "test"), PARTITIONS, self.clock)
+
+    @property
+    def state(self) -> Experiment:
+        return self.log.catch_up()[EXPERIMENT]
+
+    def origin(self) -> commands.Origin:
+        return commands.Origin("anna", self.clock.now_ms)
+
+    def new_worker(self) -> Worker:
+        ports = Ports(
+            MemoryEventConsumer(self.broker),
+            MemoryLogAdmin(self.broker),
+            self.store,
+            self.log,
+            Decoder(MemoryEventProducer(self.broker)),
+        )
+        return Worker(ports, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(settle_ms=200))
+
+    def trade(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
+        """Shoppers come from now on."""
+        sent = traffic(seed, units)
+        later = self.clock.now_ms + 1_000 - sent[0].at_ms
+        shifted = [_later(record, later) for record in sent]
+        for _ in play(self.broker, self.clock, shifted, step_ms=300):
+            for worker in workers or (self.worker,):
+                worker.step(0)
+
+    def pass_time(self, ms: int) -> None:
+        """Time passes; the worker reads to the end of the log, then the clock moves the watermark."""
+        self.clock.now_ms += ms
+        for _ in range(4):
+            self.clock.now_ms += 1_000
+            self.worker.step(0)
+
+    def look(self, after_ms: int = LOOK_MS) -> Decision | None:
+        """What the decider does once `after_ms` have passed."""
+        self.pass_time(after_ms)
+        decided = self.decider.tick()
+        return decided[0] if decided else None
+
+    def counted(self) -> dict[str, int]:
+        sums = added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
+        return {key: count for key, count in sums.items() if count}
+
+    def truth(self, from_ms: int = 0) -> dict[str, int]:
+        logged = self.broker.records(events.EXPOSURES) + self.broker.records(events.EVENTS)
+        return recount(logged, EXPERIMENT, WINDOW_MS, LATENESS_MS, from_ms)
+
+
+def _later(sent: Sent, ms: int) -> Sent:
+    """The same record, everything in it `ms` later."""
+    kind = events.Exposure if sent.topic == events.EXPOSURES else events.Event
+    return replace(sent, at_ms=sent.at_ms + ms, value=_shifted(kind, sent.value, ms))
+
+
+def _shifted(kind: type, value: bytes, ms: int) -> bytes:
+    try:
+        said = events.decode(kind, value)
+    except events.BadMessageError:
+        return value
+    if kind is events.Exposure:
+        later = msgspec.structs.replace(said, received_at=said.received_at + ms, unit_at=said.unit_at + ms)
+        return events.encode(later)
+    to = said.attribution
+    if to is not None:
+        to = msgspec.structs.replace(to, unit_at=to.unit_at + ms, exposed_at=to.exposed_at + ms)
+    return events.encode(msgspec.structs.replace(said, received_at=said.received_at + ms, attribution=to))

@@ -1,0 +1,192 @@
+"""Sums that can't be trusted are dropped by command, and counted anew: from the log, or from a moment on."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from counted_shop import LOOK_MS, PARTITIONS, Shop
+from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
+from typer.testing import CliRunner
+
+from experiments import commands
+from experiments.experiment import Experiment, IllegalTransition, apply, fold
+from services import bootstrap, events
+from services.cli import app
+from services.decider.recounting import what_is_dropped
+from services.ports import Positions
+
+SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000
+POISON = {
+    "more successes than units": {"1|als|472222|s": 10_000},
+    "a version that never was": {"77|als|472222|n": 3},
+    "a key that nobody wrote": {"what|is|this": 1},
+    "events that were never acknowledged": {"acct|als|counted": 3},
+}
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+def poison(shop: Shop, sums: dict[str, int]) -> None:
+    """As a bug, or a hand in Redis, would."""
+    at, _ = shop.store.load(0)
+    shop.store._sums[0].setdefault(EXPERIMENT, {}).update(sums)
+    assert at is not None
+
+
+def recounted(shop: Shop, from_now: bool = False) -> Experiment:
+    dropped = what_is_dropped(shop.state, shop.store, PARTITIONS)
+    from_ms = commands.recount_from(shop.state, shop.clock.now_ms) if from_now else 0
+    return shop.log.append(commands.recount(shop.state, from_ms, dropped, shop.origin()))
+
+
+@pytest.mark.parametrize("what", POISON)
+def test_poisoned_sums_hold_until_they_are_counted_again_from_the_log(shop, what):
+    shop.trade()
+    assert shop.look().kind == "allocate"
+    poison(shop, POISON[what])
+    held = shop.look()
+    assert (held.kind, held.rule) == ("hold", "broken-identity")
+    assert shop.look() is None
+    before = shop.state
+    after = recounted(shop)
+    assert (after.status, after.held_by, after.counting.generation) == ("running", "", 1)
+    assert after.races == before.races  # the evidence is the same
+    assert shop.look().kind == "allocate"
+    assert shop.counted() == shop.truth()
+    shop.trade(seed=9)
+    shop.pass_time(SETTLED_MS)
+    assert shop.counted() == shop.truth()
+
+
+def test_from_now_on_only_units_count_that_come_after_the_moment_in_the_record(shop):
+    shop.trade()
+    shop.look()
+    poison(shop, POISON["a version that never was"])
+    shop.look()
+    before = shop.state
+    state = recounted(shop, from_now=True)
+    assert len(state.races) == len(before.races) == 1
+    assert state.races[0].index == before.races[0].index + 1  # a restart does not refill the budget
+    assert state.races[0].from_version == state.weights.version == before.weights.version + 1
+    assert dict(state.weights.shares) == dict(before.weights.shares)
+    shop.trade(seed=9, units=600)  # begins before the moment, ends after it
+    shop.pass_time(SETTLED_MS)
+    truth = shop.truth(state.counting.from_ms)
+    assert shop.counted() == truth
+    units = sum(n for key, n in truth.items() if key.endswith("|n"))
+    assert 100 < units < 500
+    assert shop.worker.left_out["before_recount"] > 100
+    assert shop.look().kind == "allocate"
+
+
+def test_workers_that_come_go_and_know_nothing_yet_change_no_sum(shop):
+    zombie = shop.new_worker()
+    shop.trade(3, 200, shop.worker, zombie)
+    stale = shop.new_worker()
+    stale.step(0)  # then it hangs
+    state = recounted(shop, from_now=True)
+    shop.trade(9, 600, shop.worker)
+    for worker in (stale, zombie, shop.new_worker()):
+        for _ in range(3):
+            shop.clock.now_ms += 1_000
+            worker.step(0)
+    shop.pass_time(SETTLED_MS)
+    assert shop.counted() == shop.truth(state.counting.from_ms)
+    recounted(shop)
+    shop.trade(11, 100, zombie, shop.worker, stale)
+    shop.worker = shop.new_worker()
+    shop.pass_time(SETTLED_MS)
+    assert shop.counted() == shop.truth()
+
+
+def test_until_every_partition_is_counted_anew_nothing_is_decided(shop):
+    shop.trade()
+    assert shop.look().kind == "allocate"
+    recounted(shop)
+    shop.clock.now_ms += LOOK_MS
+    [decision] = shop.decider.tick()  # no worker has seen it
+    assert (decision.kind, decision.rule) == ("hold", "sums-behind")
+    assert shop.look().kind == "allocate"
+
+
+def test_what_was_dropped_is_in_the_record(shop):
+    shop.trade()
+    shop.look()
+    sums, positions, _ = shop.store.load_all(EXPERIMENT, PARTITIONS)
+    recounted(shop)
+    detail = shop.log.history(EXPERIMENT)[-1].detail
+    canonical = json.dumps(dict(sorted(sums.items())), separators=(",", ":"))
+    assert detail["dropped"]["digest"] == hashlib.sha256(canonical.encode()).hexdigest()
+    assert detail["dropped"]["positions"] == positions
+    units = sum(n for key, n in sums.items() if key.endswith("|n"))
+    assert detail["dropped"]["units"] == units
+    assert sum(arm["n"] for arm in detail["dropped"]["arms"].values()) == units
+
+
+def test_the_state_is_a_fold_and_a_recount_too_soon_for_workers_is_illegal(shop):
+    recounted(shop, from_now=True)
+    assert fold(shop.log.history(EXPERIMENT)) == shop.state
+    now = shop.origin()
+    for from_ms in (1, now.now_ms, now.now_ms + LATENESS_MS, float(now.now_ms * 2)):
+        with pytest.raises(IllegalTransition, match="recount: from_ms"):
+            commands.recount(shop.state, from_ms, {}, now)
+    paused = apply(shop.state, commands.pause(shop.state, now))
+    assert apply(paused, commands.recount(paused, 0, {}, now)).status == "paused"
+
+
+def test_a_log_that_no_longer_reaches_back_is_a_loss_and_is_never_half_counted(shop):
+    shop.trade()
+    shop.look()
+    poison(shop, POISON["a version that never was"])
+    shop.look()
+    recounted(shop)
+    shop.broker.truncate(events.EXPOSURES, 0, 20)
+    held = shop.look()
+    assert (held.kind, held.rule) == ("hold", "data-loss")
+    assert "does not hold what is to be counted again: exposures/0 begins at offset 20" in held.reason
+    shop.log.append(commands.resume(shop.state, shop.origin()))
+    shop.pass_time(LOOK_MS)
+    shop.decider.tick()
+    shop.pass_time(1_000)
+    assert shop.store.losses() == {}
+    assert shop.store.load(0)[1] == {}  # nothing of partition 0 but what comes
+    assert shop.look().kind == "allocate"
+
+
+def test_the_command_says_what_it_would_drop_and_does_it_when_told(
+    embedded_broker: Any, redis_server: Any, settings_for: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(embedded_broker, redis_server)
+    for name in ("kafka_bootstrap", "kafka_mode", "kafka_partitions", "redis_url"):
+        monkeypatch.setenv(f"RINGSIDE_{name.upper()}", str(getattr(settings, name)))
+    log, store = bootstrap.decision_log(settings), bootstrap.tally_store(settings)
+    champion = {"name": "als", "model_version": "als-1"}
+    log.append(commands.start("storefront", champion, RULES, "salt", commands.Origin("anna", 1)))
+    at = Positions("log", 7, 8, 7)
+    store.apply(0, None, at, {"storefront": {"1|als|0|n": 41, "what|is": 1}})
+    told = ringside("recount")
+    assert "'what|is' is not" in told
+    assert "--yes does it" in told
+    assert log.catch_up()["storefront"].revision == 1
+    told = ringside("recount", "--from-now", "--reason", "Redis was edited by hand", "--yes")
+    assert "Redis was edited by hand" in told
+    state = log.catch_up()["storefront"]
+    assert state.counting.generation == 1
+    [_, record] = log.history("storefront")
+    assert (record.kind, record.author[:6]) == ("recount", "shell:")
+    assert state.counting.from_ms >= record.received_at + 1_000 * RULES.lateness_s
+    store.apply(0, at, Positions("log", 7, 8, 7, (("storefront", 1),)), {}, ["storefront"])
+    assert store.load(0)[1] == {"storefront": {}}
+    assert store.load_all("storefront", 4, 1)[0] == {}
+
+
+def ringside(*words: str) -> str:
+    env = {"COLUMNS": "200"}
+    result = CliRunner().invoke(app, ["experiment", *words], env=env, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
