@@ -29,11 +29,21 @@ LONGEST_WAIT_S = 30.0
 class Client:
     """Calls one Ringside at `url`. `record` and `recommend` from any thread, `deliver` from one.
 
-    `outbox`: events that may wait; they live in this process, so keep them on disk if yours may die.
+    `outbox`: events that may wait; they live in this process, so keep them on disk if yours may die. `http`:
+    the client that calls, one of our own by default.
     """
 
-    def __init__(self, url: str, key: str, *, timeout_s: float = 3.0, outbox: int = 100_000):
-        self._http = httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=timeout_s)
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        timeout_s: float = 3.0,
+        outbox: int = 100_000,
+        http: httpx.Client | None = None,
+    ):
+        self._http = http or httpx.Client(base_url=url, timeout=timeout_s)
+        self._headers = {"X-API-Key": key}
         self._waiting: deque[dict[str, Any]] = deque()
         self._outbox = outbox
 
@@ -41,7 +51,7 @@ class Client:
         """The answer of POST /recommend; None when there is none: a page is never kept waiting twice."""
         for _ in range(2):  # a kept connection may be gone: once more, on a new one
             try:
-                answer = self._http.post("/recommend", json=fields)
+                answer = self._http.post("/recommend", json=fields, headers=self._headers)
             except httpx.TimeoutException:
                 return None
             except httpx.TransportError:
@@ -70,7 +80,7 @@ class Client:
         while self._waiting:
             batch = list(islice(self._waiting, BATCH))
             try:
-                answer = self._http.post("/events", json=batch)
+                answer = self._http.post("/events", json=batch, headers=self._headers)
             except httpx.TransportError as error:
                 log.warning("events wait: %r", error)
                 return WAIT_S

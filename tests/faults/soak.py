@@ -97,7 +97,7 @@ def main(seconds: float = 600.0, rate: float = 400.0) -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         bootstrap.embedded_redis() as redis,
-        bootstrap.embedded_broker(Settings()) as broker,
+        bootstrap.embedded_broker(Settings().kafka_partitions) as broker,
     ):
         home = Path(folder)
         model = installed(home)

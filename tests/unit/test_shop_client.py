@@ -1,0 +1,78 @@
+"""The storefront's client against the real application on in-memory ports."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_shop import KEYS, Caller, Shop
+
+from services.errors import UnavailableError
+from services.shop.client import BATCH, Client
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    shop = Shop(tmp_path, category_share=1.0)
+    shop.start()
+    return shop
+
+
+@pytest.fixture
+def call(shop: Shop) -> Iterator[Caller]:
+    with shop.client() as call:
+        yield call
+
+
+def client(call: Caller, key: str = KEYS["storefront"][0], outbox: int = 1_000) -> Client:
+    return Client("", key, http=call.http, outbox=outbox)
+
+
+def test_a_click_comes_back_attributed(shop: Shop, call: Caller) -> None:
+    ours = client(call)
+    slate = ours.recommend(user_id="anna", session_id="s1", n=2)
+    assert slate is not None
+    token = slate["recommendation_id"]
+    event_id = ours.record("click", slate["items"][0]["item_id"], user_id="anna", recommendation_id=token)
+    assert (ours.deliver(), ours.undelivered) == (0.0, 0)
+    assert [(event.event_id, event.attribution is not None) for event in shop.events()] == [(event_id, True)]
+
+
+def test_events_wait_until_the_broker_is_back_and_none_is_lost(shop: Shop, call: Caller) -> None:
+    ours = client(call)
+    ids = {ours.record("view", "i1", session_id="s") for _ in range(2 * BATCH + 1)}
+    shop.broker.down = True
+    assert (ours.deliver(), ours.undelivered) == (1.0, len(ids))  # what Retry-After said
+    shop.broker.down = False
+    assert (ours.deliver(), ours.undelivered) == (0.0, 0)
+    assert {event.event_id for event in shop.events()} == ids
+
+
+def test_what_is_wrong_is_told_and_holds_nothing_up(
+    shop: Shop, call: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = client(call)
+    ours.record("no such type", "i1")
+    assert (ours.deliver(), ours.undelivered) == (0.0, 0)  # all rows of a request are bad: 422
+    ours.record("no such type", "i1")
+    good = ours.record("view", "i1", session_id="s")
+    assert ours.deliver() == 0.0
+    assert [event.event_id for event in shop.events()] == [good]
+    assert caplog.text.count("an event is refused") == 2
+
+
+def test_a_wrong_key_or_overload_loses_nothing(call: Caller) -> None:
+    stranger = client(call, key="rs_unknown")
+    stranger.record("view", "i1", session_id="s")
+    assert (stranger.deliver(), stranger.undelivered) == (1.0, 1)
+    assert stranger.recommend(session_id="s") is None
+    ours = client(call)
+    ours.record("view", "i1", session_id="s")
+    call.parts.shedder.events.limit = 0
+    assert (ours.deliver(), ours.undelivered) == (1.0, 1)
+
+
+def test_the_outbox_is_bounded(call: Caller) -> None:
+    ours = client(call, outbox=1)
+    ours.record("view", "i1")
+    with pytest.raises(UnavailableError, match="outbox"):
+        ours.record("view", "i1")
