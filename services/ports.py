@@ -5,6 +5,7 @@ In-memory doubles live in `services.adapters.memory` and pass the same conforman
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -343,13 +344,22 @@ class Span:
 
 
 class LakeFiles(Protocol):
-    """Parquet files of the topics. A file answers for a span of offsets and appears whole."""
+    """Parquet files of the topics. A file answers for a span of offsets and appears whole; a partition has
+    one writer, who took it last."""
 
     def tag(self, log_id: str) -> str:
         """How file names call a log."""
 
     def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
         """Write the rows of `span` as one file, in the folder of the hour of `at_ms`."""
+
+    def take(self, topic: str, partition: int, log: str) -> int | None:
+        """Write this partition from now on, and nobody else; its position. Raises UnavailableError while
+        another one writes."""
+
+    def holding(self, topic: str, partition: int) -> AbstractContextManager[None]:
+        """While this lasts nobody can take the partition. Raises StalePositionError if somebody has taken it
+        since `take`."""
 
     def position(self, topic: str, partition: int, log: str) -> int | None:
         """Offset after the last one that a file answers for; None: there is no file of this log."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -181,6 +181,14 @@ class MeteredLakeFiles:
         self._rows.labels(topic).inc(rows.num_rows)
         self._files.labels(topic).inc()
         self._at.labels(topic).set_to_current_time()
+
+    def take(self, topic: str, partition: int, log: str) -> int | None:
+        """As LakeFiles."""
+        return self._inner.take(topic, partition, log)
+
+    def holding(self, topic: str, partition: int) -> AbstractContextManager[None]:
+        """As LakeFiles."""
+        return self._inner.holding(topic, partition)
 
     def position(self, topic: str, partition: int, log: str) -> int | None:
         """As LakeFiles."""

@@ -9,12 +9,13 @@ worker reads them again from the highest offset that a file answers for. A file 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from services import events, ports
 from services.dead_letters import BURIED_BY, DeadLetters
-from services.errors import BadMessageError, DataLossError
+from services.errors import BadMessageError, DataLossError, StalePositionError
 from services.lake import tables
 from services.ports import Record, Span
 
@@ -68,13 +69,17 @@ class LakeWorker:
     def step(self, timeout_s: float) -> int:
         """Fetch what has arrived and write what is due; returns the number of records fetched.
 
-        Raises UnavailableError, or OSError when the disk is full; then what waits is dropped and read again.
+        What another worker took meanwhile is dropped. Raises UnavailableError, or OSError when the disk is
+        full; then what waits is dropped and read again.
         """
         try:
             self._take_place()
             records = self._deps.consumer.poll(timeout_s)
             self._keep(records)
             self._write(self._due())
+        except StalePositionError as error:
+            logger.warning("%s; reading again from its last file", error)
+            self._waiting = {}
         except DataLossError as error:
             logger.error("records are gone before they reached the lake: %s", error)
             self._skip_gap()
@@ -85,8 +90,10 @@ class LakeWorker:
         return len(records)
 
     def close(self) -> None:
-        """Write what waits."""
-        self._write(list(self._waiting))
+        """Write what waits and is still ours."""
+        for pair in self._waiting:
+            with suppress(StalePositionError):
+                self._write([pair])
 
     def _take_place(self) -> None:
         ours = self._deps.owned()
@@ -102,13 +109,13 @@ class LakeWorker:
 
     def _start(self, pair: Pair) -> int:
         first, end = self._deps.consumer.bounds(*pair)
-        held = self._deps.files.position(*pair, self._log)
+        held = self._deps.files.take(*pair, self._log)
         if held is not None and held < first:
             logger.error("%s/%d: records [%d, %d) are gone before they reached the lake", *pair, held, first)
         return min(max(first, held or 0), end)
 
     def _skip_gap(self) -> None:
-        self._write(list(self._waiting))
+        self.close()
         self._waiting = {}
 
     def _keep(self, records: Iterable[Record]) -> None:
@@ -122,10 +129,13 @@ class LakeWorker:
 
     def _due(self) -> list[Pair]:
         oldest_ms = self._clock() - self._flush_ms
+        ours = self._deps.owned()  # a poll may end with less than it began with
         return [
             pair
             for pair, waiting in self._waiting.items()
-            if waiting.records and (waiting.since_ms <= oldest_ms or len(waiting.records) >= self._most)
+            if pair in ours
+            and waiting.records
+            and (waiting.since_ms <= oldest_ms or len(waiting.records) >= self._most)
         ]
 
     def _write(self, pairs: Iterable[Pair]) -> None:
@@ -133,7 +143,8 @@ class LakeWorker:
             waiting = self._waiting[pair]
             for at_ms, records in _by_hour(waiting.records):
                 span = Span(self._log, pair[1], waiting.first, records[-1].offset + 1)
-                self._write_file(pair[0], span, at_ms, records)
+                with self._deps.files.holding(*pair):
+                    self._write_file(pair[0], span, at_ms, records)
                 waiting.first = span.after
                 waiting.records = waiting.records[len(records) :]  # a failure at the next file doubles none
 

@@ -14,6 +14,7 @@ from services import events
 from services.adapters import memory
 from services.adapters.feast_store import FeastFeatureStore
 from services.adapters.lake_files import LakeFiles
+from services.errors import StalePositionError, UnavailableError
 from services.events import ActivityRow, Attribution, Event, Exposure
 from services.lake.tables import KINDS, table
 from services.lake.worker import Deps, LakeWorker
@@ -123,6 +124,39 @@ def test_leaving_tidily_writes_what_waits(world) -> None:
     worker.step(0)
     worker.close()
     assert len(world.rows("events")) == 1
+
+
+def test_a_worker_that_hung_while_another_one_took_over_doubles_nothing(world) -> None:
+    hung, other = world.worker(), world.worker()
+    for index in range(3):
+        world.send("events", click(index))
+        world.send("activity-rows", activity_row(index))
+    hung.step(0)  # has them in memory; no file is due
+    for index in range(3, 5):
+        world.send("events", click(index))
+    other.step(0)
+    world.now_ms += 1_000
+    other.step(0)
+    hung.step(0)  # awake: its records are due, but no longer its own
+    hung.close()
+    assert [row["event_id"] for row in world.rows("events")] == [f"e{index}" for index in range(5)]
+    assert [row["received_at"] - START_MS for row in world.rows("activity-rows")] == [0, 1, 2]
+    world.send("events", click(5))
+    for worker in (hung, other, hung, other):  # both believe that all is theirs: they take it in turns
+        worker.step(0)
+        world.now_ms += 1_000
+        worker.step(0)
+    assert [row["event_id"] for row in world.rows("events")] == [f"e{index}" for index in range(6)]
+
+
+def test_who_writes_a_partition_can_not_be_displaced_within_the_write(tmp_path: Path) -> None:
+    first, second = LakeFiles(tmp_path), LakeFiles(tmp_path)
+    first.take("events", 0, "log")
+    with first.holding("events", 0), pytest.raises(UnavailableError, match="another worker is writing"):
+        second.take("events", 0, "log")
+    second.take("events", 0, "log")
+    with pytest.raises(StalePositionError), first.holding("events", 0):
+        pass
 
 
 def test_a_file_lies_in_the_hour_in_which_the_broker_got_its_records(world) -> None:
