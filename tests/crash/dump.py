@@ -1,0 +1,55 @@
+"""What lies in the topics, as Parquet: by a plain consumer (another client library than the product's)."""
+
+from pathlib import Path
+
+import confluent_kafka
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [("topic", pa.string()), ("p", pa.int32()), ("o", pa.int64()), ("append_ms", pa.int64())]
+    + [("value", pa.string())]
+)
+
+
+def dump(bootstrap: str, topics: tuple[str, ...], folder: Path) -> int:
+    """Write every record of `topics` to `folder`/<topic>.parquet; returns how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "dump", "enable.auto.commit": False}
+    )
+    try:
+        return sum(_dump(consumer, topic, folder) for topic in topics)
+    finally:
+        consumer.close()
+
+
+def _dump(consumer: confluent_kafka.Consumer, topic: str, folder: Path) -> int:
+    rows: list[dict[str, object]] = []
+    for partition in consumer.list_topics(topic, 30).topics[topic].partitions:
+        rows += _records(consumer, topic, partition)
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / f"{topic}.parquet")
+    return len(rows)
+
+
+def _records(consumer: confluent_kafka.Consumer, topic: str, partition: int) -> list[dict[str, object]]:
+    low, high = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(topic, partition), 30)
+    assert low == 0, f"{topic}/{partition} begins at {low}: records are gone"
+    rows: list[dict[str, object]] = []
+    if not high:
+        return rows
+    consumer.assign([confluent_kafka.TopicPartition(topic, partition, 0)])
+    while not rows or rows[-1]["o"] < high - 1:  # type: ignore[operator]
+        message = consumer.poll(30)
+        assert message is not None, f"{topic}/{partition}: nothing after {len(rows)} of {high} records"
+        assert message.error() is None, message.error()
+        rows.append(
+            {
+                "topic": topic,
+                "p": partition,
+                "o": message.offset(),
+                "append_ms": message.timestamp()[1],
+                "value": message.value().decode(),
+            }
+        )
+    return rows

@@ -1,0 +1,110 @@
+"""The instants between two writes at which a process is killed on purpose; from outside nobody hits them.
+
+Each is a call of the product after or before which the process ends by SIGKILL, sent to itself, once the
+supervisor has armed it.
+"""
+
+import functools
+import importlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DISARMED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """`what` is told in the table; `call`: "module:Class.method" or "module:function"; `given`: only calls
+    with this among their arguments."""
+
+    what: str
+    call: str
+    after: bool
+    given: str = ""
+
+
+INSTANTS: dict[str, tuple[Instant, ...]] = {
+    "bandit": (
+        Instant(
+            "batch made, not applied", "services.adapters.redis_state:RedisTallyStore.apply", after=False
+        ),
+        Instant(
+            "batch applied, not known", "services.adapters.redis_state:RedisTallyStore.apply", after=True
+        ),
+        Instant("read, not fed", "services.bandit.worker:Worker._feed", after=False),
+    ),
+    "decider": (
+        Instant(
+            "in the log, not cached", "services.adapters.decision_log:KafkaDecisionLog._send", after=True
+        ),
+        Instant(
+            "decided, not in the log", "services.adapters.decision_log:KafkaDecisionLog._send", after=False
+        ),
+        Instant("cached", "services.adapters.redis_state:RedisStateCache.put", after=True),
+    ),
+    "activity": (
+        Instant(
+            "row pushed, not published", "services.adapters.feast_push:FeastActivityStore.push", after=True
+        ),
+        Instant(
+            "published, position not saved",
+            "services.adapters.feast_push:FeastActivityStore.save_positions",
+            after=False,
+        ),
+    ),
+    "lake": (
+        Instant("draft written, not renamed", "pyarrow.parquet:write_table", after=True),
+        Instant("file in place", "services.adapters.lake_files:LakeFiles.write", after=True),
+        Instant(
+            "history extended, no file", "services.adapters.feast_store:FeastFeatureStore.extend", after=True
+        ),
+    ),
+    "trainer": (
+        Instant("model saved, not entered", "services.trainer.worker:enter", after=False),
+        Instant("entered, not registered", "services.trainer.worker:enter", after=True),
+    ),
+    "recommend": (
+        Instant(
+            "exposure queued, not answered", "services.recommend.answering:Answering._report", after=True
+        ),
+        Instant(
+            "events in the log, not answered",
+            "services.recommend.metrics:Metrics.events",
+            after=True,
+            given="acknowledged",
+        ),
+    ),
+}
+
+
+def install(points: Sequence[Instant], armed: Any) -> None:
+    """Wrap the calls. `armed.value` is the place in `points` of the one that kills, DISARMED: none."""
+    for place, point in enumerate(points):
+        owner, name = _found(point.call)
+        setattr(owner, name, _wrapped(getattr(owner, name), point, place, armed))
+
+
+def _found(call: str) -> tuple[Any, str]:
+    module, _, path = call.partition(":")
+    owner: Any = importlib.import_module(module)
+    *parents, name = path.split(".")
+    return functools.reduce(getattr, parents, owner), name
+
+
+def _wrapped(original: Callable[..., Any], point: Instant, place: int, armed: Any) -> Callable[..., Any]:
+    def due(arguments: tuple[Any, ...]) -> bool:
+        return armed.value == place and (not point.given or point.given in arguments)
+
+    @functools.wraps(original)
+    def call(*arguments: Any, **named: Any) -> Any:
+        if not point.after and due(arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*arguments, **named)
+        if point.after and due(arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return call

@@ -1,0 +1,87 @@
+"""What goes wrong when: a seeded list of faults. Pure."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["bandit", "decider", "activity", "lake", "trainer", "recommend"]
+KINDS: tuple[Kind, ...] = ("bandit", "decider", "activity", "lake", "trainer", "recommend")
+HANGING: tuple[Kind, ...] = ("bandit", "decider", "lake", "activity")  # what a zombie of could do harm
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """Not before `at_s`: kill or hang one process of `kind`. `victim`: which, a share of those there are.
+
+    `instant`: share of the instants of this kind at which it is killed, None: from outside, now. `for_s`:
+    until it is started again, or how long it hangs.
+    """
+
+    at_s: float
+    kind: Kind
+    what: Literal["kill", "hang"] = "kill"
+    victim: float = 0.0
+    instant: float | None = None
+    for_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One run. `kills`: by kind; `hangs`: processes stopped for `hang_s`, longer than `session_s`, by kind;
+    `span_s`: over which the faults are spread (they wait for each other, so it may take longer)."""
+
+    name: str
+    unit: Literal["request", "session", "user_day"]
+    partitions: int
+    seed: int
+    kills: Mapping[Kind, int]
+    hangs: Mapping[Kind, int] = field(default_factory=dict)
+    span_s: float = 100.0
+    session_s: float = 3.0
+    hang_s: float = 7.0
+    arrivals_per_s: float = 4.0
+    members: int = 2  # of every kind but the trainer
+
+
+KILLS: Mapping[Kind, int] = {
+    "bandit": 8,
+    "decider": 8,
+    "activity": 5,
+    "lake": 6,
+    "trainer": 4,
+    "recommend": 8,
+}
+HANGS: Mapping[Kind, int] = {"bandit": 2, "decider": 1, "lake": 1, "activity": 1}
+FULL = tuple(
+    Scenario(f"{unit}-{partitions}", unit, partitions, seed, KILLS, HANGS)
+    for seed, (unit, partitions) in enumerate(
+        ((unit, partitions) for partitions in (4, 32) for unit in ("request", "session", "user_day")), start=1
+    )
+)
+# The default session of a broker that is not ours to configure is at least 6 s.
+SHORT = Scenario(
+    "short", "session", 4, 7, dict.fromkeys(KINDS, 1), {"bandit": 1}, span_s=14.0, session_s=6.0, hang_s=8.0
+)
+
+
+def schedule(scenario: Scenario) -> list[Fault]:
+    """In order of time; half of the kills at an instant between two writes, the others at any moment."""
+    rng = random.Random(scenario.seed)
+    faults = [
+        Fault(
+            at_s=rng.uniform(0, scenario.span_s),
+            kind=kind,
+            victim=rng.random(),
+            instant=rng.random() if number % 2 == 0 else None,
+            for_s=rng.uniform(0, 1.5),
+        )
+        for kind, kills in scenario.kills.items()
+        for number in range(kills)
+    ]
+    hangs = [
+        Fault(rng.uniform(0, scenario.span_s), kind, "hang", rng.random(), None, scenario.hang_s)
+        for kind, count in scenario.hangs.items()
+        for _ in range(count)
+    ]
+    return sorted(faults + hangs, key=lambda fault: fault.at_s)
