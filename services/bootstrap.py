@@ -15,6 +15,7 @@ from services.settings import Settings
 
 if TYPE_CHECKING:
     from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+    from services.adapters.examining import RedisFacts, TopicFacts
     from services.adapters.local_kafka import LocalKafka
     from services.adapters.meters import Meters
     from services.adapters.server import Server
@@ -71,6 +72,56 @@ def announced(settings: Settings, process: str, port: int) -> AbstractContextMan
     from services.adapters.metrics_endpoint import announcing
 
     return announcing(settings, process, replica_name(settings), port)
+
+
+def answers_as_ours(host: str, port: int) -> bool:
+    """Whether a process of Ringside answers at this port."""
+    from services.adapters.pulse import answers_as_ours as ours
+
+    return ours(host, port)
+
+
+def redis_facts(settings: Settings) -> "RedisFacts":
+    """What Redis says of itself. Raises UnavailableError."""
+    from services.adapters import examining
+
+    return examining.redis_facts(settings)
+
+
+def topic_facts(settings: Settings) -> "dict[str, TopicFacts]":
+    """What the broker says of every topic of ours. Raises UnavailableError."""
+    from services.adapters import examining
+    from services.adapters.topics import TOPICS
+
+    return examining.topic_facts(settings, TOPICS)
+
+
+def newest_records(settings: Settings, topic: str) -> list[tuple[int, bytes]]:
+    """(append time in ms, value) of the newest record of each partition. Raises UnavailableError."""
+    from services.adapters import examining
+
+    return examining.newest_records(settings, topic)
+
+
+def registered_views(settings: Settings) -> list[str] | None:
+    """Feature views that are registered; None: there is no registry."""
+    from services.adapters import examining
+
+    return examining.registered_views(settings)
+
+
+def wanted_views() -> tuple[str, ...]:
+    """Feature views that processes read."""
+    from services.adapters.feast_schemas import SCHEMAS
+
+    return tuple(SCHEMAS)
+
+
+def partitions_wanted(settings: Settings, topic: str) -> int:
+    """How many partitions a topic must have."""
+    from services.adapters.topics import topic_partitions
+
+    return topic_partitions(topic, settings.kafka_partitions)
 
 
 def embedded_broker(partitions: int, port: int | None = None) -> "EmbeddedBroker":

@@ -209,6 +209,16 @@ def health(
     raise typer.Exit(1 if complaint else 0)
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for machines.")] = False,
+) -> None:
+    """Look at settings, Redis, broker, features, models, clocks, disk and ports; say what to do."""
+    from services.doctor.app import run
+
+    raise typer.Exit(run(as_json=as_json))
+
+
 @data_app.command("import")
 def data_import(  # noqa: PLR0913 (each is an option of the command)
     source: Annotated[

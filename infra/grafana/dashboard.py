@@ -93,9 +93,12 @@ ROWS: dict[str, Sequence[Panel]] = {
             [(rate("ringside_events_unattributed_total", "reason"), "{{reason}}")],
         ),
         (
-            "What became of attributed events",
+            "What became of events and exposures",
             "eps",
-            [(rate("ringside_events_accounted_total", "fate"), "{{fate}}")],
+            [
+                (rate("ringside_events_accounted_total", "fate"), "{{fate}}"),
+                (rate("ringside_exposures_accounted_total", "fate"), "{{fate}}"),
+            ],
         ),
         (
             "Records read",

@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from services.adapters import feast_layout as layout
 from services.adapters.feast_store import REDIS_TIMEOUT_S, answering, open_store
-from services.errors import StalePositionError
+from services.errors import StalePositionError, UnavailableError
 from services.events import ActivityRow
 from services.settings import Settings
 
@@ -57,7 +57,7 @@ class FeastActivityStore:
                 "event_timestamp": pd.to_datetime([row.received_at for row in rows], unit="ms", utc=True),
             }
         )
-        with answering():
+        with answering(), self._registered():
             self._feast.write_to_online_store(layout.USER_ACTIVITY, df=frame)
 
     def warm_up(self) -> None:
@@ -98,6 +98,19 @@ class FeastActivityStore:
             yield
         finally:
             del client.pipeline
+
+    @contextmanager
+    def _registered(self) -> Iterator[None]:
+        """A worker may start before views are registered: look again, and let the caller try later."""
+        from feast.errors import FeatureViewNotFoundException
+
+        try:
+            yield
+        except (FeatureViewNotFoundException, KeyError) as error:  # 0.67 means the one and raises the other
+            if layout.USER_ACTIVITY not in str(error):
+                raise
+            self._feast.refresh_registry()
+            raise UnavailableError("Feast", f"{error}; run `ringside features apply`") from error
 
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
         """Saved next offsets of the log `log_id`; empty if it is new to us."""

@@ -6,6 +6,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from experiments.experiment import Decision, Experiment, Kind, Status
+from services.adapters.measured import Measured
 from services.ports import DecisionLog
 
 # Number of an arm's evidence (experiments.verdict) -> metric
@@ -25,14 +26,14 @@ RACE = {
 ARM = ["experiment", "arm"]
 
 
-class MeteredDecisionLog:
+class MeteredDecisionLog(Measured):
     """A DecisionLog that tells of what it has read, whoever decided it.
 
     After a restart everything is read again, so the counters go on where they stood.
     """
 
     def __init__(self, inner: DecisionLog, registry: CollectorRegistry):
-        self._inner = inner
+        super().__init__(inner)
         self._seen: dict[str, int] = {}
 
         def gauge(name: str, told: str, labels: list[str]) -> Gauge:
@@ -65,10 +66,6 @@ class MeteredDecisionLog:
         for state in states.values():
             self._note(state)
         return states
-
-    def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
-        """As DecisionLog."""
-        return self._inner.history(experiment, after_revision)
 
     def append(self, decision: Decision) -> Experiment:
         """As DecisionLog."""

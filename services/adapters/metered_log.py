@@ -4,11 +4,12 @@ Wrappers around the ports, so that workers count records without knowing that so
 """
 
 from collections import Counter as Counts
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.adapters.measured import Measured
 from services.dead_letters import BURIED_BY, CODES
 from services.events import DEAD_LETTERS
 from services.ports import EventProducer, GroupConsumer, Record
@@ -16,14 +17,14 @@ from services.ports import EventProducer, GroupConsumer, Record
 Pair = tuple[str, int]
 
 
-class MeteredConsumer:
+class MeteredConsumer(Measured):
     """A GroupConsumer (or an EventConsumer, if nobody asks for its `assignment`) that counts what it reads.
 
     Lag is told after each poll, from what the poll saw.
     """
 
     def __init__(self, inner: GroupConsumer, registry: CollectorRegistry):
-        self._inner = inner
+        super().__init__(inner)
         self._read = Counter(
             "ringside_records_read", "Records read from a topic.", ["topic"], registry=registry
         )
@@ -56,36 +57,12 @@ class MeteredConsumer:
             self._lag.labels(topic).set(lag)
         return records
 
-    def positions(self) -> dict[Pair, int]:
-        """As EventConsumer."""
-        return self._inner.positions()
 
-    def lag(self) -> dict[Pair, int]:
-        """As EventConsumer."""
-        return self._inner.lag()
-
-    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """As EventConsumer."""
-        return self._inner.bounds(topic, partition)
-
-    def ends(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
-        """As EventConsumer."""
-        return self._inner.ends(pairs)
-
-    def assignment(self) -> frozenset[Pair]:
-        """As GroupConsumer."""
-        return self._inner.assignment()
-
-    def close(self) -> None:
-        """As EventConsumer."""
-        self._inner.close()
-
-
-class MeteredProducer:
+class MeteredProducer(Measured):
     """An EventProducer that counts what became of each record, and dead letters by where they came from."""
 
     def __init__(self, inner: EventProducer, registry: CollectorRegistry):
-        self._inner = inner
+        super().__init__(inner)
         self._sent = Counter(
             "ringside_records_sent",
             "Records by what the broker said: acknowledged or failed.",
@@ -113,14 +90,6 @@ class MeteredProducer:
         if "origin" in told:  # else it says that a letter was put back
             self._buried.labels(told["origin"].decode().partition("/")[0], told["code"].decode()).inc()
         return future
-
-    def flush(self, timeout_s: float) -> bool:
-        """As EventProducer."""
-        return self._inner.flush(timeout_s)
-
-    def close(self, timeout_s: float = 5.0) -> None:
-        """As EventProducer."""
-        self._inner.close(timeout_s)
 
     def _settled(self, topic: str, done: "Future[Record]") -> None:
         failed = done.cancelled() or done.exception() is not None

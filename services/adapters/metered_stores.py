@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from experiments.tally import ACCOUNT, CATEGORIES
+from services.adapters.measured import Measured
 from services.errors import StalePositionError
 from services.events import ActivityRow
 from services.ports import ActivityStore, LakeFiles, Positions, Span, Sums, TallyStore
@@ -14,6 +16,7 @@ from services.ports import ActivityStore, LakeFiles, Positions, Span, Sums, Tall
 if TYPE_CHECKING:
     import pyarrow as pa
 
+EVENT_FATES = ("acknowledged", *CATEGORIES)
 WRITE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -32,11 +35,11 @@ def timed(histogram: Histogram) -> Iterator[None]:
         histogram.observe(time.perf_counter() - began)
 
 
-class MeteredTallyStore:
+class MeteredTallyStore(Measured):
     """A TallyStore that counts what its batches add: units by arm, and what became of events."""
 
     def __init__(self, inner: TallyStore, registry: CollectorRegistry):
-        self._inner = inner
+        super().__init__(inner)
         self._units = Counter(
             "ringside_units_matured", "Units whose outcome is final.", ["arm"], registry=registry
         )
@@ -52,6 +55,14 @@ class MeteredTallyStore:
             ["fate"],
             registry=registry,
         )
+        self._exposures = Counter(
+            "ringside_exposures_accounted",
+            "What became of first exposures: exposed = units + late_exposures + duplicate_exposures.",
+            ["fate"],
+            registry=registry,
+        )
+        for fate in EVENT_FATES:  # from 0 on: a first one must be seen as an increase
+            self._events.labels(fate)
         self._seconds = seconds("ringside_tally_apply_seconds", "One batch into the sums.", registry)
         self._stale = Counter(
             "ringside_tally_refused", "Batches of which another worker was ahead.", registry=registry
@@ -60,14 +71,6 @@ class MeteredTallyStore:
             "ringside_data_losses", "Partitions whose loss nobody has accepted.", registry=registry
         )
         self._by_letter = {"n": self._units, "s": self._successes, "f": self._fallbacks}
-
-    def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
-        """As TallyStore."""
-        return self._inner.load(partition)
-
-    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
-        """As TallyStore."""
-        return self._inner.standing(partitions)
 
     def apply(
         self,
@@ -86,24 +89,10 @@ class MeteredTallyStore:
 
     def _count(self, key: str, count: int) -> None:
         first, arm, *rest = key.split("|")
-        if first == "acct":
-            self._events.labels(rest[0]).inc(count)
+        if first == ACCOUNT:
+            (self._events if rest[0] in EVENT_FATES else self._exposures).labels(rest[0]).inc(count)
         elif (counter := self._by_letter.get(rest[-1])) is not None:
             counter.labels(arm).inc(count)
-
-    def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
-        """As TallyStore."""
-        self._inner.set_watermark(partition, watermark_ms, lag)
-
-    def load_all(
-        self, experiment: str, partitions: int, generation: int = 0
-    ) -> tuple[Sums, dict[str, int], int | None]:
-        """As TallyStore."""
-        return self._inner.load_all(experiment, partitions, generation)
-
-    def report_loss(self, partition: int, message: str) -> None:
-        """As TallyStore."""
-        self._inner.report_loss(partition, message)
 
     def losses(self) -> dict[int, str]:
         """As TallyStore."""
@@ -111,26 +100,14 @@ class MeteredTallyStore:
         self._losses.set(len(found))
         return found
 
-    def acknowledge_loss(self, partition: int) -> None:
-        """As TallyStore."""
-        self._inner.acknowledge_loss(partition)
 
-    def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
-        """As TallyStore."""
-        return self._inner.loss_acknowledged(partition, positions)
-
-
-class MeteredActivityStore:
+class MeteredActivityStore(Measured):
     """An ActivityStore whose pushes are timed."""
 
     def __init__(self, inner: ActivityStore, registry: CollectorRegistry):
-        self._inner = inner
+        super().__init__(inner)
         self._seconds = seconds("ringside_activity_push_seconds", "One push of rows to Feast.", registry)
         self._rows = Counter("ringside_activity_rows", "Rows of recent activity pushed.", registry=registry)
-
-    def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
-        """As ActivityStore."""
-        return self._inner.load(users)
 
     def push(self, rows: Sequence[ActivityRow]) -> None:
         """As ActivityStore."""
@@ -138,28 +115,12 @@ class MeteredActivityStore:
             self._inner.push(rows)
         self._rows.inc(len(rows))
 
-    def warm_up(self) -> None:
-        """As ActivityStore; untimed."""
-        self._inner.warm_up()
 
-    def positions(self, log_id: str) -> dict[tuple[str, int], int]:
-        """As ActivityStore."""
-        return self._inner.positions(log_id)
-
-    def begin(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """As ActivityStore."""
-        self._inner.begin(log_id, positions)
-
-    def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """As ActivityStore."""
-        self._inner.save_positions(log_id, positions)
-
-
-class MeteredLakeFiles:
+class MeteredLakeFiles(Measured):
     """LakeFiles whose writes are counted by topic."""
 
     def __init__(self, inner: LakeFiles, registry: CollectorRegistry):
-        self._inner = inner
+        super().__init__(inner)
         self._rows = Counter("ringside_lake_rows", "Rows written to Parquet.", ["topic"], registry=registry)
         self._files = Counter("ringside_lake_files", "Parquet files written.", ["topic"], registry=registry)
         self._at = Gauge(
@@ -170,10 +131,6 @@ class MeteredLakeFiles:
         )
         self._seconds = seconds("ringside_lake_write_seconds", "One Parquet file.", registry)
 
-    def tag(self, log_id: str) -> str:
-        """As LakeFiles."""
-        return self._inner.tag(log_id)
-
     def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
         """As LakeFiles."""
         with timed(self._seconds):
@@ -181,15 +138,3 @@ class MeteredLakeFiles:
         self._rows.labels(topic).inc(rows.num_rows)
         self._files.labels(topic).inc()
         self._at.labels(topic).set_to_current_time()
-
-    def take(self, topic: str, partition: int, log: str) -> int | None:
-        """As LakeFiles."""
-        return self._inner.take(topic, partition, log)
-
-    def holding(self, topic: str, partition: int) -> AbstractContextManager[None]:
-        """As LakeFiles."""
-        return self._inner.holding(topic, partition)
-
-    def position(self, topic: str, partition: int, log: str) -> int | None:
-        """As LakeFiles."""
-        return self._inner.position(topic, partition, log)

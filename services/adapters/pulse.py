@@ -74,3 +74,9 @@ def _unanswered(url: str) -> str:
             return ""
     except (urllib.error.URLError, OSError) as error:
         return f"{url}: {error}"
+
+
+def answers_as_ours(host: str, port: int) -> bool:
+    """Whether /health/live answers there, as it does in every process of ours that listens."""
+    wildcard = host in ("0.0.0.0", "::", "")
+    return not _unanswered(f"http://{'127.0.0.1' if wildcard else host}:{port}/health/live")

@@ -1,5 +1,6 @@
 """ActivityStore: what Feast's online store does with rows, and the double that claims to do the same."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -33,6 +34,22 @@ def store(request, settings_for) -> Any:
     settings = settings_for(redis=request.getfixturevalue("redis_server"))
     FeastFeatureStore(settings).apply()
     return FeastActivityStore(settings)
+
+
+def test_a_push_before_views_are_registered_is_told_and_works_after(settings_for, redis_server) -> None:
+    from services.adapters.feast_push import FeastActivityStore
+    from services.adapters.feast_store import FeastFeatureStore
+
+    settings = settings_for(redis=redis_server)
+    settings.home.mkdir()
+    early = FeastActivityStore(settings)
+    with pytest.raises(UnavailableError, match="ringside features apply"):
+        early.push([row("u", AT_MS, "a")])
+    FeastFeatureStore(settings).apply()
+    with suppress(UnavailableError):  # the registry may have been cached without them
+        early.push([row("u", AT_MS, "a")])
+    early.push([row("u", AT_MS, "a")])
+    assert early.load(["u"])["u"] == row("u", AT_MS, "a")
 
 
 def test_rows_come_back_as_they_were_pushed(store) -> None:

@@ -1,14 +1,18 @@
 """Dashboard, alerts and runbook, held against each other and against the code they talk about."""
 
+import contextlib
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from services.cli import app
 from services.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +24,18 @@ RUNBOOK = (INFRA / "runbook.md").read_text("utf-8")
 PARAGRAPHS = dict(re.findall(r"^## (\w+)\n\n(.*?)(?=^## |\Z)", RUNBOOK, flags=re.MULTILINE | re.DOTALL))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+UsageError = typer.BadParameter.__mro__[1]  # typer brings its own click
 DURATION = r"\d+(ms|s|m|h|d)"
+
+
+def parse(words: list[str]) -> None:
+    """Parse words as `ringside …` would, without running anything; UsageError if it would refuse."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("ringside", list(words))
+    while hasattr(command, "resolve_command"):
+        name, command, words = command.resolve_command(context, list(words))
+        with contextlib.suppress(SystemExit, typer.Exit):  # of --help
+            context = command.make_context(name, list(words), parent=context)
 
 
 def metrics_in(promql: str) -> set[str]:
@@ -98,6 +113,15 @@ def test_the_runbook_names_panels_and_settings_that_exist() -> None:
     assert panels <= titles
     fields = {f"RINGSIDE_{name.upper()}" for name in Settings.model_fields}
     assert set(re.findall(r"RINGSIDE_[A-Z_]+", RUNBOOK)) <= fields
+
+
+def test_every_command_of_the_runbook_is_one_that_the_command_line_understands() -> None:
+    lines = set(re.findall(r"`ringside ([^`]+)`", RUNBOOK))
+    assert len(lines) > 15
+    for line in lines:
+        parse(["7" if word.isupper() else word for word in shlex.split(line)])
+    with pytest.raises(UsageError):
+        parse(["no-such-command"])
 
 
 def test_prometheus_scrapes_every_process_of_compose() -> None:

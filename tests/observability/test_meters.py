@@ -4,17 +4,18 @@ import json
 import socket
 from collections import Counter
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from scraping import parsed, samples, value
-from small_shop import Shop
+from small_shop import Shop, manifest
 
 from experiments import commands
 from experiments.experiment import apply
-from services import bootstrap, ports
+from services import bootstrap
 from services.activity.metrics import ActivityMetrics
 from services.activity.worker import Counts
 from services.adapters import metered_decisions, metered_log, metered_stores
@@ -31,18 +32,23 @@ from services.adapters.meters import Meters
 from services.adapters.metrics_endpoint import Endpoint
 from services.bandit.metrics import BanditMetrics
 from services.dead_letters import DeadLetters
-from services.errors import BadMessageError, StalePositionError, UnavailableError
+from services.errors import ArtifactError, BadMessageError, StalePositionError, UnavailableError
 from services.events import DEAD_LETTERS, EVENTS, Event, decode
+from services.features.metrics import FeaturesMetrics, Materialized
 from services.ports import Positions, Record
+from services.recommend.metrics import Metrics
 from services.settings import Settings
+from services.trainer.gate import Verdict
+from services.trainer.metrics import TrainerMetrics
+from services.trainer.training import Trained
 
 WRAPPED = [
-    (metered_log.MeteredConsumer, ports.GroupConsumer),
-    (metered_log.MeteredProducer, ports.EventProducer),
-    (metered_decisions.MeteredDecisionLog, ports.DecisionLog),
-    (metered_stores.MeteredTallyStore, ports.TallyStore),
-    (metered_stores.MeteredActivityStore, ports.ActivityStore),
-    (metered_stores.MeteredLakeFiles, ports.LakeFiles),
+    metered_log.MeteredConsumer,
+    metered_log.MeteredProducer,
+    metered_decisions.MeteredDecisionLog,
+    metered_stores.MeteredTallyStore,
+    metered_stores.MeteredActivityStore,
+    metered_stores.MeteredLakeFiles,
 ]
 
 
@@ -51,10 +57,13 @@ def meters(tmp_path: Path) -> Meters:
     return Meters(Settings(home=tmp_path), "test", "r1")
 
 
-@pytest.mark.parametrize(("wrapper", "port"), WRAPPED)
-def test_a_wrapper_has_every_method_of_its_port(wrapper: type, port: type) -> None:
-    wanted = {name for base in port.__mro__ for name in vars(base) if not name.startswith("_")}
-    assert wanted <= set(dir(wrapper))
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_what_is_not_measured_goes_to_the_port_itself(wrapper: type, meters: Meters) -> None:
+    class Inner:
+        def answers(self, number: int) -> int:
+            return number + 1
+
+    assert wrapper(Inner(), meters.registry).answers(1) == 2
 
 
 def test_reading_is_counted_and_lag_is_what_is_left(meters: Meters, memory_broker: MemoryBroker) -> None:
@@ -102,7 +111,7 @@ def test_sums_are_counted_by_what_they_mean_and_only_once_applied(meters: Meters
     store = meters.tally(MemoryTallyStore())
     begun = Positions("log", 0, 0, 0)
     store.apply(0, None, begun, {})
-    sums = {"3|als|490|n": 5, "3|als|490|s": 2, "3|als|490|f": 1, "acct|als|late": 4, "acct|als|counted": 2}
+    sums = {"3|als|490|n": 5, "3|als|490|s": 2, "3|als|490|f": 1, "acct|als|late": 4, "acct|als|exposed": 9}
     store.apply(0, begun, Positions("log", 5, 6, 0), {"storefront": sums})
     with pytest.raises(StalePositionError):
         store.apply(0, begun, Positions("log", 5, 6, 0), {"storefront": sums})
@@ -111,6 +120,8 @@ def test_sums_are_counted_by_what_they_mean_and_only_once_applied(meters: Meters
     assert value(found, "ringside_unit_successes_total", arm="als") == 2
     assert value(found, "ringside_unit_fallbacks_total", arm="als") == 1
     assert value(found, "ringside_events_accounted_total", fate="late") == 4
+    assert value(found, "ringside_events_accounted_total", fate="counted") == 0
+    assert value(found, "ringside_exposures_accounted_total", fate="exposed") == 9
     assert value(found, "ringside_tally_refused_total") == 1
     assert value(found, "ringside_tally_apply_seconds_count") == 3
     store.report_loss(0, "gone")
@@ -304,3 +315,83 @@ def test_a_send_that_is_cancelled_counts_as_failed(meters: Meters) -> None:
     inner.future.cancel()
     inner.future.set_running_or_notify_cancel()
     assert value(samples(meters.registry), "ringside_records_sent_total", result="failed") == 1
+
+
+def test_a_slate_that_another_arm_answers_is_counted(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.race(share=0.9)
+    shop.other.fails = True
+    with shop.client() as caller:
+        shop.other.fails = True
+        for number in range(20):
+            caller.slate(f"user{number}", f"s{number}")
+        found = parsed(caller.get("/metrics").text)
+    fallbacks = value(found, "ringside_slate_fallbacks_total", arm="other")
+    assert fallbacks == value(found, "ringside_slates_total", arm="other") > 0
+    assert value(found, "ringside_slates_degraded_total") == fallbacks
+
+
+def test_pins_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.race(share=0.9)
+    with shop.client() as caller:
+        users = [f"user{number}" for number in range(20)]
+        arms = [caller.slate(user)["arm"] for user in users + users]
+        shop.decide(commands.rollback, "other")
+        caller.look()
+        for user in users:
+            caller.slate(user)
+        shop.reader.down = True
+        caller.slate("user1")
+        found = parsed(caller.get("/metrics").text)
+    assert arms[:20] == arms[20:]
+    told = {name: value(found, "ringside_pins_total", result=name) for name in ("made", "kept", "overridden")}
+    moved = arms[:20].count("other")
+    assert told == {"made": 20, "kept": 20 + 20 - moved, "overridden": moved}
+    assert value(found, "ringside_pins_total", result="unreachable") == 1
+
+
+def test_units_of_one_request_have_no_pins(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.start(unit="request")
+    with shop.client() as caller:
+        caller.slate()
+        assert value(parsed(caller.get("/metrics").text), "ringside_pins_total") == 0
+
+
+def test_a_request_that_is_shed_is_counted() -> None:
+    metrics = Metrics()
+    metrics.shed("overload")
+    found = parsed(metrics.text().decode())
+    assert value(found, "ringside_requests_shed_total", reason="overload") == 1
+    assert value(found, "ringside_requests_shed_total") == 1
+
+
+def test_fits_and_failures_of_the_trainer_are_counted(meters: Meters) -> None:
+    metrics = TrainerMetrics(meters.registry)
+
+    def fails() -> None:
+        raise ArtifactError("no such model")
+
+    with pytest.raises(ArtifactError):
+        metrics.around(fails)
+    assert metrics.around(lambda: None) is None
+    verdict = Verdict(
+        passed=False, reason="", candidate=0, champion=1, tolerance=0, users=9, cut_s=0, metrics={}
+    )
+    trained = Trained(manifest("als-1"), verdict)
+    assert metrics.around(lambda: trained) is trained
+    found = samples(meters.registry)
+    assert value(found, "ringside_trainer_failures_total") == 1
+    assert value(found, "ringside_fits_total", algorithm="ordered", gate="refused") == 1
+    assert value(found, "ringside_fit_seconds_count") == 1
+
+
+def test_a_run_of_features_is_told(meters: Meters) -> None:
+    run = Materialized(datetime(2026, 1, 1, tzinfo=UTC), {"user_profile": 7}, seconds=4.0, late_s=1.5)
+    FeaturesMetrics(meters.registry).done(run)
+    found = samples(meters.registry)
+    assert value(found, "ringside_materialized_timestamp_seconds") == 1_767_225_600
+    assert value(found, "ringside_materialize_seconds") == 4.0
+    assert value(found, "ringside_materialize_late_seconds") == 1.5
+    assert value(found, "ringside_materialized_rows_total", view="user_profile") == 7

@@ -1,0 +1,1 @@
+"""`ringside doctor`: looks at everything a person would look at first, and says what to do."""
