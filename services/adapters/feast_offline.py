@@ -1,6 +1,5 @@
 """Feast's offline sources: folders of Parquet files that only grow, and point-in-time reading of them."""
 
-import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from services.adapters.feast_layout import ITEM_CONTENT, ITEM_STATISTICS
 from services.adapters.feast_schemas import SCHEMAS
+from services.adapters.whole_files import write_whole
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -36,11 +36,8 @@ class OfflineFolder:
 
     def append(self, view: str, rows: pa.Table, name: str) -> Path:
         """Write a file of rows, whole or not at all; the same name replaces it."""
-        folder = self._root / view
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{name}.{uuid.uuid4().hex}"
-        pq.write_table(rows.select(SCHEMAS[view].names).cast(SCHEMAS[view]), draft, compression="zstd")
-        return draft.replace(folder / f"{name}.parquet")
+        whole = rows.select(SCHEMAS[view].names).cast(SCHEMAS[view])
+        return write_whole(whole, self._root / view / f"{name}.parquet")
 
     def extend(self, view: str, rows: pa.Table, name: str) -> Path:
         """Add rows to a file; a row with the entity and timestamp of one that it holds is left out."""

@@ -5,7 +5,9 @@ stored apart from the rows: where a partition goes on is the highest `to` among 
 whole, by a rename.
 
 `<root>/.writers/<topic>-<partition>` names the one who may write a partition, and is locked while they do: a
-worker that hung while another one took its partitions can't add what the other wrote already.
+worker that hung while another one took its partitions can't add what the other wrote already. Where the locks
+of a file system don't hold between hosts, two workers may both write after a rebalance: then read each row of
+(log in the file's name, topic, partition, offset) once.
 """
 
 import fcntl
@@ -19,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from services.adapters.whole_files import write_whole
 from services.errors import StalePositionError, UnavailableError
 from services.ports import Span
 
@@ -39,13 +41,11 @@ class LakeFiles:
         return hashlib.sha256(log_id.encode()).hexdigest()[:8]
 
     def write(self, topic: str, span: Span, at_ms: int, rows: pa.Table) -> None:
-        """Write the rows of `span` as one file, in the folder of the hour of `at_ms`."""
+        """Write the rows of `span` as one file, in the folder of the hour of `at_ms`. Raises OSError (a full
+        disk); then there is no file."""
         hour = datetime.fromtimestamp(at_ms / 1_000, UTC)
         folder = self._root / topic / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}"
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{span.stem}.{uuid.uuid4().hex}"
-        pq.write_table(rows, draft, compression="zstd")
-        draft.replace(folder / f"{span.stem}.parquet")
+        write_whole(rows, folder / f"{span.stem}.parquet")
 
     def take(self, topic: str, partition: int, log: str) -> int | None:
         """Write this partition from now on, and nobody else; its position. Raises UnavailableError while
