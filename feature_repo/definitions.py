@@ -102,9 +102,18 @@ item_content = FeatureView(
     ],
 )
 
-popularity = FeatureService(name="popularity", features=[item_statistics])
-als = FeatureService(name="als", features=[user_activity])
-content = FeatureService(name="content", features=[user_activity, item_content])
+popularity = FeatureService(
+    name="popularity",
+    features=[item_statistics],
+    description="What the model counts, for people; it is fitted on the interactions and asked with nothing.",
+)
+als = FeatureService(name="als", features=[user_activity], description="What the model is asked with.")
+linear = FeatureService(name="linear", features=[user_activity], description="What the model is asked with.")
+content = FeatureService(
+    name="content",
+    features=[user_activity, item_content],
+    description="What the model is asked with; text_hash is the key of the embeddings that it is made of.",
+)
 serving = FeatureService(
     name="serving",
     features=[user_activity[["item_ids", "item_at", "item_types"]], user_profile],

@@ -5,13 +5,14 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 
 from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
 from services.adapters.server import free_port
+from services.bootstrap import complaint
 from services.demo.children import Spec, always
 from services.demo.profile import Profile
 from services.errors import ConfigurationError
@@ -20,6 +21,7 @@ from services.settings import Settings
 
 MARKER = ".ringside-demo"
 KEPT = ("embeddings",)  # of texts, cached by content: they can not go stale
+WORKER_SILENT_S = 30.0
 HEAVY = 10  # niceness of what must not slow the shop down
 
 
@@ -58,6 +60,11 @@ class Site:
     def process(self, name: str, *arguments: str, **changes: str) -> Spec:
         """`ringside <name> …`, under its own log. `changes`: settings of this process alone."""
         return self._spec(name, (name, *arguments), changes)
+
+    def worker(self, name: str) -> Spec:
+        """A process without an address: ready at its first turn (imports done, stores warm)."""
+        settings = self.settings()
+        return replace(self.process(name), ready=lambda: not complaint(settings, name, WORKER_SILENT_S))
 
     def replica(self, index: int) -> Spec:
         """One replica of the recommend service."""

@@ -51,6 +51,7 @@ class Story(Stage):
         loaded.result()
         self.open_the_loop()
         better.result()
+        self.await_ready("activity", 120.0)  # a personal model is no better than what it hears
         self.enter(BETTER, "Knows tastes, not only what is popular.")
         self.see_traffic_move()
         broken.result()
@@ -93,7 +94,7 @@ class Story(Stage):
             for index in others:
                 self.children.add(self.site.replica(index))
             for name in ("bandit", "decider", "activity"):
-                self.children.add(self.site.process(name))
+                self.children.add(self.site.worker(name))
             self.children.add(
                 self.site.page("shop", self.site.shop_port, SHOP_USERS=",".join(self.shop_users()))
             )

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from services.adapters.pulse import Stop, pulse_file
 from services.demo.children import Children, Spec, last_line, run_step
-from services.demo.site import MARKER, fresh_home
+from services.demo.site import MARKER, Site, fresh_home
 from services.errors import ConfigurationError, UnavailableError
+from services.settings import Settings
 
 FOREVER = "import time; print('up', flush=True); time.sleep(600)"
 NEVER_STOP = threading.Event()
@@ -40,6 +42,16 @@ def children(told: list[str]):
     family = Children(tell=told.append)
     yield family
     family.stop_all()
+
+
+def test_a_worker_is_ready_when_its_loop_turns(tmp_path: Path) -> None:
+    env = {"RINGSIDE_HOME": str(tmp_path)}
+    spec = Site(tmp_path, env, "127.0.0.1", (1,), 2, 3, {}).worker("activity")
+    assert not spec.ready()
+    Stop(pulse_file(Settings(home=tmp_path), "bandit")).is_set()
+    assert not spec.ready()
+    Stop(pulse_file(Settings(home=tmp_path), "activity")).is_set()
+    assert spec.ready()
 
 
 def test_a_child_is_awaited_and_stopped(children: Children, tmp_path: Path) -> None:
