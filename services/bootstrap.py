@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services import ports
-from services.errors import UnavailableError
+from services.errors import ConfigurationError, UnavailableError
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from services.adapters.local_kafka import LocalKafka
     from services.adapters.meters import Meters
     from services.adapters.server import Server
+    from services.adapters.tracing import Tracing
 
 
 def stop_on_signal(settings: Settings | None = None, process: str = "") -> threading.Event:
@@ -46,10 +47,26 @@ def complaint(settings: Settings, process: str, within_s: float) -> str:
 
 
 def configure_logging(settings: Settings, process: str) -> None:
-    """One line an event on stderr, as `log_format` says, without secrets."""
+    """One line an event on stderr, as `log_format` says, without secrets, with the trace if there is one."""
     from services.adapters import log_lines
 
-    log_lines.configure(settings, process, replica_name(settings))
+    ids = log_lines.no_trace
+    if settings.trace_to:
+        from services.adapters.tracing import ids
+    log_lines.configure(settings, process, replica_name(settings), ids)
+
+
+def tracing(settings: Settings, process: str) -> "Tracing | None":
+    """Where this process's spans go; None: nowhere, which costs nothing. Raises ConfigurationError without
+    the packages of `ringside[tracing]`."""
+    if not settings.trace_to:
+        return None
+    try:
+        from services.adapters.tracing import to_collector
+
+        return to_collector(settings, process, replica_name(settings))
+    except ImportError as error:
+        raise ConfigurationError(f"RINGSIDE_TRACE_TO: pip install 'ringside[tracing]' ({error})") from error
 
 
 def replica_name(settings: Settings) -> str:
@@ -64,7 +81,8 @@ def metered(
     signs of life, see stop_on_signal; after `silent_s` without one its health endpoint says so."""
     from services.adapters.meters import metered as meters
 
-    return meters(settings, process, replica_name(settings), loops=loops, silent_s=silent_s)
+    told = tracing(settings, process)
+    return meters(settings, process, replica_name(settings), loops=loops, silent_s=silent_s, tracing=told)
 
 
 def announced(settings: Settings, process: str, port: int) -> AbstractContextManager[None]:

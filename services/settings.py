@@ -135,6 +135,13 @@ class Settings(BaseSettings):
     )
 
     # Seen from outside
+    trace_to: str = Field(
+        "",
+        description="OTLP collector, like http://127.0.0.1:4318 (ringside[tracing]); empty: no traces.",
+    )
+    trace_share: float = Field(
+        0.01, ge=0, le=1, description="Of requests that begin a trace; those with a traceparent follow it."
+    )
     metrics_port: int = Field(
         0,
         ge=-1,

@@ -7,16 +7,15 @@ library here uses, and its processors would have to be put in front of theirs as
 import logging
 import re
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from services.ports import RECOMMENDATION
 from services.settings import Settings
 
-RECOMMENDATION: ContextVar[str] = ContextVar("recommendation_id", default="")  # of the slate being made
 HIDDEN = "[hidden]"
 _API_KEY = re.compile(r"rs_(pub|ana|adm)_[A-Za-z0-9_-]+")  # as services.keys makes them
 _IN_ADDRESS = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)(?=@)")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import httpx
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
@@ -21,11 +22,15 @@ from services.adapters.pulse import pulse_file
 from services.errors import RingsideError
 from services.settings import Settings
 
+if TYPE_CHECKING:
+    from services.adapters.tracing import Tracing
+
 
 class Meters:
     """The registry of a process, and its ports measured. Each wrapper may be asked for once."""
 
-    def __init__(self, settings: Settings, process: str, replica: str):
+    def __init__(self, settings: Settings, process: str, replica: str, tracing: "Tracing | None" = None):
+        self._tracing = tracing
         self.registry = CollectorRegistry()
         self._steps = Counter(
             "ringside_steps",
@@ -42,12 +47,12 @@ class Meters:
         free.set_function(lambda: shutil.disk_usage(_existing(settings)).free)
 
     def consumer(self, inner: ports.GroupConsumer) -> ports.GroupConsumer:
-        """Reading, measured."""
-        return MeteredConsumer(inner, self.registry)
+        """Reading, measured, and traced if traces are wanted."""
+        return MeteredConsumer(self._tracing.consumer(inner) if self._tracing else inner, self.registry)
 
     def producer(self, inner: ports.EventProducer) -> ports.EventProducer:
-        """Sending, measured."""
-        return MeteredProducer(inner, self.registry)
+        """Sending, measured, and traced if traces are wanted."""
+        return MeteredProducer(self._tracing.producer(inner) if self._tracing else inner, self.registry)
 
     def decisions(self, inner: ports.DecisionLog) -> ports.DecisionLog:
         """The experiment, told."""
@@ -87,15 +92,23 @@ class Meters:
 
 @contextmanager
 def metered(
-    settings: Settings, process: str, replica: str, *, loops: bool = True, silent_s: float = 30.0
+    settings: Settings,
+    process: str,
+    replica: str,
+    *,
+    loops: bool = True,
+    silent_s: float = 30.0,
+    tracing: "Tracing | None" = None,
 ) -> Iterator[Meters]:
     """Meters that are scraped while the block runs. `loops`: its loop leaves signs of life (services.adapters
     .pulse), and /health/live is 503 after `silent_s` without one."""
-    meters = Meters(settings, process, replica)
+    meters = Meters(settings, process, replica, tracing)
     if settings.metrics_port == endpoint.OFF:
         yield meters
         return
     with ExitStack() as stack:
+        if tracing is not None:
+            stack.callback(tracing.close)
         file = pulse_file(settings, process) if loops else None
         served = endpoint.opened(settings, meters.registry, endpoint.age_of(file, time.time()), silent_s)
         stack.callback(served.close)

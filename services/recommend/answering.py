@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from services.errors import UnavailableError
 from services.events import EXPOSURES, Exposure, encode
-from services.ports import Pin, Record, UserRow
+from services.ports import RECOMMENDATION, Pin, Record, UserRow
 from services.recent import Recent
 from services.recommend.asks import Ask, check
 from services.recommend.assigning import NOBODY, Assigned, Proposal, propose, settle, unreachable
@@ -59,6 +59,7 @@ class Answering:
         serving = self._serving()
         check(ask, serving.shelf, self._placements)
         now_ms, slate_id = self._deps.clock_ms(), self._deps.new_id()
+        RECOMMENDATION.set(slate_id)  # what is logged from here on is about it
         asked = Question(ask, ask.visitor.key or f"anonymous:{slate_id}", now_ms, slate_id)
         proposal = propose(serving, ask.visitor, asked.routing_key, now_ms, slate_id)
         row, assigned, notes = await self._read(serving, ask, proposal)

@@ -74,10 +74,12 @@ def _collect_rarely() -> None:
 
 def compose(settings: Settings) -> Deps:
     """The ports of one replica, with the wall clock and random ids."""
+    tracing, producer = bootstrap.tracing(settings, "recommend"), bootstrap.producer(settings)
     return Deps(
         settings=settings,
         reader=bootstrap.online_reader(settings),
-        producer=bootstrap.producer(settings),
+        producer=tracing.producer(producer) if tracing else producer,
+        traced=tracing.endpoint if tracing else None,
         state=bootstrap.state_cache(settings),
         decisions=bootstrap.decision_log(settings),
         overlay=bootstrap.item_overlay(settings),

@@ -109,7 +109,10 @@ def _add_storefront(app: FastAPI, parts: Parts) -> tuple[dict, dict]:
     exact: dict[tuple[str, str], Endpoint] = {}
     under: dict[tuple[str, str], tuple[str, Endpoint]] = {}
     for route in hot_routes(parts.storefront):
-        endpoint = guarded(route.path.replace(":path", ""), route.endpoint, parts.metrics)
+        name = route.path.replace(":path", "")
+        endpoint = guarded(name, route.endpoint, parts.metrics)
+        if parts.deps.traced is not None:
+            endpoint = parts.deps.traced(name, endpoint)
         app.router.add_api_route(
             route.path,
             endpoint,

@@ -1,7 +1,10 @@
 """What the recommend service needs from outside: ports, a clock and ids, handed in by whoever composes it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from services.ports import (
     DataStore,
@@ -15,6 +18,8 @@ from services.ports import (
     StateCache,
 )
 from services.settings import Settings
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +40,4 @@ class Deps:
     clock_ms: Callable[[], int]
     new_id: Callable[[], str]
     replica: str = "replica"
+    traced: Callable[[str, Endpoint], Endpoint] | None = None  # wraps an endpoint; None: no traces

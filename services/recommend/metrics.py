@@ -108,6 +108,8 @@ class Metrics:
                 (route, status), self._responses.labels(route, str(status))
             )
         counter.inc()
+        if status == 429:
+            self.shed("rate_limit")
 
     def tasks(self, replica: str, count: int) -> None:
         """How many tasks the event loop has."""
