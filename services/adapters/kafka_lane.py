@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_MS = 10_000  # then a request is sent again; idempotence keeps one copy
 LARGEST_BYTES = 1_048_576  # of a record
 TURN_S = 0.1  # longest block of the thread, and so the precision of deadlines
+LONGEST_ASK_S = 1.0  # for the topics; deadlines are as imprecise until a broker has answered once
 TELL_AFTER_S = 1.0  # a connection being made is no news
 
 
@@ -60,6 +61,7 @@ class Lane:
         self._counting = threading.Lock()
         self._idle = threading.Condition(self._counting)
         self._checked: frozenset[str] = frozenset()
+        self._asking_s = TURN_S
         self._closing = False
         self._broken = False
         self._problem = ""
@@ -125,10 +127,12 @@ class Lane:
         """Hand over what waits, as far as its topics are there with the partitions that everybody counts
         on."""
         try:
-            found = self._client.list_topics(timeout=TURN_S).topics
+            found = self._client.list_topics(timeout=self._asking_s).topics
         except KafkaException as error:  # no broker yet: all keep their places until their deadlines
             self._note(error.args[0])
+            self._asking_s = min(LONGEST_ASK_S, 2 * self._asking_s)  # or one that is slow
             return
+        self._asking_s = TURN_S
         there = {topic: len(found[topic].partitions) for topic in TOPICS if topic in found}
         wanted = {topic: topic_partitions(topic, self._settings.kafka_partitions) for topic in there}
         with self._sending:
