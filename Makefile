@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint format bench test-statistical test-faults soak test-fuzz report clean
+.PHONY: help demo test lint format bench test-statistical test-faults soak test-fuzz audit report clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -47,6 +47,9 @@ test-faults: $(VENV)/.installed  ## Redis and broker refuse, hang, crawl; overlo
 
 soak: $(VENV)/.installed  ## ten minutes of load: memory, files, threads and tasks may not grow
 	$(BIN)/python tests/faults/soak.py
+
+audit: $(VENV)/.installed  ## known vulnerabilities of the pinned libraries, where the network allows
+	infra/audit.sh $(BIN)/python
 
 bench: $(VENV)/.installed  ## measure against the baselines kept in the repository
 	$(BIN)/python -m tests.benchmarks

@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 from asgi_calls import Got, Sent, call, key, racing_shop, running
 from raw_sockets import RIGHT, WRONG, exchange, get, post, served, spoiled
-from rubbish import HOSTILE, Fuzz, Maker, dumps, operations
 from small_shop import KEYS, SIGNING, Shop
+from spoiled_requests import HOSTILE, Fuzz, Maker, dumps, operations
 
 from services.recommend.application import create_app, hot_path
 

@@ -8,8 +8,8 @@ import pytest
 from asgi_calls import Got, Sent, call, key, racing_shop, running
 from hypothesis import given
 from hypothesis import strategies as st
-from rubbish import Fuzz, Operation, operations, written
 from small_shop import KEYS
+from spoiled_requests import Fuzz, Operation, operations, written
 
 from services.errors import ConfigurationError, NoKeyError
 from services.keys import Keys, digest_of, new_key
@@ -230,3 +230,38 @@ def test_keys_of_people_have_a_rate_of_their_own_wherever_they_are(tmp_path: Pat
 
 def test_the_defaults_limit_clients_and_people_but_not_a_storefront() -> None:
     assert parse_rates(Settings().rates).keys() == {"analyst", "admin", "client"}
+
+
+# ---- browsers of other sites -------------------------------------------------------------------------------
+
+
+def preflight(tmp_path: Path, origin: str, method: str, path: str = "/events", **settings: str) -> Got:
+    headers = [(b"origin", origin.encode()), (b"access-control-request-method", method.encode())]
+
+    async def ask() -> Got:
+        async with running(racing_shop(tmp_path, **settings)) as (app, _):
+            return await call(app, Sent("OPTIONS", path, b"", headers))
+
+    return asyncio.run(ask())
+
+
+def test_browsers_of_any_shop_may_send_events_but_change_nothing(tmp_path: Path) -> None:
+    """The publishable key decides, not the origin; cookies mean nothing here, so none are asked for."""
+    got = preflight(tmp_path, "https://shop.example", "POST")
+    assert (got.status, got.headers["access-control-allow-origin"]) == (200, "*")
+    assert "access-control-allow-credentials" not in got.headers
+    for method in ("PATCH", "DELETE", "PUT"):
+        assert preflight(tmp_path, "https://shop.example", method, "/items").status == 400
+
+
+def test_origins_can_be_limited_to_the_shop(tmp_path: Path) -> None:
+    mine = {"cors_origins": "https://shop.example, https://www.shop.example"}
+    assert preflight(tmp_path, "https://shop.example", "POST", **mine).status == 200
+    for origin in (
+        "https://evil.example",
+        "https://shop.example.evil.example",
+        "http://shop.example",
+        "null",
+    ):
+        got = preflight(tmp_path, origin, "POST", **mine)
+        assert (got.status, "access-control-allow-origin" in got.headers) == (400, False)

@@ -17,9 +17,9 @@ from asgi_calls import Got, Sent, call
 from console_story import Story, log_of
 from fastapi.testclient import TestClient
 from page_server import Watch, serve
-from rubbish import HOSTILE, Verbatim, dumps
 from shop_api import KEY, FakeApi
 from small_shop import KEYS, SIGNING
+from spoiled_requests import HOSTILE, Verbatim, dumps
 
 from services.adapters.memory import MemoryStateCache
 from services.console.app import create_app

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+set -euo pipefail
+# Known vulnerabilities of everything that constraints.txt pins, by pip-audit in an environment of its own. Where
+# the database of advisories is out of reach, it says so: then nothing was compared.
+cd "$(dirname "$0")/.."
+python=${1:-.venv/bin/python}
+"$python" -m pip --disable-pip-version-check check
+
+reachable='import urllib.request; urllib.request.urlopen("https://pypi.org/pypi/pip/26.0/json", timeout=15)'
+if ! "$python" -c "$reachable" 2>/dev/null; then
+  echo "Not audited: the advisories of pypi.org are out of reach from here. Run it where the network allows." >&2
+  exit 0
+fi
+test -x .venv-audit/bin/pip-audit || { "$python" -m venv .venv-audit && .venv-audit/bin/pip install -q pip-audit; }
+.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
