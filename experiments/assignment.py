@@ -12,6 +12,7 @@ from typing import Literal
 
 UnitKind = Literal["request", "session", "user_day"]
 
+DAY_MS = 86_400_000
 _TWO_64 = 2.0**64
 
 
@@ -39,6 +40,16 @@ def unit_id(
         case "user_day":
             return f"u:{routing_key}:{received_at_ms // (1000 * epoch_s)}"
     raise ValueError(f"kind: {kind!r} is none of request, session, user_day")
+
+
+def unit_life_ms(kind: UnitKind, first_ms: int) -> int:
+    """How long a unit whose first request came at `first_ms` keeps its arm: a session for a day, a user's day
+    to its end.
+
+    >>> unit_life_ms("user_day", 86_400_000 * 3 + 5)
+    86399995
+    """
+    return DAY_MS - first_ms % DAY_MS if kind == "user_day" else DAY_MS
 
 
 def unit_hash(salt: str, experiment: str, unit: str) -> bytes:

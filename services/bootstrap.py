@@ -243,6 +243,13 @@ def online_reader(settings: Settings) -> ports.OnlineReader:
     return FeastOnlineReader(settings)
 
 
+def pin_store(settings: Settings) -> ports.PinStore:
+    """Pins, for putting them back."""
+    from services.adapters.pins import RedisPinStore
+
+    return RedisPinStore(settings)
+
+
 def activity_store(settings: Settings) -> ports.ActivityStore:
     """Online rows of recent activity; imports Feast at once."""
     from services.adapters.feast_push import FeastActivityStore

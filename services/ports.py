@@ -145,10 +145,27 @@ class OnlineReader(Protocol):
         self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
     ) -> tuple[UserRow, Pin | None, bool]:
         """Row of `user` (the routing key), the unit's pin (first writer wins: ours if there was none) and
-        whether ours was written. `unit_key` None: features only. Raises UnavailableError at its deadline."""
+        whether ours was written. `unit_key` None: features only. With a proposal, no pin comes back while
+        pins of the experiment may be missing. Raises UnavailableError at its deadline."""
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
         """Overwrite a pin whose arm is retired, rolled back or paused (the only reasons)."""
+
+
+class PinStore(Protocol):
+    """Pins as whoever puts them back sees them. All methods raise UnavailableError."""
+
+    def restored(self) -> frozenset[int]:
+        """Partitions whose pins were put back since Redis was empty."""
+
+    def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
+        """Set pins by unit key, each for so many ms; what is there is overwritten."""
+
+    def mark_restored(self, partition: int) -> None:
+        """All pins of a partition's units are there."""
+
+    def vouch(self, experiments: Iterable[str]) -> None:
+        """No pin of these experiments is missing: whoever has none is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +258,9 @@ class StateCache(Protocol):
 
     def heartbeats(self) -> list[Heartbeat]:
         """Of all live replicas."""
+
+    def vouch(self, experiment: str) -> None:
+        """An experiment that begins now: nobody has a pin of it yet, so none is missing (see PinStore)."""
 
     def lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """Take or renew a lease; it saves work, correctness never depends on it."""

@@ -160,6 +160,8 @@ class KafkaDecisionLog:
                 raise UnavailableError("the decision log", _perhaps(decision, error)) from error
             if not self._ledger.won(decision, offset):
                 raise _stale(decision, states[decision.experiment].revision + 1)
+            if state is None:
+                self._vouch(decision.experiment)
             return states[decision.experiment]
 
     def _send(self, decision: Decision) -> Record:
@@ -221,6 +223,12 @@ class KafkaDecisionLog:
             logger.error("decisions/%d can't be read and does not count: %s", record.offset, error)
             return None
         return decision.experiment if self._ledger.take(record.offset, decision) else None
+
+    def _vouch(self, experiment: str) -> None:
+        try:
+            self._cache.vouch(experiment)
+        except UnavailableError as error:  # the bandit workers do it once they have looked
+            logger.warning("%s counts from when its pins are vouched for: %s", experiment, error)
 
     def _refresh(self, state: Experiment) -> None:
         try:

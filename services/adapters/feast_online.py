@@ -12,6 +12,7 @@ from sys import intern
 import msgspec
 
 from services.adapters import feast_layout as layout
+from services.adapters.pin_layout import encoded, pin_key, vouch_key
 from services.adapters.redis_lane import RedisLane, pack
 from services.ports import Pin, UserRow
 from services.recent import Recent
@@ -24,7 +25,6 @@ _FIELDS = (
     *(layout.feature_field(layout.USER_PROFILE, name) for name in layout.PROFILE_FEATURES),
     layout.timestamp_field(layout.USER_PROFILE),
 )
-_encode_pin = msgspec.json.Encoder()
 _decode_pin = msgspec.json.Decoder(tuple[int, str, float, int])
 _REMEMBERED = 10_000  # users whose decoded row is kept, about 4 kB each
 
@@ -50,6 +50,7 @@ class FeastOnlineReader:
         self._clock = clock
         self._activity_ttl_ms = settings.activity_ttl_s * 1_000
         self._profile_ttl_ms = settings.profile_ttl_s * 1_000
+        self._whole = 1  # whether no pin was missing when we last looked
         self._decoded: Recent[str, _Decoded] = Recent(_REMEMBERED)
 
     async def read(
@@ -63,11 +64,16 @@ class FeastOnlineReader:
             values = (await self._lane.request(packed, 1))[0]
             return self._row(user, values, now_ms), None, False
         if proposal is None:
-            values, stored = await self._lane.request(packed + pack(("GET", _pin_key(unit_key))), 2)
+            values, stored = await self._lane.request(packed + pack(("GET", pin_key(unit_key))), 2)
             return self._row(user, values, now_ms), _unpinned(stored), False
-        pinning = _set_pin(unit_key, proposal, ttl_s, "NX") + pack(("GET", _pin_key(unit_key)))
-        values, written, stored = await self._lane.request(packed + pinning, 3)
-        return self._row(user, values, now_ms), _unpinned(stored), written is not None
+        pinning = _set_pin(unit_key, proposal, ttl_s, "NX") + pack(("GET", pin_key(unit_key)))
+        vouching = pack(("EXISTS", vouch_key(unit_key)))
+        if not self._whole:  # pins are being put back: leave none that nobody counts
+            values, self._whole = await self._lane.request(packed + vouching, 2)
+            return self._row(user, values, now_ms), None, False
+        values, written, stored, self._whole = await self._lane.request(packed + pinning + vouching, 4)
+        row = self._row(user, values, now_ms)
+        return (row, _unpinned(stored), written is not None) if self._whole else (row, None, False)
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
         """Overwrite a pin whose arm no longer serves. Raises UnavailableError at its deadline."""
@@ -110,13 +116,8 @@ def _profile(values: list[bytes | None]) -> dict[str, float]:
     return {name: value for name, value in numbers if value is not None}
 
 
-def _pin_key(unit_key: str) -> str:
-    return f"pin:{unit_key}"
-
-
 def _set_pin(unit_key: str, pin: Pin, ttl_s: float, *condition: str) -> bytes:
-    value = _encode_pin.encode((pin.weights_version, pin.arm, pin.propensity, pin.unit_at))
-    return pack(("SET", _pin_key(unit_key), value, "PX", max(1, round(ttl_s * 1_000)), *condition))
+    return pack(("SET", pin_key(unit_key), encoded(pin), "PX", max(1, round(ttl_s * 1_000)), *condition))
 
 
 def _unpinned(stored: bytes | None) -> Pin | None:

@@ -11,6 +11,7 @@ from services.adapters.memory_state import (
     MemoryDecisionLog,
     MemoryItemOverlay,
     MemoryOnlineReader,
+    MemoryPinStore,
     MemoryStateCache,
     MemoryTallyStore,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "MemoryModelRegistry",
     "MemoryModelStore",
     "MemoryOnlineReader",
+    "MemoryPinStore",
     "MemoryStateCache",
     "MemoryTallyStore",
 ]

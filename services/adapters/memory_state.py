@@ -178,6 +178,10 @@ class MemoryStateCache(_Failing):
         now = self._clock()
         return [beat for _, (beat, until) in sorted(self._beats.items()) if until > now]
 
+    def vouch(self, experiment: str) -> None:
+        """Nothing: pins of the double are elsewhere."""
+        self._check()
+
     def lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """Take or renew a lease."""
         self._check()
@@ -223,6 +227,8 @@ class MemoryDecisionLog(_Failing):
             self._history.setdefault(decision.experiment, []).append(decision)
         if self._cache is not None:
             self._cache.put(new)
+            if state is None:
+                self._cache.vouch(decision.experiment)
         return new
 
 
@@ -233,7 +239,8 @@ class MemoryOnlineReader(_Failing):
         self.rows: dict[str, UserRow] = {}
         self.pins: dict[str, tuple[Pin, float]] = {}
         self.delay_s = 0.0
-        self._clock = clock
+        self.vouched = True
+        self.clock = clock
 
     async def read(
         self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
@@ -245,18 +252,55 @@ class MemoryOnlineReader(_Failing):
         row = self.rows.get(user, UserRow())
         if unit_key is None:
             return row, None, False
+        if proposal is not None and not self.vouched:
+            return row, None, False
         pin, until = self.pins.get(unit_key, (None, 0.0))
-        if pin is not None and until > self._clock():
+        if pin is not None and until > self.clock():
             return row, pin, False
         if proposal is None:
             return row, None, False
-        self.pins[unit_key] = (proposal, self._clock() + ttl_s * 1_000)
+        self.pins[unit_key] = (proposal, self.clock() + ttl_s * 1_000)
         return row, proposal, True
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
         """Overwrite a pin."""
         self._check()
-        self.pins[unit_key] = (pin, self._clock() + ttl_s * 1_000)
+        self.pins[unit_key] = (pin, self.clock() + ttl_s * 1_000)
+
+
+class MemoryPinStore(_Failing):
+    """PinStore over a MemoryOnlineReader, whose pins it puts back and for whom it vouches."""
+
+    def __init__(self, reader: MemoryOnlineReader):
+        self._reader = reader
+        self.done: set[int] = set()
+
+    def restored(self) -> frozenset[int]:
+        """Partitions that are done."""
+        self._check()
+        return frozenset(self.done)
+
+    def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
+        """Overwrite."""
+        self._check()
+        now_ms = self._reader.clock()
+        self._reader.pins.update({key: (pin, now_ms + ttl_ms) for key, (pin, ttl_ms) in pins.items()})
+
+    def mark_restored(self, partition: int) -> None:
+        """One more is done."""
+        self._check()
+        self.done.add(partition)
+
+    def vouch(self, experiments: Iterable[str]) -> None:
+        """The reader trusts its pins again."""
+        self._check()
+        self._reader.vouched = True
+
+    def forget(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        self.done.clear()
+        self._reader.pins.clear()
+        self._reader.vouched = False
 
 
 class MemoryItemOverlay(_Failing):

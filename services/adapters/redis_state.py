@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from experiments.experiment import Experiment
+from services.adapters.pin_layout import vouch_key
 from services.errors import StalePositionError, UnavailableError
 from services.ports import Heartbeat, Positions, Sums
 from services.settings import Settings
@@ -261,6 +262,11 @@ class RedisStateCache(_OnRedis):
                 logger.error("not a heartbeat, passed over: %s", error)
                 self._refused = {body}
             return None
+
+    def vouch(self, experiment: str) -> None:
+        """One SET."""
+        with self._reaching():
+            self._redis.set(vouch_key(experiment), 1)
 
     def lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """One script takes or renews."""

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from services import bootstrap
 from services.bandit.decoding import Decoder
 from services.bandit.metrics import BanditMetrics
+from services.bandit.pins import PinKeeper
 from services.bandit.worker import Pace, Ports, Worker
 from services.errors import ConfigurationError, StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES
-from services.ports import EventConsumer
+from services.ports import DecisionLog, EventConsumer
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ GROUP = "ringside-bandit"
 POLL_S = 0.2
 BACK_OFF_S = 0.5
 REPORT_S = 60.0
+PINS_EVERY_S = 1.0  # between two looks whether pins are missing
 
 
 def run(settings: Settings) -> None:
@@ -38,22 +40,43 @@ def run(settings: Settings) -> None:
             decisions=bootstrap.decision_log(settings),
             decoder=Decoder(producer),
         )
-        worker = Worker(ports, owned, wall_ms, Pace(safety_ms=round(settings.watermark_safety_s * 1_000)))
+        safety_ms = round(settings.watermark_safety_s * 1_000)
+        worker = Worker(ports, owned, wall_ms, Pace(safety_ms=safety_ms))
+        keeper = pin_keeper(settings, ports.decisions, owned)
         try:
-            loop(worker, stop, meters)
+            loop(worker, stop, meters, keeper)
         finally:
+            keeper.consumer.close()
             consumer.close()
             producer.close()
 
 
-def loop(worker: Worker, stop: threading.Event, meters: "bootstrap.Meters") -> None:
+def pin_keeper(settings: Settings, decisions: DecisionLog, owned: Callable[[], frozenset[int]]) -> PinKeeper:
+    """A keeper of pins on real adapters, with a consumer of its own."""
+    return PinKeeper(
+        bootstrap.pin_store(settings),
+        bootstrap.consumer(settings),
+        decisions,
+        owned,
+        settings.kafka_partitions,
+        wall_ms,
+        round(settings.watermark_safety_s * 1_000),
+    )
+
+
+def loop(
+    worker: Worker, stop: threading.Event, meters: "bootstrap.Meters", keeper: PinKeeper | None = None
+) -> None:
     """Step after step; what is unavailable, or was begun by another worker at the same moment, is tried
     again."""
     report_at, read_before, metrics = time.monotonic() + REPORT_S, 0, BanditMetrics(meters.registry)
+    pins_at = 0.0
     while not stop.is_set():
         try:
             with meters.step():
                 worker.step(POLL_S)
+                if keeper is not None and time.monotonic() >= pins_at:
+                    pins_at = time.monotonic() + (PINS_EVERY_S if keeper.step() else 0.0)
         except (UnavailableError, StalePositionError) as error:
             logger.warning("%s; trying again", error)
             stop.wait(BACK_OFF_S)

@@ -104,6 +104,8 @@ class Answering:
             else:
                 self._breaker.succeeded()
                 self._rows.put(key, row)
+                if stored is None and pin is not None:  # pins were lost, and are being put back
+                    return row, unreachable(serving, proposal), ["no_pins"]
                 assigned = settle(serving, proposal, stored, written)
                 self._override(proposal, assigned)
                 return row, assigned, []

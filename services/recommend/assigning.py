@@ -3,13 +3,11 @@ Pure."""
 
 from dataclasses import dataclass
 
-from experiments.assignment import assign, unit_id
-from experiments.experiment import Experiment
+from experiments.assignment import assign, unit_id, unit_life_ms
 from services.events import Excluded
 from services.ports import Pin
 from services.recommend.serving import Serving
 
-DAY_S = 86_400
 NOBODY = "none"  # arm of slates made when no arm is known at all
 
 
@@ -69,20 +67,14 @@ def propose(serving: Serving, visitor: Visitor, routing_key: str, now_ms: int, r
     arm, propensity = assign(state.salt, state.name, unit, state.weights.shares)
     pinned = state.rules.unit != "request" and visitor.key is not None
     pin_key = f"{state.name}|{unit}" if pinned else None
-    return Proposal(unit, Pin(state.weights.version, arm, propensity, now_ms), pin_key, life_s(state, now_ms))
+    ttl_s = unit_life_ms(state.rules.unit, now_ms) / 1_000
+    return Proposal(unit, Pin(state.weights.version, arm, propensity, now_ms), pin_key, ttl_s)
 
 
 def _left_out(serving: Serving) -> Excluded | None:
     if serving.counting:
         return None
     return "champion_only" if serving.state is not None or serving.alone is not None else "no_experiment"
-
-
-def life_s(state: Experiment, now_ms: int) -> float:
-    """How long a unit's pin is kept: a session for a day, a user's day to its end."""
-    if state.rules.unit == "user_day":
-        return DAY_S - now_ms / 1_000 % DAY_S
-    return float(DAY_S)
 
 
 def settle(serving: Serving, proposal: Proposal, stored: Pin | None, written: bool) -> Assigned:

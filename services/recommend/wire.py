@@ -102,7 +102,8 @@ class SlateItem(Struct, frozen=True, kw_only=True, gc=False):
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """A slate. `degraded` is null, or comma-separated codes that say what was missing when it was made:
     champion_only (the kill switch is on), cut_off (no experiment state: the last champion serves alone),
-    no_fresh_features, failed:, late:, resting: or not_loaded: with the arm whose model it was, cached_slate,
+    no_fresh_features, no_pins (they are being put back, the champion serves),
+    failed:, late:, resting: or not_loaded: with the arm whose model it was, cached_slate,
     popular, fewer_eligible.
     """
 

@@ -14,11 +14,13 @@ from services.adapters.feast_layout import PROFILE_FEATURES, USER_ACTIVITY, USER
 from services.adapters.feast_online import FeastOnlineReader
 from services.adapters.feast_schemas import SCHEMAS
 from services.adapters.memory import MemoryOnlineReader
+from services.adapters.pins import RedisPinStore
 from services.errors import UnavailableError
 from services.ports import Pin, UserRow
 
 DAY_MS = 86_400_000
 NOW_MS = 1_790_000_000_123
+UNIT = "shop|s:u:1"
 FIRST, SECOND = Pin(3, "als-1", 0.25, NOW_MS), Pin(4, "popularity", 0.75, NOW_MS + 5)
 
 
@@ -40,12 +42,14 @@ def reader(request, settings_for) -> ports.OnlineReader:
     if request.param == "memory":
         return MemoryOnlineReader()
     redis_server = request.getfixturevalue("redis_server")
-    return FeastOnlineReader(settings_for(redis=redis_server, redis_deadline_ms=2_000))
+    settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
+    RedisPinStore(settings).vouch(["shop"])
+    return FeastOnlineReader(settings)
 
 
 def test_the_first_writer_of_a_pin_wins(reader) -> None:
     async def story(reader) -> list:
-        return [await reader.read("u", "s:u:1", pin, 60) for pin in (FIRST, SECOND, None)]
+        return [await reader.read("u", UNIT, pin, 60) for pin in (FIRST, SECOND, None)]
 
     assert run(reader, story) == [
         (UserRow(), FIRST, True),
@@ -54,36 +58,54 @@ def test_the_first_writer_of_a_pin_wins(reader) -> None:
     ]
 
 
+def test_while_pins_may_be_missing_nobody_is_pinned(redis_server, settings_for) -> None:
+    """The key that vouches for them went with them: from then on no unit is taken for a new one."""
+    settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
+    store, reader = RedisPinStore(settings), FeastOnlineReader(settings)
+
+    async def story(reader) -> list:
+        found = [await reader.read("u", UNIT, pin, 60) for pin in (FIRST, SECOND)]
+        store.put_back({UNIT: (FIRST, 60_000)})
+        found.append(await reader.read("u", UNIT, SECOND, 60))
+        store.vouch(["shop"])
+        return found + [await reader.read("u", UNIT, SECOND, 60) for _ in range(2)]
+
+    nobody = (UserRow(), None, False)
+    assert run(reader, story) == [nobody, nobody, nobody, nobody, (UserRow(), FIRST, False)]
+    store.mark_restored(3)
+    assert store.restored() == {3}
+
+
 def test_units_have_pins_of_their_own_and_no_unit_has_none(reader) -> None:
     async def story(reader) -> list:
-        await reader.read("u", "s:u:1", FIRST, 60)
-        return [await reader.read("u", key, None, 60) for key in ("s:u:2", None)]
+        await reader.read("u", UNIT, FIRST, 60)
+        return [await reader.read("u", key, None, 60) for key in ("shop|s:u:2", None)]
 
     assert run(reader, story) == [(UserRow(), None, False)] * 2
 
 
 def test_a_pin_expires_with_its_unit(reader) -> None:
     async def story(reader) -> tuple:
-        await reader.read("u", "s:u:1", FIRST, 0.02)
-        while (await reader.read("u", "s:u:1", None, 60))[1] is not None:
+        await reader.read("u", UNIT, FIRST, 0.02)
+        while (await reader.read("u", UNIT, None, 60))[1] is not None:
             await asyncio.sleep(0.01)
-        return await reader.read("u", "s:u:1", SECOND, 60)
+        return await reader.read("u", UNIT, SECOND, 60)
 
     assert run(reader, story) == (UserRow(), SECOND, True)
 
 
 def test_a_pin_is_replaced_on_purpose_only(reader) -> None:
     async def story(reader) -> tuple:
-        await reader.read("u", "s:u:1", FIRST, 60)
-        await reader.replace_pin("s:u:1", SECOND, 60)
-        return await reader.read("u", "s:u:1", FIRST, 60)
+        await reader.read("u", UNIT, FIRST, 60)
+        await reader.replace_pin(UNIT, SECOND, 60)
+        return await reader.read("u", UNIT, FIRST, 60)
 
     assert run(reader, story) == (UserRow(), SECOND, False)
 
 
 def test_of_many_at_once_exactly_one_writes(reader) -> None:
     async def story(reader) -> list:
-        asked = (reader.read("u", "s:u:1", Pin(index, "a", 0.5, NOW_MS), 60) for index in range(50))
+        asked = (reader.read("u", UNIT, Pin(index, "a", 0.5, NOW_MS), 60) for index in range(50))
         return await asyncio.gather(*asked)
 
     answers = run(reader, story)
@@ -196,7 +218,7 @@ async def until_it_answers(reader: ports.OnlineReader) -> int:
     failures = 0
     while True:
         try:
-            await reader.read("u", "s:u:1", FIRST, 60)
+            await reader.read("u", UNIT, FIRST, 60)
         except UnavailableError:
             failures += 1
             await asyncio.sleep(0.02)
@@ -211,7 +233,7 @@ def test_a_redis_in_trouble_is_refused_and_comes_back_by_itself(trouble, redis_s
     async def story(reader) -> int:
         await until_it_answers(reader)
         getattr(redis_server.server, trouble)()
-        asked = (reader.read("u", "s:u:1", FIRST, 60) for _ in range(20))
+        asked = (reader.read("u", UNIT, FIRST, 60) for _ in range(20))
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(answer, UnavailableError) for answer in answers)
         await asyncio.to_thread(redis_server.server.thaw if trouble == "freeze" else redis_server.restart)
@@ -249,14 +271,18 @@ def test_the_deadline_is_the_readers_own(redis_server, settings_for) -> None:
 def test_an_error_of_redis_is_unavailable_not_a_wrong_row(redis_server, settings_for) -> None:
     import redis
 
-    reader = FeastOnlineReader(settings_for(redis=redis_server, redis_deadline_ms=2_000))
+    settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
+    RedisPinStore(settings).vouch(["shop"])
+    reader = FeastOnlineReader(settings)
     with redis.Redis.from_url(redis_server.url) as client:
-        client.lpush("pin:s:u:1", "not a pin")
+        client.lpush(f"pin:{UNIT}", "not a pin")
 
     async def story(reader) -> None:
         with pytest.raises(UnavailableError, match="WRONGTYPE"):
-            await reader.read("u", "s:u:1", FIRST, 60)
-        assert (await reader.read("u", "s:u:2", FIRST, 60))[1] == FIRST  # and the connection is still in step
+            await reader.read("u", UNIT, FIRST, 60)
+        assert (await reader.read("u", "shop|s:u:2", FIRST, 60))[
+            1
+        ] == FIRST  # and the connection is still in step
 
     run(reader, story)
 

@@ -6,8 +6,8 @@ import pytest
 from small_shop import START_MS, Shop, ids
 
 from experiments import commands
+from experiments.assignment import unit_life_ms
 from services.ports import Pin
-from services.recommend.assigning import life_s
 
 GOOGLEBOT = {"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}
 
@@ -76,8 +76,8 @@ def test_a_users_day_ends_with_its_pin(shop: Shop) -> None:
     day_ms = 86_400_000
     state = shop.race(0.5, unit="user_day")
     midnight_ms = START_MS // day_ms * day_ms
-    assert life_s(state, midnight_ms) == 86_400
-    assert life_s(state, midnight_ms + day_ms - 1_000) == 1
+    assert unit_life_ms(state.rules.unit, midnight_ms) == 86_400_000
+    assert unit_life_ms(state.rules.unit, midnight_ms + day_ms - 1_000) == 1_000
 
 
 # ---- left out ----------------------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""Pins that Redis forgot, put back from the exposures that made them.
+
+The exposure that creates a pin says `first` and is a unit. Were a forgotten unit assigned anew, it would be
+counted twice, in sums whose bets take units for independent, and perhaps under two arms. So `/recommend`
+counts nobody while an experiment's pins are not vouched for (the champion answers, alike for all arms), and
+this worker reads the exposures of its partitions again, puts every pin back that still lives, and vouches
+once all partitions are done. What it can't know: an exposure that reached the log only after it was read to
+its end, `safety_ms` after the loss was seen.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from experiments.assignment import unit_life_ms
+from experiments.experiment import Experiment
+from services import events
+from services.errors import BadMessageError, DataLossError
+from services.events import EXPOSURES, Exposure
+from services.ports import DecisionLog, EventConsumer, Pin, PinStore, Record
+
+logger = logging.getLogger(__name__)
+
+MOST_RECORDS = 5_000  # of a step: counting goes on in between
+
+
+@dataclass(slots=True)
+class PinKeeper:
+    """One step at a time, beside the counting. `owned`: partitions that are ours now; `everything`: how many
+    there are; `clock`: ms since the epoch. A step that raises UnavailableError is called again later."""
+
+    store: PinStore
+    consumer: EventConsumer
+    decisions: DecisionLog
+    owned: Callable[[], frozenset[int]]
+    everything: int
+    clock: Callable[[], int]
+    safety_ms: int = 2_000
+    reading: dict[int, int] = field(default_factory=dict)  # partition -> when its loss was seen, ms
+    put_back: int = 0
+
+    def step(self) -> bool:
+        """Look, and read on where pins are missing; whether nothing is missing any more."""
+        restored = self.store.restored()
+        missing = self.owned() - restored
+        if missing - self.reading.keys():
+            self._begin(missing)
+        self.reading = {index: seen for index, seen in self.reading.items() if index in missing}
+        if self.reading:
+            self._read()
+            return False
+        if len(restored) < self.everything:
+            return False
+        living = self._living()
+        self.store.vouch(living)
+        return True
+
+    def _begin(self, missing: frozenset[int]) -> None:
+        now_ms = self.clock()
+        self.reading = {index: self.reading.get(index, now_ms) for index in missing}
+        starts = {(EXPOSURES, i): self.consumer.bounds(EXPOSURES, i)[0] for i in self.reading}
+        self.consumer.assign(starts)
+
+    def _read(self) -> None:
+        asked_ms = self.clock()
+        ends = self.consumer.ends([(EXPOSURES, index) for index in self.reading])
+        try:
+            records = self.consumer.poll(0.0, MOST_RECORDS)
+        except DataLossError as error:
+            logger.warning("exposures went while pins were put back: %s", error)
+            self.reading = {}
+            return
+        found = pins_of(records, self._living(), self.clock())
+        self.store.put_back(found)
+        self.put_back += len(found)
+        positions = self.consumer.positions()
+        for index, seen_ms in list(self.reading.items()):
+            pair = (EXPOSURES, index)
+            if asked_ms >= seen_ms + self.safety_ms and positions.get(pair, -1) >= ends[pair]:
+                self.store.mark_restored(index)  # read on till the others are done: it does no harm
+                del self.reading[index]
+                logger.info("pins of partition %d are whole; %d were put back so far", index, self.put_back)
+
+    def _living(self) -> Mapping[str, Experiment]:
+        return {name: state for name, state in self.decisions.catch_up().items() if state.status != "ended"}
+
+
+def pins_of(
+    records: Iterable[Record], states: Mapping[str, Experiment], now_ms: int
+) -> dict[str, tuple[Pin, int]]:
+    """Pins that these exposures created and that still live, with the rest of their lives (ms), by unit key.
+    The last exposure that says `first` wins."""
+    found = {}
+    for record in records:
+        try:
+            shown = events.decode(Exposure, record.value)
+        except BadMessageError:  # the counting worker passes it over, and the lake keeps it
+            continue
+        state = states.get(shown.experiment)
+        if state is None or not shown.first or shown.excluded is not None or state.rules.unit == "request":
+            continue
+        left_ms = shown.received_at + unit_life_ms(state.rules.unit, shown.received_at) - now_ms
+        if left_ms > 0:
+            pin = Pin(shown.weights_version, shown.arm, shown.propensity, shown.unit_at)
+            found[f"{shown.experiment}|{shown.unit}"] = pin, left_ms
+    return found

@@ -1,0 +1,133 @@
+"""Redis forgets the pins under traffic: no unit is counted twice, and every unit keeps its arm."""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_shop import Shop
+
+from services.adapters.memory import MemoryEventConsumer, MemoryPinStore
+from services.bandit.pins import PinKeeper, pins_of
+from services.ports import Record
+
+PARTITIONS = 4
+
+
+class Site(Shop):
+    """The application in memory, with a keeper of pins."""
+
+    def __init__(self, home: Path, unit: str):
+        super().__init__(home)
+        self.race(0.5, unit=unit)
+        self.pins = MemoryPinStore(self.reader)
+        self.keeper = self.make_keeper(frozenset(range(PARTITIONS)))
+
+    def make_keeper(self, owned: frozenset[int]) -> PinKeeper:
+        consumer = MemoryEventConsumer(self.broker)
+        return PinKeeper(self.pins, consumer, self.log, lambda: owned, PARTITIONS, lambda: self.now_ms, 2_000)
+
+    def slates(self, call: Any, rng: random.Random, times: int) -> list[dict[str, Any]]:
+        found = []
+        for _ in range(times):
+            self.now_ms += 100
+            found.append(call.slate(f"u{rng.randrange(12)}", f"s{rng.randrange(2)}", n=1))
+        return found
+
+    def keep(self) -> None:
+        for _ in range(10):
+            self.now_ms += 500
+            if self.keeper.step():
+                return
+        raise AssertionError("pins are still missing")
+
+
+@pytest.fixture(params=["session", "user_day"])
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+    return Site(tmp_path, request.param)
+
+
+def counted(site: Site) -> dict[str, list[Any]]:
+    """Exposures that count, by unit."""
+    found = defaultdict(list)
+    for shown in site.exposures():
+        if shown.excluded is None:
+            found[shown.unit].append(shown)
+    return found
+
+
+def test_no_unit_is_counted_twice_and_every_unit_keeps_its_arm(site):
+    rng = random.Random(3)
+    site.keep()
+    with site.client() as call:
+        for turn in range(5):
+            site.slates(call, rng, 15)
+            share = rng.uniform(0.2, 0.8)
+            site.weigh({"good": 1 - share, "other": share})  # a unit assigned anew would change its arm
+            call.look()
+            site.pins.forget()
+            lost = site.slates(call, rng, 8)
+            assert {answer["degraded"] for answer in lost} == {"no_pins"}
+            assert {answer["arm"] for answer in lost} == {"good"}
+            site.keep()
+            assert {answer["degraded"] for answer in site.slates(call, rng, 8)} == {None}, turn
+    for unit, shown in counted(site).items():
+        assert sum(one.first for one in shown) <= 1, unit
+        assert len({one.arm for one in shown}) == 1, unit
+        assert len({one.propensity for one in shown}) == 1, unit
+    left_out = [shown for shown in site.exposures() if shown.degraded == "no_pins"]
+    assert {(shown.excluded, shown.first, shown.propensity) for shown in left_out} == {
+        ("pin_unreachable", False, 0.0)
+    }
+
+
+def test_without_putting_pins_back_units_would_be_counted_twice(site):
+    """What the keeper is for: the same story with somebody who vouches blindly."""
+    rng = random.Random(3)
+    with site.client() as call:
+        site.slates(call, rng, 30)
+        site.pins.forget()
+        site.pins.vouch(["storefront"])
+        site.slates(call, rng, 30)
+    assert any(sum(one.first for one in shown) > 1 for shown in counted(site).values())
+
+
+def test_an_exposure_on_its_way_is_waited_for(site):
+    site.keep()
+    with site.client() as call:
+        site.broker.stall()  # it is shown, and not in the log yet
+        call.slate("late", "s", n=1)
+        site.pins.forget()
+        site.keeper.step()
+        site.broker.release()
+        site.keep()
+        call.slate("late", "s", n=1)
+    assert [shown.first for shown in site.exposures()] == [True, False]
+
+
+def test_partitions_are_vouched_for_together(site):
+    site.pins.forget()
+    halves = [site.make_keeper(frozenset({0, 1})), site.make_keeper(frozenset({2, 3}))]
+    for _ in range(10):
+        site.now_ms += 500
+        assert not halves[0].step()
+    assert not site.reader.vouched
+    for _ in range(10):
+        site.now_ms += 500
+        halves[1].step()
+    assert halves[0].step()
+    assert site.reader.vouched
+
+
+def test_only_living_pins_of_known_experiments_are_put_back(site):
+    with site.client() as call:
+        call.slate("ada", "s", n=1)
+    records = site.broker.records("exposures")
+    states = site.log.catch_up()
+    [(key, (pin, left_ms))] = pins_of(records, states, site.now_ms).items()
+    assert site.reader.pins[key][0] == pin
+    assert 0 < left_ms <= 86_400_000
+    assert pins_of(records, states, site.now_ms + 86_400_000) == {}
+    assert pins_of(records, {}, site.now_ms) == {}
+    assert pins_of([Record("exposures", 0, 0, 0, None, b"\xff")], states, site.now_ms) == {}
