@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
+import redis
+
 from services.adapters.pin_layout import encoded, pin_key, vouch_key
-from services.adapters.redis_state import Client, connect, reaching
+from services.adapters.redis_state import connect, reaching
 from services.ports import Pin
 from services.settings import Settings
 
@@ -18,7 +20,7 @@ class RedisPinStore:
         self._settings = settings
 
     @cached_property
-    def _redis(self) -> Client:
+    def _redis(self) -> redis.Redis:
         return connect(self._settings)
 
     def restored(self) -> frozenset[int]:
