@@ -88,17 +88,23 @@ def test_a_broker_on_a_chosen_port_is_found_there_again(settings_for: Callable[.
     for _ in range(2):
         words = command("broker", "--port", str(port), "--partitions", "2")
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
-            assert running.stdout is not None
-            told = [running.stdout.readline().strip() for _ in range(3)]
-            assert told[1:] == [f"RINGSIDE_KAFKA_BOOTSTRAP=127.0.0.1:{port}", "RINGSIDE_KAFKA_PARTITIONS=2"]
-            logs.append(KafkaLogAdmin(settings).log_id())
-            assert KafkaLogAdmin(settings).partitions(EVENTS) == 2
-            while not sent(producer):  # a client that knew the broker before looks for it anew
-                pass
-            while consumed(consumer) != [b"here"]:
-                pass
-            running.terminate()
-            assert running.wait(20) == 0
+            try:
+                assert running.stdout is not None
+                told = [running.stdout.readline().strip() for _ in range(3)]
+                assert told[1:] == [
+                    f"RINGSIDE_KAFKA_BOOTSTRAP=127.0.0.1:{port}",
+                    "RINGSIDE_KAFKA_PARTITIONS=2",
+                ]
+                logs.append(KafkaLogAdmin(settings).log_id())
+                assert KafkaLogAdmin(settings).partitions(EVENTS) == 2
+                while not sent(producer):  # a client that knew the broker before finds it anew
+                    pass
+                while consumed(consumer) != [b"here"]:
+                    pass
+                running.terminate()
+                assert running.wait(20) == 0
+            finally:
+                running.kill()  # a timeout of the test must not wait for it
     producer.close(0.5)
     consumer.close()
     assert len(set(logs)) == 2
