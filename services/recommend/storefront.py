@@ -31,7 +31,11 @@ from services.recommend.wire import (
 )
 
 CALLERS: tuple[Role, ...] = ("storefront", "admin")
-_HEADERS = ((b"cache-control", b"no-store"), (b"content-type", b"application/json"))
+_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-type", b"application/json"),
+    (b"x-content-type-options", b"nosniff"),
+)
 _encode = msgspec.json.Encoder().encode
 
 

@@ -21,6 +21,7 @@ from services.recommend.application import create_app, hot_path
 
 PATIENCE_S = 60.0  # far beyond any answer: whoever takes longer hangs
 SECRETS = [key.encode() for key, _ in KEYS.values()] + [SIGNING.encode()]
+A_WHILE_S = 2.0  # in which even a busy machine answers
 LOOK_EVERY = 2_000  # requests between two looks of the replica at what they changed
 LONGEST = 2_000  # characters of a message: nobody gets back all that they sent
 
@@ -74,7 +75,7 @@ def hit(home: Path, seeds: range, count: int) -> None:
 
 
 def test_rubbish_gets_an_answer_that_is_no_500(tmp_path: Path) -> None:
-    hit(tmp_path, range(1, 3), 6_000)
+    hit(tmp_path, range(1, 3), 4_000)
 
 
 @pytest.mark.slow
@@ -203,17 +204,17 @@ def test_ten_megabytes_are_refused_before_they_are_read(tmp_path: Path, path: st
 def bombard(home: Path, seed: int, count: int) -> None:
     """Bytes that are no request at a real server; afterwards it answers as before."""
     rng = random.Random(seed)
-    salvos = [[raw] for raw in (*RIGHT, *WRONG)] + [spoiled(rng) for _ in range(count)]
-    with racing_shop(home).client() as caller, served(caller.http.app, receive_s=0.3) as at:
-        with ThreadPoolExecutor(32) as guns:
+    salvos = [[raw] for raw in WRONG] + [spoiled(rng) for _ in range(count)]
+    with racing_shop(home).client() as caller:
+        with served(caller.http.app, receive_s=0.3) as at, ThreadPoolExecutor(32) as guns:
             replies = list(guns.map(lambda salvo: exchange(at, *salvo), salvos))
         for raw, reply in zip(salvos, replies, strict=True):
             assert reply.closed, raw  # no hang, whatever is missing
             assert all(100 <= status < 500 for status in reply.statuses), (raw, reply.raw[:300])
             assert not any(secret in reply.raw for secret in SECRETS)
-        for raw, reply in zip(RIGHT, replies[: len(RIGHT)], strict=True):
-            assert reply.statuses[0] in (200, 202), raw
-        assert exchange(at, RIGHT[0]).statuses == [200]
+        with served(caller.http.app) as at:
+            for raw in RIGHT:
+                assert exchange(at, raw).statuses[0] in (200, 202), raw
 
 
 def test_bytes_that_are_no_request_do_no_harm(tmp_path: Path) -> None:
@@ -248,15 +249,19 @@ def test_who_sends_a_byte_now_and_then_is_hung_up_on(tmp_path: Path) -> None:
         for begun in (RIGHT[1][:-5], RIGHT[1][:40], b"", b"\r\n"):
             reply = exchange(at, begun)
             assert (reply.closed, reply.statuses) == (True, [408])
-        with socket.create_connection(at, PATIENCE_S) as line:  # a line break ends uvicorn's keep-alive clock
-            line.sendall(get(b"/popular", close=False))
-            assert line.recv(65_536).startswith(b"HTTP/1.1 200")
-            line.sendall(b"\r\n")
-            assert line.recv(65_536).startswith(b"HTTP/1.1 408")
+    with (
+        racing_shop(tmp_path).client() as caller,
+        served(caller.http.app, receive_s=A_WHILE_S) as at,
+        socket.create_connection(at, PATIENCE_S) as line,  # a line break ends uvicorn's keep-alive clock
+    ):
+        line.sendall(get(b"/popular", close=False))
+        assert line.recv(65_536).startswith(b"HTTP/1.1 200")
+        line.sendall(b"\r\n")
+        assert line.recv(65_536).startswith(b"HTTP/1.1 408")
 
 
 def test_who_sends_a_body_after_its_answer_is_hung_up_on(tmp_path: Path) -> None:
-    with racing_shop(tmp_path).client() as caller, served(caller.http.app, receive_s=0.3) as at:
+    with racing_shop(tmp_path).client() as caller, served(caller.http.app, receive_s=A_WHILE_S) as at:
         unknown = post(b"/rerank", b"", b"content-length: 9", close=False).replace(
             b"x-api-key: ", b"x-api-key: x"
         )
