@@ -180,7 +180,7 @@ def kafka(
 
 @app.command()
 def rebuild() -> None:
-    """Put back what Redis lost: experiments, sums, live catalogue, features. Loses nothing that is there."""
+    """Put back what Redis lost: experiments, sums, pins, items, features. Takes nothing away."""
     from services.rebuilding import run
 
     raise typer.Exit(min(1, run(Settings())))

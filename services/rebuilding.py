@@ -23,6 +23,7 @@ Part = Callable[[Settings, Progress], str]
 PARTS: Mapping[str, Part] = {
     "experiments, from decisions": decider.rebuild,
     "sums, from exposures and events": bandit.rebuild,
+    "pins, from exposures": bandit.rebuild_pins,
     "live catalogue, from items": following.rebuild,
     "features, from histories and events": activity.rebuild,
 }

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 from models.contract import Progress
 from services import bootstrap
-from services.bandit.app import BACK_OFF_S, POLL_S, wall_ms
+from services.bandit.app import BACK_OFF_S, POLL_S, pin_keeper, wall_ms
 from services.bandit.decoding import Decoder
 from services.bandit.worker import Pace, Ports, Worker
 from services.errors import StalePositionError
 from services.events import EVENTS, EXPOSURES
 from services.settings import Settings
 
+PIN_PAUSE_S = 0.05  # between two reads of exposures: the margin after their loss has to pass anyway
 Pairs = Mapping[tuple[str, int], int]
 
 
@@ -35,6 +36,21 @@ def rebuild(settings: Settings, progress: Progress) -> str:
     finally:
         consumer.close()
         producer.close()
+
+
+def rebuild_pins(settings: Settings, progress: Progress) -> str:
+    """Put back every pin that still lives, and vouch for them; a sentence on how many. Raises
+    UnavailableError."""
+    everything = frozenset(range(settings.kafka_partitions))
+    keeper = pin_keeper(settings, bootstrap.decision_log(settings), lambda: everything)
+    try:
+        while not keeper.step():
+            done = settings.kafka_partitions - len(keeper.reading)
+            progress(done, settings.kafka_partitions, "partitions with their pins")
+            time.sleep(PIN_PAUSE_S)
+    finally:
+        keeper.consumer.close()
+    return f"{keeper.put_back:,} put back; every unit without one is new"
 
 
 def count_to_the_end(worker: Worker, ports: Ports, owned: frozenset[int], progress: Progress) -> str:

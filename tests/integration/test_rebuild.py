@@ -13,6 +13,7 @@ from experiments.experiment import Rules, fold
 from models.contract import silent
 from services import bootstrap, events, rebuilding
 from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
+from services.adapters.pin_layout import vouch_key
 from services.bandit import rebuilding as bandit
 from services.events import Event
 from services.ports import Record
@@ -104,6 +105,9 @@ def test_everything_is_there_again(settings, redis_server):
         raw.flushall()
     told = rebuilt(settings)
     assert "storefront at revision 2" in told
+    assert "every unit without one is new" in told
+    with redis.Redis.from_url(redis_server.url) as raw:
+        assert raw.exists(vouch_key(f"{EXPERIMENT}|s:ada:1"))
     assert "4 partitions counted to the end of the log" in told
     assert bootstrap.state_cache(settings).get(EXPERIMENT) == state == fold(log.history(EXPERIMENT))
     again = bootstrap.activity_store(settings).load(users)
