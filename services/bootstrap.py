@@ -165,6 +165,13 @@ def local_kafka(directory: Path, partitions: int, port: int | None = None) -> "L
     return running
 
 
+def require_free(port: int | None) -> None:
+    """Raises ConfigurationError if something listens on `port` of this machine."""
+    from services.adapters import server
+
+    server.require_free(port)
+
+
 def hold(server: "Server", stop: threading.Event) -> None:
     """Let a server run until `stop` is set. Raises UnavailableError when it ends by itself."""
     while not stop.wait(0.2):

@@ -158,6 +158,7 @@ def redis(
     from services import bootstrap
 
     stop = bootstrap.stop_on_signal()
+    bootstrap.require_free(port)
     with bootstrap.embedded_redis(Settings().home / "redis", port) as running:
         typer.echo(f"RINGSIDE_REDIS_URL={running.url}")
         bootstrap.hold(running.server, stop)
@@ -172,6 +173,7 @@ def kafka(
     from services import bootstrap
 
     stop = bootstrap.stop_on_signal()
+    bootstrap.require_free(port)
     with bootstrap.local_kafka(Settings().home / "kafka", partitions, port) as running:
         typer.echo(f"RINGSIDE_KAFKA_MODE=kafka\nRINGSIDE_KAFKA_BOOTSTRAP={running.bootstrap}")
         typer.echo(f"RINGSIDE_KAFKA_PARTITIONS={running.partitions}")

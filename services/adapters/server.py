@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.errors import UnavailableError
+from services.errors import ConfigurationError, UnavailableError
 
 STOP_S = 10.0
 
@@ -108,6 +108,18 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def require_free(port: int | None, host: str = "127.0.0.1") -> None:
+    """Raises ConfigurationError if another process listens on `port`; None: a free one will be chosen."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what closed a moment ago is free
+        try:
+            probe.bind((host, port or 0))
+        except OSError as error:
+            raise ConfigurationError(
+                f"port {port} on {host}: {error.strerror}; name another by --port"
+            ) from error
 
 
 def answers(host: str, port: int, timeout_s: float = 0.2) -> bool:

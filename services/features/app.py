@@ -51,6 +51,7 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     Rows are stamped `materialize_horizon_ms` ahead, the moment by which all of them can be read. Users whom
     the online store doesn't know get the recent items of the data set.
     """
+    bootstrap.data_store(settings).table("items")  # without data: refused before Feast takes its seconds
     store = bootstrap.feature_store(settings)
     on_step("opening Feast")
     now += _taken(store.open)

@@ -31,6 +31,7 @@ LICENCE = "CC BY 4.0"
 CITATION = "Chen, D. (2012), Online Retail II, UCI Machine Learning Repository, doi 10.24432/C5CG6D"
 _SAME_LINE = ", ".join(f'"{name}"' for name in COLUMNS)
 _SAME_BUT_BLANKS = _SAME_LINE.replace('"Description"', 'trim("Description")')
+_OWN = ". A single file is read as Online Retail II; name the interactions of your own shop by --interactions"
 _REPEATED = "row_number() OVER (PARTITION BY {} ORDER BY sheet, row) > 1"
 
 RULES = (
@@ -77,7 +78,7 @@ FROM ranked JOIN chosen USING (item_id) GROUP BY item_id ORDER BY item_id
 
 def draft(path: Path, source: str) -> Draft:
     """Clean purchases of the file at `path`. Raises RefusedFileError if it is not what it says."""
-    raw = read(path, COLUMNS)
+    raw = read(path, COLUMNS, hint=_OWN)
     schemas.check(raw, schemas.RETAIL_LINES, path.name)
     kept, rules = clean(raw, RULES)
     with duckdb.connect() as connection:

@@ -23,6 +23,7 @@ from services.importer.refusal import SHOWN, Finding, RefusedFileError
 
 KINDS = (".csv", ".parquet", ".xlsx")
 _NAMES = {"DOUBLE": "a number", "TIMESTAMPTZ": "a time", "BOOLEAN": "true or false"}
+_OURS = {"sheet", "row"}
 _ALWAYS_TEXT = ("VARCHAR", "TEXT")
 _TYPED = {
     # Spreadsheets and pandas write 85048 as 85048.0; codes and customers are text here.
@@ -86,20 +87,24 @@ def _unpack(archive: Path, folder: Path, most_bytes: int) -> Path:
     return path
 
 
-def read(path: Path, columns: Mapping[str, str], optional: frozenset[str] = frozenset()) -> pa.Table:
+def read(
+    path: Path, columns: Mapping[str, str], optional: frozenset[str] = frozenset(), hint: str = ""
+) -> pa.Table:
     """Columns of `path` as the DuckDB types given; an optional column that is missing comes as nulls.
 
-    Raises BadInputError (unknown kind, missing column) or RefusedFileError (values of the wrong type).
+    hint: what follows the message when a column is missing. Raises BadInputError (unknown kind, empty file,
+    missing column) or RefusedFileError (values of the wrong type).
     """
+    if not path.stat().st_size:
+        raise BadInputError(path.name, "is empty")
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         _register(connection, path)
         present = {row[0]: row[1] for row in connection.sql("DESCRIBE raw").fetchall()}
         missing = [name for name in columns if name not in present and name not in optional]
         if missing:
-            raise BadInputError(
-                path.name, f"has no column {missing[0]!r}; it has {', '.join(sorted(present))}"
-            )
+            there = ", ".join(sorted(present.keys() - _OURS))
+            raise BadInputError(path.name, f"has no column {missing[0]!r}; it has {there}{hint}")
         cast = {name: _cast(name, kind, present.get(name)) for name, kind in columns.items()}
         chosen = ", ".join(f'{expression} AS "{name}"' for name, expression in cast.items())
         connection.execute(f"CREATE TEMP TABLE typed AS SELECT {chosen}, sheet, row FROM raw")

@@ -240,3 +240,21 @@ def test_a_server_is_held_until_it_is_told_to_stop() -> None:
     with EmbeddedBroker() as broker:
         bootstrap.hold(broker.server, stop)
         assert broker.server.alive()
+
+
+@pytest.mark.parametrize("command", ["redis", "kafka"])
+def test_a_port_in_use_is_refused_by_number_before_anything_is_printed(command, tmp_path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        told = subprocess.run(
+            [sys.executable, "-c", "from services.cli import main; main()", command, "--port", str(port)],
+            env=os.environ | {"RINGSIDE_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60.0,
+        )
+    assert told.returncode == 2
+    assert told.stdout == ""
+    assert f"port {port} on 127.0.0.1: Address already in use" in told.stderr

@@ -171,6 +171,11 @@ def test_a_workbook_names_the_sheet_of_a_bad_value(settings, tmp_path) -> None:
         ("missing.csv", None, "no such file"),
         ("notes.txt", b"hello", "not one of"),
         ("short.csv", b"Invoice,StockCode\n1,2\n", "has no column 'Description'"),
+        (
+            "catalogue.csv",
+            b"item_id,title\na,x\n",
+            "name the interactions of your own shop by --interactions",
+        ),
         ("broken.parquet", b"PAR1 not really", "can't be read"),
         ("broken.xlsx", b"not a workbook", "not a workbook"),
     ],
@@ -226,7 +231,12 @@ def test_a_storefronts_own_data(settings, tmp_path) -> None:
         ("item_id,title,price\na,x,-1\n", "user_id,item_id,at\nu,a,2026-01-01\n", "'-1.0' .*is not negative"),
         ("item_id,title\na,x\n", "user_id,item_id,at,kind\nu,a,2026-01-01,stare\n", "'kind', row 2: 'stare'"),
         ("item_id,title\na,x\n", "user_id,item_id,at\nu,a,1855-01-01\n", "lies between 1990 and 2100"),
-        ("item_id,title\na,x\n", "user_id,at\nu,2026-01-01\n", "has no column 'item_id'"),
+        (
+            "item_id,title\na,x\n",
+            "user_id,at\nu,2026-01-01\n",
+            "has no column 'item_id'; it has at, user_id$",
+        ),
+        ("", "user_id,item_id,at\nu,a,2026-01-01\n", "items.csv: is empty"),
     ],
 )
 def test_a_bad_storefront_file_is_refused(items, interactions, message, settings, tmp_path) -> None:
