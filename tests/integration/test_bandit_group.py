@@ -77,7 +77,8 @@ def test_rebalances_lose_and_double_nothing(kafka_broker: Any, settings_for: Cal
         truth = recount(whole_log(settings), EXPERIMENT, round(WINDOW_S * 1_000), round(LATENESS_S * 1_000))
         wait_for(lambda: counted(store, settings) == truth, 20)
         assert counted(store, settings) == truth
-        assert sum(n for key, n in truth.items() if key.endswith("|n")) == UNITS
+        shown = ("|n", "|late_exposures")  # a busy machine may append one later than the rules allow
+        assert sum(n for key, n in truth.items() if key.endswith(shown)) == UNITS
         assert set(members[2].worker.partitions) == set(range(settings.kafka_partitions))
     finally:
         for member in members:

@@ -74,7 +74,7 @@ def test_six_kills_lose_and_double_nothing(settings, worker):
     while counted(store) != truth and time.monotonic() < deadline:
         time.sleep(0.1)
     assert counted(store) == truth
-    assert sum(n for key, n in truth.items() if key.endswith("|n")) == shown
+    assert sum(n for key, n in truth.items() if key.endswith(("|n", "|late_exposures"))) == shown
     producer.close()
 
 
