@@ -52,7 +52,7 @@ class Keys:
     @classmethod
     def of(cls, settings: Settings) -> "Keys":
         """The keys of this installation. Raises ConfigurationError."""
-        return cls(settings.keys, settings.keys_file)
+        return cls(settings.keys, Path(settings.keys_file) if settings.keys_file else None)
 
     def _read(self) -> list[tuple[str, Principal]]:
         if self._file is None:
@@ -157,7 +157,8 @@ def fresh_keys(roles: Sequence[str]) -> list[str]:
     made = [(role, *new_key(cast(Role, role))) for role in roles or ROLES]
     lines = ["# Keep these; they are shown once:"]
     lines += [f"#   {role:<10} {key}" for role, key, _ in made]
-    lines += ["# Set for every process (add to what is set already, to rotate):"]
+    lines += ["# Set for every process (add to what is set already, to rotate). Without a restart: put each"]
+    lines += ["# role=… on a line of its own into the file that RINGSIDE_KEYS_FILE names."]
     lines += ["RINGSIDE_KEYS=" + ",".join(pair for _, _, pair in made)]
     return lines if roles else [*lines, f"RINGSIDE_SIGNING_KEY={new_signing_key()}"]
 

@@ -34,8 +34,8 @@ class Settings(BaseSettings):
     keys: str = Field(
         "", repr=False, description="storefront=…,analyst=…,admin=…; made by `ringside keys new`."
     )
-    keys_file: Path | None = Field(
-        None, description="More such pairs, one a line; read again within a second when the file changes."
+    keys_file: str = Field(
+        "", description="More such pairs, one a line; read again within a second when the file changes."
     )
     signing_key: str = Field(
         "", repr=False, description="Secret that signs recommendation ids; comma separated: newest first."

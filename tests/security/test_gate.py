@@ -265,3 +265,13 @@ def test_origins_can_be_limited_to_the_shop(tmp_path: Path) -> None:
     ):
         got = preflight(tmp_path, origin, "POST", **mine)
         assert (got.status, "access-control-allow-origin" in got.headers) == (400, False)
+
+
+def test_a_file_of_keys_is_named_by_a_setting(tmp_path: Path) -> None:
+    fresh, pair = new_key("analyst")
+    (tmp_path / "keys").write_text(pair)
+    found = Keys.of(Settings(keys_file=str(tmp_path / "keys"))).principal(fresh)
+    assert found is not None
+    assert found.role == "analyst"
+    with pytest.raises(ConfigurationError, match="RINGSIDE_KEYS_FILE"):
+        Keys.of(Settings(keys=pair, keys_file=str(tmp_path / "nowhere")))
