@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint format bench test-statistical test-faults soak test-fuzz audit report clean
+.PHONY: help demo test lint format bench test-statistical test-crash test-faults soak test-fuzz audit report clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -38,6 +38,9 @@ format: $(VENV)/.installed  ## let ruff put the code in order
 
 test-statistical: $(VENV)/.installed  ## the acceptance numbers of the statistics, seeded (slow)
 	$(BIN)/python -m pytest -m slow tests/statistical
+
+test-crash: $(VENV)/.installed  ## 234 kills and 30 zombies under load on a real Kafka, then a recount in SQL; prints a table
+	$(BIN)/python -m tests.crash
 
 test-fuzz: $(VENV)/.installed  ## 120,000 spoiled requests and 10,000 broken connections, seeded (minutes)
 	$(BIN)/python -m pytest -s -m slow tests/security

@@ -25,7 +25,6 @@ def main() -> int:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="ringside-crash-"))
     outcomes = []
     for scenario in chosen:
-        print(f"{scenario.name} (seed {scenario.seed}) …", flush=True)
         outcomes.append(play(scenario, folder, arguments.kafka, arguments.redis))
         show(outcomes[-1:])
     if len(outcomes) > 1:

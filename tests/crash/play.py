@@ -53,16 +53,23 @@ class Outcome:
 def play(scenario: Scenario, folder: Path, kafka: str | None = None, redis_url: str | None = None) -> Outcome:
     """Run it in `folder` (removed if nothing was wrong), on these servers or on its own."""
     began_s = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{scenario.name} {time.monotonic() - began_s:6.1f} s  {what}", flush=True)
+
     home = folder / scenario.name
     with servers(scenario, home, kafka, redis_url) as (broker, cache):
         site = opened(scenario, home, broker, cache)
+        tell(f"installed; seed {scenario.seed}")
         supervisor = Supervisor(site)
         operator = Operator(site)
         try:
             seen = under_fire(site, supervisor, operator)
+            tell(f"{supervisor.told.kills.total()} kills; waiting until everything has matured")
             found = left(site, seen, supervisor)
         finally:
             supervisor.stop()
+        tell("ended; recounting")
         findings = prove(found)
     [units] = [f.compared for f in findings if f.what == "every unit kept one arm"]
     spent_s = time.monotonic() - began_s

@@ -15,7 +15,7 @@ from experiments.experiment import Decision, Experiment, fold
 from services import events
 from services.ports import Heartbeat
 from tests.crash.shoppers import Seen
-from tests.crash.site import LATENESS_S, WINDOW_S, Site
+from tests.crash.site import Site
 
 HERE = Path(__file__).parent
 NAMED = 5  # differences told by name
@@ -77,7 +77,7 @@ def prove(found: Found) -> list[Finding]:
             folded(found, decided),
             one_arm(topics, decided),
             one_arm_seen(found.seen, decided),
-            many_versions(topics, decided),
+            many_versions(topics, decided, found.site.scenario.versions),
             only_200(found.seen),
             activity(found, topics),
             retrained(found, decided),
@@ -95,8 +95,8 @@ def opened(found: Found, source: str) -> duckdb.DuckDBPyConnection:
         values = {
             "$exposures": f"'{where(events.EXPOSURES)}'",
             "$events": f"'{where(events.EVENTS)}'",
-            "$window": str(round(WINDOW_S * 1_000)),
-            "$lateness": str(round(LATENESS_S * 1_000)),
+            "$window": str(round(found.site.scenario.window_s * 1_000)),
+            "$lateness": str(round(found.site.scenario.lateness_s * 1_000)),
         }
         sql = (HERE / text).read_text()
         for name, value in values.items():
@@ -268,8 +268,8 @@ def one_arm_seen(seen: Seen, decided: list[Decision]) -> Finding:
     return Finding("shoppers saw one arm a unit", len(seen.arms), wrong)
 
 
-def many_versions(topics: duckdb.DuckDBPyConnection, decided: list[Decision]) -> Finding:
-    """At least ten weights versions came into force within the life of some units."""
+def many_versions(topics: duckdb.DuckDBPyConnection, decided: list[Decision], wanted: int) -> Finding:
+    """At least so many weights versions came into force within the life of some units."""
     topics.execute("create table version (version int, since_ms bigint)")
     first: dict[int, int] = {}
     for decision in decided:
@@ -279,10 +279,10 @@ def many_versions(topics: duckdb.DuckDBPyConnection, decided: list[Decision]) ->
             (select unit, unit_at, received_at from exposure where excluded is null
              union all select unit, unit_at, received_at from event where unit is not null) group by 1)
         select unit, count(*) from life join version on since_ms between born and died
-        group by 1 having count(*) >= 10"""
-    lived = topics.execute(query).fetchall()
-    wrong = [] if lived else [f"{len(first)} versions, but no unit lived through ten of them"]
-    return Finding("units that saw 10 or more weights versions", len(lived), wrong)
+        group by 1 having count(*) >= ?"""
+    lived = topics.execute(query, [wanted]).fetchall()
+    wrong = [] if lived else [f"{len(first)} versions, but no unit lived through {wanted} of them"]
+    return Finding(f"units that saw {wanted} or more weights versions", len(lived), wrong)
 
 
 # ---- features and models -----------------------------------------------------------------------------------

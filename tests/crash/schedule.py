@@ -29,7 +29,8 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One run. `kills`: by kind; `hangs`: processes stopped for `hang_s`, longer than `session_s`, by kind;
-    `span_s`: over which the faults are spread (they wait for each other, so it may take longer)."""
+    `span_s`: over which the faults are spread (they wait for each other, so it may take longer);
+    `lateness_s`: what comes later than that, on a busy machine, is counted as late, on both sides."""
 
     name: str
     unit: Literal["request", "session", "user_day"]
@@ -42,6 +43,9 @@ class Scenario:
     hang_s: float = 7.0
     arrivals_per_s: float = 4.0
     members: int = 2  # of every kind but the trainer
+    window_s: float = 15.0
+    lateness_s: float = 5.0
+    versions: int = 10  # weights versions that some unit must live through
 
 
 KILLS: Mapping[Kind, int] = {
@@ -61,7 +65,18 @@ FULL = tuple(
 )
 # The default session of a broker that is not ours to configure is at least 6 s.
 SHORT = Scenario(
-    "short", "session", 4, 7, dict.fromkeys(KINDS, 1), {"bandit": 1}, span_s=14.0, session_s=6.0, hang_s=8.0
+    "short",
+    "session",
+    4,
+    seed=7,
+    kills=dict.fromkeys(KINDS, 1),
+    hangs={"bandit": 1},
+    span_s=10.0,
+    session_s=6.0,
+    hang_s=8.0,
+    window_s=5.0,
+    lateness_s=3.0,
+    versions=2,
 )
 
 

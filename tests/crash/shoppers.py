@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 
 from tests.crash.schedule import Scenario
-from tests.crash.site import WINDOW_S
 
 TRIES = 2
 AGAIN = 5  # times an event that was refused with 503 is sent
@@ -87,7 +86,7 @@ class Crowd:
                 await self._act(user, session, answer, rng)
             await asyncio.sleep(rng.uniform(0.5, 3.0 if slates is None else 1.5))
         if answer is not None and rng.random() < 0.3:  # somebody comes back to a page that is long open
-            await asyncio.sleep(rng.uniform(0.7, 1.3) * WINDOW_S)
+            await asyncio.sleep(rng.uniform(0.7, 1.3) * self._scenario.window_s)
             await self._act(user, session, answer, rng)
 
     async def _slate(self, user: str, session: str) -> dict[str, Any] | None:
