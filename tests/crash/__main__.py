@@ -2,6 +2,7 @@
 fails."""
 
 import argparse
+import logging
 import sys
 import tempfile
 from dataclasses import replace
@@ -17,6 +18,7 @@ def main() -> int:
     from tests.crash.table import show
 
     arguments = parsed()
+    logging.basicConfig(level=logging.ERROR)  # our own clients outlive each scenario's broker, and say so
     preload()
     chosen = (
         [SHORT] if arguments.short else [s for s in FULL if not arguments.only or s.name in arguments.only]
