@@ -27,13 +27,16 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Iterable[Finding] | Finding]], ...
 
 def run(*, as_json: bool, out: TextIO = sys.stdout) -> int:
     """Look, tell, and say by the exit code whether all works: 0, or 1."""
-    logging.disable(logging.CRITICAL)  # what goes wrong is said once, by the checks
     findings = []
-    for finding in examined(os.environ):
-        findings.append(finding)
-        if not as_json:
-            out.write(finding.line() + "\n")
-            out.flush()
+    logging.disable(logging.CRITICAL)  # what goes wrong is said once, by the checks
+    try:
+        for finding in examined(os.environ):
+            findings.append(finding)
+            if not as_json:
+                out.write(finding.line() + "\n")
+                out.flush()
+    finally:
+        logging.disable(logging.NOTSET)
     if as_json:
         out.write(json.dumps(plain(findings), indent=1) + "\n")
     return int(any(finding.level == "fail" for finding in findings))
