@@ -182,7 +182,8 @@ def confirm(
 ) -> Decision:
     """Every live replica serves what `revision` decided, `seconds` after it."""
     detail = {"confirms": revision, "replicas": list(replicas), "seconds": seconds}
-    reason = f"Revision {revision} is served by {len(replicas)} replicas after {seconds:.1f} s."
+    many = "1 replica" if len(replicas) == 1 else f"{len(replicas)} replicas"
+    reason = f"Revision {revision} is served by {many} after {seconds:.1f} s."
     return _next(state, "confirm", dict(state.weights.shares), detail, origin, reason)
 
 

@@ -30,6 +30,6 @@ def answering(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (KafkaError, OSError) as error:
-        raise UnavailableError(
-            f"broker {settings.kafka_bootstrap}", f"{type(error).__name__}: {error}"
-        ) from error
+        name, said = type(error).__name__, str(error)
+        problem = said if said.startswith(name) else f"{name}: {said}"
+        raise UnavailableError(f"broker {settings.kafka_bootstrap}", problem) from error

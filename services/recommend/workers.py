@@ -38,6 +38,8 @@ Serve = Callable[[Settings, socket.socket, Connection | None], None]
 
 def listener(host: str, port: int) -> socket.socket:
     """A bound socket, not yet listening: until the first worker is ready, callers are refused."""
+    if _answers(host, port):
+        log.warning("somebody serves %s:%d already: they and we will share its requests", host, port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -45,6 +47,14 @@ def listener(host: str, port: int) -> socket.socket:
     found.bind((host, port))
     found.set_inheritable(False)
     return found
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), 0.2):
+            return True
+    except OSError:
+        return False
 
 
 @dataclass(eq=False)
