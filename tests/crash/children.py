@@ -14,6 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from services.settings import Settings
 from tests.crash.instants import DISARMED, INSTANTS, install
 
@@ -108,6 +110,12 @@ class Child:
             return self.alive
         self.heard = self.heard or self.pipe.poll()
         return self.alive and self.heard
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it hangs (SIGSTOP)."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
 
     def signal(self, number: int) -> None:
         """Send a signal to the process."""

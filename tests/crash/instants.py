@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DISARMED = -1
+HANGS = 100  # armed with this much more than its place, an instant stops the process instead of killing it
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ INSTANTS: dict[str, tuple[Instant, ...]] = {
         ),
     ),
     "lake": (
+        Instant("rows in hand, not held", "services.adapters.lake_files:LakeFiles.holding", after=False),
         Instant("draft written, not renamed", "pyarrow.parquet:write_table", after=True),
         Instant("file in place", "services.adapters.lake_files:LakeFiles.write", after=True),
         Instant(
@@ -80,8 +82,23 @@ INSTANTS: dict[str, tuple[Instant, ...]] = {
 }
 
 
+# Where a process that hangs past its session has the most to say when it wakes: something it made before.
+HANGING = {
+    "bandit": "batch made, not applied",
+    "decider": "decided, not in the log",
+    "activity": "published, position not saved",
+    "lake": "rows in hand, not held",
+}
+
+
+def hanging(kind: str) -> int:
+    """What to arm a process with so that it hangs there."""
+    return HANGS + [point.what for point in INSTANTS[kind]].index(HANGING[kind])
+
+
 def install(points: Sequence[Instant], armed: Any) -> None:
-    """Wrap the calls. `armed.value` is the place in `points` of the one that kills, DISARMED: none."""
+    """Wrap the calls. `armed.value`: place in `points` of the one that kills (plus HANGS: that hangs), or
+    DISARMED."""
     for place, point in enumerate(points):
         owner, name = _found(point.call)
         setattr(owner, name, _wrapped(getattr(owner, name), point, place, armed))
@@ -95,16 +112,19 @@ def _found(call: str) -> tuple[Any, str]:
 
 
 def _wrapped(original: Callable[..., Any], point: Instant, place: int, armed: Any) -> Callable[..., Any]:
-    def due(arguments: tuple[Any, ...]) -> bool:
-        return armed.value == place and (not point.given or point.given in arguments)
+    def meet(arguments: tuple[Any, ...]) -> None:
+        if armed.value % HANGS != place or (point.given and point.given not in arguments):
+            return
+        fatal, armed.value = armed.value < HANGS, DISARMED
+        os.kill(os.getpid(), signal.SIGKILL if fatal else signal.SIGSTOP)
 
     @functools.wraps(original)
     def call(*arguments: Any, **named: Any) -> Any:
-        if not point.after and due(arguments):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if not point.after:
+            meet(arguments)
         result = original(*arguments, **named)
-        if point.after and due(arguments):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if point.after:
+            meet(arguments)
         return result
 
     return call

@@ -7,15 +7,14 @@ from typing import Literal
 
 Kind = Literal["bandit", "decider", "activity", "lake", "trainer", "recommend"]
 KINDS: tuple[Kind, ...] = ("bandit", "decider", "activity", "lake", "trainer", "recommend")
-HANGING: tuple[Kind, ...] = ("bandit", "decider", "lake", "activity")  # what a zombie of could do harm
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
     """Not before `at_s`: kill or hang one process of `kind`. `victim`: which, a share of those there are.
 
-    `instant`: share of the instants of this kind at which it is killed, None: from outside, now. `for_s`:
-    until it is started again, or how long it hangs.
+    `instant`: share of the instants of this kind at which it is killed (or hangs: at the one that is worst),
+    None: from outside, now. `for_s`: until it is started again, or how long it hangs.
     """
 
     at_s: float
@@ -56,7 +55,7 @@ KILLS: Mapping[Kind, int] = {
     "trainer": 4,
     "recommend": 8,
 }
-HANGS: Mapping[Kind, int] = {"bandit": 2, "decider": 1, "lake": 1, "activity": 1}
+HANGS: Mapping[Kind, int] = {"bandit": 3, "decider": 1, "lake": 1, "activity": 1}
 FULL = tuple(
     Scenario(f"{unit}-{partitions}", unit, partitions, seed, KILLS, HANGS)
     for seed, (unit, partitions) in enumerate(
@@ -81,7 +80,8 @@ SHORT = Scenario(
 
 
 def schedule(scenario: Scenario) -> list[Fault]:
-    """In order of time; half of the kills at an instant between two writes, the others at any moment."""
+    """In order of time; half of the kills and most of the hangs at an instant between two writes, the others
+    at any moment."""
     rng = random.Random(scenario.seed)
     faults = [
         Fault(
@@ -95,8 +95,15 @@ def schedule(scenario: Scenario) -> list[Fault]:
         for number in range(kills)
     ]
     hangs = [
-        Fault(rng.uniform(0, scenario.span_s), kind, "hang", rng.random(), None, scenario.hang_s)
+        Fault(
+            at_s=rng.uniform(0, scenario.span_s),
+            kind=kind,
+            what="hang",
+            victim=rng.random(),
+            instant=rng.random() if number % 3 < 2 else None,
+            for_s=scenario.hang_s,
+        )
         for kind, count in scenario.hangs.items()
-        for _ in range(count)
+        for number in range(count)
     ]
     return sorted(faults + hangs, key=lambda fault: fault.at_s)

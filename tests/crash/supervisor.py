@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import redis
 
 from tests.crash.children import Child
-from tests.crash.instants import DISARMED, INSTANTS
+from tests.crash.instants import DISARMED, HANGING, INSTANTS, hanging
 from tests.crash.schedule import KINDS, Fault, schedule
 from tests.crash.site import Site
 
@@ -36,7 +36,7 @@ class _Due:
     child: Child
     fault: Fault
     at_s: float
-    what: str  # "dies", "starts", "wakes"
+    what: str  # "dies", "hangs", "starts", "wakes"
     instant: int = DISARMED
 
 
@@ -134,16 +134,22 @@ class Supervisor:
         return since is not None and self._now_s - since >= SETTLED_S
 
     def _strike(self, child: Child, fault: Fault) -> None:
-        if fault.what == "hang":
-            child.signal(signal.SIGSTOP)
-            self.told.hangs[child.kind] += 1
-            self._open.append(_Due(child, fault, self._now_s + fault.for_s, "wakes"))
+        if fault.what == "hang" and fault.instant is None:
+            self._hang(child, fault)
+        elif fault.what == "hang":
+            child.armed.value = hanging(child.kind)
+            self._open.append(_Due(child, fault, self._now_s + PATIENCE_S, "hangs"))
         elif fault.instant is None:
             self._kill(child, fault)
         else:
             place = int(fault.instant * len(INSTANTS[child.kind]))
             child.armed.value = place
             self._open.append(_Due(child, fault, self._now_s + PATIENCE_S, "dies", place))
+
+    def _hang(self, child: Child, fault: Fault) -> None:
+        child.signal(signal.SIGSTOP)
+        self.told.hangs[child.kind] += 1
+        self._open.append(_Due(child, fault, self._now_s + fault.for_s, "wakes"))
 
     def _kill(self, child: Child, fault: Fault) -> None:
         child.signal(signal.SIGKILL)
@@ -155,12 +161,27 @@ class Supervisor:
     def _pursue(self, due: _Due) -> None:
         if due.what == "dies":
             self._await_death(due)
+        elif due.what == "hangs":
+            self._await_hang(due)
         elif self._now_s >= due.at_s:
             self._open.remove(due)
             if due.what == "starts":
                 due.child.start()
             else:
                 due.child.signal(signal.SIGCONT)
+
+    def _await_hang(self, due: _Due) -> None:
+        """It stopped itself at its instant; if that does not come, it is stopped from outside."""
+        if not due.child.alive:
+            self._open.remove(due)  # noticed, and told, by the next look
+        elif due.child.stopped:
+            self.told.instants[due.child.kind, f"hung: {HANGING[due.child.kind]}"] += 1
+        elif self._now_s < due.at_s:
+            return
+        if due in self._open:
+            self._open.remove(due)
+            due.child.armed.value = DISARMED
+            self._hang(due.child, due.fault)
 
     def _await_death(self, due: _Due) -> None:
         child = due.child

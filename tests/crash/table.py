@@ -61,7 +61,7 @@ def _told(value: float) -> str:
 
 def instants(outcomes: Sequence[Outcome]) -> Table:
     """Kills between two writes."""
-    table = Table(title="Of these, between two writes")
+    table = Table(title="Of these, at a chosen instant between two writes")
     for name in ("process", "instant", "kills"):
         table.add_column(name, justify="right" if name == "kills" else "left")
     total: Counter[tuple[str, str]] = Counter()
