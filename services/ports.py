@@ -158,14 +158,19 @@ class PinStore(Protocol):
     def restored(self) -> frozenset[int]:
         """Partitions whose pins were put back since Redis was empty."""
 
+    def begin(self, partitions: Iterable[int]) -> None:
+        """From now on pins of these partitions are put back through this object."""
+
     def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
         """Set pins by unit key, each for so many ms; what is there is overwritten."""
 
-    def mark_restored(self, partition: int) -> None:
-        """All pins of a partition's units are there."""
+    def mark_restored(self, partition: int) -> bool:
+        """All pins of a partition's units are there; False, and nothing is marked, if Redis lost its data
+        after `begin`, and so what was put back."""
 
-    def vouch(self, experiments: Iterable[str]) -> None:
-        """No pin of these experiments is missing: whoever has none is new."""
+    def vouch(self, experiments: Iterable[str], partitions: int) -> bool:
+        """No pin of these experiments is missing: whoever has none is new. False, and nothing is said, if
+        fewer than so many partitions are restored at this very moment."""
 
 
 @dataclass(frozen=True, slots=True)

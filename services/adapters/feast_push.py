@@ -4,7 +4,6 @@ stands."""
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.resources import files
 from typing import Any
 
 import pandas as pd
@@ -14,6 +13,7 @@ from redis.retry import Retry
 
 from services.adapters import feast_layout as layout
 from services.adapters.feast_store import REDIS_TIMEOUT_S, answering, open_store
+from services.adapters.redis_state import source
 from services.errors import StalePositionError, UnavailableError
 from services.events import ActivityRow
 from services.settings import Settings
@@ -135,8 +135,7 @@ class FeastActivityStore:
 
     @cached_property
     def _move(self) -> Any:
-        source = (files("services.adapters") / "lua" / "move_known.lua").read_text("utf-8")
-        return self._redis.register_script(source)
+        return self._redis.register_script(source("move_known"))
 
 
 def _named(positions: Mapping[tuple[str, int], int]) -> dict[str, int]:

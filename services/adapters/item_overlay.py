@@ -6,12 +6,11 @@ however often, the copy is what the log says.
 
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.resources import files
 
 import redis
 
 from services import events
-from services.adapters.redis_state import connect, reaching
+from services.adapters.redis_state import connect, reaching, source
 from services.errors import StalePositionError
 from services.events import ItemChanged
 from services.ports import Laid
@@ -56,8 +55,7 @@ class RedisItemOverlay:
 
     @cached_property
     def _script(self):
-        source = (files("services.adapters") / "lua" / "lay_items.lua").read_text("utf-8")
-        return self._redis.register_script(source)
+        return self._redis.register_script(source("lay_items"))
 
 
 def _text(place: Laid | None) -> str:

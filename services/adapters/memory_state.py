@@ -274,11 +274,17 @@ class MemoryPinStore(_Failing):
     def __init__(self, reader: MemoryOnlineReader):
         self._reader = reader
         self.done: set[int] = set()
+        self._begun: set[int] = set()
 
     def restored(self) -> frozenset[int]:
         """Partitions that are done."""
         self._check()
         return frozenset(self.done)
+
+    def begin(self, partitions: Iterable[int]) -> None:
+        """Remembered until everything is lost."""
+        self._check()
+        self._begun.update(partitions)
 
     def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
         """Overwrite."""
@@ -286,19 +292,23 @@ class MemoryPinStore(_Failing):
         now_ms = self._reader.clock()
         self._reader.pins.update({key: (pin, now_ms + ttl_ms) for key, (pin, ttl_ms) in pins.items()})
 
-    def mark_restored(self, partition: int) -> None:
-        """One more is done."""
+    def mark_restored(self, partition: int) -> bool:
+        """One more is done, if it was begun."""
         self._check()
-        self.done.add(partition)
+        if partition in self._begun:
+            self.done.add(partition)
+        return partition in self._begun
 
-    def vouch(self, experiments: Iterable[str]) -> None:
+    def vouch(self, experiments: Iterable[str], partitions: int) -> bool:
         """The reader trusts its pins again."""
         self._check()
-        self._reader.vouched = True
+        self._reader.vouched = self._reader.vouched or len(self.done) >= partitions
+        return len(self.done) >= partitions
 
     def forget(self) -> None:
         """Lose everything, as an emptied Redis does."""
         self.done.clear()
+        self._begun.clear()
         self._reader.pins.clear()
         self._reader.vouched = False
 

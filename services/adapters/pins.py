@@ -1,16 +1,18 @@
 """ports.PinStore on Redis; see services.adapters.pin_layout for what lies where."""
 
+import secrets
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 import redis
 
 from services.adapters.pin_layout import encoded, pin_key, vouch_key
-from services.adapters.redis_state import connect, reaching
+from services.adapters.redis_state import connect, reaching, source
 from services.ports import Pin
 from services.settings import Settings
 
 RESTORED = "pins:restored"  # set of partitions whose pins were put back since Redis was empty
+RESTORING_S = 86_400  # life of what a killed process had begun
 
 
 class RedisPinStore:
@@ -18,6 +20,9 @@ class RedisPinStore:
 
     def __init__(self, settings: Settings):
         self._settings = settings
+        self._restoring = (
+            f"pins:restoring:{secrets.token_hex(8)}"  # set of partitions, gone if Redis is emptied
+        )
 
     @cached_property
     def _redis(self) -> redis.Redis:
@@ -27,6 +32,12 @@ class RedisPinStore:
         """One SMEMBERS."""
         with reaching(self._settings.redis_url):
             return frozenset(map(int, self._redis.smembers(RESTORED)))
+
+    def begin(self, partitions: Iterable[int]) -> None:
+        """A set of this object alone: it goes with the pins that it puts back."""
+        with reaching(self._settings.redis_url):
+            self._redis.sadd(self._restoring, *partitions)
+            self._redis.expire(self._restoring, RESTORING_S)
 
     def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
         """One pipeline."""
@@ -38,13 +49,17 @@ class RedisPinStore:
                 pipeline.set(pin_key(unit_key), encoded(pin), px=ttl_ms)
             pipeline.execute()
 
-    def mark_restored(self, partition: int) -> None:
-        """Kept with the pins."""
+    def mark_restored(self, partition: int) -> bool:
+        """One SMOVE."""
         with reaching(self._settings.redis_url):
-            self._redis.sadd(RESTORED, partition)
+            return bool(self._redis.smove(self._restoring, RESTORED, str(partition)))
 
-    def vouch(self, experiments: Iterable[str]) -> None:
-        """One SET each; nothing if it is there."""
+    def vouch(self, experiments: Iterable[str], partitions: int) -> bool:
+        """One script looks and vouches."""
+        keys = [RESTORED, *map(vouch_key, experiments)]
         with reaching(self._settings.redis_url):
-            for experiment in experiments:
-                self._redis.set(vouch_key(experiment), 1)
+            return bool(self._vouch(keys=keys, args=[partitions]))
+
+    @cached_property
+    def _vouch(self) -> redis.commands.core.Script:
+        return self._redis.register_script(source("vouch"))

@@ -53,7 +53,8 @@ def reaching(url: str) -> Iterator[None]:
 
 
 @cache
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """A script of the folder `lua`."""
     return (files("services.adapters") / "lua" / f"{name}.lua").read_text("utf-8")
 
 
@@ -108,7 +109,7 @@ class _OnRedis:
     def _run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
         with self._reaching():
             if script not in self._scripts:
-                self._scripts[script] = self._redis.register_script(_source(script))
+                self._scripts[script] = self._redis.register_script(source(script))
             return self._scripts[script](keys=keys, args=arguments)
 
 
@@ -216,7 +217,7 @@ class RedisTallyStore(_OnRedis):
         pipeline = self._redis.pipeline(transaction=False)
         for partition, experiment in pairs:
             keys = [_key(partition, name) for name in ("positions", "watermark", f"sums:{experiment}")]
-            pipeline.execute_command("EVAL", _source("read_tally"), len(keys), *keys)
+            pipeline.execute_command("EVAL", source("read_tally"), len(keys), *keys)
         return pipeline.execute()
 
 

@@ -51,12 +51,11 @@ class PinKeeper:
             return False
         if len(restored) < self.everything:
             return False
-        living = self._living()
-        self.store.vouch(living)
-        return True
+        return self.store.vouch(self._living(), self.everything)
 
     def _begin(self, missing: frozenset[int]) -> None:
         now_ms = self.clock()
+        self.store.begin(missing)
         self.reading = {index: self.reading.get(index, now_ms) for index in missing}
         starts = {(EXPOSURES, i): self.consumer.bounds(EXPOSURES, i)[0] for i in self.reading}
         self.consumer.assign(starts)
@@ -77,9 +76,15 @@ class PinKeeper:
         for index, seen_ms in list(self.reading.items()):
             pair = (EXPOSURES, index)
             if asked_ms >= seen_ms + self.safety_ms and positions.get(pair, -1) >= ends[pair]:
-                self.store.mark_restored(index)  # read on till the others are done: it does no harm
-                del self.reading[index]
-                logger.info("pins of partition %d are whole; %d were put back so far", index, self.put_back)
+                self._finish(index)
+
+    def _finish(self, index: int) -> None:
+        """It is read on till the others are done, which does no harm."""
+        del self.reading[index]
+        if self.store.mark_restored(index):
+            logger.info("pins of partition %d are whole; %d were put back so far", index, self.put_back)
+        else:
+            logger.warning("pins of partition %d went again while they were put back", index)
 
     def _living(self) -> Mapping[str, Experiment]:
         return {name: state for name, state in self.decisions.catch_up().items() if state.status != "ended"}

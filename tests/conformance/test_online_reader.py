@@ -13,7 +13,7 @@ from services import ports
 from services.adapters.feast_layout import PROFILE_FEATURES, USER_ACTIVITY, USER_PROFILE
 from services.adapters.feast_online import FeastOnlineReader
 from services.adapters.feast_schemas import SCHEMAS
-from services.adapters.memory import MemoryOnlineReader
+from services.adapters.memory import MemoryOnlineReader, MemoryPinStore
 from services.adapters.pins import RedisPinStore
 from services.errors import UnavailableError
 from services.ports import Pin, UserRow
@@ -43,7 +43,7 @@ def reader(request, settings_for) -> ports.OnlineReader:
         return MemoryOnlineReader()
     redis_server = request.getfixturevalue("redis_server")
     settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
-    RedisPinStore(settings).vouch(["shop"])
+    RedisPinStore(settings).vouch(["shop"], 0)
     return FeastOnlineReader(settings)
 
 
@@ -67,13 +67,46 @@ def test_while_pins_may_be_missing_nobody_is_pinned(redis_server, settings_for) 
         found = [await reader.read("u", UNIT, pin, 60) for pin in (FIRST, SECOND)]
         store.put_back({UNIT: (FIRST, 60_000)})
         found.append(await reader.read("u", UNIT, SECOND, 60))
-        store.vouch(["shop"])
+        assert store.vouch(["shop"], 0)
         return found + [await reader.read("u", UNIT, SECOND, 60) for _ in range(2)]
 
     nobody = (UserRow(), None, False)
     assert run(reader, story) == [nobody, nobody, nobody, nobody, (UserRow(), FIRST, False)]
-    store.mark_restored(3)
-    assert store.restored() == {3}
+
+
+@pytest.fixture(params=["memory", "redis"])
+def pins(request, settings_for) -> ports.PinStore:
+    if request.param == "memory":
+        return MemoryPinStore(MemoryOnlineReader())
+    return RedisPinStore(settings_for(redis=request.getfixturevalue("redis_server")))
+
+
+def empty(pins: ports.PinStore) -> None:
+    if isinstance(pins, MemoryPinStore):
+        pins.forget()
+    else:
+        pins._redis.flushall()
+
+
+def test_pins_are_vouched_for_only_while_every_partition_is_restored(pins) -> None:
+    pins.begin([0, 1])
+    assert pins.mark_restored(0)
+    assert not pins.vouch(["shop"], 2)
+    assert pins.mark_restored(1)
+    assert pins.restored() == {0, 1}
+    assert pins.vouch(["shop"], 2)
+    empty(pins)
+    assert not pins.vouch(["shop"], 2)
+
+
+def test_what_was_put_back_before_redis_was_emptied_again_is_not_restored(pins) -> None:
+    pins.begin([0, 1])
+    pins.put_back({UNIT: (FIRST, 60_000)})
+    empty(pins)
+    assert not pins.mark_restored(0)
+    assert pins.restored() == frozenset()
+    pins.begin([0])
+    assert pins.mark_restored(0)
 
 
 def test_units_have_pins_of_their_own_and_no_unit_has_none(reader) -> None:
@@ -272,7 +305,7 @@ def test_an_error_of_redis_is_unavailable_not_a_wrong_row(redis_server, settings
     import redis
 
     settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
-    RedisPinStore(settings).vouch(["shop"])
+    RedisPinStore(settings).vouch(["shop"], 0)
     reader = FeastOnlineReader(settings)
     with redis.Redis.from_url(redis_server.url) as client:
         client.lpush(f"pin:{UNIT}", "not a pin")

@@ -88,7 +88,7 @@ def test_without_putting_pins_back_units_would_be_counted_twice(site):
     with site.client() as call:
         site.slates(call, rng, 30)
         site.pins.forget()
-        site.pins.vouch(["storefront"])
+        site.pins.vouch(["storefront"], 0)
         site.slates(call, rng, 30)
     assert any(sum(one.first for one in shown) > 1 for shown in counted(site).values())
 
@@ -104,6 +104,31 @@ def test_an_exposure_on_its_way_is_waited_for(site):
         site.keep()
         call.slate("late", "s", n=1)
     assert [shown.first for shown in site.exposures()] == [True, False]
+
+
+def test_a_second_loss_while_pins_are_put_back_starts_it_again(site):
+    site.keep()
+    with site.client() as call:
+        shown = call.slate("ada", "s", n=1)
+        site.pins.forget()
+        site.keeper.step()  # puts the pin back, and waits for what may be on its way
+        site.pins.forget()
+        site.keep()
+        assert call.slate("ada", "s", n=1)["arm"] == shown["arm"]
+    assert [shown.first for shown in site.exposures()] == [True, False]
+
+
+def test_a_loss_between_look_and_word_is_not_vouched_for(site):
+    site.keep()
+
+    class Forgetful:
+        def catch_up(self):
+            site.pins.forget()
+            return site.log.catch_up()
+
+    site.keeper.decisions = Forgetful()
+    assert not site.keeper.step()
+    assert not site.reader.vouched
 
 
 def test_partitions_are_vouched_for_together(site):

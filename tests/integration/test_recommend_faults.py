@@ -77,7 +77,7 @@ def test_redis_hangs_or_dies_and_comes_back(shop: Shop, call: Caller, redis_serv
         assert healthy_again(call)["arm"] == before["arm"]  # the pin outlived the hang
     else:
         redis_server.restart()  # it comes back empty: nobody is pinned until the pins are vouched for
-        bootstrap.pin_store(shop.settings).vouch(["storefront"])
+        bootstrap.pin_store(shop.settings).vouch(["storefront"], 0)
         assert healthy_again(call)["items"]
 
 
