@@ -22,6 +22,12 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Run the command until it ends, we are told to end it, or nobody holds the other end of stdin."""
     arguments = _parse()
+    told = os.dup(1)
+
+    def before_exec() -> None:
+        _die_with_parent()
+        os.write(told, f"{os.getpid()}\n".encode())  # from the server itself: it can't say anything before
+
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(arguments.log.open("ab")) if arguments.log else None
         child = subprocess.Popen(
@@ -29,10 +35,10 @@ def main() -> int:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT if log else None,
-            preexec_fn=_die_with_parent,
+            preexec_fn=before_exec,
             start_new_session=True,  # Ctrl-C must reach whoever decides the order of stopping, not the server
         )
-    os.write(1, f"{child.pid}\n".encode())
+    os.close(told)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: child.terminate())
     threading.Thread(target=_wait_for_owner, args=(child,), daemon=True).start()

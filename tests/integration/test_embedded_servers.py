@@ -20,7 +20,7 @@ from services import bootstrap
 from services.adapters import embedded_redis
 from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis, check_embedded_window
 from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
-from services.adapters.server import free_port
+from services.adapters.server import Server, free_port
 from services.adapters.topics import partition_of
 from services.errors import ConfigurationError, DataLossError, UnavailableError
 from services.events import EVENTS
@@ -58,6 +58,13 @@ def test_servers_end_with_an_owner_that_was_killed() -> None:
         assert all(psutil.pid_exists(pid) for pid in pids)
         owner.kill()
     assert [gone(pid) for pid in pids] == [True, True]
+
+
+def test_the_pid_comes_before_anything_that_the_server_says() -> None:
+    for _ in range(50):
+        with Server(["/bin/echo", "first words"]) as running:
+            assert running.pid > 1
+            assert running.read_line() == "first words"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
