@@ -10,8 +10,7 @@ appended: what is put back after its attribution window is `late` or a `late_exp
 from collections.abc import Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from services.adapters.topics import TOPICS
-from services.dead_letters import REPLAY_OF
+from services.dead_letters import BURIED_BY, REPLAY_OF
 from services.errors import UnavailableError
 from services.events import DEAD_LETTERS
 from services.letters.reading import REPLAYED, Letter, Origin
@@ -49,7 +48,7 @@ def put_back(producer: EventProducer, letter: Letter, author: str) -> Record:
 def _refusal(letter: Letter) -> str:
     if letter.origin is None:
         return "it names no origin"
-    if letter.origin.topic not in TOPICS or letter.origin.topic == DEAD_LETTERS:
+    if letter.origin.topic not in BURIED_BY:
         return f"{letter.origin.topic} is no topic to put it back on"
     if letter.cut:
         return f"only {len(letter.value)} of its {letter.cut} bytes were kept"

@@ -155,7 +155,10 @@ class Answering:
         self._metrics.slate(exposure)
         future = self._deps.producer.send(EXPOSURES, exposure.routing_key, encode(exposure))
         future.add_done_callback(self._acknowledged)
-        return future.done() and future.exception() is not None
+        lost = future.done() and future.exception() is not None
+        if lost:
+            self._metrics.degraded(LOST)
+        return lost
 
     def _acknowledged(self, future: "Future[Record]") -> None:
         if future.cancelled() or future.exception() is not None:

@@ -22,13 +22,13 @@ from services.recommend.answering import Answering
 from services.recommend.catalogue import LiveCatalogue, catalogue_routes
 from services.recommend.collecting import Collecting
 from services.recommend.commanding import Commanding
-from services.recommend.deps import Deps
+from services.recommend.deps import Deps, Endpoint
 from services.recommend.describing import describe
 from services.recommend.experiments_api import experiment_routes
 from services.recommend.failures import failure, response_to
 from services.recommend.following import Following, ItemsFollower
 from services.recommend.gate import Gate
-from services.recommend.hot import Endpoint, HotPath, RawRoute, guarded
+from services.recommend.hot import HotPath, RawRoute, guarded
 from services.recommend.limits import BodyLimit
 from services.recommend.loaded import Loaded
 from services.recommend.metrics import Metrics

@@ -12,11 +12,10 @@ from services.errors import UnavailableError
 from services.events import ITEMS, ItemChanged, encode
 from services.keys import Principal
 from services.recommend.collecting import acknowledged
-from services.recommend.dependencies import caller
 from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
 from services.recommend.failures import NotFoundError
-from services.recommend.gate import Gate
+from services.recommend.gate import Gate, caller
 from services.recommend.live_items import shown, standing
 from services.recommend.shelf import Shelf
 from services.recommend.wire import MAX_LISTED

@@ -15,9 +15,8 @@ from experiments.state import to_dict
 from services.commanding import Known, installation_rules, rules_with
 from services.keys import Principal
 from services.recommend.commanding import Commanding, existing
-from services.recommend.dependencies import caller
 from services.recommend.describing import ANY_KEY, failures
-from services.recommend.gate import Gate
+from services.recommend.gate import Gate, caller
 from services.settings import Settings
 
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]

@@ -1,5 +1,6 @@
 """Who may come in, and how often: the caller's key by role, then a token bucket a key and one a client."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -12,7 +13,10 @@ from services.rates import Buckets
 from services.recommend.failures import TooManyRequestsError
 from services.settings import Settings
 
+log = logging.getLogger(__name__)
+
 CLIENT = "client"
+TELL_EVERY_S = 10.0  # at most, of somebody who is slowed down
 
 
 class Gate:
@@ -24,18 +28,34 @@ class Gate:
         self._buckets = {name: Buckets(per_s, settings.rate_burst_s) for name, per_s in rates.items()}
         self._client_of = client_reader(settings.own_networks) if CLIENT in rates else None
         self._now_s = now_s
+        self._tell_at_s = float("-inf")
 
     def admit(self, request: Request, roles: tuple[Role, ...]) -> Principal:
         """The caller. Raises NoKeyError, ForbiddenError or TooManyRequestsError."""
         principal = self.keys.allow(key_of(request), roles)
-        by_role = self._buckets.get(principal.role)
-        if by_role is not None and (wait_s := by_role.wait_s(principal.name, self._now_s())):
-            raise TooManyRequestsError(f"the key {principal.name}", wait_s)
+        if (by_role := self._buckets.get(principal.role)) is not None:
+            self._take(by_role, principal.name, f"the key {principal.name}")
         if self._client_of is not None and (client := self._client_of(request)) is not None:
-            wait_s = self._buckets[CLIENT].wait_s(client, self._now_s())
-            if wait_s:
-                raise TooManyRequestsError("this client", wait_s)
+            self._take(self._buckets[CLIENT], client, "this client")
         return principal
+
+    def _take(self, buckets: Buckets, name: str, who: str) -> None:
+        now_s = self._now_s()
+        if not (wait_s := buckets.wait_s(name, now_s)):
+            return
+        if now_s >= self._tell_at_s:
+            self._tell_at_s = now_s + TELL_EVERY_S
+            log.warning("%s sends more than it may; others are not named for %g s", name, TELL_EVERY_S)
+        raise TooManyRequestsError(who, wait_s)
+
+
+def caller(gate: Gate, *roles: Role) -> Callable[[Request], Principal]:
+    """A dependency of FastAPI's own routes: the caller, if their role is one of `roles`."""
+
+    async def principal(request: Request) -> Principal:
+        return gate.admit(request, roles)
+
+    return principal
 
 
 def parse_rates(configured: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ its middleware too (60 µs measured) for requests that need neither.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.recommend.deps import Endpoint
 from services.recommend.failures import MalformedBodyError, OverloadedError, TooLargeError, response_to
 from services.recommend.limits import declared_length
 from services.recommend.metrics import Metrics
 from services.recommend.shedding import Shedder
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RawRoute(APIRoute):

@@ -129,7 +129,7 @@ class Metrics:
             self._fallbacks.labels(exposure.arm).inc()
         if exposure.degraded is not None:
             for code in exposure.degraded.split(","):
-                self._degraded_step(code.partition(":")[0]).inc()
+                self.degraded(code.partition(":")[0])
         if exposure.excluded is not None:
             self._excluded.labels(exposure.excluded).inc()
         self._pin(exposure)
@@ -144,9 +144,10 @@ class Metrics:
         if result is not None:
             self._pins_of[result].inc()
 
-    def _degraded_step(self, step: str) -> Counter:
+    def degraded(self, step: str) -> None:
+        """A slate lacked something; `step`: the code in its answer, without the arm."""
         counter = self._degraded_of.get(step)
-        return counter or self._degraded_of.setdefault(step, self._degraded.labels(step))
+        (counter or self._degraded_of.setdefault(step, self._degraded.labels(step))).inc()
 
     def events(self, result: str, count: int) -> None:
         """Events were acknowledged, refused, or given up (unavailable)."""

@@ -7,10 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from services.keys import Principal
-from services.recommend.dependencies import caller
 from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
-from services.recommend.gate import Gate
+from services.recommend.gate import Gate, caller
 from services.recommend.loaded import Loaded
 from services.recommend.metrics import Metrics
 from services.recommend.switch import turn

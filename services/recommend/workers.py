@@ -90,7 +90,9 @@ class Supervisor:
     def __init__(self, settings: Settings, serve: Serve):
         self._settings = settings
         self._serve = serve
-        self._metrics = settings.home / "recommend" / "metrics"
+        # of this host and port alone: whoever starts beside us in the same home must not take it away
+        place = f"metrics-{socket.gethostname()}-{settings.recommend_port}"
+        self._metrics = settings.home / "recommend" / place
         _share_metrics(self._metrics)
         self._socket = listener(settings.host, settings.recommend_port)
         self._progress = Progress(settings)
@@ -131,6 +133,7 @@ class Supervisor:
             worker.process.join(self._settings.drain_s + LEAVE_S)
             worker.process.kill()
         self._progress.forget()
+        shutil.rmtree(self._metrics, ignore_errors=True)
 
     def _staying(self) -> list[Worker]:
         return [worker for worker in self._workers if not worker.leaving]

@@ -331,6 +331,17 @@ def test_a_slate_that_another_arm_answers_is_counted(tmp_path: Path) -> None:
     assert value(found, "ringside_slates_degraded_total") == fallbacks
 
 
+def test_a_slate_whose_exposure_is_lost_at_once_is_counted_as_degraded(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.start()
+    with shop.client() as caller:
+        shop.broker.down = True
+        assert caller.slate()["degraded"] == "exposure_lost"
+        found = parsed(caller.get("/metrics").text)
+    assert value(found, "ringside_slates_degraded_total", step="exposure_lost") == 1
+    assert value(found, "ringside_exposures_lost_total") == 1
+
+
 def test_pins_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     shop.race(share=0.9)

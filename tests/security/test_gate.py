@@ -202,6 +202,18 @@ def test_one_client_is_slowed_down_and_told_how_long_to_wait(tmp_path: Path) -> 
     assert (got[-1].headers["retry-after"], got[-1].json()["error"]["code"]) == ("1", "too_many_requests")
 
 
+def test_who_is_slowed_down_is_named_in_the_log_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bombard(tmp_path, 7)
+    assert [line for line in caplog.messages if "more than it may" in line] == [
+        f"{HOME} sends more than it may; others are not named for 10 s"
+    ]
+    caplog.clear()
+    bombard(tmp_path, 6, role="analyst", path="/experiments", peer="127.0.0.1")
+    assert sum("analyst:" in line and "more than it may" in line for line in caplog.messages) == 1
+
+
 def test_a_shop_server_speaks_for_all_of_its_shoppers(tmp_path: Path) -> None:
     assert {answer.status for answer in bombard(tmp_path, 50, peer="10.1.2.3")} == {200}
 

@@ -7,8 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from services.recommend.deps import Endpoint
 from services.recommend.failures import MalformedBodyError
-from services.recommend.hot import Endpoint, HotPath, read_body
+from services.recommend.hot import HotPath, read_body
 from services.recommend.metrics import Metrics
 from services.recommend.shedding import Shedder
 
