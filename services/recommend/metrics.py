@@ -31,6 +31,23 @@ SHED = ("overload", "rate_limit")
 _NO_PIN = "r:"  # units of one request keep none, see experiments.assignment.unit_id
 
 
+class _Gauges:
+    """What a replica is and takes, by its name: not added up over workers, and gone with them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, told: str) -> Gauge:
+            return Gauge(name, told, ["replica"], registry=registry, multiprocess_mode="liveall")
+
+        self.revision = gauge("ringside_served_revision", "Revision of the experiment being served.")
+        self.models = gauge("ringside_models_loaded", "Models in memory.")
+        self.items = gauge("ringside_catalogue_items", "Items that may be shown.")
+        self.state_age = gauge("ringside_state_age_seconds", "Since the experiment state was last read.")
+        self.alone = gauge("ringside_champion_only", "1 while only the champion serves.")
+        self.tasks = gauge("ringside_event_loop_tasks", "Tasks of the event loop, requests among them.")
+        self.memory = gauge("ringside_resident_memory_bytes", "Memory of the replica.")
+        self.cpu = gauge("ringside_cpu_used_seconds", "CPU time of the replica since it started.")
+
+
 class Metrics:
     """Counters and gauges of one replica; children of labels are looked up once, because a look-up costs 2
     µs and an increment 1 µs."""
@@ -43,9 +60,6 @@ class Metrics:
 
         def counter(name: str, told: str, *labels: str) -> Counter:
             return Counter(name, told, labels, registry=registry)
-
-        def gauge(name: str, told: str) -> Gauge:
-            return Gauge(name, told, ["replica"], registry=registry, multiprocess_mode="liveall")
 
         self._seconds = Histogram(
             "ringside_http_request_seconds",
@@ -72,16 +86,7 @@ class Metrics:
         self._unattributed = counter(
             "ringside_events_unattributed", "Events whose recommendation id doesn't count.", "reason"
         )
-        self._revision = gauge("ringside_served_revision", "Revision of the experiment being served.")
-        self._models = gauge("ringside_models_loaded", "Models in memory.")
-        self._items = gauge("ringside_catalogue_items", "Items that may be shown.")
-        self._state_age = gauge("ringside_state_age_seconds", "Since the experiment state was last read.")
-        self._alone = gauge("ringside_champion_only", "1 while only the champion serves.")
-        self._tasks, self._memory = (
-            gauge("ringside_event_loop_tasks", "Tasks of the event loop, requests among them."),
-            gauge("ringside_resident_memory_bytes", "Memory of the replica."),
-        )
-        self._cpu = gauge("ringside_cpu_used_seconds", "CPU time of the replica since it started.")
+        self._of = _Gauges(registry)
         self._seconds_of: dict[str, Histogram] = {}
         self._responses_of: dict[tuple[str, int], Counter] = {}
         self._slates_of: dict[str, Counter] = {}
@@ -113,7 +118,7 @@ class Metrics:
 
     def tasks(self, replica: str, count: int) -> None:
         """How many tasks the event loop has."""
-        self._tasks.labels(replica).set(count)
+        self._of.tasks.labels(replica).set(count)
 
     def shed(self, reason: str) -> None:
         """A request was refused before any work: `overload`, or `rate_limit` of its key."""
@@ -160,17 +165,17 @@ class Metrics:
 
     def state(self, replica: str, revision: int, models: int, age_s: float) -> None:
         """What this replica serves, how old its knowledge is, and what it takes."""
-        self._revision.labels(replica).set(revision)
-        self._models.labels(replica).set(models)
-        self._state_age.labels(replica).set(age_s)
+        self._of.revision.labels(replica).set(revision)
+        self._of.models.labels(replica).set(models)
+        self._of.state_age.labels(replica).set(age_s)
         with self._process.oneshot():
-            self._memory.labels(replica).set(self._process.memory_info().rss)
-            self._cpu.labels(replica).set(sum(self._process.cpu_times()[:2]))
+            self._of.memory.labels(replica).set(self._process.memory_info().rss)
+            self._of.cpu.labels(replica).set(sum(self._process.cpu_times()[:2]))
 
     def shelf(self, replica: str, items: int, alone: bool) -> None:
         """How many items may be shown, and whether the champion serves alone."""
-        self._items.labels(replica).set(items)
-        self._alone.labels(replica).set(alone)
+        self._of.items.labels(replica).set(items)
+        self._of.alone.labels(replica).set(alone)
 
     def text(self) -> bytes:
         """The exposition format; over all workers when they share a directory."""
