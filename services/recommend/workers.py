@@ -63,24 +63,24 @@ class Worker:
 
     process: BaseProcess
     pipe: Connection
-    began_s: float = field(default_factory=time.monotonic)
+    kill_at_s: float = field(default_factory=lambda: time.monotonic() + START_WITHIN_S)
     ready: bool = False
     old: bool = False
     leaving: bool = False
 
     def look(self) -> None:
-        """Learn whether it accepts requests; one that never does is killed."""
+        """Learn whether it accepts requests; one that never does, or never ends, is killed."""
         try:
             self.ready = self.ready or self.pipe.poll()
         except (OSError, EOFError):
             return
-        if not self.ready and time.monotonic() - self.began_s > START_WITHIN_S:
-            log.error("%s is not ready after %g s", self.process.name, START_WITHIN_S)
+        if (self.leaving or not self.ready) and time.monotonic() > self.kill_at_s:
+            log.error("%s did not %s in time", self.process.name, "end" if self.leaving else "get ready")
             self.process.kill()
 
-    def leave(self) -> None:
+    def leave(self, within_s: float) -> None:
         """Ask it to drain and end."""
-        self.leaving = True
+        self.leaving, self.kill_at_s = True, time.monotonic() + within_s
         self.process.terminate()
 
 
@@ -90,6 +90,7 @@ class Supervisor:
     def __init__(self, settings: Settings, serve: Serve):
         self._settings = settings
         self._serve = serve
+        self._leave_s = settings.drain_s + LEAVE_S
         # of this host and port alone: whoever starts beside us in the same home must not take it away
         place = f"metrics-{socket.gethostname()}-{settings.recommend_port}"
         self._metrics = settings.home / "recommend" / place
@@ -122,15 +123,15 @@ class Supervisor:
         if len(staying) < wanted and time.monotonic() >= self._start_at_s:
             self._workers.append(self._start())
         elif swapping and len(staying) == wanted and all(worker.ready for worker in staying):
-            next(worker for worker in staying if worker.old).leave()
+            next(worker for worker in staying if worker.old).leave(self._leave_s)
 
     def end(self) -> None:
         """Drain all, at once; kill who stays."""
         self._socket.close()
         for worker in self._workers:
-            worker.leave()
+            worker.leave(self._leave_s)
         for worker in self._workers:
-            worker.process.join(self._settings.drain_s + LEAVE_S)
+            worker.process.join(self._leave_s)
             worker.process.kill()
         self._progress.forget()
         shutil.rmtree(self._metrics, ignore_errors=True)

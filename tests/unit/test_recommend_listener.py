@@ -1,4 +1,5 @@
-"""What processes of the recommend service share: a port, knowingly; a home folder, without harm."""
+"""What processes of the recommend service share: a port, knowingly; a home folder, without harm. One that
+hangs is killed."""
 
 import logging
 import os
@@ -9,7 +10,7 @@ import pytest
 
 from services.adapters.server import free_port
 from services.recommend.metrics import MULTIPROCESS_DIR
-from services.recommend.workers import Supervisor, listener
+from services.recommend.workers import Supervisor, Worker, listener
 from services.settings import Settings
 
 
@@ -38,3 +39,39 @@ def test_supervisors_in_one_home_keep_each_others_metrics(
     for supervisor in supervisors:
         supervisor.end()
     assert not any(folder.exists() for folder in folders)
+
+
+class Hanging:
+    """A process and its pipe: it neither speaks nor ends."""
+
+    name = "replica-0"
+
+    def __init__(self) -> None:
+        self.asked = self.killed = False
+
+    def poll(self) -> bool:
+        return False
+
+    def terminate(self) -> None:
+        self.asked = True
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.mark.parametrize("within_s", [-1.0, 3_600.0])
+def test_a_worker_that_does_not_end_in_time_is_killed(within_s: float) -> None:
+    hanging = Hanging()
+    worker = Worker(hanging, hanging, ready=True)  # type: ignore[arg-type]
+    worker.look()
+    worker.leave(within_s)
+    assert (hanging.asked, hanging.killed) == (True, False)
+    worker.look()
+    assert hanging.killed == (within_s < 0)
+
+
+def test_a_worker_that_never_gets_ready_is_killed() -> None:
+    hanging = Hanging()
+    worker = Worker(hanging, hanging, kill_at_s=0.0)  # type: ignore[arg-type]
+    worker.look()
+    assert hanging.killed
