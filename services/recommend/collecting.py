@@ -84,8 +84,7 @@ class Collecting:
 
     async def collect(self, body: bytes) -> EventsAnswer:
         """Log the good rows and wait for the broker. Raises BadInputError, or UnavailableError: then
-        nothing is
-        promised, and the same rows may be sent again (`event_id` makes that harmless)."""
+        nothing is promised, and the same rows may be sent again (`event_id` makes that harmless)."""
         rows = parse(body)
         self._metrics.events("refused", len(rows.rejected))
         now_ms = self._clock_ms()

@@ -12,6 +12,7 @@ import pytest
 import typer
 import yaml
 
+from experiments.verdict import HOLDS
 from services.cli import app
 from services.settings import Settings
 
@@ -113,6 +114,10 @@ def test_the_runbook_names_panels_and_settings_that_exist() -> None:
     assert panels <= titles
     fields = {f"RINGSIDE_{name.upper()}" for name in Settings.model_fields}
     assert set(re.findall(r"RINGSIDE_[A-Z_]+", RUNBOOK)) <= fields
+
+
+def test_the_runbook_knows_every_reason_to_hold() -> None:
+    assert {rule for rule in HOLDS if f"`{rule}`" not in PARAGRAPHS["RingsideHeld"]} == set()
 
 
 def test_every_command_of_the_runbook_is_one_that_the_command_line_understands() -> None:
