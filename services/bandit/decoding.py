@@ -1,6 +1,5 @@
 """Bytes to messages; what can't be read is buried."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from services import events
@@ -17,11 +16,6 @@ class Decoder:
 
     def __init__(self, producer: EventProducer):
         self._letters = DeadLetters(producer, "bandit")
-
-    @property
-    def buried(self) -> Counter[tuple[str, str]]:
-        """Letters by (topic, code) since the process started."""
-        return self._letters.buried
 
     def decode(self, records: Iterable[Record], is_counted: Callable[[str, int], bool]) -> list[Fed]:
         """(offset, append_ms, message) of every readable record. A bad one that was passed over before, and

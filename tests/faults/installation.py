@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 from small_shop import KEYS, SIGNING
+from waiting import ready, until
 
 from models.popularity import Popularity
 from services import bootstrap
@@ -110,18 +111,3 @@ def serving(settings: Settings, wait: bool = True) -> Iterator[Service]:
         finally:
             process.terminate()
             process.wait(40)
-
-
-def ready(client: httpx.Client) -> bool:
-    """Whether /health/ready says so."""
-    try:
-        return client.get("/health/ready", headers={"Connection": "close"}).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    """Wait for it; the test's timeout ends a wait in vain."""
-    while not (found := holds()):
-        time.sleep(0.05)
-    return found

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 import numpy as np
-from installation import STOREFRONT, Service, settings_of, until
+from installation import STOREFRONT, Service, settings_of
 from proxy import Proxy
 from shoppers import Crowd, Seen
+from waiting import until
 
 from services import bootstrap
 from services.events import EVENTS, EXPOSURES

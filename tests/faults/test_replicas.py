@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import RINGSIDE, STOREFRONT, Service, environment, serving, settings_of, until
+from installation import RINGSIDE, STOREFRONT, Service, environment, serving, settings_of
 from shoppers import Connection, Crowd, grown
+from waiting import until
 
 WORKERS = 2
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from installation import STOREFRONT, Service, ready, serving, until
+from installation import STOREFRONT, Service, serving
 from site_of_faults import BOTH, Site, check, suffered
+from waiting import ready, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 RESULTS = Path("bench-results")

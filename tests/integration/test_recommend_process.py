@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from small_shop import KEYS, SIGNING
+from waiting import ready, until
 
 from models.popularity import Popularity
 from services import bootstrap
@@ -62,20 +63,6 @@ def running(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], httpx
         finally:
             process.terminate()
             process.wait(20)
-
-
-def ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/health/ready", headers={"Connection": "close"}).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    """Wait for it; the test's timeout ends a wait in vain."""
-    while not (found := holds()):
-        time.sleep(0.05)
-    return found
 
 
 def test_it_starts_and_answers_without_redis_and_broker(home: Path) -> None:
