@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_MS = 10_000  # then a request is sent again; idempotence keeps one copy
 LARGEST_BYTES = 1_048_576  # of a record
 TURN_S = 0.1  # longest block of the thread, and so the precision of deadlines
+FULL_S = 0.005  # block of the thread while librdkafka's buffers have no room for what waits here
 LONGEST_ASK_S = 1.0  # for the topics; deadlines are as imprecise until a broker has answered once
 TELL_AFTER_S = 1.0  # a connection being made is no news
 
@@ -44,8 +45,8 @@ class _Entry:
 
 
 class Lane:
-    """Records of one patience, in order: waiting here until their topic is known to be right → librdkafka →
-    settled.
+    """Records of one patience, in order of their topic: waiting here until it is known to be right →
+    librdkafka → settled.
 
     `patience_s`: after this a record's future fails. `linger_s`: how long records may gather.
     """
@@ -55,13 +56,14 @@ class Lane:
         self._patience_s = patience_s
         self._linger_s = linger_s
         self._sending = threading.Lock()
-        self._waiting: deque[_Entry] = deque()  # topics not yet checked
+        self._waiting: dict[str, deque[_Entry]] = {}  # by topic: a missing one holds nobody else up
         self._deadlines: deque[_Entry] = deque()  # ascending; settled ones are dropped from the left
         self._open = 0
         self._counting = threading.Lock()
         self._idle = threading.Condition(self._counting)
         self._checked: frozenset[str] = frozenset()
         self._asking_s = TURN_S
+        self._ask_at = 0.0  # time.monotonic(): not before then again
         self._closing = False
         self._broken = False
         self._problem = ""
@@ -88,8 +90,8 @@ class Lane:
             with self._counting:
                 self._open += 1
             self._deadlines.append(entry)
-            if self._waiting or topic not in self._checked or not self._handed_over(entry):
-                self._waiting.append(entry)
+            if topic in self._waiting or topic not in self._checked or not self._handed_over(entry):
+                self._waiting.setdefault(topic, deque()).append(entry)
         return future
 
     def flush(self, timeout_s: float) -> bool:
@@ -116,16 +118,23 @@ class Lane:
         self._client.poll(0)
 
     def _turn(self) -> None:
-        self._client.poll(0.005 if self._waiting else TURN_S)  # settles, in callbacks
-        if self._waiting or not self._checked:
+        self._client.poll(FULL_S if self._waiting and time.monotonic() >= self._ask_at else TURN_S)  # settles
+        if time.monotonic() >= self._ask_at and not self._all_checked():
             self._check_topics()
+        with self._sending:
+            for topic in list(self._waiting):
+                self._hand_over(topic)
         if self._broken:
             self._replace_client()
         self._expire()
 
+    def _all_checked(self) -> bool:
+        with self._sending:
+            return bool(self._checked) and self._waiting.keys() <= self._checked
+
     def _check_topics(self) -> None:
-        """Hand over what waits, as far as its topics are there with the partitions that everybody counts
-        on."""
+        """Which topics are there with the partitions that everybody counts on? What is for one that has
+        others fails."""
         try:
             found = self._client.list_topics(timeout=self._asking_s).topics
         except KafkaException as error:  # no broker yet: all keep their places until their deadlines
@@ -137,21 +146,28 @@ class Lane:
         wanted = {topic: topic_partitions(topic, self._settings.kafka_partitions) for topic in there}
         with self._sending:
             self._checked = frozenset(topic for topic in there if there[topic] == wanted[topic])
-            while self._waiting and (topic := self._waiting[0].topic) in there:
-                if topic not in self._checked:
-                    wrong = _wrong_partitions(topic, there[topic], wanted[topic])
-                    self._settle(self._waiting[0], wrong)
-                elif not self._handed_over(self._waiting[0]):
-                    return
-                self._waiting.popleft()
-        if self._waiting:
-            self._note(UnavailableError("broker", f"there is no topic {self._waiting[0].topic}"))
-            time.sleep(TURN_S)
+            for topic in self._waiting.keys() & (there.keys() - self._checked):
+                self._refuse(topic, _wrong_partitions(topic, there[topic], wanted[topic]))
+            missing = self._waiting.keys() - there.keys()
+        if missing:
+            self._note(UnavailableError("broker", f"there is no topic {min(missing)}"))
+            self._ask_at = time.monotonic() + TURN_S
+
+    def _refuse(self, topic: str, why: ConfigurationError) -> None:
+        for entry in self._waiting[topic]:
+            self._settle(entry, why)
+
+    def _hand_over(self, topic: str) -> None:
+        """What waits for `topic`, in order, as far as it may go and there is room. What has failed meanwhile
+        is dropped: nothing gathers here while a topic or the broker is missing."""
+        queue = self._waiting[topic]
+        while queue and (queue[0].future.done() or (topic in self._checked and self._handed_over(queue[0]))):
+            queue.popleft()
+        if not queue:
+            del self._waiting[topic]
 
     def _handed_over(self, entry: _Entry) -> bool:
         """Give a record to librdkafka; False if its buffers are full. Called by one thread at a time."""
-        if entry.future.done():
-            return True
         more: dict[str, Any] = {} if entry.key is not None else {"partition": 0}
         try:
             self._client.produce(

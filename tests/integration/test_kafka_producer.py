@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from services.adapters.server import free_port
 from services.errors import BadMessageError, ConfigurationError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.settings import Settings
+from tests.waiting import until
 
 PARTITIONS = 4
 
@@ -81,6 +83,24 @@ def test_closing_fails_what_is_left_and_refuses_what_comes(producer_to: Any) -> 
     producer.close(0.1)
     assert isinstance(failure(left), UnavailableError)
     assert "closed" in str(failure(producer.send(EVENTS, "ada", b"x")))
+
+
+def test_what_failed_without_a_broker_is_kept_no_longer(producer_to: Any) -> None:
+    producer = producer_to(broker_ack_deadline_ms=200)
+    future = producer.send(EVENTS, "ada", b"x")
+    kept = weakref.ref(future)
+    assert isinstance(failure(future), UnavailableError)
+    del future
+    until(lambda: kept() is None)
+
+
+def test_a_missing_topic_holds_up_its_own_records_alone(embedded_broker: Any, producer_to: Any) -> None:
+    producer = producer_to(embedded_broker, broker_ack_deadline_ms=60_000)
+    stuck = [producer.send("nowhere", "ada", b"x") for _ in range(3)]
+    assert failure(producer.send(EVENTS, "ada", b"x")) is None
+    assert not any(future.done() for future in stuck), "they keep their places until their deadline"
+    producer.close(0.1)
+    assert "there is no topic nowhere" in str(failure(stuck[0]))
 
 
 def test_nobody_can_cancel_what_is_on_its_way(producer_to: Any) -> None:
