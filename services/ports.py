@@ -78,6 +78,10 @@ class EventConsumer(Protocol):
     def ends(self, pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Offset after the last of many partitions, in one round trip. Raises UnavailableError."""
 
+    def since(self, pairs: Iterable[tuple[str, int]], at_ms: int) -> dict[tuple[str, int], int]:
+        """An offset of each from which on everything is found that was appended at `at_ms` (ms) or later; the
+        first one kept where the broker can't look up by time. Raises UnavailableError."""
+
     def lag(self) -> dict[tuple[str, int], int]:
         """Records between us and the end of each assigned partition, as the last poll saw it; partitions
         whose end isn't known yet are left out. Asks nobody."""

@@ -112,6 +112,21 @@ class KafkaEventConsumer:
             found = self._client.end_offsets(wanted, timeout_ms=self._settings.broker_ack_deadline_ms)
         return {(pair.topic, pair.partition): offset for pair, offset in found.items()}
 
+    def since(self, pairs: Iterable[Pair], at_ms: int) -> dict[Pair, int]:
+        """By the broker's index of times; the embedded broker has none. Raises UnavailableError at its
+        deadline."""
+        wanted = [TopicPartition(*pair) for pair in pairs]
+        deadline_ms = self._settings.broker_ack_deadline_ms
+        with answering(self._settings):
+            if self._settings.kafka_mode == "embedded":
+                found = self._client.beginning_offsets(wanted, timeout_ms=deadline_ms)
+            else:
+                # The ends first: what comes between the two answers must not be passed over.
+                found = self._client.end_offsets(wanted, timeout_ms=deadline_ms)
+                times = self._client.offsets_for_times(dict.fromkeys(wanted, at_ms), timeout_ms=deadline_ms)
+                found |= {pair: first.offset for pair, first in times.items() if first is not None}
+        return {(pair.topic, pair.partition): offset for pair, offset in found.items()}
+
     def close(self) -> None:
         """Stop; idempotent."""
         self._client.close(autocommit=False, timeout_ms=1_000)

@@ -88,6 +88,12 @@ class MemoryBroker:
             log = self._log(pair)
             return log.start, log.end
 
+    def since(self, pair: Pair, at_ms: int) -> int:
+        """Offset of the first record appended at `at_ms` or later, else after the last."""
+        with self.changed:
+            log = self._log(pair)
+            return next((record.offset for record in log.records if record.append_ms >= at_ms), log.end)
+
     def records(self, topic: str) -> list[Record]:
         """Everything still kept of a topic, by partition and offset."""
         with self.changed:

@@ -87,6 +87,10 @@ class MemoryEventConsumer:
         """Offset after the last of each."""
         return {pair: self.bounds(*pair)[1] for pair in pairs}
 
+    def since(self, pairs: Iterable[Pair], at_ms: int) -> dict[Pair, int]:
+        """Offset of the first record appended at `at_ms` or later, else after the last."""
+        return {pair: self._broker.since(pair, at_ms) for pair in self.ends(pairs)}
+
     def close(self) -> None:
         """Forget the assignment; idempotent."""
         self._positions = {}

@@ -3,16 +3,16 @@
 The exposure that creates a pin says `first` and is a unit. Were a forgotten unit assigned anew, it would be
 counted twice, in sums whose bets take units for independent, and perhaps under two arms. So `/recommend`
 counts nobody while an experiment's pins are not vouched for (the champion answers, alike for all arms), and
-this worker reads the exposures of its partitions again, puts every pin back that still lives, and vouches
-once all partitions are done. What it can't know: an exposure that reached the log only after it was read to
-its end, `safety_ms` after the loss was seen.
+this worker reads the last day's exposures of its partitions again, puts every pin back that still lives, and
+vouches once all partitions are done. What it can't know: an exposure that reached the log only after it was
+read to its end, `safety_ms` after the loss was seen.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from experiments.assignment import unit_life_ms
+from experiments.assignment import DAY_MS, unit_life_ms
 from experiments.experiment import Experiment
 from services import events
 from services.errors import BadMessageError, DataLossError
@@ -22,6 +22,7 @@ from services.ports import DecisionLog, EventConsumer, Pin, PinStore, Record
 logger = logging.getLogger(__name__)
 
 MOST_RECORDS = 5_000  # of a step: counting goes on in between
+SKEW_MS = 3_600_000  # more than the broker's clock is ever beside ours
 
 
 @dataclass(slots=True)
@@ -57,8 +58,8 @@ class PinKeeper:
         now_ms = self.clock()
         self.store.begin(missing)
         self.reading = {index: self.reading.get(index, now_ms) for index in missing}
-        starts = {(EXPOSURES, i): self.consumer.bounds(EXPOSURES, i)[0] for i in self.reading}
-        self.consumer.assign(starts)
+        oldest_ms = now_ms - DAY_MS - SKEW_MS  # no pin lives longer than a day
+        self.consumer.assign(self.consumer.since([(EXPOSURES, i) for i in self.reading], oldest_ms))
 
     def _read(self) -> None:
         asked_ms = self.clock()

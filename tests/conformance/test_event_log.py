@@ -156,6 +156,21 @@ def test_bounds_are_the_first_offset_kept_and_the_one_after_the_last(log: Any) -
     assert consumer.ends([]) == {}
 
 
+def test_nothing_that_was_appended_since_a_moment_lies_before_its_offset(log: Any) -> None:
+    producer, consumer = log.producer(), log.consumer()
+    (first,) = produced(producer, EVENTS, ["ada"])
+    pair = (EVENTS, first.partition)
+    time.sleep(0.01)  # the broker's clock has milliseconds
+    later = produced(producer, EVENTS, ["ada"] * 3)
+    after_ms = later[-1].append_ms + 60_000
+    exact = log.name != "embedded"  # which has no index of times: everything it keeps
+    assert consumer.since([pair], first.append_ms) == {pair: 0}
+    assert consumer.since([pair], later[0].append_ms) == {pair: 1 if exact else 0}
+    assert consumer.since([pair], after_ms) == {pair: 4 if exact else 0}
+    assert consumer.since([pair, (EVENTS, (first.partition + 1) % PARTITIONS)], after_ms)[pair] == 4 * exact
+    assert consumer.since([], after_ms) == {}
+
+
 def test_a_position_past_the_end_is_data_loss(log: Any) -> None:
     produced(log.producer(), EVENTS, ["ada"] * 3)
     pair = (EVENTS, partition_of(b"ada", PARTITIONS))

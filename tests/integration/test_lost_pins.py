@@ -131,6 +131,22 @@ def test_a_loss_between_look_and_word_is_not_vouched_for(site):
     assert not site.reader.vouched
 
 
+def test_of_an_old_log_only_what_may_still_have_a_pin_is_read(site):
+    site.keep()
+    with site.client() as call:
+        call.slate("long ago", "s", n=1)
+        site.now_ms += 2 * 86_400_000
+        shown = call.slate("ada", "s", n=1)
+        site.pins.forget()
+        read = []
+        poll = site.keeper.consumer.poll
+        site.keeper.consumer.poll = lambda *asked: read.extend(found := poll(*asked)) or found
+        site.keep()
+        assert {record.key for record in read} == {b"ada"}
+        assert call.slate("ada", "s", n=1)["arm"] == shown["arm"]
+    assert [shown.first for shown in site.exposures()] == [True, True, False]
+
+
 def test_partitions_are_vouched_for_together(site):
     site.pins.forget()
     halves = [site.make_keeper(frozenset({0, 1})), site.make_keeper(frozenset({2, 3}))]
