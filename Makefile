@@ -51,8 +51,8 @@ test-faults: $(VENV)/.installed  ## Redis and broker refuse, hang, crawl; overlo
 soak: $(VENV)/.installed  ## ten minutes of load: memory, files, threads and tasks may not grow
 	$(BIN)/python tests/faults/soak.py
 
-audit: $(VENV)/.installed  ## known vulnerabilities of the pinned libraries, where the network allows
-	infra/audit.sh $(BIN)/python
+audit: $(VENV)/.installed  ## known vulnerabilities of the pinned libraries; without a network: ADVISORIES=folder
+	ADVISORIES="$(ADVISORIES)" infra/audit.sh $(BIN)/python
 
 bench: $(VENV)/.installed  ## measure against the baselines kept in the repository
 	$(BIN)/python -m tests.benchmarks
