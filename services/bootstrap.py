@@ -15,6 +15,8 @@ from services.settings import Settings
 
 if TYPE_CHECKING:
     from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+    from prometheus_client import CollectorRegistry
+
     from services.adapters.examining import RedisFacts, TopicFacts
     from services.adapters.local_kafka import LocalKafka
     from services.adapters.meters import Meters
@@ -85,11 +87,11 @@ def metered(
     return meters(settings, process, replica_name(settings), loops=loops, silent_s=silent_s, tracing=told)
 
 
-def announced(settings: Settings, process: str, port: int) -> AbstractContextManager[None]:
-    """Name the port at which a process with /metrics of its own is scraped, while the block runs."""
-    from services.adapters.metrics_endpoint import announcing
+def scraped(settings: Settings, process: str, registry: "CollectorRegistry") -> AbstractContextManager[None]:
+    """A registry that a process made itself, scraped at `metrics_port` while the block runs."""
+    from services.adapters.metrics_endpoint import age_of, scraped
 
-    return announcing(settings, process, replica_name(settings), port)
+    return scraped(settings, process, replica_name(settings), registry, age_of(None, 0.0))
 
 
 def answers_as_ours(host: str, port: int) -> bool:

@@ -146,8 +146,8 @@ class Settings(BaseSettings):
         0,
         ge=-1,
         le=65_535,
-        description="/metrics of every process but recommend, which has it at its own port. 0: a free port, "
-        "named in `home`/metrics; -1: none.",
+        description="/metrics of every process, without a key: for a private network. 0: a free port, named "
+        "in `home`/metrics; -1: none.",
     )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines.")

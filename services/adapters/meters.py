@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from starlette.types import ASGIApp
 
 from services import ports
-from services.adapters import metrics_endpoint as endpoint
 from services.adapters.metered_decisions import MeteredDecisionLog
 from services.adapters.metered_http import MeteredApp, MeteredTransport
 from services.adapters.metered_log import MeteredConsumer, MeteredProducer
 from services.adapters.metered_stores import MeteredActivityStore, MeteredLakeFiles, MeteredTallyStore
+from services.adapters.metrics_endpoint import age_of, scraped
 from services.adapters.pulse import pulse_file
 from services.errors import RingsideError
 from services.settings import Settings
@@ -103,16 +103,11 @@ def metered(
     """Meters that are scraped while the block runs. `loops`: its loop leaves signs of life (services.adapters
     .pulse), and /health/live is 503 after `silent_s` without one."""
     meters = Meters(settings, process, replica, tracing)
-    if settings.metrics_port == endpoint.OFF:
-        yield meters
-        return
+    age_s = age_of(pulse_file(settings, process) if loops else None, time.time())
     with ExitStack() as stack:
         if tracing is not None:
             stack.callback(tracing.close)
-        file = pulse_file(settings, process) if loops else None
-        served = endpoint.opened(settings, meters.registry, endpoint.age_of(file, time.time()), silent_s)
-        stack.callback(served.close)
-        stack.enter_context(endpoint.announcing(settings, process, replica, served.port))
+        stack.enter_context(scraped(settings, process, replica, meters.registry, age_s, silent_s))
         yield meters
 
 

@@ -1,4 +1,4 @@
-"""Where a worker is scraped: a small HTTP server on its own thread, and a note of its address.
+"""Where a process is scraped: a small HTTP server on its own thread, and a note of its address.
 
 The note is a target file as Prometheus' `file_sd_configs` reads it, so processes that share a home folder are
 found whatever port they got.
@@ -24,6 +24,7 @@ from services.settings import Settings
 log = logging.getLogger(__name__)
 
 OFF = -1
+PATIENCE_S = 10.0  # with who connects and sends no request
 SILENT_S = 30.0  # without a turn of the loop a worker counts as hanging; the trainer's fits take longer
 Alive = Callable[[], float]  # seconds since the last turn of the loop
 
@@ -59,6 +60,8 @@ class Endpoint:
         answer = self._answer
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = PATIENCE_S
+
             def do_GET(self) -> None:
                 status, kind, body = answer(self.path.partition("?")[0])
                 self.send_response(status)
@@ -75,6 +78,10 @@ class Endpoint:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
 
     def server_bind(self) -> None:
         """Without the library's reverse look-up of our name, which may take seconds."""
@@ -97,6 +104,27 @@ def opened(
 
 
 @contextlib.contextmanager
+def scraped(
+    settings: Settings,
+    process: str,
+    replica: str,
+    registry: CollectorRegistry,
+    age_s: Alive,
+    silent_s: float = SILENT_S,
+) -> Iterator[None]:
+    """Serve `registry`, and say where, while the block runs; with a `metrics_port` of -1 nowhere."""
+    if settings.metrics_port == OFF:
+        yield
+        return
+    served = opened(settings, registry, age_s, silent_s)
+    try:
+        with announcing(settings, process, replica, served.port):
+            yield
+    finally:
+        served.close()
+
+
+@contextlib.contextmanager
 def announcing(settings: Settings, process: str, replica: str, port: int) -> Iterator[None]:
     """Leave the target file of this process while the block runs; without a place for it, do without."""
     file: Path | None = None
@@ -116,6 +144,7 @@ def _announce(settings: Settings, process: str, replica: str, port: int) -> Path
     _sweep(folder)
     wildcard = settings.host in ("0.0.0.0", "::", "")
     host = socket.gethostname() if wildcard else settings.host
+    host = f"[{host}]" if ":" in host else host
     labels = {"process": process, "replica": replica}
     labels |= {"__meta_host": socket.gethostname(), "__meta_pid": str(os.getpid())}
     file = folder / f"{process}@{socket.gethostname()}-{os.getpid()}.json"

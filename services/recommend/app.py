@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 
 import scipy.linalg.lapack  # noqa: F401 (the BLAS of models: only libraries that are loaded can be limited)
 import uvicorn
+from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
 from services import bootstrap
@@ -32,12 +33,11 @@ def run(settings: Settings) -> None:
     """Serve until a signal. Raises ConfigurationError at once when keys are missing or wrong."""
     Keys.of(settings)
     signing_keys(settings)
-    with bootstrap.announced(settings, "recommend", settings.recommend_port):
-        if settings.recommend_workers == 1:
-            serve(settings, listener(settings.host, settings.recommend_port))
-        else:
-            bootstrap.configure_logging(settings, "recommend")
-            supervise(settings, serve, bootstrap.stop_on_signal())
+    if settings.recommend_workers == 1:
+        serve(settings, listener(settings.host, settings.recommend_port))
+    else:
+        bootstrap.configure_logging(settings, "recommend")
+        supervise(settings, serve, bootstrap.stop_on_signal())
 
 
 def serve(settings: Settings, listening: socket.socket, parent: Connection | None = None) -> None:
@@ -45,9 +45,28 @@ def serve(settings: Settings, listening: socket.socket, parent: Connection | Non
     if parent is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
-    app = hot_path(create_app(compose(settings)))
-    config = uvicorn.Config(
-        app,
+    app = create_app(compose(settings))
+    server = DrainingServer(_config(app), settings.drain_s, parent, _scraped(settings, app, parent))
+    log.info("http://%s:%d", settings.host, listening.getsockname()[1])
+    _collect_rarely()
+    # One row times one matrix is too little work for BLAS threads: they only take the other core from its
+    # process.
+    with threadpool_limits(1, "blas"), contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
+
+
+def _scraped(
+    settings: Settings, app: FastAPI, parent: Connection | None
+) -> contextlib.AbstractContextManager[None]:
+    """Our own metrics port, unless a supervisor has one for all of its workers."""
+    if parent is not None:
+        return contextlib.nullcontext()
+    return bootstrap.scraped(settings, "recommend", app.state.parts.metrics.exposed)
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        hot_path(app),
         loop="uvloop",
         http=bootstrap.http_protocol(WholeResponses),
         ws="none",
@@ -58,12 +77,6 @@ def serve(settings: Settings, listening: socket.socket, parent: Connection | Non
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=10,
     )
-    log.info("http://%s:%d", settings.host, listening.getsockname()[1])
-    _collect_rarely()
-    # One row times one matrix is too little work for BLAS threads: they only take the other core from its
-    # process.
-    with threadpool_limits(1, "blas"), contextlib.suppress(KeyboardInterrupt):
-        DrainingServer(config, settings.drain_s, parent).run(sockets=[listening])
 
 
 def _collect_rarely() -> None:

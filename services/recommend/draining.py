@@ -8,6 +8,7 @@ connection may be idle anyway.
 import asyncio
 import logging
 import socket
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from multiprocessing.connection import Connection
 
 import uvicorn
@@ -20,16 +21,27 @@ CLOSING = (b"connection", b"close")
 
 class DrainingServer(uvicorn.Server):
     """`drain_s`: how long kept connections are still answered after the signal. `parent`: the supervisor's
-    pipe, told once requests are accepted; when it breaks the supervisor is gone, and so is this process."""
+    pipe, told once requests are accepted; when it breaks the supervisor is gone, and so is this process.
+    `meanwhile` is held from then until nobody is answered any more: uvicorn raises the signal again in the
+    end, so what is held around it would never be left."""
 
-    def __init__(self, config: uvicorn.Config, drain_s: float, parent: Connection | None = None):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain_s: float,
+        parent: Connection | None = None,
+        meanwhile: AbstractContextManager[object] | None = None,
+    ):
         super().__init__(config)
         self._drain_s = drain_s
         self._parent = parent
+        self._meanwhile = meanwhile or nullcontext()
+        self._held = ExitStack()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Of uvicorn: load, then accept; and say so."""
         await super().startup(sockets)
+        self._held.enter_context(self._meanwhile)
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent.fileno(), self._orphaned)
             self._parent.send_bytes(b"ready")
@@ -43,6 +55,7 @@ class DrainingServer(uvicorn.Server):
         self._say_goodbye()
         await self._until_gone()
         await super().shutdown(sockets)
+        self._held.close()
 
     def _say_goodbye(self) -> None:
         """Every answer from now on ends its connection."""

@@ -15,6 +15,7 @@ from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
+READERS: tuple[Role, ...] = ("analyst", "admin")
 CLIENT = "client"
 TELL_EVERY_S = 10.0  # at most, of somebody who is slowed down
 
@@ -38,6 +39,12 @@ class Gate:
         if self._client_of is not None and (client := self._client_of(request)) is not None:
             self._take(self._buckets[CLIENT], client, "this client")
         return principal
+
+    def sees_inside(self, request: Request) -> bool:
+        """Whether the caller may know more of us than that we answer; never an error, and no token taken."""
+        key = key_of(request)
+        principal = self.keys.principal(key) if key else None
+        return principal is not None and principal.role in READERS
 
     def _take(self, buckets: Buckets, name: str, who: str) -> None:
         now_s = self._now_s()

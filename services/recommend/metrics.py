@@ -1,6 +1,9 @@
 """What /metrics says. One registry an application; with several workers the files of prometheus_client are
 merged."""
 
+import os
+from pathlib import Path
+
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -54,9 +57,9 @@ class Metrics:
 
     def __init__(self, *, merged: bool = False) -> None:
         """merged: /metrics answers for all workers, from the files that they share."""
-        self._merged = merged
         self._process = psutil.Process()
-        registry = self._registry = CollectorRegistry()
+        registry = CollectorRegistry()
+        self.exposed = all_workers(Path(os.environ[MULTIPROCESS_DIR])) if merged else registry
 
         def counter(name: str, told: str, *labels: str) -> Counter:
             return Counter(name, told, labels, registry=registry)
@@ -178,9 +181,12 @@ class Metrics:
         self._of.alone.labels(replica).set(alone)
 
     def text(self) -> bytes:
-        """The exposition format; over all workers when they share a directory."""
-        if self._merged:
-            merged = CollectorRegistry()
-            MultiProcessCollector(merged)
-            return generate_latest(merged)
-        return generate_latest(self._registry)
+        """The exposition format of what is `exposed`."""
+        return generate_latest(self.exposed)
+
+
+def all_workers(folder: Path) -> CollectorRegistry:
+    """What the workers that share this folder count, added up anew at each look."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))
+    return registry

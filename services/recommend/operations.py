@@ -4,12 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from services.keys import Principal
 from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
-from services.recommend.gate import Gate, caller
+from services.recommend.gate import READERS, Gate, caller
 from services.recommend.loaded import Loaded
 from services.recommend.metrics import Metrics
 from services.recommend.switch import turn
@@ -26,9 +27,11 @@ class Switch(BaseModel):
 
 
 def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics) -> APIRouter:
-    """Health and metrics need no key (keep them inside your network); the switch an admin's."""
+    """Health answers everybody, and says more than its status to an analyst's or admin's key; metrics take
+    such a key, the switch an admin's."""
     router = APIRouter(tags=["operations"])
     admin = Annotated[Principal, Depends(caller(gate, "admin"))]
+    reader = Annotated[Principal, Depends(caller(gate, *READERS))]
     path = deps.settings.kill_switch_path
 
     @router.get("/health/live")
@@ -36,14 +39,25 @@ def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics) -
         """The process answers."""
         return {"status": "live"}
 
-    @router.get("/health/ready", responses={503: {"description": "No catalogue is loaded yet."}})
-    async def ready() -> Response:
-        """Slates can be made; says what is served."""
-        return JSONResponse(_served(deps, loaded), 200 if loaded.ready else 503)
+    @router.get(
+        "/health/ready",
+        openapi_extra={"security": [{}, *ANY_KEY]},
+        responses={503: {"description": "No catalogue is loaded yet."}},
+    )
+    async def ready(request: Request) -> Response:
+        """Slates can be made; tells an analyst's or admin's key what is served."""
+        status = "ready" if loaded.ready else "loading"
+        told = _served(deps, loaded) if gate.sees_inside(request) else {}
+        return JSONResponse({"status": status, **told}, 200 if status == "ready" else 503)
 
-    @router.get("/metrics", response_class=PlainTextResponse)
-    async def exposition() -> Response:
-        """Prometheus metrics."""
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        openapi_extra={"security": ANY_KEY},
+        responses=failures("401", "403", "429"),
+    )
+    async def exposition(by: reader) -> Response:
+        """Prometheus metrics, as at the metrics port, which takes no key."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.post(
@@ -63,7 +77,6 @@ def _served(deps: Deps, loaded: Loaded) -> dict[str, object]:
     serving = loaded.serving
     champion = serving.champion
     return {
-        "status": "ready" if loaded.ready else "loading",
         "replica": deps.replica,
         "items": len(serving.shelf),
         "data_version": serving.shelf.data_version,

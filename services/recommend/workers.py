@@ -20,9 +20,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
 
-from services.recommend.metrics import MULTIPROCESS_DIR
+from services import bootstrap
+from services.recommend.metrics import MULTIPROCESS_DIR, all_workers
 from services.recommend.reloading import Progress
 from services.settings import Settings
 
@@ -102,6 +104,11 @@ class Supervisor:
         self._start_at_s = 0.0
         self._rolling = False
 
+    @property
+    def exposed(self) -> CollectorRegistry:
+        """The metrics of all workers, those that ended included."""
+        return all_workers(self._metrics)
+
     def roll(self) -> None:
         """From now on replace every worker: a new one is ready before an old one leaves."""
         log.warning("reloading %d workers one by one", len(self._staying()))
@@ -178,12 +185,13 @@ def supervise(settings: Settings, serve: Serve, stop: threading.Event) -> None:
     reload = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
     log.info("http://%s:%d", settings.host, settings.recommend_port)
-    while not stop.wait(CHECK_EVERY_S):
-        if reload.is_set():
-            reload.clear()
-            supervisor.roll()
-        supervisor.look()
-    supervisor.end()
+    with bootstrap.scraped(settings, "recommend", supervisor.exposed):
+        while not stop.wait(CHECK_EVERY_S):
+            if reload.is_set():
+                reload.clear()
+                supervisor.roll()
+            supervisor.look()
+        supervisor.end()
 
 
 def _share_metrics(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import RINGSIDE, STOREFRONT, Service, environment, serving, settings_of
+from installation import ADMIN, RINGSIDE, STOREFRONT, Service, environment, serving, settings_of
 from shoppers import Connection, Crowd, grown
 from waiting import until
 
@@ -76,7 +76,7 @@ def test_workers_share_new_connections_and_leave_with_their_supervisor(service: 
 
 async def replicas(service: Service) -> set[str]:
     """Who answers connections that are opened at once."""
-    connections = [Connection(service.port, STOREFRONT) for _ in range(40)]
+    connections = [Connection(service.port, ADMIN["X-API-Key"]) for _ in range(40)]
     answers = await asyncio.gather(*(one.ask("/health/ready") for one in connections))
     for one in connections:
         one.close()

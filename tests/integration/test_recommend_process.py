@@ -1,6 +1,7 @@
 """`ringside recommend` as a process: several workers on one port, signals, and a start without Redis and
 broker."""
 
+import json
 import os
 import signal
 import subprocess
@@ -65,6 +66,13 @@ def running(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], httpx
             process.wait(20)
 
 
+def scraped(home: Path) -> str:
+    """What the one target that is left in `home` says, without a key."""
+    [file] = (home / "metrics").glob("recommend@*.json")
+    [group] = json.loads(file.read_text())
+    return httpx.get(f"http://{group['targets'][0]}/metrics").text
+
+
 def test_it_starts_and_answers_without_redis_and_broker(home: Path) -> None:
     with running(settings_of(home)) as (process, client):
         answer = client.get("/recommend?user_id=a&n=3").json()
@@ -73,7 +81,9 @@ def test_it_starts_and_answers_without_redis_and_broker(home: Path) -> None:
         unanswered = client.post("/events", json=[{"event_id": "e", "type": "view", "item_id": "x"}])
         assert (unanswered.status_code, unanswered.headers["retry-after"]) == (503, "1")
         assert client.get("/docs").status_code == 200
+        assert 'ringside_slates_total{arm="' in scraped(home)
     assert process.returncode in (0, -signal.SIGTERM)
+    assert not list((home / "metrics").iterdir())
 
 
 def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
@@ -95,7 +105,9 @@ def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
         assert len(served) == 2
         answer = client.get("/recommend?user_id=a&session_id=s&n=3").json()
         assert (answer["arm"], answer["degraded"]) == ("first", None)
-        assert "ringside_http_responses_total" in client.get("/metrics").text
+        for said in (scraped(home), client.get("/metrics").text):
+            assert 'ringside_http_responses_total{route="/recommend",status="200"} 1.0' in said
+            assert said.count("ringside_models_loaded{") == 2
         workers = [
             worker
             for worker in psutil.Process(process.pid).children()

@@ -292,6 +292,18 @@ def test_no_port_no_endpoint(tmp_path: Path) -> None:
         assert not (tmp_path / "metrics").exists()
 
 
+def test_an_address_of_the_new_kind_is_scraped_too(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with bootstrap.metered(Settings(home=tmp_path, host="::1"), "lake", loops=False):
+        [file] = (tmp_path / "metrics").glob("*.json")
+        [address] = json.loads(file.read_text())[0]["targets"]
+        assert httpx.get(f"http://{address}/metrics").status_code == 200
+
+
 def test_a_loop_that_hangs_is_not_live(meters: Meters) -> None:
     age = [1.0]
     served = Endpoint(meters.registry, "127.0.0.1", 0, lambda: age[0])
@@ -325,7 +337,7 @@ def test_a_slate_that_another_arm_answers_is_counted(tmp_path: Path) -> None:
         shop.other.fails = True
         for number in range(20):
             caller.slate(f"user{number}", f"s{number}")
-        found = parsed(caller.get("/metrics").text)
+        found = parsed(caller.get("/metrics", "analyst").text)
     fallbacks = value(found, "ringside_slate_fallbacks_total", arm="other")
     assert fallbacks == value(found, "ringside_slates_total", arm="other") > 0
     assert value(found, "ringside_slates_degraded_total") == fallbacks
@@ -337,7 +349,7 @@ def test_a_slate_whose_exposure_is_lost_at_once_is_counted_as_degraded(tmp_path:
     with shop.client() as caller:
         shop.broker.down = True
         assert caller.slate()["degraded"] == "exposure_lost"
-        found = parsed(caller.get("/metrics").text)
+        found = parsed(caller.get("/metrics", "analyst").text)
     assert value(found, "ringside_slates_degraded_total", step="exposure_lost") == 1
     assert value(found, "ringside_exposures_lost_total") == 1
 
@@ -354,7 +366,7 @@ def test_pins_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
             caller.slate(user)
         shop.reader.down = True
         caller.slate("user1")
-        found = parsed(caller.get("/metrics").text)
+        found = parsed(caller.get("/metrics", "analyst").text)
     assert arms[:20] == arms[20:]
     told = {name: value(found, "ringside_pins_total", result=name) for name in ("made", "kept", "overridden")}
     moved = arms[:20].count("other")
@@ -367,7 +379,7 @@ def test_units_of_one_request_have_no_pins(tmp_path: Path) -> None:
     shop.start(unit="request")
     with shop.client() as caller:
         caller.slate()
-        assert value(parsed(caller.get("/metrics").text), "ringside_pins_total") == 0
+        assert value(parsed(caller.get("/metrics", "analyst").text), "ringside_pins_total") == 0
 
 
 def test_a_request_that_is_shed_is_counted() -> None:

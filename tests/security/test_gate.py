@@ -28,9 +28,10 @@ RULES = (
     "DELETE /items/{item_id}"),
     (READ, "GET /experiments", "GET /experiments/{experiment}", "GET /experiments/{experiment}/decisions"),
     (COMMAND, *(f"POST /experiments/{{experiment}}/{verb}" for verb in
-                ("start", "enter", "pause", "resume", "promote", "rollback", "undo", "end"))),
+                ("start", "enter", "pause", "resume", "recount", "promote", "rollback", "undo", "end"))),
     (COMMAND, "POST /champion-only"),
-    (OPEN, "GET /health/live", "GET /health/ready", "GET /metrics"),
+    (READ, "GET /metrics"),
+    (OPEN, "GET /health/live", "GET /health/ready"),
 )  # fmt: skip
 MATRIX = {route: roles for roles, *routes in RULES for route in routes}
 
@@ -64,6 +65,23 @@ def asked(fuzz: Fuzz, operation: Operation, role: str) -> Sent:
     return Sent(sent.method, sent.path, sent.query, [*strange.get(role,
     [key(role)] if role in KEYS else []), *rest],
                 sent.body)  # fmt: skip
+
+
+def test_health_tells_a_stranger_no_more_than_that_it_answers(tmp_path: Path) -> None:
+    with racing_shop(tmp_path).client() as caller:
+        for role in (None, "storefront"):
+            assert caller.get("/health/ready", role).json() == {"status": "ready"}
+            assert caller.get("/health/live", role).json() == {"status": "live"}
+        unknown = caller.get("/health/ready", None, headers={"X-API-Key": new_key("admin")[0]})
+        assert (unknown.status_code, unknown.json()) == (200, {"status": "ready"})
+        for role in ("analyst", "admin"):
+            told = caller.get("/health/ready", role).json()
+            assert (told["replica"], set(told["models"])) == ("r1", {"good", "other"})
+
+
+def test_health_is_never_slowed_down(tmp_path: Path) -> None:
+    got = bombard(tmp_path, 20, role="admin", path="/health/ready")
+    assert {answer.status for answer in got} == {200}
 
 
 def test_nothing_is_served_beside_what_is_documented(tmp_path: Path) -> None:

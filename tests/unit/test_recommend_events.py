@@ -54,7 +54,7 @@ def test_a_forged_foreign_expired_or_misused_token_counts_for_nothing(shop: Shop
         assert call.post("/events", rows).json() == {"accepted": 3, "attributed": 0, "rejected": []}
         shop.now_ms += round(shop.settings.recommendation_ttl_s * 1_000) + 1
         assert call.post("/events", [click(item, token, "late")]).json()["attributed"] == 0
-        text = call.get("/metrics", None).text
+        text = call.get("/metrics", "analyst").text
     for reason in ("forged", "not_in_slate", "expired"):
         assert f'ringside_events_unattributed_total{{reason="{reason}"}} 1.0' in text
     assert [event.attribution for event in shop.events()] == [None] * 4

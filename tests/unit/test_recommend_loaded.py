@@ -24,7 +24,7 @@ def test_new_weights_and_a_new_champion_are_taken_up(shop: Shop) -> None:
         call.look()
         answer = call.slate(user="new", n=2)
         (beat,) = shop.cache.heartbeats()
-        ready = call.get("/health/ready", None).json()
+        ready = call.get("/health/ready", "analyst").json()
     assert (beat.champion, beat.revision, set(beat.loaded)) == (
         "other",
         shop.state.revision,
@@ -221,7 +221,7 @@ def test_an_older_state_is_never_taken_up(shop: Shop) -> None:
         shop.cache.forget()
         shop.cache.put(old)
         call.look()
-        assert call.get("/health/ready", None).json()["revision"] == shop.state.revision
+        assert call.get("/health/ready", "admin").json()["revision"] == shop.state.revision
 
 
 def test_without_data_it_lives_but_is_not_ready(tmp_path: Path) -> None:
@@ -229,7 +229,8 @@ def test_without_data_it_lives_but_is_not_ready(tmp_path: Path) -> None:
     shop.data._datasets.clear()
     with shop.client() as call:
         assert call.get("/health/live", None).status_code == 200
-        assert call.get("/health/ready", None).status_code == 503
+        loading = call.get("/health/ready", None)
+        assert (loading.status_code, loading.json()) == (503, {"status": "loading"})
         answer = call.slate(n=3)
     assert (ids(answer), answer["degraded"]) == ([], "popular,fewer_eligible")
 

@@ -75,7 +75,7 @@ def test_events_and_slates_have_places_of_their_own(tmp_path: Path) -> None:
             assert call.get(path, "admin").status_code == 200, path
         assert call.post("/champion-only", {"on": True}, "admin").status_code == 200
         shed = 'ringside_requests_shed_total{reason="overload"} 3.0'
-        assert shed in call.get("/metrics").text
+        assert shed in call.get("/metrics", "admin").text
 
 
 def test_every_place_is_given_back(tmp_path: Path) -> None:
