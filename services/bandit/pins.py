@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from experiments.assignment import DAY_MS, unit_life_ms
 from experiments.experiment import Experiment
 from services import events
-from services.errors import BadMessageError, DataLossError
+from services.errors import BadMessageError, DataLossError, UnavailableError
 from services.events import EXPOSURES, Exposure
 from services.ports import DecisionLog, EventConsumer, Pin, PinStore, Record
 
@@ -57,13 +57,17 @@ class PinKeeper:
     def _begin(self, missing: frozenset[int]) -> None:
         now_ms = self.clock()
         self.store.begin(missing)
-        self.reading = {index: self.reading.get(index, now_ms) for index in missing}
         oldest_ms = now_ms - DAY_MS - SKEW_MS  # no pin lives longer than a day
-        self.consumer.assign(self.consumer.since([(EXPOSURES, i) for i in self.reading], oldest_ms))
+        self.consumer.assign(self.consumer.since([(EXPOSURES, i) for i in missing], oldest_ms))
+        self.reading = {index: self.reading.get(index, now_ms) for index in missing}
 
     def _read(self) -> None:
         asked_ms = self.clock()
-        ends = self.consumer.ends([(EXPOSURES, index) for index in self.reading])
+        try:
+            ends = self.consumer.ends([(EXPOSURES, index) for index in self.reading])
+        except UnavailableError:  # what waits for the broker gets the margin when it is back
+            self.reading = dict.fromkeys(self.reading, asked_ms)
+            raise
         try:
             records = self.consumer.poll(0.0, MOST_RECORDS)
         except DataLossError as error:

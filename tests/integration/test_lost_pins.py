@@ -10,6 +10,7 @@ from small_shop import Shop
 
 from services.adapters.memory import MemoryEventConsumer, MemoryPinStore
 from services.bandit.pins import PinKeeper, pins_of
+from services.errors import UnavailableError
 from services.ports import Record
 
 PARTITIONS = 4
@@ -129,6 +130,37 @@ def test_a_loss_between_look_and_word_is_not_vouched_for(site):
     site.keeper.decisions = Forgetful()
     assert not site.keeper.step()
     assert not site.reader.vouched
+
+
+def test_a_loss_while_the_broker_is_away_is_made_good_when_it_is_back(site):
+    site.keep()
+    with site.client() as call:
+        shown = call.slate("ada", "s", n=1)
+        site.broker.down = True
+        site.pins.forget()
+        for _ in range(3):
+            site.now_ms += 5_000
+            with pytest.raises(UnavailableError):
+                site.keeper.step()
+        site.broker.down = False
+        site.keep()
+        assert call.slate("ada", "s", n=1)["arm"] == shown["arm"]
+    assert [shown.first for shown in site.exposures()] == [True, False]
+
+
+def test_what_waited_for_the_broker_gets_the_margin_once_it_is_back(site):
+    site.keep()
+    site.pins.forget()
+    site.keeper.step()
+    site.now_ms += 60_000
+    site.broker.down = True
+    with pytest.raises(UnavailableError):
+        site.keeper.step()
+    site.broker.down = False
+    site.now_ms += 1_000
+    assert not site.keeper.step()
+    assert site.pins.restored() == frozenset()
+    site.keep()
 
 
 def test_of_an_old_log_only_what_may_still_have_a_pin_is_read(site):
