@@ -46,7 +46,8 @@ def serve(settings: Settings, listening: socket.socket, parent: Connection | Non
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
     app = create_app(compose(settings))
-    server = DrainingServer(_config(app), settings.drain_s, parent, _scraped(settings, app, parent))
+    leaving, scraped = app.state.parts.leaving, _scraped(settings, app, parent)
+    server = DrainingServer(_config(app), settings.drain_s, leaving, parent, scraped)
     log.info("http://%s:%d", settings.host, listening.getsockname()[1])
     _collect_rarely()
     # One row times one matrix is too little work for BLAS threads: they only take the other core from its

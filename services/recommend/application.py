@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from threading import Event
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -44,7 +45,7 @@ SUMMARY = "Recommendations whose models compete for traffic."
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What one replica is made of."""
+    """What one replica is made of. `leaving`: set once it drains."""
 
     deps: Deps
     gate: Gate
@@ -55,6 +56,7 @@ class Parts:
     storefront: Storefront
     threads: ThreadPoolExecutor
     shedder: Shedder
+    leaving: Event
 
 
 def assemble(deps: Deps) -> Parts:
@@ -77,7 +79,7 @@ def assemble(deps: Deps) -> Parts:
     follower = ItemsFollower(deps.consumer, deps.admin, deps.overlay)
     items = Following(follower, settings.refresh_s)
     shedder = Shedder(settings.shed_lag_ms / 1_000)
-    return Parts(deps, gate, metrics, loaded, items, Commanding(deps), storefront, threads, shedder)
+    return Parts(deps, gate, metrics, loaded, items, Commanding(deps), storefront, threads, shedder, Event())
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -91,7 +93,7 @@ def create_app(deps: Deps) -> FastAPI:
     live = LiveCatalogue(deps, lambda: parts.loaded.serving.shelf, parts.items.follow)
     app.include_router(catalogue_routes(deps, parts.gate, live))
     app.include_router(experiment_routes(deps.settings, parts.gate, parts.commanding))
-    app.include_router(operation_routes(deps, parts.gate, parts.loaded, parts.metrics))
+    app.include_router(operation_routes(deps, parts.gate, parts.loaded, parts.metrics, parts.leaving))
     _add_middleware(app, deps)
     _add_failures(app)
     describe(app)

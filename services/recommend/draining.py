@@ -2,7 +2,7 @@
 
 uvicorn closes idle connections the moment it is told to stop; a request that is just being sent on one of
 them is lost. Here each kept connection gets its next answer with `Connection: close`, for as long as a
-connection may be idle anyway.
+connection may be idle anyway; and /health/ready says that we leave, to who watches us over such a one.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import logging
 import socket
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from multiprocessing.connection import Connection
+from threading import Event
 
 import uvicorn
 
@@ -20,20 +21,22 @@ CLOSING = (b"connection", b"close")
 
 
 class DrainingServer(uvicorn.Server):
-    """`drain_s`: how long kept connections are still answered after the signal. `parent`: the supervisor's
-    pipe, told once requests are accepted; when it breaks the supervisor is gone, and so is this process.
-    `meanwhile` is held from then until nobody is answered any more: uvicorn raises the signal again in the
-    end, so what is held around it would never be left."""
+    """`drain_s`: how long kept connections are still answered after the signal; `leaving` is set before.
+    `parent`: the supervisor's pipe, told once requests are accepted; when it breaks the supervisor is gone,
+    and so is this process. `meanwhile`: held while anybody may be answered; around `run` it would never be
+    left, because uvicorn raises the signal again in the end."""
 
     def __init__(
         self,
         config: uvicorn.Config,
         drain_s: float,
+        leaving: Event,
         parent: Connection | None = None,
         meanwhile: AbstractContextManager[object] | None = None,
     ):
         super().__init__(config)
         self._drain_s = drain_s
+        self._leaving = leaving
         self._parent = parent
         self._meanwhile = meanwhile or nullcontext()
         self._held = ExitStack()
@@ -48,6 +51,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Of uvicorn: drain, then close what is still idle and wait for what is being answered."""
+        self._leaving.set()
         for server in self.servers:
             server.close()
         for sock in sockets or []:

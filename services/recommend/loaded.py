@@ -50,9 +50,9 @@ class Loaded:
         self.serving = Serving(self._shelves.shelf)
 
     @property
-    def ready(self) -> bool:
-        """Whether slates can be made: there are items."""
-        return len(self.serving.shelf) > 0
+    def status(self) -> str:
+        """Ready once slates can be made, which takes items; loading before."""
+        return "ready" if len(self.serving.shelf) > 0 else "loading"
 
     async def start(self) -> None:
         """Know the champion, the switch and the state, then keep looking for changes."""

@@ -1,5 +1,6 @@
 """Health, metrics and the kill switch."""
 
+from threading import Event
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -26,7 +27,7 @@ class Switch(BaseModel):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
-def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics) -> APIRouter:
+def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics, leaving: Event) -> APIRouter:
     """Health answers everybody, and says more than its status to an analyst's or admin's key; metrics take
     such a key, the switch an admin's."""
     router = APIRouter(tags=["operations"])
@@ -42,11 +43,11 @@ def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics) -
     @router.get(
         "/health/ready",
         openapi_extra={"security": [{}, *ANY_KEY]},
-        responses={503: {"description": "No catalogue is loaded yet."}},
+        responses={503: {"description": "No catalogue is loaded yet, or we drain."}},
     )
     async def ready(request: Request) -> Response:
         """Slates can be made; tells an analyst's or admin's key what is served."""
-        status = "ready" if loaded.ready else "loading"
+        status = "draining" if leaving.is_set() else loaded.status
         told = _served(deps, loaded) if gate.sees_inside(request) else {}
         return JSONResponse({"status": status, **told}, 200 if status == "ready" else 503)
 
