@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from experiments.experiment import IllegalTransition
 from services.errors import RingsideError
@@ -29,7 +31,7 @@ from services.recommend.experiments_api import experiment_routes
 from services.recommend.failures import failure, response_to
 from services.recommend.following import Following, ItemsFollower
 from services.recommend.gate import Gate
-from services.recommend.hot import HotPath, RawRoute, guarded
+from services.recommend.hot import HotPath, RawRoute, Routes, guarded
 from services.recommend.limits import BodyLimit
 from services.recommend.loaded import Loaded
 from services.recommend.metrics import Metrics
@@ -94,7 +96,7 @@ def create_app(deps: Deps) -> FastAPI:
     app.include_router(catalogue_routes(deps, parts.gate, live))
     app.include_router(experiment_routes(deps.settings, parts.gate, parts.commanding))
     app.include_router(operation_routes(deps, parts.gate, parts.loaded, parts.metrics, parts.leaving))
-    _add_middleware(app, deps)
+    app.add_middleware(BodyLimit, limit=deps.settings.max_body_bytes)
     _add_failures(app)
     describe(app)
     return app
@@ -103,10 +105,12 @@ def create_app(deps: Deps) -> FastAPI:
 def hot_path(app: FastAPI) -> HotPath:
     """What a server should run: the application with its short way for storefront requests."""
     parts: Parts = app.state.parts
-    return HotPath(app, *app.state.hot, parts.shedder, parts.metrics)
+    return HotPath(
+        app, app.state.hot, parts.shedder, parts.metrics, _across_origins(parts.deps.settings.cors_origins)
+    )
 
 
-def _add_storefront(app: FastAPI, parts: Parts) -> tuple[dict, dict]:
+def _add_storefront(app: FastAPI, parts: Parts) -> Routes:
     """Register the raw routes; returns what `HotPath` needs."""
     exact: dict[tuple[str, str], Endpoint] = {}
     under: dict[tuple[str, str], tuple[str, Endpoint]] = {}
@@ -133,14 +137,14 @@ def _add_storefront(app: FastAPI, parts: Parts) -> tuple[dict, dict]:
     return exact, under
 
 
-def _add_middleware(app: FastAPI, deps: Deps) -> None:
-    app.add_middleware(BodyLimit, limit=deps.settings.max_body_bytes)
-    origins = [origin.strip() for origin in deps.settings.cors_origins.split(",") if origin.strip()]
-    app.add_middleware(
+def _across_origins(configured: str) -> Callable[[ASGIApp], ASGIApp]:
+    """Around everything: inside the application FastAPI would answer what it did not foresee without it."""
+    return partial(
         CORSMiddleware,
-        allow_origins=origins,
+        allow_origins=[origin.strip() for origin in configured.split(",") if origin.strip()],
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", "x-api-key"],
+        expose_headers=["Retry-After"],
         max_age=86_400,
     )
 

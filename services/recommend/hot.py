@@ -21,6 +21,8 @@ from services.recommend.limits import declared_length
 from services.recommend.metrics import Metrics
 from services.recommend.shedding import Shedder
 
+Routes = tuple[Mapping[tuple[str, str], Endpoint], Mapping[tuple[str, str], tuple[str, Endpoint]]]
+
 
 class RawRoute(APIRoute):
     """A documented route whose endpoint gets the request as it is."""
@@ -60,25 +62,27 @@ def guarded(name: str, endpoint: Endpoint, metrics: Metrics) -> Endpoint:
 class HotPath:
     """ASGI application: hot routes go straight to their endpoint, everything else to `app`.
 
-    `exact` by (method, path); `under` by (method, first part of the path): the rest of the path is its one
-    parameter, named here. Browsers (an Origin header) go to `app`, because CORS lives in its middleware.
-    Only these routes are ever shed: health, metrics and commands are answered whatever the load.
+    `routes`: (exact, under), the first by (method, path), the second by (method, first part of the path): the
+    rest of the path is its one parameter, named here. What comes from a page (an Origin header) goes through
+    `across`, which makes answers readable for other origins; refusals too, else the page would not see when
+    to come back. Only these routes are ever shed: health, metrics and commands are answered whatever the
+    load.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        exact: Mapping[tuple[str, str], Endpoint],
-        under: Mapping[tuple[str, str], tuple[str, Endpoint]],
+        routes: Routes,
         shedder: Shedder,
         metrics: Metrics,
+        across: Callable[[ASGIApp], ASGIApp],
     ):
-        self._app = app
+        self._app = across(app)
         self._shedder = shedder
         self._metrics = metrics
         self._refusal = response_to(OverloadedError())
-        self._exact = exact
-        self._under = under
+        self._refusal_across = across(self._refusal)
+        self._exact, self._under = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event."""
@@ -89,11 +93,12 @@ class HotPath:
         places = self._shedder.events if scope["path"] == "/events" else self._shedder.slates
         if not places.open:
             self._metrics.shed("overload")
-            await self._refusal(scope, receive, send)
+            refusal = self._refusal_across if _of_page(scope) else self._refusal
+            await refusal(scope, receive, send)
             return
         places.enter()
         try:
-            if any(name == b"origin" for name, _ in scope["headers"]):
+            if _of_page(scope):
                 await self._app(scope, receive, send)
             else:
                 response = await endpoint(Request(scope, receive, send))
@@ -111,6 +116,11 @@ class HotPath:
             return None
         scope["path_params"] = {found[0]: rest}
         return found[1]
+
+
+def _of_page(scope: Scope) -> bool:
+    """Whether a browser sent it from a page."""
+    return any(name == b"origin" for name, _ in scope["headers"])
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -297,6 +297,44 @@ def test_origins_can_be_limited_to_the_shop(tmp_path: Path) -> None:
         assert (got.status, "access-control-allow-origin" in got.headers) == (400, False)
 
 
+def test_a_page_can_read_every_refusal_and_when_to_come_back(tmp_path: Path) -> None:
+    """What lacks these headers is to a page as if no answer had come."""
+    page = {"Origin": "https://shop.example"}
+    with racing_shop(tmp_path, rates="analyst=1", rate_burst_s=1.0).client() as caller:
+        caller.get("/experiments", "analyst")
+        got = [
+            caller.get("/experiments", "analyst", headers=page),
+            caller.get("/recommend", None, headers=page),
+            caller.get("/recommend?n=0", headers=page),
+            caller.get("/nothing", headers=page),
+            caller.post("/events", "x" * 2_000_000, headers=page),
+        ]
+        caller.parts.shedder.slates.limit = 0
+        got += [caller.get("/recommend", headers=page) for _ in range(2)]
+        unseen = caller.get("/recommend")
+        caller.parts.gate.keys = None  # an error that nobody foresaw
+        got.append(caller.get("/experiments", "admin", headers=page))
+    assert [answer.status_code for answer in got] == [429, 401, 422, 404, 413, 503, 503, 500]
+    assert {answer.headers["access-control-allow-origin"] for answer in got} == {"*"}
+    assert {answer.headers["access-control-expose-headers"] for answer in got} == {"Retry-After"}
+    assert [answer.headers.get("retry-after") for answer in got if answer.status_code in (429, 503)] == [
+        "1"
+    ] * 3
+    assert dict(got[5].headers) == dict(got[6].headers)
+    assert "access-control-allow-origin" not in unseen.headers
+
+
+def test_a_refusal_is_readable_for_the_shops_own_origin_only(tmp_path: Path) -> None:
+    with racing_shop(tmp_path, cors_origins="https://shop.example").client() as caller:
+        caller.parts.shedder.slates.limit = 0
+        ours, theirs = (
+            caller.get("/recommend", headers={"Origin": origin})
+            for origin in ("https://shop.example", "https://evil.example")
+        )
+    assert ours.headers["access-control-allow-origin"] == "https://shop.example"
+    assert (theirs.status_code, "access-control-allow-origin" in theirs.headers) == (503, False)
+
+
 def test_a_file_of_keys_is_named_by_a_setting(tmp_path: Path) -> None:
     fresh, pair = new_key("analyst")
     (tmp_path / "keys").write_text(pair)

@@ -43,10 +43,10 @@ def test_exact_routes_and_those_under_a_prefix_take_the_short_way_browsers_the_l
 
     path = HotPath(
         app,
-        {("GET", "/recommend"): endpoint("exact")},
-        {("GET", "similar"): ("item_id", endpoint("under"))},
+        ({("GET", "/recommend"): endpoint("exact")}, {("GET", "similar"): ("item_id", endpoint("under"))}),
         Shedder(target_s=0.0),
         Metrics(),
+        lambda app: app,
     )
     for method, where, headers in (
         ("GET", "/recommend", []),
