@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from services import ports
 from services.errors import ConfigurationError, UnavailableError
+from services.recounting import Recounting
 from services.settings import Settings
 
 if TYPE_CHECKING:
-    from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
     from prometheus_client import CollectorRegistry
 
+    from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
     from services.adapters.examining import RedisFacts, TopicFacts
     from services.adapters.local_kafka import LocalKafka
     from services.adapters.meters import Meters
@@ -229,6 +230,11 @@ def tally_store(settings: Settings) -> ports.TallyStore:
     from services.adapters.redis_state import RedisTallyStore
 
     return RedisTallyStore(settings)
+
+
+def recounting(settings: Settings) -> Recounting:
+    """What counting anew needs: the sums, and a log to look into."""
+    return Recounting(tally_store(settings), lambda: consumer(settings), settings.kafka_partitions)
 
 
 def state_cache(settings: Settings) -> ports.StateCache:

@@ -28,9 +28,7 @@ def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Deci
     Raises UnknownExperimentError, what `build` raises, UnavailableError.
     """
     for _ in range(ATTEMPTS):
-        state = _states(log).get(experiment)
-        if state is None:
-            raise UnknownExperimentError("experiment", f"{experiment!r} was never started")
+        state = newest(log, experiment)
         try:
             return log.append(build(state))
         except StalePositionError as error:
@@ -38,11 +36,15 @@ def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Deci
     raise UnavailableError("the decision log", f"others decided first {ATTEMPTS} times; nothing was changed")
 
 
-def _states(log: DecisionLog) -> Mapping[str, Experiment]:
+def newest(log: DecisionLog, experiment: str) -> Experiment:
+    """The state to command from. Raises UnknownExperimentError, UnavailableError."""
     try:
-        return log.catch_up()
+        state = log.catch_up().get(experiment)
     except UnavailableError as error:
         raise UnavailableError("the decision log", f"{error}; nothing was changed") from error
+    if state is None:
+        raise UnknownExperimentError("experiment", f"{experiment!r} was never started")
+    return state
 
 
 @dataclass(frozen=True, slots=True)

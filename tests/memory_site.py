@@ -26,7 +26,6 @@ from services.adapters.memory import (
     MemoryEventConsumer,
     MemoryEventProducer,
     MemoryLogAdmin,
-    MemoryTallyStore,
 )
 from services.adapters.memory_activity import MemoryActivityStore
 from services.bandit.decoding import Decoder
@@ -161,7 +160,6 @@ class Site(Shop):
         everything = frozenset(range(PARTITIONS))
         producer, admin = MemoryEventProducer(self.broker), MemoryLogAdmin(self.broker)
         clock = self._clock
-        self.tally = MemoryTallyStore()
         ports = WorkerPorts(MemoryEventConsumer(self.broker), admin, self.tally, self.log, Decoder(producer))
         self.counting = Worker(ports, lambda: everything, clock, Pace(max_records=100_000))
         who = Identity("decider-1", "test")

@@ -25,12 +25,14 @@ from services.adapters.memory import (
     MemoryModelStore,
     MemoryOnlineReader,
     MemoryStateCache,
+    MemoryTallyStore,
 )
 from services.events import EVENTS, EXPOSURES, Event, Exposure, decode
 from services.keys import new_key
 from services.ports import Dataset, Manifest
 from services.recommend.application import create_app, hot_path
 from services.recommend.deps import Deps
+from services.recounting import Recounting
 from services.settings import Settings
 
 ITEMS = np.array([f"i{place}" for place in range(40)])
@@ -137,6 +139,7 @@ class Shop:
         self.cache = MemoryStateCache(clock=lambda: self.now_ms)
         self.log = MemoryDecisionLog(apply, self.cache)
         self.overlay = MemoryItemOverlay()
+        self.tally = MemoryTallyStore()
         self.models = MemoryModelStore()
         self.data = MemoryDataStore(Dataset("d1", catalogue(), interactions(), "test"))
         self.good = self.add("good", Ordered(list(range(40))))
@@ -182,6 +185,9 @@ class Shop:
             producer=MemoryEventProducer(self.broker),
             state=self.cache,
             decisions=self.log,
+            recounting=Recounting(
+                self.tally, lambda: MemoryEventConsumer(self.broker), self.broker.keyed_partitions
+            ),
             overlay=self.overlay,
             consumer=MemoryEventConsumer(self.broker),
             admin=MemoryLogAdmin(self.broker),

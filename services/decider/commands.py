@@ -17,10 +17,10 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, IllegalTransition
 from services import bootstrap
-from services.commanding import decide, installation_rules, known, rules_from_words
-from services.decider.recounting import out_of_reach, what_is_dropped
+from services.commanding import decide, installation_rules, known, newest, rules_from_words
 from services.errors import BadInputError
 from services.ports import DecisionLog
+from services.recounting import Asked, RecountRefusedError
 from services.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Experiments: what serves, what competes, what was decided.")
@@ -91,23 +91,16 @@ def recount(
     settings = Settings()
     name, console = experiment or settings.experiment, Console()
     with _log(settings) as log:
-        state = log.catch_up().get(name)
-        if state is None:
-            raise BadInputError("experiment", f"{name!r} was never started")
-        if not from_now:
-            _require_log(settings, state)
-        dropped = what_is_dropped(state, bootstrap.tally_store(settings), settings.kafka_partitions)
-        console.print(dropped_table(dropped))
+        state = newest(log, name)
+        recounting, origin = bootstrap.recounting(settings), _origin(reason)
+        preview = recounting.preview(state, from_now, origin)
+        console.print(dropped_table(preview.dropped))
+        if preview.out_of_reach:
+            raise RecountRefusedError(f"{preview.out_of_reach}; --from-now counts what comes")
         if not yes:
             console.print("These sums would be dropped; --yes does it.")
             return
-
-        def build(now: Experiment) -> Decision:
-            origin = _origin(reason)
-            from_ms = commands.recount_from(now, origin.now_ms) if from_now else 0
-            return commands.recount(now, from_ms, dropped, origin)
-
-        _tell(decide(log, name, build))
+        _tell(decide(log, name, recounting.order(state, Asked(from_now, preview.seen), origin)))
         console.print(log.history(name)[-1].reason)
 
 
@@ -209,17 +202,6 @@ def _log(settings: Settings) -> Iterator[DecisionLog]:
         yield bootstrap.decision_log(settings)
     except IllegalTransition as error:
         raise BadInputError("experiment", str(error)) from error
-
-
-def _require_log(settings: Settings, state: Experiment) -> None:
-    consumer = bootstrap.consumer(settings)
-    try:
-        missing = out_of_reach(state, consumer, settings.kafka_partitions)
-    finally:
-        consumer.close()
-    if missing:
-        told = f"the log does not reach back to its start ({missing[0]}); --from-now counts what comes"
-        raise BadInputError("experiment", told)
 
 
 def _require_model(settings: Settings, model_version: str) -> None:

@@ -96,6 +96,7 @@ def compose(settings: Settings) -> Deps:
         traced=tracing.endpoint if tracing else None,
         state=bootstrap.state_cache(settings),
         decisions=bootstrap.decision_log(settings),
+        recounting=bootstrap.recounting(settings),
         overlay=bootstrap.item_overlay(settings),
         consumer=bootstrap.consumer(settings),
         admin=bootstrap.log_admin(settings),

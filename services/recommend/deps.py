@@ -17,6 +17,7 @@ from services.ports import (
     OnlineReader,
     StateCache,
 )
+from services.recounting import Recounting
 from services.settings import Settings
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -32,6 +33,7 @@ class Deps:
     producer: EventProducer
     state: StateCache
     decisions: DecisionLog
+    recounting: Recounting
     overlay: ItemOverlay
     consumer: EventConsumer  # of topic `items`; belongs to the thread that lays the overlay
     admin: LogAdmin

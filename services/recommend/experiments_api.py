@@ -17,6 +17,7 @@ from services.keys import Principal
 from services.recommend.commanding import Commanding, existing
 from services.recommend.describing import ANY_KEY, failures
 from services.recommend.gate import Gate, caller
+from services.recounting import Asked
 from services.settings import Settings
 
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -63,6 +64,46 @@ class Resume(Command):
     """Go on; new `rules` start every race anew."""
 
     rules: dict[str, Any] = {}
+
+
+class Recount(Command):
+    """Drop sums that can't be trusted, and count anew. Without `seen` nothing changes."""
+
+    from_now: bool = Field(
+        False,
+        description="false: count again from the log; the evidence will be the same, and races go on. "
+        "true: only units that come from now on count, and every race starts anew.",
+    )
+    seen: str | None = Field(
+        None,
+        max_length=200,
+        description="Without it you are told what would be dropped, with its name in `seen`. Say that name "
+        "back to drop these sums. It holds for 15 minutes, and for what is counted meanwhile; not when the "
+        "sums were counted anew or lost since.",
+    )
+
+
+class Dropped(BaseModel):
+    """Sums as they were: by arm `n` units, `s` successes and the account of its events. `unreadable`: why
+    they can't be read; they can be dropped all the same."""
+
+    digest: str | None = None
+    positions: dict[str, int] = {}
+    units: int | None = None
+    arms: dict[str, dict[str, int]] = {}
+    unreadable: str | None = None
+
+
+class Recounted(BaseModel):
+    """`done` false: a preview, and nothing changed. `dropped`: what would go, or what went (as the record
+    says). `seen`: name of a preview. `out_of_reach`: why the log can't give the counts again; then only
+    `from_now` is possible. `state`: the experiment's."""
+
+    done: bool
+    dropped: Dropped
+    seen: str | None
+    out_of_reach: str | None
+    state: dict[str, Any]
 
 
 Make = Callable[[Experiment, Any, Origin, Settings], Decision]
@@ -120,6 +161,7 @@ def experiment_routes(settings: Settings, gate: Gate, commanding: Commanding) ->
     _reading(router, commanding, Annotated[Principal, Depends(caller(gate, "analyst", "admin"))])
     admin = Annotated[Principal, Depends(caller(gate, "admin"))]
     _starting(router, commanding, settings, admin)
+    _recounting(router, commanding, admin)
     for name, (body, doc, make) in COMMANDS.items():
         router.add_api_route(
             f"/experiments/{{experiment}}/{name}",
@@ -174,6 +216,26 @@ def _starting(router: APIRouter, commanding: Commanding, settings: Settings, adm
         rules = rules_with(installation_rules(settings), said.rules)
         origin = commanding.origin(by.name, said.reason)
         return _json(to_dict(await commanding.start(experiment, champion, rules, origin)))
+
+
+def _recounting(router: APIRouter, commanding: Commanding, admin: Any) -> None:
+    @router.post(
+        "/experiments/{experiment}/recount",
+        summary="Drop sums that can't be trusted, and count anew: first a preview, then what was seen.",
+        responses={200: {"model": Recounted, "description": "What would be dropped, or what was."}},
+        openapi_extra={"security": ANY_KEY},
+    )
+    async def recount(experiment: ExperimentId, said: Recount, by: admin) -> Response:
+        """Send it without `seen` to be told what would go, then again with the `seen` that you were told.
+        409: the sums are no longer those, or the log can't give them again; nothing was changed."""
+        origin = commanding.origin(by.name, said.reason)
+        if said.seen is None:
+            state, preview = await commanding.preview(experiment, said.from_now, origin)
+            told = {"seen": preview.seen, "out_of_reach": preview.out_of_reach or None}
+            return _json({"done": False, "dropped": preview.dropped, **told, "state": to_dict(state)})
+        state, dropped = await commanding.recount(experiment, Asked(said.from_now, said.seen), origin)
+        told = {"seen": None, "out_of_reach": None}
+        return _json({"done": True, "dropped": dropped, **told, "state": to_dict(state)})
 
 
 def _endpoint(commanding: Commanding, settings: Settings, admin: Any, body: type[Command], make: Make) -> Any:

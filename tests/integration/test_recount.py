@@ -14,8 +14,8 @@ from experiments import commands
 from experiments.experiment import Experiment, IllegalTransition, apply, fold
 from services import bootstrap, events
 from services.cli import app
-from services.decider.recounting import what_is_dropped
 from services.ports import Positions
+from services.recounting import what_is_dropped
 
 SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000
 POISON = {
