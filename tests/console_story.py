@@ -15,8 +15,15 @@ from experiments import commands, verdict
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, Rules, apply
 from experiments.verdict import Sight
-from services.adapters.memory import MemoryDecisionLog, MemoryStateCache
-from services.ports import Heartbeat
+from services.adapters.memory import (
+    MemoryBroker,
+    MemoryDecisionLog,
+    MemoryEventConsumer,
+    MemoryStateCache,
+    MemoryTallyStore,
+)
+from services.ports import Heartbeat, Positions
+from services.recounting import Recounting
 
 START_MS = 1_790_000_000_000
 LOOK_MS = 5_000
@@ -114,6 +121,13 @@ def log_of(story: Story, cache: MemoryStateCache | None = None) -> MemoryDecisio
     for record in story.records:
         log.append(record)
     return log
+
+
+def recounting_of(story: Story) -> Recounting:
+    """The story's sums, all in one partition, and a log that holds everything (`.store`, `.open_log`)."""
+    store, broker = MemoryTallyStore(), MemoryBroker(partitions=4, clock=lambda: story.now_ms)
+    store.apply(0, None, Positions("memory-1", 1, 1, 1), {story.name: dict(story.sums)})
+    return Recounting(store, lambda: MemoryEventConsumer(broker), broker.keyed_partitions)
 
 
 def beat(cache: MemoryStateCache, state: Experiment, replicas: int = 2) -> None:

@@ -14,10 +14,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from services import bootstrap
-from services.console import access, commands, metrics, pages, web
+from services.console import access, commands, metrics, pages, recounts, web
 from services.console.desk import Desk, LogInFirstError
 from services.console.follower import Follower
 from services.console.sessions import COOKIE, Guesses, Sessions
+from services.recounting import Recounting
 from services.settings import Settings
 
 FOLLOW_EVERY_S = 1.0
@@ -25,7 +26,12 @@ FORM_BYTES = 16_384  # of a request's body: forms only
 
 
 def create_app(
-    settings: Settings, follower: Follower, now_ms: Callable[[], int], *, follow: bool = True
+    settings: Settings,
+    follower: Follower,
+    recounting: Recounting,
+    now_ms: Callable[[], int],
+    *,
+    follow: bool = True,
 ) -> FastAPI:
     """The application. With `follow` a thread keeps the view fresh while it runs; tests refresh by hand."""
 
@@ -46,10 +52,12 @@ def create_app(
         title="Ringside console", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     guesses = Guesses(lambda: now_ms() / 1_000)
-    app.state.desk = Desk(settings, follower, Sessions(settings), guesses, web.templates(), now_ms)
+    app.state.desk = Desk(
+        settings, follower, recounting, Sessions(settings), guesses, web.templates(), now_ms
+    )
     app.middleware("http")(web.harden)
     app.add_middleware(GZipMiddleware, minimum_size=2_000)
-    for router in (access.router, pages.router, commands.router):
+    for router in (access.router, pages.router, recounts.router, commands.router):
         app.include_router(router)
     app.add_api_route("/static/plotly-{digest}.js", plotting_script, include_in_schema=False)
     app.mount("/static/{version}", StaticFiles(directory=web.HERE / "static"))
@@ -75,7 +83,7 @@ def run(settings: Settings) -> None:
         _now_ms,
         settings.kill_switch_path,
     )
-    app = create_app(settings, follower, _now_ms)
+    app = create_app(settings, follower, bootstrap.recounting(settings), _now_ms)
     with bootstrap.metered(settings, "console", loops=False) as meters:
         metrics.watch(follower, meters.registry)
         uvicorn.run(

@@ -77,12 +77,26 @@ def carry_out(
 ) -> JSONResponse:
     """Append the command to the log, or say in a sentence why not."""
     desk = desk_of(request)
-    try:
+
+    def command() -> Experiment:
         origin = Origin(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
-        state = desk.follower.command(chosen.name, build(kind, ordered, origin))
+        return desk.follower.command(chosen.name, build(kind, ordered, origin))
+
+    return answered(command)
+
+
+def answered(command: Callable[[], Experiment]) -> JSONResponse:
+    """What a command made of the experiment, or a sentence that says why not."""
+    try:
+        state = command()
     except (IllegalTransition, RingsideError) as error:
-        return JSONResponse({"error": str(error)}, _status(error))
+        return refused(error)
     return JSONResponse({"revision": state.revision, "status": state.status, "champion": state.champion})
+
+
+def refused(error: Exception) -> JSONResponse:
+    """Why not, in a sentence."""
+    return JSONResponse({"error": str(error)}, _status(error))
 
 
 def _status(error: Exception) -> int:

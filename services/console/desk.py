@@ -10,6 +10,7 @@ from fastapi.templating import Jinja2Templates
 
 from services.console.follower import Followed, Follower, View
 from services.console.sessions import COOKIE, Guesses, Person, Sessions
+from services.recounting import Recounting
 from services.settings import Settings
 
 
@@ -19,6 +20,7 @@ class Desk:
 
     settings: Settings
     follower: Follower
+    recounting: Recounting
     sessions: Sessions
     guesses: Guesses
     templates: Jinja2Templates

@@ -12,6 +12,7 @@ from services.ports import Heartbeat
 LOOKS_OVERDUE = 3  # looks that may be missed before the page says that the decider is silent
 STYLES = 7  # colours, dashes and markers an arm can have, by order of entry
 
+WRONG_SUMS = "broken-identity"  # the rule that holds for what only a recount mends
 ROLE_ORDER = {"champion": 0, "challenger": 1, "holdback": 2, "retired": 3}
 ACCOUNTED = ("counted", "late", "duplicate", "unmatched")
 
@@ -181,7 +182,8 @@ def _source_warnings(sources: Sources, now_ms: int) -> Iterable[Warning]:
 def _state_warnings(state: Experiment) -> Iterable[Warning]:
     if state.status == "held":
         causes = "; ".join(state.causes) or "counting can't be trusted"
-        yield Warning("bad", f"On hold, the last weights stay: {causes}.")
+        advice = " Recount the sums: to resume is to decide by them." if state.held_by == WRONG_SUMS else ""
+        yield Warning("bad", f"On hold, the last weights stay: {causes}.{advice}")
     if state.unconfirmed:
         revisions = ", ".join(str(revision) for revision in state.unconfirmed)
         yield Warning("note", f"Revision {revisions} is not served by every replica yet.")

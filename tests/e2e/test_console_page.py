@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from console_story import Story, beat, log_of
+from console_story import Story, beat, log_of, recounting_of
 from page_server import Watch, scrolls_sideways, serve
 
 from experiments import commands
@@ -16,6 +16,7 @@ from experiments.commands import Origin
 from services.adapters.memory import MemoryDecisionLog, MemoryStateCache
 from services.console.app import create_app
 from services.console.follower import Follower
+from services.recounting import Recounting
 from services.settings import Settings
 
 WIDE, NARROW = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
@@ -33,6 +34,7 @@ class Console:
     log: MemoryDecisionLog
     cache: MemoryStateCache
     follower: Follower
+    recounting: Recounting
     pages: list = field(default_factory=list)
 
     def close(self) -> None:
@@ -64,9 +66,10 @@ def console(tmp_path, played) -> Iterator[Console]:
     )
     follower = Follower(lambda: (log, cache), lambda: story.now_ms + 900, settings.kill_switch_path)
     follower.refresh()
-    app = create_app(settings, follower, lambda: story.now_ms + 900, follow=False)
+    recounting = recounting_of(story)
+    app = create_app(settings, follower, recounting, lambda: story.now_ms + 900, follow=False)
     with serve(app) as url:
-        opened = Console(url, story, log, cache, follower)
+        opened = Console(url, story, log, cache, follower, recounting)
         yield opened
         opened.close()
 
@@ -239,8 +242,9 @@ def console_of(story: Story, home) -> Iterator[Console]:
     settings = Settings(keys=f"analyst={digest('ana')}", signing_key="s" * 32, home=home)
     follower = Follower(lambda: (log, cache), lambda: story.now_ms, settings.kill_switch_path)
     follower.refresh()
-    with serve(create_app(settings, follower, lambda: story.now_ms, follow=False)) as url:
-        opened = Console(url, story, log, cache, follower)
+    recounting = recounting_of(story)
+    with serve(create_app(settings, follower, recounting, lambda: story.now_ms, follow=False)) as url:
+        opened = Console(url, story, log, cache, follower, recounting)
         yield opened
         opened.close()
 
@@ -268,3 +272,81 @@ def test_an_experiment_without_a_look_says_so(browser, tmp_path):
         assert page.get_by_text("No replica of the recommend service reports").is_visible()
         assert page.locator(".sentence").inner_text().startswith("popularity serves all traffic.")
         assert watch.errors == []
+
+
+# ---- recounts ----------------------------------------------------------------------------------------------
+
+
+def hold_for_wrong_sums(console: Console) -> None:
+    cause = "arm als: 3 acknowledged events are not accounted for"
+    origin = Origin("decider", console.story.now_ms, rule="broken-identity")
+    console.story.add(commands.hold(console.story.state, [cause], origin))
+    console.log.append(console.story.records[-1])
+    console.follower.refresh()
+
+
+def test_an_admin_recounts_wrong_sums_after_seeing_what_goes(console, browser, watch):
+    hold_for_wrong_sums(console)
+    page = console.open(browser, watch, key="adm")
+    assert page.get_by_text("Recount the sums: to resume is to decide by them.").count() == 1
+    page.locator("#part-arms [data-command=recount]").click()
+    dialog = page.locator("#command[open]")
+    dialog.locator("[name=seen]").wait_for(state="attached")
+    shown = dialog.locator("tbody tr").all_inner_texts()
+    assert [row.split()[0] for row in shown] == ["als", "broken", "popularity"]
+    assert dialog.locator("[value=false]").is_checked()
+    dialog.get_by_text("only units from now on").click()
+    dialog.locator("[name=reason]").fill("a script wrote into Redis")
+    dialog.locator("#command-go").click()
+    page.locator("#command:not([open])").wait_for(state="attached")
+    record = console.log.history("storefront")[-1]
+    assert (record.kind, record.reason) == ("recount", "a script wrote into Redis")
+    assert record.detail["from_ms"] > record.received_at
+    assert record.detail["dropped"]["units"] > 40_000
+    console.follower.refresh()
+    page.get_by_role("link", name="Counting starts anew").click()
+    assert "What was dropped" in page.locator("#record[open]").inner_text()
+    assert watch.errors == []
+
+
+def test_sums_that_changed_meanwhile_are_shown_again_before_anything_goes(console, browser, watch):
+    page = console.open(browser, watch, key="adm")
+    page.locator("main > .pair [data-command=recount]").click()  # always there, beside the accounts
+    dialog = page.locator("#command[open]")
+    dialog.locator("[name=seen]").wait_for(state="attached")
+    dialog.get_by_text("only units from now on").click()
+    dialog.locator("[name=reason]").fill("twice")
+    console.log.append(commands.recount(console.story.state, 0, {}, Origin("ben", console.story.now_ms)))
+    console.follower.refresh()
+    dialog.locator("#command-go").click()
+    dialog.locator("#command-problem:not([hidden])").wait_for()
+    assert "counted anew since" in dialog.locator("#command-problem").inner_text()
+    dialog.get_by_text("There are no sums yet").wait_for()
+    assert dialog.locator("[value=true]").is_checked()  # what was chosen stays
+    assert console.log.catch_up()["storefront"].counting.generation == 1
+    dialog.locator("#command-go").click()
+    page.locator("#command:not([open])").wait_for(state="attached")
+    assert console.log.catch_up()["storefront"].counting.generation == 2
+
+
+def test_sums_that_cannot_be_read_are_not_dropped_unseen(console, browser, watch):
+    console.recounting.store.down = True
+    page = console.open(browser, watch, key="adm")
+    page.locator("main > .pair [data-command=recount]").click()
+    page.get_by_text("redis is unavailable").wait_for()
+    assert page.locator("#command-go").is_disabled()
+    page.locator("[data-cancel]").click()
+    page.locator("[data-command=pause]").click()
+    assert page.locator("#command-go").is_enabled()
+    assert page.locator("#command-more").is_hidden()
+
+
+@pytest.mark.parametrize("viewport", [WIDE, NARROW, {"width": 320, "height": 480}])
+def test_the_question_before_a_recount_fits_the_window(console, browser, watch, viewport):
+    page = console.open(browser, watch, key="adm", viewport=viewport)
+    page.locator("main > .pair [data-command=recount]").click()
+    page.locator("#command [name=seen]").wait_for(state="attached")
+    assert page.evaluate("(d => d.scrollWidth <= d.clientWidth)(document.getElementById('command'))")
+    page.locator("#command-go").scroll_into_view_if_needed()
+    assert page.locator("#command-go").is_visible()
+    assert not scrolls_sideways(page)

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import pytest
 from asgi_calls import Got, Sent, call
-from console_story import Story, log_of
+from console_story import Story, log_of, recounting_of
 from fastapi.testclient import TestClient
 from page_server import Watch, serve
 from shop_api import KEY, FakeApi
@@ -48,7 +48,9 @@ class Console:
         self.settings = Settings(keys=pairs, signing_key=SIGNING, home=home)
         follower = Follower(lambda: (self.log, cache), lambda: self.now_ms, self.settings.kill_switch_path)
         follower.refresh()
-        self.app = create_app(self.settings, follower, lambda: self.now_ms, follow=False)
+        self.app = create_app(
+            self.settings, follower, recounting_of(story), lambda: self.now_ms, follow=False
+        )
 
     def client(self, role: str | None = None) -> TestClient:
         client = TestClient(self.app, follow_redirects=False)
@@ -151,7 +153,7 @@ def test_who_may_not_command_reaches_no_command(console: Console, role: str) -> 
         console.client(None if role == "storefront" else role),
         console.log.catch_up()["storefront"],
     )
-    for kind in ("pause", "resume", "promote", "rollback", "undo", "end", "../../logout"):
+    for kind in ("pause", "resume", "recount", "promote", "rollback", "undo", "end", "../../logout"):
         answer = client.post(
             f"/experiments/storefront/commands/{quote(kind)}", data={"reason": "x", "csrf": "x"}
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from asgi_calls import racing_shop
-from console_story import Story, log_of
+from console_story import Story, log_of, recounting_of
 from fastapi.testclient import TestClient
 from raw_sockets import exchange, served
 from small_shop import KEYS, SIGNING
@@ -76,7 +76,8 @@ def test_no_secret_in_pages_or_logs_of_the_console(tmp_path: Path, written: Any)
     )
     follower = Follower(lambda: (log_of(story), cache), lambda: story.now_ms, settings.kill_switch_path)
     follower.refresh()
-    client = TestClient(create_app(settings, follower, lambda: story.now_ms, follow=False))
+    app = create_app(settings, follower, recounting_of(story), lambda: story.now_ms, follow=False)
+    client = TestClient(app)
     pages = [client.post("/login", data={"key": KEYS["admin"][0] + "x"}), client.get("/login")]
     pages.append(client.post("/login", data={"key": KEYS["admin"][0]}))
     page = "/experiments/storefront"

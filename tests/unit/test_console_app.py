@@ -9,15 +9,20 @@ import re
 from pathlib import Path
 
 import pytest
-from console_story import Story, beat, log_of
+from console_story import Story, beat, log_of, recounting_of
 from fastapi.testclient import TestClient
 
+from experiments import commands
+from experiments.commands import Origin
+from experiments.tally import Tally
 from services.adapters.memory import MemoryStateCache
 from services.console.app import create_app
 from services.console.follower import Follower
 from services.console.sessions import Sessions
+from services.console.web import grouped
 from services.errors import ConfigurationError
 from services.events import encode
+from services.ports import Positions
 from services.settings import Settings
 
 PAGE = "/experiments/storefront"
@@ -43,7 +48,10 @@ class Console:
             lambda: (self.log, self.cache), lambda: self.now_ms, self.settings.kill_switch_path
         )
         self.follower.refresh()
-        self.app = create_app(self.settings, self.follower, lambda: self.now_ms, follow=False)
+        self.recounting = recounting_of(story)
+        self.app = create_app(
+            self.settings, self.follower, self.recounting, lambda: self.now_ms, follow=False
+        )
 
     def client(self, key: str | None = None) -> TestClient:
         client = TestClient(self.app, follow_redirects=False)
@@ -278,7 +286,7 @@ def test_commands_answer_503_while_the_log_is_down(console):
 def test_before_the_first_read_the_page_says_so_and_readiness_waits(tmp_path, story):
     console = Console(tmp_path, story)
     console.follower = Follower(lambda: (console.log, console.cache), lambda: 1, tmp_path / "champion-only")
-    console.app = create_app(console.settings, console.follower, lambda: 1, follow=False)
+    console.app = create_app(console.settings, console.follower, console.recounting, lambda: 1, follow=False)
     client = console.client("ana")
     assert client.get("/health/live").status_code == 200
     assert client.get("/health/ready").status_code == 503
@@ -336,7 +344,7 @@ def test_settings_that_let_nobody_in_are_refused_or_named(tmp_path, story):
         Sessions(Settings(keys="admin=short", signing_key="s" * 32))
     console = Console(tmp_path, story)
     console.settings = console.settings.model_copy(update={"keys": f"storefront={digest('pub')}"})
-    app = create_app(console.settings, console.follower, lambda: 1, follow=False)
+    app = create_app(console.settings, console.follower, console.recounting, lambda: 1, follow=False)
     assert "No analyst or admin key is configured" in TestClient(app).get("/login").text
 
 
@@ -344,3 +352,109 @@ def test_the_record_on_the_page_is_json(console, story):
     page = console.client("ana").get(f"{PAGE}/decisions/9", headers=HTML).text
     text = re.search(r'<pre id="json-9"[^>]*>(.*?)</pre>', page, re.S)[1].replace("&#34;", '"')
     assert json.loads(text)["revision"] == 9
+
+
+# ---- recounts ----------------------------------------------------------------------------------------------
+
+
+def asked_recount(console: Console, client: TestClient) -> str:
+    """The question, as the dialog shows it; its `seen` is in it."""
+    answer = client.get(f"{PAGE}/recount")
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def seen_in(question: str) -> str:
+    found = re.search(r'name="seen" value="([^"]+)"', question)
+    assert found is not None
+    return found[1]
+
+
+def test_a_recount_shows_what_goes_and_drops_it(console, story):
+    admin = console.client("adm")
+    question = asked_recount(console, admin)
+    tally = Tally.parse(dict(story.sums))
+    for arm in ("popularity", "als", "broken"):
+        counts = tally.arm(arm)
+        cells = (counts.n, counts.s, tally.accounts[arm]["acknowledged"])
+        shown = "".join(rf'<td class="right number">{grouped(count)}</td>' for count in cells)
+        assert re.search(rf">{arm}</th>{shown}", question), arm
+    assert console.log.catch_up()["storefront"].counting.generation == 0  # to ask changes nothing
+    done = console.command(admin, "recount", seen=seen_in(question), reason="Redis was edited")
+    assert (done.status_code, done.json()["status"]) == (200, "running")
+    record = console.log.history("storefront")[-1]
+    assert (record.kind, record.reason, record.author[:6]) == ("recount", "Redis was edited", "admin:")
+    assert record.detail["from_ms"] == 0
+    page = admin.get(f"{PAGE}/decisions/{record.revision}", headers=HTML).text
+    assert "What was dropped" in page
+    assert record.detail["dropped"]["digest"] in page
+
+
+def test_a_recount_from_now_on_starts_every_race_anew(console):
+    admin = console.client("adm")
+    before = console.log.catch_up()["storefront"]
+    seen = seen_in(asked_recount(console, admin))
+    assert console.command(admin, "recount", seen=seen, from_now="true").status_code == 200
+    state = console.log.catch_up()["storefront"]
+    assert state.counting.from_ms > console.now_ms
+    assert min(race.index for race in state.races) > max(race.index for race in before.races)
+
+
+def test_sums_that_nobody_saw_are_not_dropped(console, story):
+    admin = console.client("adm")
+    seen = seen_in(asked_recount(console, admin))
+    for form, status in (({}, 422), ({"seen": "x"}, 422), ({"seen": seen, "reason": " "}, 422)):
+        assert console.command(admin, "recount", **form).status_code == status
+    assert admin.post(f"{PAGE}/commands/recount", data={"seen": seen, "reason": "x"}).status_code == 403
+    assert console.log.catch_up()["storefront"].revision == story.state.revision
+    assert console.command(admin, "recount", seen=seen).status_code == 200
+    again = console.command(admin, "recount", seen=seen)  # a second click drops nothing more
+    assert again.status_code == 409
+    assert "counted anew since" in again.json()["error"]
+    assert console.log.catch_up()["storefront"].counting.generation == 1
+
+
+def test_an_analyst_and_a_stranger_are_not_asked(console):
+    assert console.client("ana").get(f"{PAGE}/recount").status_code == 403
+    assert console.client().get(f"{PAGE}/recount").status_code == 401
+
+
+def test_what_a_recount_lacks_is_named_and_nothing_changes(console, story):
+    admin = console.client("adm")
+    seen = seen_in(asked_recount(console, admin))
+    console.recounting.store.down = True
+    for answer in (admin.get(f"{PAGE}/recount"), console.command(admin, "recount", seen=seen)):
+        assert answer.status_code == 503
+        assert "redis is unavailable" in answer.json()["error"]
+    assert console.log.catch_up()["storefront"].revision == story.state.revision
+
+
+def test_sums_that_cannot_be_read_and_a_log_that_was_cut_are_said_in_the_question(console):
+    store = console.recounting.store
+    at, _ = store.load(0)
+    store.apply(0, at, Positions("memory-1", 2, 2, 2), {"storefront": {"what|<b>": 1}})
+    console.recounting.open_log()._broker.truncate("exposures", 0, 20)
+    admin = console.client("adm")
+    question = asked_recount(console, admin)
+    assert "These sums can't be read. sums: &#39;what|&lt;b&gt;&#39; is not" in question
+    assert "exposures/0 begins at offset 20" in question
+    assert re.search(r'value="false" disabled', question)
+    assert re.search(r'value="true" checked', question)
+    seen = seen_in(question)
+    assert console.command(admin, "recount", seen=seen).status_code == 409
+    assert console.command(admin, "recount", seen=seen, from_now="true").status_code == 200
+
+
+def test_who_is_held_for_wrong_sums_is_offered_a_recount_first(console, story):
+    held = commands.hold(
+        story.state, ["arm als: 3 off"], Origin("decider", story.now_ms, rule="broken-identity")
+    )
+    parts = console.client("adm").get(f"{PAGE}/live").json()["parts"]
+    assert "recount" not in parts["arms"]
+    console.log.append(held)
+    console.follower.refresh()
+    parts = console.client("adm").get(f"{PAGE}/live").json()["parts"]
+    assert "Recount the sums: to resume is to decide by them." in parts["headline"]
+    assert parts["arms"].index('data-command="recount"') < parts["arms"].index('data-command="resume"')
+    analyst = console.client("ana")
+    assert "data-command" not in analyst.get(PAGE, headers=HTML).text

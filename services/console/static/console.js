@@ -144,7 +144,8 @@ async function copy(button) {
 // ---- commands ------------------------------------------------------------------------------------------------------
 const COMMANDS = {
   pause: { title: () => "Pause the experiment", effect: (b) => `${b.champion} alone serves everyone until somebody resumes. What was counted stays.`, go: "Pause", danger: true },
-  resume: { title: () => "Resume the experiment", effect: () => "Arms get their weights back. Every race starts anew and takes its next share of α.", go: "Resume" },
+  resume: { title: () => "Resume the experiment", effect: (b) => (b.held === "broken-identity" ? "Sums that can't be trusted stay, and decide; Recount would drop them. " : "") + "Arms get their weights back. Every race starts anew and takes its next share of α.", go: "Resume" },
+  recount: { title: () => "Recount the experiment", effect: () => "These sums are dropped, and what is counted until then. Nobody can undo this; the record keeps the totals.", go: "Drop and recount", danger: true, more: "/recount" },
   promote: { title: (b) => `Promote ${b.arm}`, effect: (b) => `${b.arm} becomes champion. ${b.champion} stays as holdback at the floor, and a race watches the new champion against it.`, go: "Promote" },
   rollback: { title: (b) => `Roll back ${b.arm}`, effect: (b) => `${b.arm} is retired at once, and its traffic goes to the other arms. You can undo this.`, go: "Roll back", danger: true },
   undo: { title: (b) => `Undo revision ${b.reverts}`, effect: (b) => `What revision ${b.reverts} did is reversed; races of the arms concerned start anew.`, go: "Undo" },
@@ -157,29 +158,65 @@ function ask(button) {
   $("#command-title").textContent = command.title(asked);
   $("#command-effect").textContent = command.effect(asked);
   $("#command-problem").hidden = true;
+  $("#command-more").replaceChildren();
   go.textContent = command.go;
   go.className = command.danger ? "go-danger" : "";
   $("[name=reason]", dialog).value = "";
   dialog.showModal();
+  readMore();
+}
+
+// What somebody must see before this command: until it is there, nothing can be commanded.
+async function readMore() {
+  const more = $("#command-more"), mine = asked, { more: rest } = COMMANDS[mine.command];
+  const choice = $("[name=from_now]:checked", more)?.value; // of a first try, which may have been refused
+  more.hidden = !rest;
+  if (rest) {
+    more.textContent = "Reading the sums …";
+    mayGo();
+    try {
+      const answer = await fetch(address(rest), { headers: { Accept: "application/json" } });
+      if (!answer.ok) throw new Error((await answer.json()).error);
+      const html = await answer.text();
+      if (asked !== mine) return;
+      more.innerHTML = html; // made by the server's templates, which escape every value
+      if (choice) for (const radio of more.querySelectorAll(`[name=from_now][value=${choice}]:enabled`)) radio.checked = true;
+    } catch (error) {
+      if (asked !== mine) return;
+      more.hidden = true;
+      complain(error);
+    }
+  }
+  mayGo();
+}
+
+function mayGo() {
+  $("#command-go").disabled = Boolean(COMMANDS[asked.command].more) && !$("#command-more [name=seen]");
+}
+
+function complain(error) {
+  const problem = $("#command-problem");
+  problem.textContent = error.name === "TypeError" ? "The console can't be reached; nothing is known to have changed." : error.message;
+  problem.hidden = false;
 }
 
 async function carryOut(event) {
   event.preventDefault();
-  const dialog = document.getElementById("command"), problem = $("#command-problem"), go = $("#command-go");
-  const form = new FormData();
-  for (const [key, value] of Object.entries({ csrf: main.dataset.csrf, arm: asked.arm, reverts: asked.reverts, reason: $("[name=reason]", dialog).value })) if (value) form.append(key, value);
-  go.disabled = true;
+  const dialog = document.getElementById("command"), mine = asked, form = new FormData(event.target);
+  for (const [key, value] of Object.entries({ csrf: main.dataset.csrf, arm: mine.arm, reverts: mine.reverts })) if (value) form.append(key, value);
+  $("#command-go").disabled = true;
   try {
-    const answer = await fetch(address(`/commands/${asked.command}`), { method: "POST", body: form, headers: { Accept: "application/json" } });
+    const answer = await fetch(address(`/commands/${mine.command}`), { method: "POST", body: form, headers: { Accept: "application/json" } });
     const body = await answer.json();
-    if (!answer.ok) throw new Error(body.error);
+    if (!answer.ok) throw Object.assign(new Error(body.error), { status: answer.status });
     dialog.close();
     document.getElementById("announce").textContent = `Done, revision ${body.revision}.`;
   } catch (error) {
-    problem.textContent = error.name === "TypeError" ? "The console can't be reached; nothing is known to have changed." : error.message;
-    problem.hidden = false;
+    if (asked !== mine) return;
+    complain(error);
+    if (error.status === 409) await readMore(); // what was seen is no longer so
   }
-  go.disabled = false;
+  mayGo();
 }
 
 // ---- wiring --------------------------------------------------------------------------------------------------------
