@@ -6,9 +6,9 @@ from pathlib import Path
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from services.events import Exposure
+from services.recommend import merging
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is first imported
 _LATENCY_S = (
@@ -29,6 +29,9 @@ _LATENCY_S = (
     1,
     2.5,
 )
+# Times are told in such parts of a second: sums of them are exact, so whatever order files are added in, a
+# total never falls by a rounding, which Prometheus would take for a restart.
+_GRAINS = 2**20
 _PIN_OF = {"pin_unreachable": "unreachable", "overridden": "overridden"}
 SHED = ("overload", "rate_limit")
 _NO_PIN = "r:"  # units of one request keep none, see experiments.assignment.unit_id
@@ -59,7 +62,7 @@ class Metrics:
         """merged: /metrics answers for all workers, from the files that they share."""
         self._process = psutil.Process()
         registry = CollectorRegistry()
-        self.exposed = all_workers(Path(os.environ[MULTIPROCESS_DIR])) if merged else registry
+        self.exposed = merging.merged(Path(os.environ[MULTIPROCESS_DIR])) if merged else registry
 
         def counter(name: str, told: str, *labels: str) -> Counter:
             return Counter(name, told, labels, registry=registry)
@@ -109,7 +112,7 @@ class Metrics:
         timer = self._seconds_of.get(route)
         if timer is None:
             timer = self._seconds_of.setdefault(route, self._seconds.labels(route))
-        timer.observe(seconds)
+        timer.observe(int(seconds * _GRAINS + 0.5) / _GRAINS)
         counter = self._responses_of.get((route, status))
         if counter is None:
             counter = self._responses_of.setdefault(
@@ -183,10 +186,3 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format of what is `exposed`."""
         return generate_latest(self.exposed)
-
-
-def all_workers(folder: Path) -> CollectorRegistry:
-    """What the workers that share this folder count, added up anew at each look."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(folder))
-    return registry

@@ -21,10 +21,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import mark_process_dead
 
 from services import bootstrap
-from services.recommend.metrics import MULTIPROCESS_DIR, all_workers
+from services.recommend import merging
+from services.recommend.metrics import MULTIPROCESS_DIR
 from services.recommend.reloading import Progress
 from services.settings import Settings
 
@@ -107,7 +107,7 @@ class Supervisor:
     @property
     def exposed(self) -> CollectorRegistry:
         """The metrics of all workers, those that ended included."""
-        return all_workers(self._metrics)
+        return merging.merged(self._metrics)
 
     def roll(self) -> None:
         """From now on replace every worker: a new one is ready before an old one leaves."""
@@ -148,7 +148,7 @@ class Supervisor:
 
     def _bury(self, worker: Worker) -> None:
         self._workers.remove(worker)
-        mark_process_dead(worker.process.pid, str(self._metrics))
+        merging.bury(self._metrics, [other.process.pid for other in self._workers])
         worker.pipe.close()
         if worker.leaving:
             return

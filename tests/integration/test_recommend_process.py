@@ -116,6 +116,8 @@ def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
         assert len(workers) == 2
         workers[0].kill()
         until(lambda: len({_replica(client) for _ in range(10)}) == 2)
+        assert not list(home.glob(f"recommend/metrics-*/*_{workers[0].pid}.db"))
+        assert 'ringside_http_responses_total{route="/recommend",status="200"} 1.0' in scraped(home)
     assert not [worker for worker in workers if worker.is_running()]
 
 
