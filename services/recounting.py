@@ -25,6 +25,8 @@ FIRST_RECORD_S = 5.0
 MOST = 2**63 - 1
 SEEN_FOR_S = 900  # who looked longer ago must look again
 
+Seen = tuple[str, int, int]  # which sums, the total of all their counts, when (s)
+
 
 class RecountRefusedError(RingsideError):
     """A recount that would not do what was asked for; nothing was changed."""
@@ -32,8 +34,9 @@ class RecountRefusedError(RingsideError):
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a recount would drop (see `what_is_dropped`), and under which name. `out_of_reach`: why the log
-    can't give it again; empty if it can, or if only what comes is to be counted."""
+    """What a recount would drop: digest, positions, units and counts by arm, or why it is `unreadable`.
+    `seen` names it. `out_of_reach`: why the log can't give it again; empty if it can, or if only what comes
+    is to be counted."""
 
     dropped: Mapping[str, Any]
     seen: str
@@ -59,9 +62,7 @@ class Recounting:
     def preview(self, state: Experiment, from_now: bool, origin: Origin) -> Preview:
         """What would go; changes nothing. Raises IllegalTransition, UnavailableError."""
         dropped, seen = self._look(state, origin.now_ms)
-        commands.recount(
-            state, 0, dropped, origin
-        )  # what is impossible is said before anybody thinks it over
+        commands.recount(state, 0, dropped, origin)  # says what is impossible before anybody thinks it over
         return Preview(dropped, seen, "" if from_now else self._out_of_reach(state))
 
     def order(self, state: Experiment, asked: Asked, origin: Origin) -> Callable[[Experiment], Decision]:
@@ -101,12 +102,8 @@ class Recounting:
         return f"the log does not hold all since the start: {missing[0]}{more}" if missing else ""
 
 
-def what_is_dropped(state: Experiment, store: TallyStore, partitions: int) -> dict[str, Any]:
-    """The sums as they are, for the record: digest, positions, counts by arm; or why they can't be read."""
-    return _read(state, store, partitions)[1]
-
-
 def _read(state: Experiment, store: TallyStore, partitions: int) -> tuple[Sums, dict[str, Any]]:
+    """The sums (none if they can't be read), and what the record will say of them."""
     try:
         found, positions, _ = store.load_all(state.name, partitions, state.counting.generation)
     except ValueError as error:
@@ -130,23 +127,26 @@ def _arms(tally: Tally) -> Mapping[str, Any]:
 
 
 def _require_same(asked: str, now: str, dropped: Mapping[str, Any]) -> None:
-    """Raises RecountRefusedError unless the sums of now are those that were looked at, plus what honest
-    counting added: it only ever adds."""
-    (which, total, at_s), (which_now, total_now, now_s) = _parts(asked), _parts(now)
+    """Raises RecountRefusedError with what is there now, unless that is what was looked at."""
+    if why := _difference(_parts(asked), _parts(now)):
+        there = dropped.get("unreadable") or f"{dropped['units']} units"
+        told = f"sums {dropped.get('digest', '')[:12]}: {there}"
+        raise RecountRefusedError(f"{why}; nothing was changed. Look again at what would go now ({told})")
+
+
+def _difference(asked: Seen, now: Seen) -> str:
+    """Why these are not the sums that were looked at, plus what honest counting added; empty if they are."""
+    (which, total, at_s), (which_now, total_now, now_s) = asked, now
     if which != which_now:
-        why = "these are not the sums that were looked at: they were counted anew since, or are another's"
-    elif total_now < total:
-        why = "less is there than was looked at"
-    elif now_s - at_s > SEEN_FOR_S:
-        why = f"they were looked at more than {SEEN_FOR_S // 60} minutes ago"
-    else:
-        return
-    there = dropped.get("unreadable") or f"{dropped['units']} units"
-    told = f"sums {dropped.get('digest', '')[:12]}: {there}"
-    raise RecountRefusedError(f"{why}; nothing was changed. Look again at what would go now ({told})")
+        return "the sums are not those that were looked at: counted anew since, or no longer as readable"
+    if total_now < total:  # counting only ever adds
+        return "less is there than was looked at"
+    if now_s - at_s > SEEN_FOR_S:
+        return f"the sums were looked at more than {SEEN_FOR_S // 60} minutes ago"
+    return ""
 
 
-def _parts(seen: str) -> tuple[str, int, int]:
+def _parts(seen: str) -> Seen:
     try:
         which, total, at_s = seen.split(".")
         return which, int(total), int(at_s)

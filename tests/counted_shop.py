@@ -22,8 +22,16 @@ from services.bandit.decoding import Decoder
 from services.bandit.worker import Pace, Ports, Worker
 from services.decider.deciding import Decider, Identity
 from services.decider.deciding import Ports as DeciderPorts
+from services.recounting import Recounting
 
 PARTITIONS = 2
+POISON = {
+    "more successes than units": {"1|als|472222|s": 10_000},
+    "a version that never was": {"77|als|472222|n": 3},
+    "a key that nobody wrote": {"what|is|this": 1},
+    "events that were never acknowledged": {"acct|als|counted": 3},
+    "less than nothing": {"1|als|472222|s": -10_000},
+}
 LOOK_MS = round(RULES.look_every_s * 1_000)
 
 
@@ -49,6 +57,15 @@ class Shop:
     @property
     def state(self) -> Experiment:
         return self.log.catch_up()[EXPERIMENT]
+
+    @property
+    def recounting(self) -> Recounting:
+        return Recounting(self.store, lambda: MemoryEventConsumer(self.broker), PARTITIONS)
+
+    def poison(self, sums: dict[str, int]) -> None:
+        """As a bug, or a hand in Redis, would."""
+        mine = self.store._sums[0].setdefault(EXPERIMENT, {})
+        mine.update({key: mine.get(key, 0) + count for key, count in sums.items()})
 
     def origin(self) -> commands.Origin:
         return commands.Origin("anna", self.clock.now_ms)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from counted_shop import LOOK_MS, PARTITIONS, Shop
+from counted_shop import LOOK_MS, PARTITIONS, POISON, Shop
 from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
 from typer.testing import CliRunner
 
@@ -14,16 +14,11 @@ from experiments import commands
 from experiments.experiment import Experiment, IllegalTransition, apply, fold
 from services import bootstrap, events
 from services.cli import app
+from services.commanding import decide
 from services.ports import Positions
-from services.recounting import what_is_dropped
+from services.recounting import Asked
 
 SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000
-POISON = {
-    "more successes than units": {"1|als|472222|s": 10_000},
-    "a version that never was": {"77|als|472222|n": 3},
-    "a key that nobody wrote": {"what|is|this": 1},
-    "events that were never acknowledged": {"acct|als|counted": 3},
-}
 
 
 @pytest.fixture
@@ -31,24 +26,18 @@ def shop() -> Shop:
     return Shop()
 
 
-def poison(shop: Shop, sums: dict[str, int]) -> None:
-    """As a bug, or a hand in Redis, would."""
-    at, _ = shop.store.load(0)
-    shop.store._sums[0].setdefault(EXPERIMENT, {}).update(sums)
-    assert at is not None
-
-
 def recounted(shop: Shop, from_now: bool = False) -> Experiment:
-    dropped = what_is_dropped(shop.state, shop.store, PARTITIONS)
-    from_ms = commands.recount_from(shop.state, shop.clock.now_ms) if from_now else 0
-    return shop.log.append(commands.recount(shop.state, from_ms, dropped, shop.origin()))
+    """By somebody who looks first."""
+    seen = shop.recounting.preview(shop.state, from_now, shop.origin()).seen
+    order = shop.recounting.order(shop.state, Asked(from_now, seen), shop.origin())
+    return decide(shop.log, EXPERIMENT, order)
 
 
 @pytest.mark.parametrize("what", POISON)
 def test_poisoned_sums_hold_until_they_are_counted_again_from_the_log(shop, what):
     shop.trade()
     assert shop.look().kind == "allocate"
-    poison(shop, POISON[what])
+    shop.poison(POISON[what])
     held = shop.look()
     assert (held.kind, held.rule) == ("hold", "broken-identity")
     assert shop.look() is None
@@ -66,7 +55,7 @@ def test_poisoned_sums_hold_until_they_are_counted_again_from_the_log(shop, what
 def test_from_now_on_only_units_count_that_come_after_the_moment_in_the_record(shop):
     shop.trade()
     shop.look()
-    poison(shop, POISON["a version that never was"])
+    shop.poison(POISON["a version that never was"])
     shop.look()
     before = shop.state
     state = recounted(shop, from_now=True)
@@ -142,7 +131,7 @@ def test_the_state_is_a_fold_and_a_recount_too_soon_for_workers_is_illegal(shop)
 def test_a_log_that_no_longer_reaches_back_is_a_loss_and_is_never_half_counted(shop):
     shop.trade()
     shop.look()
-    poison(shop, POISON["a version that never was"])
+    shop.poison(POISON["a version that never was"])
     shop.look()
     recounted(shop)
     shop.broker.truncate(events.EXPOSURES, 0, 20)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import counted_shop
 import pytest
+from counted_shop import POISON
+from counted_shop import Shop as CountedShop
 from small_shop import Caller
 from small_shop import Shop as Front
 from traffic import EXPERIMENT, LATENESS_MS, WINDOW_MS
@@ -18,16 +19,9 @@ from services.recounting import SEEN_FOR_S
 
 PATH = f"/experiments/{EXPERIMENT}/recount"
 SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000
-POISON = {
-    "more successes than units": {"1|als|472222|s": 10_000},
-    "a version that never was": {"77|als|472222|n": 3},
-    "a key that nobody wrote": {"what|is|this": 1},
-    "events that were never acknowledged": {"acct|als|counted": 3},
-    "less than nothing": {"1|als|472222|s": -10_000},
-}
 
 
-class Shop(counted_shop.Shop):
+class Shop(CountedShop):
     """A shop whose workers count, and the HTTP service over the same ports."""
 
     call: Caller
@@ -37,12 +31,6 @@ class Shop(counted_shop.Shop):
         self.front = Front(home)
         self.front.broker, self.front.log = self.broker, self.log
         self.front.cache, self.front.tally = self.cache, self.store
-
-    def poison(self, sums: dict[str, int]) -> None:
-        """As a bug, or a hand in Redis, would."""
-        for key, count in sums.items():
-            mine = self.store._sums[0].setdefault(EXPERIMENT, {})
-            mine[key] = mine.get(key, 0) + count
 
     def ask(self, role: str = "admin", **said: Any) -> Any:
         self.front.now_ms = self.clock.now_ms
