@@ -223,6 +223,7 @@ def _recounting(router: APIRouter, commanding: Commanding, admin: Any) -> None:
         "/experiments/{experiment}/recount",
         summary="Drop sums that can't be trusted, and count anew: first a preview, then what was seen.",
         responses={200: {"model": Recounted, "description": "What would be dropped, or what was."}},
+        operation_id="recount_experiment",
         openapi_extra={"security": ANY_KEY},
     )
     async def recount(experiment: ExperimentId, said: Recount, by: admin) -> Response:
