@@ -42,8 +42,9 @@ class Settings(BaseSettings):
     )
     rates: str = Field(
         "analyst=20,admin=50,client=20",
-        description="Requests a second that a key of a role may send to one process, and a client (an "
-        "address outside of `own_networks`); what is not named is not limited.",
+        description="Requests a second that a key of a role, and a client (an address outside of "
+        "`own_networks`), may send to the workers of one `ringside recommend` together; what is not named is "
+        "not limited.",
     )
     rate_burst_s: float = Field(10.0, gt=0, description="So many seconds' worth may come at once.")
     own_networks: str = Field(

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from services import bootstrap
 from services.keys import Keys, signing_keys
+from services.rates import Moments
 from services.recommend.application import create_app, hot_path
 from services.recommend.deps import Deps
 from services.recommend.draining import DrainingServer
@@ -40,12 +41,18 @@ def run(settings: Settings) -> None:
         supervise(settings, serve, bootstrap.stop_on_signal())
 
 
-def serve(settings: Settings, listening: socket.socket, parent: Connection | None = None) -> None:
-    """One replica: compose it, and answer on `listening` until a signal or until its supervisor is gone."""
+def serve(
+    settings: Settings,
+    listening: socket.socket,
+    parent: Connection | None = None,
+    moments: Moments | None = None,
+) -> None:
+    """One replica: compose it, and answer on `listening` until a signal or until its supervisor is gone.
+    `moments`: of rates, shared with the other workers."""
     if parent is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
-    app = create_app(compose(settings))
+    app = create_app(compose(settings, moments or Moments()))
     leaving, scraped = app.state.parts.leaving, _scraped(settings, app, parent)
     server = DrainingServer(_config(app), settings.drain_s, leaving, parent, scraped)
     log.info("http://%s:%d", settings.host, listening.getsockname()[1])
@@ -86,7 +93,7 @@ def _collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def compose(settings: Settings) -> Deps:
+def compose(settings: Settings, moments: Moments) -> Deps:
     """The ports of one replica, with the wall clock and random ids."""
     tracing, producer = bootstrap.tracing(settings, "recommend"), bootstrap.producer(settings)
     return Deps(
@@ -104,6 +111,7 @@ def compose(settings: Settings) -> Deps:
         models=bootstrap.model_store(settings),
         clock_ms=lambda: time.time_ns() // 1_000_000,
         new_id=Ids(),
+        moments=moments,
         replica=bootstrap.replica_name(settings),
     )
 

@@ -64,7 +64,7 @@ class Parts:
 def assemble(deps: Deps) -> Parts:
     """Put a replica together. Raises ConfigurationError when keys are missing or wrong."""
     settings = deps.settings
-    gate, signing = Gate(settings, time.monotonic), signing_keys(settings)
+    gate, signing = Gate(settings, time.monotonic, deps.moments), signing_keys(settings)
     metrics = Metrics(merged=settings.recommend_workers > 1)
     loaded = Loaded(deps, metrics)
     tokens = Tokens(signing, round(settings.recommendation_ttl_s * 1_000))

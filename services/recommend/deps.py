@@ -1,7 +1,7 @@
 """What the recommend service needs from outside: ports, a clock and ids, handed in by whoever composes it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from services.ports import (
     OnlineReader,
     StateCache,
 )
+from services.rates import Moments
 from services.recounting import Recounting
 from services.settings import Settings
 
@@ -41,5 +42,6 @@ class Deps:
     models: ModelStore
     clock_ms: Callable[[], int]
     new_id: Callable[[], str]
+    moments: Moments = field(default_factory=Moments)  # of rates; workers of one supervisor share theirs
     replica: str = "replica"
     traced: Callable[[str, Endpoint], Endpoint] | None = None  # wraps an endpoint; None: no traces

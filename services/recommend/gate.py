@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from services.errors import ConfigurationError
 from services.keys import ROLES, Keys, Principal, Role
-from services.rates import Buckets
+from services.rates import Buckets, Moments
 from services.recommend.failures import TooManyRequestsError
 from services.settings import Settings
 
@@ -21,12 +21,13 @@ TELL_EVERY_S = 10.0  # at most, of somebody who is slowed down
 
 
 class Gate:
-    """Every route's way in. `now_s`: a clock that never goes back."""
+    """Every route's way in. `now_s`: a clock that never goes back; `moments`: those of all workers."""
 
-    def __init__(self, settings: Settings, now_s: Callable[[], float]):
+    def __init__(self, settings: Settings, now_s: Callable[[], float], moments: Moments):
         self.keys = Keys.of(settings)
         rates = parse_rates(settings.rates)
-        self._buckets = {name: Buckets(per_s, settings.rate_burst_s) for name, per_s in rates.items()}
+        burst_s = settings.rate_burst_s
+        self._buckets = {name: Buckets(per_s, burst_s, moments) for name, per_s in rates.items()}
         self._client_of = client_reader(settings.own_networks) if CLIENT in rates else None
         self._now_s = now_s
         self._tell_at_s = float("-inf")

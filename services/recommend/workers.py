@@ -1,5 +1,5 @@
 """Several processes behind one listening socket: each a replica of its own, replaced when it dies, and one by
-one on a reload.
+one on a reload. Together they keep to the rates that one would keep to.
 
 The supervisor opens the socket and every worker inherits it, so connections that no worker has taken yet
 survive any worker's death. (With a socket each, by SO_REUSEPORT, the kernel resets what waits at the dead
@@ -23,19 +23,21 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from services import bootstrap
+from services.rates import CELLS, Moments
 from services.recommend import merging
 from services.recommend.metrics import MULTIPROCESS_DIR
 from services.recommend.reloading import Progress
 from services.settings import Settings
 
 log = logging.getLogger(__name__)
+spawning = multiprocessing.get_context("spawn")
 
 CHECK_EVERY_S = 0.1
 RESTART_AFTER_S = 1.0
 START_WITHIN_S = 120.0  # a worker that isn't ready by then is given up
 LEAVE_S = 20.0  # beyond `drain_s`: answers under way and the producer's flush
 
-Serve = Callable[[Settings, socket.socket, Connection | None], None]
+Serve = Callable[[Settings, socket.socket, Connection | None, Moments], None]
 
 
 def listener(host: str, port: int) -> socket.socket:
@@ -98,6 +100,7 @@ class Supervisor:
         self._metrics = settings.home / "recommend" / place
         _share_metrics(self._metrics)
         self._socket = listener(settings.host, settings.recommend_port)
+        self._moments = Moments(cells=spawning.RawArray("d", CELLS))
         self._progress = Progress(settings)
         self._workers: list[Worker] = []
         self._started = 0
@@ -171,9 +174,8 @@ class Supervisor:
         self._started += 1
         ours, theirs = multiprocessing.Pipe()
         settings = self._settings.model_copy(update={"replica": name})
-        process = multiprocessing.get_context("spawn").Process(
-            target=self._serve, args=(settings, self._socket, theirs), name=name
-        )
+        arguments = (settings, self._socket, theirs, self._moments)
+        process = spawning.Process(target=self._serve, args=arguments, name=name)
         process.start()
         theirs.close()
         return Worker(process, ours)

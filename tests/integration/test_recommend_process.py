@@ -90,7 +90,11 @@ def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
     home: Path, redis_server: Any, embedded_broker: Any
 ) -> None:
     settings = settings_of(
-        home, recommend_workers=2, redis_url=redis_server.url, kafka_bootstrap=embedded_broker.bootstrap
+        home,
+        recommend_workers=2,
+        redis_url=redis_server.url,
+        kafka_bootstrap=embedded_broker.bootstrap,
+        rates="analyst=0.001",  # one request, and none for a quarter of an hour
     )
     cache = bootstrap.state_cache(settings)
     model = bootstrap.model_store(settings).versions()[-1]
@@ -108,6 +112,7 @@ def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
         for said in (scraped(home), client.get("/metrics").text):
             assert 'ringside_http_responses_total{route="/recommend",status="200"} 1.0' in said
             assert said.count("ringside_models_loaded{") == 2
+        assert sorted(_analyst(client) for _ in range(20)) == [200] + [429] * 19  # whichever worker it was
         workers = [
             worker
             for worker in psutil.Process(process.pid).children()
@@ -116,9 +121,16 @@ def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
         assert len(workers) == 2
         workers[0].kill()
         until(lambda: len({_replica(client) for _ in range(10)}) == 2)
+        assert {_analyst(client) for _ in range(20)} == {429}  # nor does a new worker forget
         assert not list(home.glob(f"recommend/metrics-*/*_{workers[0].pid}.db"))
         assert 'ringside_http_responses_total{route="/recommend",status="200"} 1.0' in scraped(home)
     assert not [worker for worker in workers if worker.is_running()]
+
+
+def _analyst(client: httpx.Client) -> int:
+    """How a new connection of an analyst is answered."""
+    headers = {"X-API-Key": KEYS["analyst"][0], "Connection": "close"}
+    return client.get("/experiments", headers=headers).status_code
 
 
 def _replica(client: httpx.Client) -> str | None:

@@ -182,8 +182,9 @@ def test_by_default_there_are_no_traces_and_nothing_is_imported_or_wrapped(tmp_p
     [record] = shop.broker.records(EXPOSURES)
     assert record.headers == ()
     program = (
-        "import sys; from services.recommend.app import compose; from services.settings import Settings;"
-        "compose(Settings(log_level='ERROR'));"
+        "import sys; from services.rates import Moments; from services.recommend.app import compose;"
+        "from services.settings import Settings;"
+        "compose(Settings(log_level='ERROR'), Moments());"
         "sys.exit('services.adapters.tracing' in sys.modules)"  # redis-py itself imports OpenTelemetry
     )
     assert (

@@ -1,6 +1,7 @@
 """Who may come in: every route of the OpenAPI description by every role, rotation of keys, and rates."""
 
 import asyncio
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from spoiled_requests import Fuzz, Operation, operations, written
 
 from services.errors import ConfigurationError, NoKeyError
 from services.keys import Keys, digest_of, new_key
-from services.rates import Buckets
+from services.rates import CELLS, REMEMBERED, Buckets, Moments
 from services.recommend.application import create_app
 from services.recommend.gate import parse_rates
 from services.settings import Settings
@@ -177,12 +178,53 @@ def test_who_waits_as_told_is_let_in() -> None:
     assert buckets.wait_s("a", 5.0 + wait_s) == 0.0
 
 
-def test_many_clients_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.rates.MOST_NAMES", 100)
-    buckets = Buckets(1.0, 5.0)
-    for at in range(1_000):
-        buckets.wait_s(str(at), 7.0)
-    assert len(buckets._full_at) <= 100
+def test_many_clients_do_not_fill_the_memory_and_slow_nobody_else_down() -> None:
+    moments = Moments(b"fixed, so that this test is the same each time")
+    buckets = Buckets(1.0, 5.0, moments)
+    for at in range(500):
+        while not buckets.wait_s(f"sends too much {at}", 7.0):
+            pass
+    assert all(buckets.wait_s(f"newcomer {at}", 7.0) == 0.0 for at in range(20_000))
+    assert len(moments.cells) == CELLS
+    assert buckets._places.cache_info().currsize <= REMEMBERED
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 3), st.sampled_from("ab")), max_size=200),
+    st.sampled_from([0.5, 2.0, 20.0]),
+)
+def test_workers_share_their_buckets(asked: list[tuple[float, int, str]], per_s: float) -> None:
+    """Whoever of them is asked: together they answer what one would."""
+    alone, moments, now_s = Buckets(per_s, 1.0), Moments(), 0.0
+    workers = [Buckets(per_s, 1.0, moments) for _ in range(4)]
+    for gap, worker, name in asked:
+        now_s += gap
+        assert workers[worker].wait_s(name, now_s) == alone.wait_s(name, now_s)
+
+
+class Forgetful(list[float]):
+    """Cells that lose some of what is written, as when two processes write at once."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__([0.0] * CELLS)
+        self._rng = random.Random(seed)
+
+    def __setitem__(self, place: object, value: object) -> None:
+        if self._rng.random() < 0.7:
+            super().__setitem__(place, value)  # type: ignore[index,assignment]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_lost_between_workers_only_lets_more_pass(seed: int) -> None:
+    rng, now_s = random.Random(seed), 0.0
+    exact, lossy = Buckets(5.0, 2.0), Buckets(5.0, 2.0, Moments(cells=Forgetful(seed)))
+    passed = [0, 0]
+    for _ in range(2_000):
+        now_s += rng.expovariate(10.0)
+        for at, buckets in enumerate((exact, lossy)):
+            passed[at] += buckets.wait_s("a", now_s) == 0.0
+        assert passed[0] <= passed[1]
+    assert passed[0] < passed[1]
 
 
 @pytest.mark.parametrize("wrong", ["boss=3", "client", "client=0", "client=-1", "client=nan", "admin=inf"])
