@@ -140,10 +140,10 @@ def image_environment() -> dict[str, str]:
 
 
 def installs(text: str) -> list[list[str]]:
-    """Words of every `pip install`, without what only changes what is printed."""
+    """Words of every `pip install`, without extras and what only changes what is printed."""
     text = text.replace("$(PIP)", "python -m pip").replace("$(TORCH_INDEX)", "$TORCH_INDEX")
     found = re.findall(r"python -m pip install ([^;\n]+)", text)
-    quiet = re.compile(r"-q |--progress-bar on |'\[dev\]'|\[dev\]")
+    quiet = re.compile(r"-q |--progress-bar on |\[\w+\]")
     return [[word.strip("'") for word in shlex.split(quiet.sub("", line))] for line in found]
 
 
@@ -151,6 +151,15 @@ def test_the_image_installs_with_the_same_lines_as_the_makefile() -> None:
     runs = "\n".join(arguments for instruction, arguments in dockerfile() if instruction == "RUN")
     assert installs(runs) == installs((ROOT / "Makefile").read_text("utf-8"))
     assert len(installs(runs)) == 2
+
+
+def test_the_image_can_send_the_traces_that_compose_lets_one_ask_for() -> None:
+    assert all("RINGSIDE_TRACE_TO" in OURS[name]["environment"] for name in PROCESSES)
+    [ours] = [arguments for instruction, arguments in dockerfile() if " -e " in arguments]
+    assert ours == "python -m pip install -c constraints.txt -e '.[tracing]'"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()}
+    assert set(extras["tracing"]) <= pinned
 
 
 def test_the_image_holds_every_package_and_only_files_that_exist() -> None:
