@@ -436,7 +436,7 @@ def test_sums_that_cannot_be_read_and_a_log_that_was_cut_are_said_in_the_questio
     console.recounting.open_log()._broker.truncate("exposures", 0, 20)
     admin = console.client("adm")
     question = asked_recount(console, admin)
-    assert "These sums can't be read. sums: &#39;what|&lt;b&gt;&#39; is not" in question
+    assert "These sums can't be read: &#39;what|&lt;b&gt;&#39; is not" in question
     assert "exposures/0 begins at offset 20" in question
     assert re.search(r'value="false" disabled', question)
     assert re.search(r'value="true" checked', question)
