@@ -3,10 +3,15 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from counted_shop import LOOK_MS, PARTITIONS, POISON, Shop
+from fastapi.testclient import TestClient
+from small_shop import KEYS
+from small_shop import Shop as Front
 from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
 from typer.testing import CliRunner
 
@@ -16,6 +21,7 @@ from services import bootstrap, events
 from services.cli import app
 from services.commanding import decide
 from services.ports import Positions
+from services.recommend.application import create_app
 from services.recounting import Asked
 
 SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000
@@ -172,6 +178,30 @@ def test_the_command_says_what_it_would_drop_and_does_it_when_told(
     store.apply(0, at, Positions("log", 7, 8, 7, (("storefront", 1),)), {}, ["storefront"])
     assert store.load(0)[1] == {"storefront": {}}
     assert store.load_all("storefront", 4, 1)[0] == {}
+
+
+def test_over_http_the_sums_in_redis_go_when_they_were_seen(
+    embedded_broker: Any, redis_server: Any, settings_for: Callable, tmp_path: Path
+) -> None:
+    settings = settings_for(embedded_broker, redis_server)
+    front = Front(tmp_path)
+    front.log = bootstrap.decision_log(settings)
+    front.start("good")
+    store = bootstrap.tally_store(settings)
+    store.apply(0, None, Positions("log", 7, 8, 7), {"storefront": {"1|good|0|n": 41, "what|is": 1}})
+    deps = replace(front.deps(), recounting=bootstrap.recounting(settings))
+    with TestClient(create_app(deps), headers={"X-API-Key": KEYS["admin"][0]}) as call:
+        told = call.post("/experiments/storefront/recount", json={}).json()
+        assert "'what|is' is not" in told["dropped"]["unreadable"]
+        assert told["out_of_reach"] is None
+        done = call.post("/experiments/storefront/recount", json={"seen": told["seen"]}).json()
+        assert (done["done"], done["state"]["counting"]["generation"]) == (True, 1)
+        assert done["dropped"]["digest"] == told["dropped"]["digest"]
+        redis_server.server.freeze()
+        refused = call.post("/experiments/storefront/recount", json={})
+    assert refused.status_code == 503
+    assert "Redis at " in refused.json()["error"]["message"]
+    assert front.log.history("storefront")[-1].revision == done["state"]["revision"]
 
 
 def ringside(*words: str) -> str:
