@@ -18,7 +18,8 @@ def main() -> int:
     from tests.crash.table import show
 
     arguments = parsed()
-    logging.basicConfig(level=logging.ERROR)  # our own clients outlive each scenario's broker, and say so
+    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # our own clients outlive their broker, and say so
     preload()
     chosen = (
         [SHORT] if arguments.short else [s for s in FULL if not arguments.only or s.name in arguments.only]

@@ -1,5 +1,6 @@
 """The person who runs the experiment meanwhile: enters, rolls back and undoes over HTTP, wants retraining."""
 
+import contextlib
 import random
 import threading
 import time
@@ -46,7 +47,8 @@ class Operator:
         """Until `stop`."""
         try:
             while not self.stop.wait(EVERY_S):
-                self._turn()
+                with contextlib.suppress(UnavailableError):  # while the broker is away there is nothing to do
+                    self._turn()
         except BaseException as error:  # noqa: BLE001 (told by whoever waits for us)
             self.error = error
 

@@ -15,6 +15,7 @@ import redis
 
 from experiments.experiment import Experiment
 from services import bootstrap, events
+from services.adapters.pin_layout import vouch_key
 from tests.crash.children import call
 from tests.crash.commander import Operator
 from tests.crash.dump import dump
@@ -58,10 +59,10 @@ def play(scenario: Scenario, folder: Path, kafka: str | None = None, redis_url: 
         print(f"{scenario.name} {time.monotonic() - began_s:6.1f} s  {what}", flush=True)
 
     home = folder / scenario.name
-    with servers(scenario, home, kafka, redis_url) as (broker, cache):
-        site = opened(scenario, home, broker, cache)
+    with servers(scenario, home, kafka, redis_url) as on:
+        site = opened(scenario, home, on)
         tell(f"installed; seed {scenario.seed}")
-        supervisor = Supervisor(site)
+        supervisor = Supervisor(site, on.broker)
         operator = Operator(site)
         try:
             seen = under_fire(site, supervisor, operator)
@@ -113,6 +114,7 @@ def left(site: Site, seen: Seen, supervisor: Supervisor) -> Found:
     then look."""
     for behind in (uncounted, unwritten, unpushed):
         wait_for(lambda behind=behind: behind(site, ends_of(site)), UNTIL_S)
+    wait_for(lambda: unvouched(site), UNTIL_S)
     wait_for(lambda: "a retraining request is open" * state_of(site).retrain_pending, UNTIL_S)
     supervisor.stop("decider", "trainer")
     wait_for(lambda: lagging(site), UNTIL_S)
@@ -180,6 +182,13 @@ def behind(what: str, positions: Mapping[Pair, int], ends: Mapping[Pair, int]) -
         pair: (positions.get(pair, 0), end) for pair, end in ends.items() if positions.get(pair, 0) < end
     }
     return f"{what}: {open_}" if open_ else ""
+
+
+def unvouched(site: Site) -> str:
+    """Whether pins that Redis forgot are still being put back, so that nobody counts."""
+    with connected(site) as client:
+        there = client.exists(vouch_key(f"{site.settings.experiment}|"))
+    return "" if there else "pins are missing"
 
 
 def lagging(site: Site) -> str:

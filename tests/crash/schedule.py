@@ -7,6 +7,8 @@ from typing import Literal
 
 Kind = Literal["bandit", "decider", "activity", "lake", "trainer", "recommend"]
 KINDS: tuple[Kind, ...] = ("bandit", "decider", "activity", "lake", "trainer", "recommend")
+Shock = Literal["redis emptied", "broker killed"]
+EVERY_SHOCK: tuple[Shock, ...] = ("redis emptied", "broker killed")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,11 +27,21 @@ class Fault:
     for_s: float = 0.5
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Blow:
+    """Not before `at_s`: Redis forgets everything, or the broker dies for `for_s` and starts again."""
+
+    at_s: float
+    what: Shock
+    for_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One run. `kills`: by kind; `hangs`: processes stopped for `hang_s`, longer than `session_s`, by kind;
-    `span_s`: over which the faults are spread (they wait for each other, so it may take longer);
-    `lateness_s`: what comes later than that, on a busy machine, is counted as late, on both sides."""
+    `shocks`: to the servers that all of them use; `span_s`: over which the faults are spread (they wait for
+    each other, so it may take longer); `lateness_s`: what comes later than that, on a busy machine, is
+    counted as late, on both sides."""
 
     name: str
     unit: Literal["request", "session", "user_day"]
@@ -37,6 +49,7 @@ class Scenario:
     seed: int
     kills: Mapping[Kind, int]
     hangs: Mapping[Kind, int] = field(default_factory=dict)
+    shocks: Mapping[Shock, int] = field(default_factory=dict)
     span_s: float = 100.0
     session_s: float = 3.0
     hang_s: float = 7.0
@@ -56,8 +69,9 @@ KILLS: Mapping[Kind, int] = {
     "recommend": 8,
 }
 HANGS: Mapping[Kind, int] = {"bandit": 3, "decider": 1, "lake": 1, "activity": 1}
+SHOCKS: Mapping[Shock, int] = {"redis emptied": 2, "broker killed": 1}
 FULL = tuple(
-    Scenario(f"{unit}-{partitions}", unit, partitions, seed, KILLS, HANGS)
+    Scenario(f"{unit}-{partitions}", unit, partitions, seed, KILLS, HANGS, SHOCKS)
     for seed, (unit, partitions) in enumerate(
         ((unit, partitions) for partitions in (4, 32) for unit in ("request", "session", "user_day")), start=1
     )
@@ -70,6 +84,7 @@ SHORT = Scenario(
     seed=7,
     kills=dict.fromkeys(KINDS, 1),
     hangs={"bandit": 1},
+    shocks={"redis emptied": 1},
     span_s=10.0,
     session_s=6.0,
     hang_s=8.0,
@@ -107,3 +122,13 @@ def schedule(scenario: Scenario) -> list[Fault]:
         for number in range(count)
     ]
     return sorted(faults + hangs, key=lambda fault: fault.at_s)
+
+
+def blows(scenario: Scenario) -> list[Blow]:
+    """In order of time, none in the first fifth: there is something to lose by then."""
+    rng = random.Random(scenario.seed + 500)
+    return sorted(
+        Blow(rng.uniform(0.2, 1.0) * scenario.span_s, what, rng.uniform(0, 3.0))
+        for what, count in scenario.shocks.items()
+        for _ in range(count)
+    )

@@ -16,7 +16,7 @@ TRIES = 2
 AGAIN = 5  # times an event that was refused with 503 is sent
 # What each arm earns, by the order in which it entered: the second is best, so weights never rest.
 RATES = (0.25, 0.4, 0.15)
-UNASSIGNED = {"no_fresh_features", "champion_only", "cut_off"}  # slates of no arm's account
+UNASSIGNED = {"no_fresh_features", "no_pins", "champion_only", "cut_off"}  # slates of no arm's account
 STEADY = 24  # shoppers who stay from the first moment to the last
 SLATE = 5
 
@@ -106,9 +106,7 @@ class Crowd:
     def _note(self, user: str, session: str, answer: dict[str, Any]) -> None:
         self.seen.empty += not answer["items"]
         self.seen.degraded[answer["degraded"] or "full"] += 1
-        left_out = {"no_fresh_features", "champion_only", "cut_off"} & set(
-            (answer["degraded"] or "").split(",")
-        )
+        left_out = UNASSIGNED & set((answer["degraded"] or "").split(","))
         unit = {"session": (user, session), "user_day": (user, "")}.get(self._scenario.unit)
         if unit is None or left_out or answer["experiment"] is None:
             return

@@ -52,29 +52,37 @@ class Site:
         return f"http://{self.settings.host}:{self.settings.recommend_port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Addresses of a broker with fresh topics and of an empty Redis; `broker`: if it is ours to kill."""
+
+    kafka: str
+    redis: str
+    broker: LocalKafka | None
+
+
 @contextmanager
-def servers(
-    scenario: Scenario, home: Path, kafka: str | None, redis: str | None
-) -> Iterator[tuple[str, str]]:
-    """Addresses of a broker with fresh topics and of an empty Redis: those that are named, or our own."""
+def servers(scenario: Scenario, home: Path, kafka: str | None, redis: str | None) -> Iterator[Servers]:
+    """Those that are named, or our own."""
     with ExitStack() as stack:
+        broker = None
         if kafka is None:
             broker = stack.enter_context(QuickKafka(home / "kafka", scenario.partitions))
             broker.create_topics()
             kafka = broker.bootstrap
         if redis is None:
             redis = stack.enter_context(EmbeddedRedis(home / "redis")).url
-        yield kafka, redis
+        yield Servers(kafka, redis, broker)
 
 
-def opened(scenario: Scenario, home: Path, kafka: str, redis: str) -> Site:
+def opened(scenario: Scenario, home: Path, on: Servers) -> Site:
     """Everything on disk, and the socket; no process runs yet."""
     keys = {role: new_key(role) for role in ROLES}
     listening = listener("127.0.0.1", 0)
     settings = Settings(
         home=home,
-        redis_url=redis,
-        kafka_bootstrap=kafka,
+        redis_url=on.redis,
+        kafka_bootstrap=on.kafka,
         kafka_mode="kafka",
         kafka_partitions=scenario.partitions,
         keys=",".join(pair for _, pair in keys.values()),

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import redis
 
+from services.adapters.local_kafka import LocalKafka
 from tests.crash.children import Child
 from tests.crash.instants import DISARMED, HANGING, INSTANTS, hanging
-from tests.crash.schedule import KINDS, Fault, schedule
+from tests.crash.schedule import KINDS, Blow, Fault, blows, schedule
 from tests.crash.site import Site
 
 LOOK_S = 0.02
@@ -20,10 +21,11 @@ SETTLED_S = 0.3  # a process that serves this long may let another one die
 
 @dataclass(slots=True)
 class Told:
-    """What was done. `kills`: by kind; `instants`: by (kind, what), part of the kills; `own`: processes that
-    ended although nobody killed them."""
+    """What was done. `kills`: by kind; `instants`: by (kind, what), part of the kills; `shocks`: to Redis and
+    the broker; `own`: processes that ended although nobody killed them."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    shocks: Counter[str] = field(default_factory=Counter)
     instants: Counter[tuple[str, str]] = field(default_factory=Counter)
     hangs: Counter[str] = field(default_factory=Counter)
     own: list[str] = field(default_factory=list)
@@ -43,8 +45,9 @@ class _Due:
 class Supervisor:
     """Two threads' meeting point: `run` works in its own thread until every fault has happened."""
 
-    def __init__(self, site: Site):
+    def __init__(self, site: Site, broker: LocalKafka | None = None):
         self.site = site
+        self._broker = broker
         self.told = Told()
         self.done = threading.Event()
         self.error: BaseException | None = None
@@ -52,6 +55,7 @@ class Supervisor:
         self._left: dict[str, deque[Fault]] = {kind: deque() for kind in KINDS}
         for fault in schedule(site.scenario):
             self._left[fault.kind].append(fault)
+        self._blows = deque(blows(site.scenario))
         self._open: list[_Due] = []
         self._now_s = 0.0
         self._redis = redis.Redis.from_url(site.settings.redis_url, decode_responses=True)
@@ -82,9 +86,11 @@ class Supervisor:
 
     def _run(self) -> None:
         began_s = time.monotonic()
-        while any(self._left.values()) or self._open:
+        while any(self._left.values()) or self._open or self._blows:
             self._now_s = time.monotonic()
             self._look()
+            if self._blows and self._now_s - began_s >= self._blows[0].at_s:
+                self._fall(self._blows.popleft())
             for due in list(self._open):
                 self._pursue(due)
             for kind, left in self._left.items():
@@ -145,6 +151,17 @@ class Supervisor:
             place = int(fault.instant * len(INSTANTS[child.kind]))
             child.armed.value = place
             self._open.append(_Due(child, fault, self._now_s + PATIENCE_S, "dies", place))
+
+    def _fall(self, blow: Blow) -> None:
+        """On whatever else is going on; no other fault begins until the broker is back."""
+        if blow.what == "redis emptied":
+            self._redis.flushall()
+        else:
+            assert self._broker is not None, "only our own broker may be killed"
+            self._broker.server.kill()
+            time.sleep(blow.for_s)
+            self._broker.restart()
+        self.told.shocks[blow.what] += 1
 
     def _hang(self, child: Child, fault: Fault) -> None:
         child.signal(signal.SIGSTOP)

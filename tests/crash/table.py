@@ -7,14 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.crash.play import Outcome
-from tests.crash.schedule import KINDS
+from tests.crash.schedule import EVERY_SHOCK, KINDS
 
 NAMED = 10
+FIGURES = ("commands", "slates", "broken", "events", "minutes")
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
     """Kills, traffic, proofs, and what is wrong."""
-    console = Console(width=150)
+    console = Console(width=180)
     console.print(killed(outcomes))
     console.print(instants(outcomes))
     console.print(proved(outcomes))
@@ -28,7 +29,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
 def killed(outcomes: Sequence[Outcome]) -> Table:
     """A row a scenario."""
     table = Table(title="Processes killed (SIGKILL) and hung (SIGSTOP … SIGCONT) under load")
-    for name in ("scenario", *KINDS, "kills", "hung", "commands", "slates", "broken", "events", "minutes"):
+    for name in ("scenario", *KINDS, "kills", "hung", *EVERY_SHOCK, *FIGURES):
         table.add_column(name, justify="left" if name == "scenario" else "right")
     total: Counter[str] = Counter()
     for outcome in outcomes:
@@ -47,6 +48,7 @@ def _figures(outcome: Outcome) -> dict[str, float]:
         **{kind: told.kills[kind] for kind in KINDS},
         "kills": told.kills.total(),
         "hung": told.hangs.total(),
+        **{shock: told.shocks[shock] for shock in EVERY_SHOCK},
         "commands": outcome.commands,
         "slates": seen.statuses.total(),
         "broken": seen.broken,

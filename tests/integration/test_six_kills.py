@@ -1,5 +1,5 @@
-"""The crash run in small: a kill of every kind of process and a zombie, on a real Apache Kafka and a real
-Redis. `make test-crash` is the same at length."""
+"""The crash run in small: a kill of every kind of process, a zombie and an emptied Redis, on a real Apache
+Kafka and a real Redis. `make test-crash` is the same at length."""
 
 import subprocess
 import sys
