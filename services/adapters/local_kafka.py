@@ -97,7 +97,8 @@ class LocalKafka:
         if (self.directory / "log" / "meta.properties").exists():
             return
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        format_log = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        # one word: one id in 64 begins with a dash, and would be taken for an option
+        format_log = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)]
         done = subprocess.run(self._java(*format_log), capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ConfigurationError(

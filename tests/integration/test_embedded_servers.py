@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -265,3 +266,19 @@ def test_a_port_in_use_is_refused_by_number_before_anything_is_printed(command, 
     assert told.returncode == 2
     assert told.stdout == ""
     assert f"port {port} on 127.0.0.1: Address already in use" in told.stderr
+
+
+def test_an_id_of_the_cluster_may_begin_with_a_dash(
+    kafka_broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kafka_broker`: only where a Kafka can run."""
+    from services.adapters import local_kafka
+
+    class Formatted(local_kafka.LocalKafka):
+        def _start(self) -> Any:
+            return None
+
+    monkeypatch.setattr(local_kafka.uuid, "uuid4", lambda: uuid.UUID(int=0xF8 << 120))
+    Formatted(tmp_path / "kafka", partitions=1)
+    told = (tmp_path / "kafka" / "log" / "meta.properties").read_text("utf-8")
+    assert "cluster.id=-AAAAAAAAAAAAAAAAAAAAA" in told
