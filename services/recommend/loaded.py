@@ -104,7 +104,7 @@ class Loaded:
         self._look_switch()
 
     async def _look_state(self) -> None:
-        self._metrics.tasks(self._deps.replica, len(asyncio.all_tasks()))
+        self._metrics.turned(self._deps.replica, self._deps.clock_ms(), len(asyncio.all_tasks()))
         state = await self._on(self._state_thread, self._read_state)
         known = self.serving.state
         newer = state is not None and (known is None or state.revision > known.revision)

@@ -49,6 +49,7 @@ class _Gauges:
         self.items = gauge("ringside_catalogue_items", "Items that may be shown.")
         self.state_age = gauge("ringside_state_age_seconds", "Since the experiment state was last read.")
         self.alone = gauge("ringside_champion_only", "1 while only the champion serves.")
+        self.turned = gauge("ringside_event_loop_turn_timestamp_seconds", "When the event loop last turned.")
         self.tasks = gauge("ringside_event_loop_tasks", "Tasks of the event loop, requests among them.")
         self.memory = gauge("ringside_resident_memory_bytes", "Memory of the replica.")
         self.cpu = gauge("ringside_cpu_used_seconds", "CPU time of the replica since it started.")
@@ -122,9 +123,11 @@ class Metrics:
         if status == 429:
             self.shed("rate_limit")
 
-    def tasks(self, replica: str, count: int) -> None:
-        """How many tasks the event loop has."""
-        self._of.tasks.labels(replica).set(count)
+    def turned(self, replica: str, now_ms: int, tasks: int) -> None:
+        """The event loop turns, and has so many tasks: metrics alone would be told by other threads, and by a
+        supervisor, when it no longer does."""
+        self._of.turned.labels(replica).set(now_ms / 1_000)
+        self._of.tasks.labels(replica).set(tasks)
 
     def shed(self, reason: str) -> None:
         """A request was refused before any work: `overload`, or `rate_limit` of its key."""

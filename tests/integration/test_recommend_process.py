@@ -102,9 +102,7 @@ def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
         until(lambda: len(cache.heartbeats()) == 2)
         started = client.post("/experiments/storefront/start", json={"model_version": model, "arm": "first"})
         assert started.status_code == 200
-        until(
-            lambda: all(beat.loaded == (model,) and beat.champion == "first" for beat in cache.heartbeats())
-        )
+        until(lambda: [(b.loaded, b.champion) for b in cache.heartbeats()] == [((model,), "first")] * 2)
         served = {_replica(client) for _ in range(40)}
         assert len(served) == 2
         answer = client.get("/recommend?user_id=a&session_id=s&n=3").json()

@@ -382,6 +382,16 @@ def test_units_of_one_request_have_no_pins(tmp_path: Path) -> None:
         assert value(parsed(caller.get("/metrics", "analyst").text), "ringside_pins_total") == 0
 
 
+def test_an_event_loop_says_when_it_turned(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    with shop.client() as caller:
+        turned = "ringside_event_loop_turn_timestamp_seconds"
+        assert value(parsed(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000
+        shop.now_ms += 5_000
+        caller.look()
+        assert value(parsed(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000
+
+
 def test_a_request_that_is_shed_is_counted() -> None:
     metrics = Metrics()
     metrics.shed("overload")
