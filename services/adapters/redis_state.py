@@ -170,13 +170,14 @@ class RedisTallyStore(_OnRedis):
     def load_all(
         self, experiment: str, partitions: int, generation: int = 0
     ) -> tuple[Sums, dict[str, int], int | None]:
-        """One round trip; each partition as of one moment."""
-        with self._reaching():
-            rows = self._read([(partition, experiment) for partition in range(partitions)])
+        """Each partition as of one moment, in a round trip of its own: asked for all at once, Redis answers
+        nobody else until it has read them, and slates would be late at every look."""
         total: Sums = {}
         positions: dict[str, int] = {}
         marks: list[int] = []
-        for partition, (stored, mark, flat) in enumerate(rows):
+        for partition in range(partitions):
+            with self._reaching():
+                [(stored, mark, flat)] = self._read([(partition, experiment)])
             at = _decode(stored)
             if (at.generation(experiment) if at else 0) != generation:
                 continue

@@ -1,12 +1,16 @@
-"""How large sums and weights versions grow: days of an experiment at 32 partitions, on a real Redis.
+"""How large sums and weights versions grow, and how long a look at them keeps Redis from others: days of an
+experiment at 32 partitions, on a real Redis.
 
 Worst case of the rules: every look (300 s) makes a weights version, and every partition has units of every
 arm under every version. `python -m tests.benchmarks.sums_size` prints one JSON object a day asked for.
 """
 
 import json
+import multiprocessing
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 
 import msgspec
 import redis
@@ -34,17 +38,44 @@ def measure(days: int) -> dict[str, float]:
             for partition in range(PARTITIONS):
                 _fill(store, partition, days)
             used = client.info("memory")["used_memory"] - before
-        began = time.perf_counter()
-        sums = store.load_all("storefront", PARTITIONS)[0]
-        load_s = time.perf_counter() - began
+        with _another(server.url) as waits:
+            began = time.perf_counter()
+            sums = store.load_all("storefront", PARTITIONS)[0]
+            load_s = time.perf_counter() - began
     state = _state(days)
     return {
         "days": days,
         "redis_mib": round(used / 2**20, 2),
         "fields_a_partition": len(sums),
         "load_all_ms": round(1_000 * load_s, 1),
+        "longest_wait_of_others_ms": round(1_000 * waits.recv(), 1),
         "state_kib": round(len(msgspec.json.encode(state)) / 1_024, 1),
     }
+
+
+@contextmanager
+def _another(url: str) -> Iterator[Connection]:
+    """Somebody else asks Redis all the time, in a process of their own; says their longest wait (s) in the
+    end."""
+    ours, theirs = multiprocessing.Pipe()
+    other = multiprocessing.get_context("spawn").Process(target=_ping, args=(url, theirs))
+    other.start()
+    ours.recv()
+    yield ours
+    ours.send("enough")
+    other.join()
+
+
+def _ping(url: str, pipe: Connection) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.ping()
+        pipe.send("ready")
+        longest_s = 0.0
+        while not pipe.poll():
+            began = time.perf_counter()
+            client.ping()
+            longest_s = max(longest_s, time.perf_counter() - began)
+        pipe.send(longest_s)
 
 
 def _fill(store: RedisTallyStore, partition: int, days: int) -> None:
