@@ -156,7 +156,7 @@ class Worker:
     def _stored(self, index: int) -> Positions | None:
         """Where to count from; None if data was lost and nobody has accepted it yet."""
         store = self._ports.store
-        stored, _ = store.load(index)
+        stored = store.standing([index]).get(index)
         bounds = {topic: self._ports.consumer.bounds(topic, index) for topic in (EXPOSURES, EVENTS)}
         if stored is None:
             return self._anew(index, bounds)
