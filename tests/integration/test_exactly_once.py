@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
 from recount import added, recount
@@ -49,9 +49,9 @@ class Faulty:
         self._store.apply(partition, fetched_from, moved_to, deltas)
         self._maybe(KilledError("after apply"), UnavailableError("redis", "the answer was lost"))
 
-    def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
-        self._maybe(UnavailableError("redis", "load"))
-        return self._store.load(partition)
+    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+        self._maybe(UnavailableError("redis", "standing"))
+        return self._store.standing(partitions)
 
     def __getattr__(self, name: str):
         return getattr(self._store, name)
