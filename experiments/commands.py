@@ -111,7 +111,9 @@ def undo(state: Experiment, reverts: int, origin: Origin) -> Decision:
     shares = {name: state.weights.shares.get(name, 0.0) for name in live}
     champion = next((name for name, role in before.items() if role == "champion"), state.champion)
     if champion != state.champion:
-        shares[champion], shares[state.champion] = shares[state.champion], shares.get(champion, 0.0)
+        kept = state.weights.shares
+        swapped = {champion: kept.get(state.champion, 0.0), state.champion: kept.get(champion, 0.0)}
+        shares |= {name: share for name, share in swapped.items() if name in live}
     reason = f"Revision {reverts} is undone."
     return _next(state, "undo", _rest_to(shares, champion), {"reverts": reverts}, origin, reason)
 

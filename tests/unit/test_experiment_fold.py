@@ -220,6 +220,16 @@ def test_undo_of_a_rollback_returns_the_arm_at_weight_zero_with_a_new_ramp():
     assert state.races[0].from_version == state.weights.version
 
 
+def test_an_undone_rollback_of_the_champion_can_be_done_again():
+    makers = [enters("als"), weighs(popularity=0.4, als=0.6), promotes("als"), rolls_back("als"), undoes(5)]
+    state, _ = after(*makers, undoes(6))
+    assert {name: arm.role for name, arm in state.arms.items()} == {
+        "popularity": "champion",
+        "als": "retired",
+    }
+    assert state.weights.shares == {"popularity": 1.0}
+
+
 def test_pause_remembers_what_to_resume_less_what_was_retired_meanwhile():
     makers = [enters("als"), enters("text"), weighs(popularity=0.5, als=0.3, text=0.2), paused]
     state, _ = after(*makers, resumed)
