@@ -41,7 +41,7 @@ def measure(units: int = UNITS) -> dict[str, float]:
             window_s=5.0,
             lateness_s=30.0,
         )
-        _start_experiment(settings)
+        start_experiment(settings)
         records = _fill(settings, units)
         bare = _timed(lambda: _consume(settings, records))
         worker = _timed(lambda: _count(settings, records, units))
@@ -55,7 +55,8 @@ def measure(units: int = UNITS) -> dict[str, float]:
     }
 
 
-def _start_experiment(settings: Settings) -> None:
+def start_experiment(settings: Settings) -> None:
+    """One champion; the windows are the settings'."""
     rules = Rules(window_s=settings.window_s, lateness_s=settings.lateness_s)
     origin = commands.Origin("bench", _now_ms())
     champion = {"name": "als", "model_version": "als-1"}
@@ -67,7 +68,7 @@ def _fill(settings: Settings, units: int) -> int:
     rng, producer = random.Random(0), bootstrap.producer(settings)
     sent = []
     for number in range(units):
-        shown = _exposure(rng, number)
+        shown = exposure(rng, number)
         sent.append(producer.send(events.EXPOSURES, shown.routing_key, events.encode(shown)))
         if number % 2:
             sent.append(producer.send(events.EVENTS, shown.routing_key, events.encode(_click(shown))))
@@ -126,7 +127,8 @@ def _timed(work: Callable[[], None]) -> _Spent:
     return _Spent(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def _exposure(rng: random.Random, number: int) -> events.Exposure:
+def exposure(rng: random.Random, number: int) -> events.Exposure:
+    """The first slate of a session: ten items for user `number`, now."""
     at_ms, arm = _now_ms(), rng.choice(["als", "pop"])
     return events.Exposure(
         received_at=at_ms, recommendation_id=f"{rng.randrange(2**64):032x}", experiment=EXPERIMENT,
