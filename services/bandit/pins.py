@@ -68,25 +68,32 @@ class PinKeeper:
         except UnavailableError:  # what waits for the broker gets the margin when it is back
             self.reading = dict.fromkeys(self.reading, asked_ms)
             raise
+        before = self.consumer.positions()
         try:
-            records = self.consumer.poll(0.0, MOST_RECORDS)
+            self._put_back(self.consumer.poll(0.0, MOST_RECORDS))
         except DataLossError as error:
             logger.warning("exposures went while pins were put back: %s", error)
             self.reading = {}
             return
-        found = pins_of(records, self._living(), self.clock())
-        self.store.put_back(found)
-        self.put_back += len(found)
+        except UnavailableError:
+            self.consumer.assign(before)  # what was read is read again
+            raise
         positions = self.consumer.positions()
         for index, seen_ms in list(self.reading.items()):
             pair = (EXPOSURES, index)
             if asked_ms >= seen_ms + self.safety_ms and positions.get(pair, -1) >= ends[pair]:
                 self._finish(index)
 
+    def _put_back(self, records: Iterable[Record]) -> None:
+        found = pins_of(records, self._living(), self.clock())
+        self.store.put_back(found)
+        self.put_back += len(found)
+
     def _finish(self, index: int) -> None:
         """It is read on till the others are done, which does no harm."""
+        whole = self.store.mark_restored(index)
         del self.reading[index]
-        if self.store.mark_restored(index):
+        if whole:
             logger.info("pins of partition %d are whole; %d were put back so far", index, self.put_back)
         else:
             logger.warning("pins of partition %d went again while they were put back", index)

@@ -150,6 +150,28 @@ def test_a_loss_while_the_broker_is_away_is_made_good_when_it_is_back(site):
     assert [shown.first for shown in site.exposures()] == [True, False]
 
 
+@pytest.mark.parametrize("fails", ["catch_up", "put_back", "mark_restored"])
+def test_what_was_read_before_a_failure_is_read_again(site, fails):
+    site.keep()
+    of = site.keeper.decisions if fails == "catch_up" else site.pins
+    works = getattr(of, fails)
+
+    def fail_once(*given):
+        setattr(of, fails, works)
+        raise UnavailableError("Redis or the broker", "a blip")
+
+    with site.client() as call:
+        shown = call.slate("ada", "s", n=1)
+        site.pins.forget()
+        site.now_ms += 5_000
+        setattr(of, fails, fail_once)
+        with pytest.raises(UnavailableError):
+            site.keep()
+        site.keep()
+        assert call.slate("ada", "s", n=1)["arm"] == shown["arm"]
+    assert [shown.first for shown in site.exposures()] == [True, False]
+
+
 def test_what_waited_for_the_broker_gets_the_margin_once_it_is_back(site):
     site.keep()
     site.pins.forget()
