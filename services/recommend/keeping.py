@@ -131,6 +131,7 @@ class ChampionFile:
     def __init__(self, path: Path):
         self._path = path
         self._known: Champion | None = None
+        self._problem = ""  # that was told
 
     def read(self) -> Champion | None:
         """The remembered champion; None if there is none, or the file is damaged."""
@@ -143,11 +144,21 @@ class ChampionFile:
         return self._known
 
     def write(self, champion: Champion) -> None:
-        """Remember; written beside and moved, so that a crash leaves the old one or the new one."""
+        """Remember. A full or read-only disk is told once and must not end what still works."""
         if champion == self._known:
             return
+        try:
+            self._replace(msgspec.json.encode(champion))
+        except OSError as error:
+            if str(error) != self._problem:
+                log.warning("the champion is not remembered: %s", error)
+            self._problem = str(error)
+            return
+        self._known, self._problem = champion, ""
+
+    def _replace(self, text: bytes) -> None:
+        """Written beside and moved, so that a crash leaves the old one or the new one."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_suffix(".new")
-        beside.write_bytes(msgspec.json.encode(champion))
+        beside.write_bytes(text)
         beside.replace(self._path)
-        self._known = champion

@@ -205,6 +205,26 @@ def test_a_replica_starts_on_its_last_champion_without_redis_and_broker(shop: Sh
     assert shop.settings.kill_switch_path.parent.joinpath("recommend/champion.json").exists()
 
 
+def test_a_disk_that_takes_nothing_silences_nobody(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    folder = shop.settings.home / "recommend"
+    in_the_way = folder / "champion.new"
+    in_the_way.mkdir(parents=True)  # writing fails with an OSError, as it does on a full disk
+    shop.start()
+    with shop.client() as call:
+        call.look()
+        shop.decide(commands.enter, "other", "other")
+        call.look()
+        (beat,) = shop.cache.heartbeats()
+        warned = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+        errors = [line for line in caplog.records if line.levelname == "ERROR"]
+        in_the_way.rmdir()
+        call.look()
+    assert (beat.revision, set(beat.loaded)) == (shop.state.revision, {"good", "other"})
+    assert [line for line in warned if "champion" in line] == warned
+    assert (len(warned), errors) == (1, [])
+    assert (folder / "champion.json").exists()
+
+
 def test_a_lost_cache_is_refilled_by_whoever_still_knows(shop: Shop) -> None:
     shop.race(0.5)
     with shop.client() as call:
