@@ -31,6 +31,7 @@ TURN_S = 0.1  # longest block of the thread, and so the precision of deadlines
 FULL_S = 0.005  # block of the thread while librdkafka's buffers have no room for what waits here
 LONGEST_ASK_S = 1.0  # for the topics; deadlines are as imprecise until a broker has answered once
 TELL_AFTER_S = 1.0  # a connection being made is no news
+SETTLED_KEPT = 1_000  # entries that may wait behind an open one, beyond as many as are open
 
 
 @dataclass(slots=True, eq=False)
@@ -239,6 +240,9 @@ class Lane:
 
     def _expire(self, everything: bool = False) -> None:
         now = time.monotonic()
+        with self._sending:
+            if len(self._deadlines) > 2 * self._open + SETTLED_KEPT:  # those behind one that is stuck
+                self._deadlines = deque(entry for entry in self._deadlines if not entry.future.done())
         queue = self._deadlines
         while queue and (everything or queue[0].future.done() or queue[0].deadline <= now):
             late = UnavailableError("broker", f"no acknowledgement in time. {self._problem}".rstrip())

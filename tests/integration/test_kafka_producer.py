@@ -103,6 +103,17 @@ def test_a_missing_topic_holds_up_its_own_records_alone(embedded_broker: Any, pr
     assert "there is no topic nowhere" in str(failure(stuck[0]))
 
 
+def test_a_record_that_is_stuck_does_not_keep_those_behind_it(embedded_broker: Any, producer_to: Any) -> None:
+    producer = producer_to(embedded_broker, broker_ack_deadline_ms=60_000)
+    stuck = producer.send("nowhere", "ada", b"x")
+    behind = [producer.send(EVENTS, "ada", b"x") for _ in range(3 * kafka_lane.SETTLED_KEPT)]
+    kept = [weakref.ref(future) for future in behind]
+    assert {failure(future) for future in behind} == {None}
+    behind.clear()
+    until(lambda: sum(ref() is not None for ref in kept) <= kafka_lane.SETTLED_KEPT + 2)
+    assert not stuck.done()
+
+
 def test_nobody_can_cancel_what_is_on_its_way(producer_to: Any) -> None:
     assert not producer_to(broker_ack_deadline_ms=5_000).send(EVENTS, "ada", b"x").cancel()
 
