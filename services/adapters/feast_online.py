@@ -68,7 +68,7 @@ class FeastOnlineReader:
             return self._row(user, values, now_ms), _unpinned(stored), False
         pinning = _set_pin(unit_key, proposal, ttl_s, "NX") + pack(("GET", pin_key(unit_key)))
         vouching = pack(("EXISTS", vouch_key(unit_key)))
-        if not self._whole:  # pins are being put back: leave none that nobody counts
+        if not self._whole:  # pins are being put back: leave no more that nobody counts
             values, self._whole = await self._lane.request(packed + vouching, 2)
             return self._row(user, values, now_ms), None, False
         values, written, stored, self._whole = await self._lane.request(packed + pinning + vouching, 4)

@@ -1,11 +1,15 @@
 """POST /events: what is taken, what is refused, and what counts for which slate."""
 
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_shop import KEYS, SIGNING, START_MS, Shop, ids
 
+from services.ports import Record
+from services.recommend.collecting import acknowledged
 from services.recommend.tokens import Refusal, Tokens
 
 
@@ -201,3 +205,22 @@ def test_the_hot_path_and_the_router_answer_alike(shop: Shop) -> None:
         long = call.get("/recommend?user_id=z&n=2", headers={"Origin": "https://shop.example"})
     assert ids(short.json()) == ids(long.json())
     assert short.headers["cache-control"] == long.headers["cache-control"] == "no-store"
+
+
+def test_a_batch_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[Any] = []
+    futures: list[Future[Record]] = [Future() for _ in range(100)]
+
+    async def wait() -> None:
+        loop = asyncio.get_running_loop()
+        wake = loop.call_soon_threadsafe
+        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *call: (woken.append(call), wake(*call))[1])
+        waiting = asyncio.create_task(acknowledged(futures, 5.0))
+        await asyncio.sleep(0)
+        for future in futures:
+            threads.submit(future.set_result, Record("events", 0, 0, 0, None, b""))
+        await waiting
+
+    with ThreadPoolExecutor(4) as threads:
+        asyncio.run(wait())
+    assert len(woken) == 1
