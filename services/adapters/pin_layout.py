@@ -19,7 +19,7 @@ def pin_key(unit_key: str) -> str:
 
 def vouch_key(unit_key: str) -> str:
     """Key that is there while no pin of the unit's experiment is missing."""
-    return f"pins:whole:{unit_key.partition('|')[0]}"
+    return f"{{pins}}:whole:{unit_key.partition('|')[0]}"
 
 
 def encoded(pin: Pin) -> bytes:

@@ -11,7 +11,7 @@ from services.adapters.redis_state import connect, reaching, source
 from services.ports import Pin
 from services.settings import Settings
 
-RESTORED = "pins:restored"  # set of partitions whose pins were put back since Redis was empty
+RESTORED = "{pins}:restored"  # set of partitions whose pins were put back since Redis was empty
 RESTORING_S = 86_400  # life of what a killed process had begun
 
 
@@ -20,9 +20,8 @@ class RedisPinStore:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._restoring = (
-            f"pins:restoring:{secrets.token_hex(8)}"  # set of partitions, gone if Redis is emptied
-        )
+        # set of partitions, gone if Redis is emptied
+        self._restoring = f"{{pins}}:restoring:{secrets.token_hex(8)}"
 
     @cached_property
     def _redis(self) -> redis.Redis:
