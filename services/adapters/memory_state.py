@@ -1,33 +1,18 @@
-"""State in memory: doubles of the ports that Redis serves, with the same refusals and expiries.
+"""Sums and cached state in memory, with the refusals and expiries of Redis. `clock` gives ms."""
 
-Every double has `down`: while True it raises UnavailableError, as a dead Redis does. `clock` gives ms.
-"""
-
-import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from experiments.experiment import Decision, Experiment, apply
+from experiments.experiment import Experiment
 from services.adapters.memory_broker import Clock, wall_ms
-from services.errors import StalePositionError, UnavailableError
-from services.events import EVENTS, EXPOSURES, ItemChanged
-from services.ports import Heartbeat, Laid, Pin, Positions, StateCache, Sums, UserRow
-
-Fold = Callable[[Experiment | None, Decision], Experiment]
-
-
-class _Failing:
-    """Something that can be down."""
-
-    down = False
-
-    def _check(self) -> None:
-        if self.down:
-            raise UnavailableError("redis", "it is down")
+from services.adapters.memory_failing import Failing
+from services.errors import StalePositionError
+from services.events import EVENTS, EXPOSURES
+from services.ports import Heartbeat, Positions, Sums
 
 
-class MemoryTallyStore(_Failing):
+class MemoryTallyStore(Failing):
     """TallyStore: positions and sums of a partition change together or not at all."""
 
     def __init__(self) -> None:
@@ -138,7 +123,7 @@ class MemoryTallyStore(_Failing):
         return partition in self._accepted and self._accepted[partition] == positions
 
 
-class MemoryStateCache(_Failing):
+class MemoryStateCache(Failing):
     """StateCache: experiments by name, heartbeats and leases that expire by `clock`."""
 
     def __init__(self, clock: Clock = wall_ms):
@@ -191,159 +176,3 @@ class MemoryStateCache(_Failing):
             return False
         self._leases[name] = (holder, now + ttl_s * 1_000)
         return True
-
-
-class MemoryDecisionLog(_Failing):
-    """DecisionLog over a list. `fold(state, decision)` is the pure function that makes the next state."""
-
-    def __init__(self, fold: Fold = apply, cache: StateCache | None = None):
-        self._fold = fold
-        self._cache = cache
-        self._states: dict[str, Experiment] = {}
-        self._history: dict[str, list[Decision]] = {}
-        self._lock = threading.Lock()
-
-    def catch_up(self) -> Mapping[str, Experiment]:
-        """The state of every experiment."""
-        self._check()
-        return dict(self._states)
-
-    def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
-        """Records that count, oldest first."""
-        self._check()
-        return [record for record in self._history.get(experiment, []) if record.revision > after_revision]
-
-    def append(self, decision: Decision) -> Experiment:
-        """Append and return the new state; StalePositionError if the revision is not the next one."""
-        self._check()
-        with self._lock:
-            state = self._states.get(decision.experiment)
-            following = 1 if state is None else state.revision + 1
-            if decision.revision != following:
-                raise StalePositionError(
-                    f"{decision.experiment}: revision {decision.revision} is void, {following} is next"
-                )
-            new = self._states[decision.experiment] = self._fold(state, decision)
-            self._history.setdefault(decision.experiment, []).append(decision)
-        if self._cache is not None:
-            self._cache.put(new)
-            if state is None:
-                self._cache.vouch(decision.experiment)
-        return new
-
-
-class MemoryOnlineReader(_Failing):
-    """OnlineReader: `rows` by user, pins that expire by `clock`. `delay_s` makes it slow."""
-
-    def __init__(self, clock: Clock = wall_ms):
-        self.rows: dict[str, UserRow] = {}
-        self.pins: dict[str, tuple[Pin, float]] = {}
-        self.delay_s = 0.0
-        self.vouched = True
-        self.clock = clock
-
-    async def read(
-        self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
-    ) -> tuple[UserRow, Pin | None, bool]:
-        """Row, pin (first writer wins) and whether ours was written."""
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
-        self._check()
-        row = self.rows.get(user, UserRow())
-        if unit_key is None:
-            return row, None, False
-        if proposal is not None and not self.vouched:
-            return row, None, False
-        pin, until = self.pins.get(unit_key, (None, 0.0))
-        if pin is not None and until > self.clock():
-            return row, pin, False
-        if proposal is None:
-            return row, None, False
-        self.pins[unit_key] = (proposal, self.clock() + ttl_s * 1_000)
-        return row, proposal, True
-
-    async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
-        """Overwrite a pin."""
-        self._check()
-        self.pins[unit_key] = (pin, self.clock() + ttl_s * 1_000)
-
-
-class MemoryPinStore(_Failing):
-    """PinStore over a MemoryOnlineReader, whose pins it puts back and for whom it vouches."""
-
-    def __init__(self, reader: MemoryOnlineReader):
-        self._reader = reader
-        self.done: set[int] = set()
-        self._begun: set[int] = set()
-
-    def restored(self) -> frozenset[int]:
-        """Partitions that are done."""
-        self._check()
-        return frozenset(self.done)
-
-    def begin(self, partitions: Iterable[int]) -> None:
-        """Remembered until everything is lost."""
-        self._check()
-        self._begun.update(partitions)
-
-    def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
-        """Overwrite."""
-        self._check()
-        now_ms = self._reader.clock()
-        self._reader.pins.update({key: (pin, now_ms + ttl_ms) for key, (pin, ttl_ms) in pins.items()})
-
-    def mark_restored(self, partition: int) -> bool:
-        """One more is done, if it was begun."""
-        self._check()
-        if partition in self._begun:
-            self.done.add(partition)
-        return partition in self._begun
-
-    def vouch(self, experiments: Iterable[str], partitions: int) -> bool:
-        """The reader trusts its pins again."""
-        self._check()
-        self._reader.vouched = self._reader.vouched or len(self.done) >= partitions
-        return len(self.done) >= partitions
-
-    def forget(self) -> None:
-        """Lose everything, as an emptied Redis does."""
-        self.done.clear()
-        self._begun.clear()
-        self._reader.pins.clear()
-        self._reader.vouched = False
-
-
-class MemoryItemOverlay(_Failing):
-    """ItemOverlay: the newest change of each key, in the order of the log."""
-
-    def __init__(self) -> None:
-        self._said: dict[str, ItemChanged] = {}
-        self._place: Laid | None = None
-        self._lock = threading.Lock()
-
-    def laid(self) -> Laid | None:
-        """How far the log has been laid."""
-        self._check()
-        return self._place
-
-    def changes(self) -> tuple[Laid | None, list[ItemChanged]]:
-        """The place and the newest change of each key."""
-        self._check()
-        with self._lock:
-            return self._place, list(self._said.values())
-
-    def lay(self, fetched_from: Laid | None, moved_to: Laid, changes: Sequence[ItemChanged]) -> None:
-        """Keep the newest of each key and move, if the place is `fetched_from`."""
-        self._check()
-        with self._lock:
-            if self._place != fetched_from:
-                raise StalePositionError(f"the live catalogue no longer stands at {fetched_from}")
-            for change in changes:
-                self._said.pop(change.key, None)
-                self._said[change.key] = change
-            self._place = moved_to
-
-    def forget(self) -> None:
-        """Lose everything, as an emptied Redis does."""
-        with self._lock:
-            self._said, self._place = {}, None
