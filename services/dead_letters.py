@@ -10,8 +10,7 @@ and events, which it judges; the lake worker the rest. Other readers pass a bad 
 
 import logging
 from collections import Counter, OrderedDict
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 
 from services.errors import BadMessageError, UnavailableError
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 BURIED_BY = {EXPOSURES: "bandit", EVENTS: "bandit", DECISIONS: "lake", ITEMS: "lake", ACTIVITY: "lake"}
 CODES = ("not-json", "schema", "version", "too-large", "not-storable")  # of BadMessageError
-ACKNOWLEDGE_S = 5.0
+ACKNOWLEDGE_S = 5.0  # for all letters together: a worker that waits longer leaves no sign of life
 KEPT_BYTES = 64_000  # of a record that is too large to be kept whole
 REMEMBERED = 10_000  # origins whose letters are safe: a worker that reads again does not bury again
 REPLAY_OF = "replay-of"
@@ -59,29 +58,35 @@ class DeadLetters:
     def acknowledged(self) -> None:
         """Wait until every letter is safe: only then may positions pass the records they came from.
 
-        Raises UnavailableError; what failed was sent again, so call this again later.
+        Raises UnavailableError; what failed was sent again, so call this again later. What is still under way
+        was not: the producer may try for longer than anybody waits here.
         """
+        wait([burial.answer for burial in self._open.values()], ACKNOWLEDGE_S)
         for origin, burial in list(self._open.items()):
-            again = self._again(burial)
-            if again is not None:
-                self._open[origin] = again
-                continue
-            del self._open[origin]
-            self._safe[origin] = None
-            if len(self._safe) > REMEMBERED:
-                self._safe.popitem(last=False)
+            if burial.answer.done():
+                self._settle(origin, burial)
         if self._open:
             raise UnavailableError("dead-letters", f"{len(self._open)} records are not acknowledged yet")
 
+    def _settle(self, origin: str, burial: _Burial) -> None:
+        again = self._again(burial)
+        if again is not None:
+            self._open[origin] = again
+            return
+        del self._open[origin]
+        self._safe[origin] = None
+        if len(self._safe) > REMEMBERED:
+            self._safe.popitem(last=False)
+
     def _again(self, burial: _Burial) -> _Burial | None:
-        """None once it is safe, else what to wait for instead."""
+        """None if it is safe, else what was sent instead. Only for letters that are answered."""
         record, reason, code, size = burial.record, burial.reason, burial.code, burial.cut
         try:
-            burial.answer.result(ACKNOWLEDGE_S)
+            burial.answer.result()
         except BadMessageError:  # too large with its headers
             kept = replace(record, value=record.value[:KEPT_BYTES])
             return self._send(kept, reason, code, size or len(record.value))
-        except (UnavailableError, FutureTimeoutError, CancelledError):
+        except (UnavailableError, CancelledError):
             return self._send(record, reason, code, size)
         return None
 

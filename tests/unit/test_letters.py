@@ -2,12 +2,13 @@
 
 import base64
 import json
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from services import bootstrap, events
+from services import bootstrap, dead_letters, events
 from services.adapters.memory import MemoryBroker, MemoryEventConsumer, MemoryEventProducer
 from services.cli import app
 from services.dead_letters import DeadLetters
@@ -163,6 +164,59 @@ def test_a_letter_is_sent_once_by_one_worker_however_often_it_reads(broker):
         dead.acknowledged()
     assert len(broker.records(DEAD_LETTERS)) == 1
     assert dead.buried == {(EVENTS, "schema"): 1}
+
+
+class Slow:
+    """A producer whose broker says nothing until it is asked to."""
+
+    def __init__(self) -> None:
+        self.answers: list[Future[Record]] = []
+
+    def send(self, *_what: Any) -> "Future[Record]":
+        self.answers.append(Future())
+        return self.answers[-1]
+
+
+def test_letters_under_way_are_not_sent_again_and_failed_ones_are(monkeypatch):
+    monkeypatch.setattr(dead_letters, "ACKNOWLEDGE_S", 0.0)
+    slow = Slow()
+    dead = DeadLetters(slow, "bandit")
+    records = [Record(EVENTS, 0, offset, 0, None, BAD) for offset in range(4)]
+    for record in records:
+        dead.bury(record, SCHEMA)
+    for _ in range(3):
+        with pytest.raises(UnavailableError, match="4 records"):
+            dead.acknowledged()
+    assert len(slow.answers) == 4
+    slow.answers[0].set_result(records[0])
+    slow.answers[1].set_exception(UnavailableError("broker", "gone"))
+    with pytest.raises(UnavailableError, match="3 records"):
+        dead.acknowledged()
+    assert len(slow.answers) == 5
+    for answer in slow.answers[2:]:
+        answer.set_result(records[2])
+    dead.acknowledged()
+    assert len(slow.answers) == 5
+
+
+def test_all_letters_together_have_one_deadline(monkeypatch):
+    """However many there are: else a worker is silent for as many times as long."""
+    monkeypatch.setattr(dead_letters, "ACKNOWLEDGE_S", 0.001)
+    waited = []
+
+    class Watched(Future):
+        def result(self, timeout: float | None = None) -> Record:
+            waited.append(timeout)
+            return super().result(timeout)
+
+    slow = Slow()
+    monkeypatch.setattr(slow, "send", lambda *_what: Watched())
+    dead = DeadLetters(slow, "bandit")
+    for offset in range(50):
+        dead.bury(Record(EVENTS, 0, offset, 0, None, BAD), SCHEMA)
+    with pytest.raises(UnavailableError, match="50 records"):
+        dead.acknowledged()
+    assert waited == []  # nobody waits for one alone
 
 
 @pytest.mark.parametrize(
