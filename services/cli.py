@@ -1,6 +1,5 @@
-"""`ringside …`: translates a command line into one call. Each process imports only what it needs."""
+"""`ringside …`: the list of commands, each translated into one call. A process imports only what it needs."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,9 @@ import typer
 
 from services.decider.commands import app as experiment_app
 from services.errors import RingsideError
+from services.features.commands import app as features_app
+from services.importer.commands import app as data_app
+from services.key_commands import app as keys_app
 from services.letters.commands import app as letters_app
 from services.settings import Settings
 from services.trainer.commands import models_app, train
@@ -15,15 +17,10 @@ from services.trainer.commands import models_app, train
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Recommendations whose models compete for traffic."
 )
-data_app = typer.Typer(no_args_is_help=True, help="Data versions: what models are trained on.")
 app.add_typer(data_app, name="data")
-features_app = typer.Typer(
-    no_args_is_help=True, help="Features: register them, compute them, load them online."
-)
 app.add_typer(features_app, name="features")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(letters_app, name="dead-letters")
-keys_app = typer.Typer(no_args_is_help=True, help="API keys and the secret that signs recommendation ids.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")
 app.command()(train)
@@ -221,62 +218,6 @@ def doctor(
     raise typer.Exit(run(as_json=as_json))
 
 
-@data_app.command("import")
-def data_import(  # noqa: PLR0913 (each is an option of the command)
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Path or URL of Online Retail II (xlsx, zip, CSV, Parquet) or of your catalogue (then name "
-            "--interactions too); a folder with items.* and interactions.*; or the word synthetic."
-        ),
-    ],
-    interactions: Annotated[str | None, typer.Option(help="Path or URL of your interactions.")] = None,
-    split: Annotated[str | None, typer.Option(help="Hold out what happened from this ISO time on.")] = None,
-    rebase: Annotated[
-        str | None, typer.Option(help="Shift all times: the split, else the end, happens at this ISO time.")
-    ] = None,
-    as_of: Annotated[
-        str | None,
-        typer.Option(
-            "--as-of",
-            help="ISO time at which the catalogue was true: changes by /items from before give way to it. "
-            "Default: when its file was written.",
-        ),
-    ] = None,
-    licence: Annotated[str, typer.Option(help="Licence of your own data.")] = "the storefront's own",
-    seed: Annotated[int, typer.Option(help="Of the synthetic shop.")] = 0,
-) -> None:
-    """Import a data set as a new data version and make it current; a bad file changes nothing."""
-    from services.importer import app as importer
-
-    said = {"split": split, "rebase": rebase, "as_of": as_of}
-    moments = {name: importer.moment(name, text) for name, text in said.items()}
-    importer.run(Settings(), importer.Order(source, interactions, **moments, licence=licence, seed=seed))
-
-
-@data_app.command("show")
-def data_show(
-    version: Annotated[str | None, typer.Argument(help="Default: the current one.")] = None,
-) -> None:
-    """Say what a data version holds, where it is from, and what cleaning dropped."""
-    from services.importer.app import show
-
-    show(Settings(), version)
-
-
-@keys_app.command("new")
-def keys_new(
-    role: Annotated[
-        list[str] | None, typer.Option(help="storefront, analyst or admin; may be repeated. Default: all.")
-    ] = None,
-) -> None:
-    """Make fresh API keys. Each is shown once; RINGSIDE_KEYS holds only their hashes."""
-    from services.keys import fresh_keys
-
-    for line in fresh_keys(role or []):
-        typer.echo(line)
-
-
 @app.command("champion-only")
 def champion_only(
     on: Annotated[str, typer.Argument(help="on, off or show.", metavar="on|off|show")],
@@ -286,35 +227,6 @@ def champion_only(
     from services.recommend.switch import command
 
     typer.echo(command(Settings(), on, reason))
-
-
-@features_app.command("apply")
-def features_apply() -> None:
-    """Register entities, views and feature services with Feast; idempotent."""
-    from services.features.app import run_apply
-
-    run_apply(Settings())
-
-
-@features_app.command("materialize")
-def features_materialize(
-    every_s: Annotated[
-        float | None, typer.Option("--every", min=1, help="Seconds; go on until stopped.")
-    ] = None,
-) -> None:
-    """Compute profiles and statistics as of now and load them online; run it every hour or so."""
-    from services.features import app as features
-
-    features.run_materialize(Settings()) if every_s is None else features.run_every(Settings(), every_s)
-
-
-@features_app.command("environment")
-def features_environment() -> None:
-    """Print the variables that feature_repo reads, for use of the `feast` command by hand."""
-    from services.features.app import environment
-
-    for name, value in environment(Settings()).items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 def main() -> None:
