@@ -24,7 +24,8 @@ from services.settings import Settings
 log = logging.getLogger(__name__)
 
 PAIR = (ITEMS, 0)
-IDLE_S = 5.0  # between two looks at the end of the log while the overlay stands where we left it
+IDLE_S = 5.0  # between two looks at the end of the log while the overlay stands where we left it, and
+# between two questions which log it is: a new one may have grown past the place
 POLL_S = 0.2
 BATCH = 1_000  # changes laid at once: a few ms of Redis, which answers slates meanwhile
 PATIENCE_S = 10.0
@@ -56,6 +57,7 @@ class ItemsFollower:
         self._now_s = now_s
         self._log_id: str | None = None
         self._due_s = float("-inf")
+        self._ask_s = float("-inf")  # when to ask the log for its identity again
 
     def look(self) -> None:
         """Follow if the overlay is empty, stands in a log that is new to us, or it is time. What is
@@ -100,8 +102,10 @@ class ItemsFollower:
 
     def _standing(self, stored: Laid | None, first: int, end: int) -> Laid:
         """Where to read on: from the stored place if this log holds it, else from its start."""
-        if stored is None or stored.log != self._log_id or not first <= stored.offset <= end:
+        doubtful = stored is None or stored.log != self._log_id or not first <= stored.offset <= end
+        if doubtful or self._now_s() >= self._ask_s:
             self._log_id = self._admin.log_id()
+            self._ask_s = self._now_s() + IDLE_S
         here = Laid(self._log_id or "", first)
         if stored is None:
             log.info("laying the live catalogue from the log, offsets [%d, %d)", first, end)

@@ -203,6 +203,23 @@ def test_a_log_that_lost_its_data_takes_nothing_away(shop: Shop, call: Caller) -
     assert ids(call.slate(n=1)) == ["i2"]
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_new_log_that_has_grown_past_the_place_is_laid_from_its_start(shop: Shop, busy: bool) -> None:
+    """The log is asked for its identity every few seconds, also by a replica that takes changes all the
+    time."""
+    now_s = [0.0]
+    following = follower(shop, now_s)
+    write(shop, stock("i0"), stock("i1"))
+    following.follow()
+    shop.broker.lose_everything("another log")
+    write(shop, stock("i2"), stock("i3"), stock("i4"))
+    for _ in range(4):
+        now_s[0] += IDLE_S / 3
+        (following.follow if busy else following.look)()
+    assert shop.overlay.changes()[0] == Laid("another log", 3)
+    assert {said.item_id for said in shop.overlay.changes()[1]} == {f"i{index}" for index in range(5)}
+
+
 def test_a_log_cut_at_its_start_is_laid_from_where_it_begins(shop: Shop) -> None:
     following = follower(shop)
     write(shop, stock("i0"))
