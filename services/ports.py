@@ -6,7 +6,6 @@ In-memory doubles live in `services.adapters.memory` and pass the same conforman
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -21,8 +20,6 @@ from services.events import ActivityRow, ItemChanged
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-RECOMMENDATION: ContextVar[str] = ContextVar("recommendation_id", default="")  # what a line of log is about
 
 # ---- the event log (Kafka) ---------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from services.ports import RECOMMENDATION
+from services.about import RECOMMENDATION
 from services.settings import Settings
 
 HIDDEN = "[hidden]"

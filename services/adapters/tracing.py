@@ -19,8 +19,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.about import RECOMMENDATION
 from services.adapters.measured import Measured
-from services.ports import RECOMMENDATION, EventProducer, GroupConsumer, Record
+from services.ports import EventProducer, GroupConsumer, Record
 from services.settings import Settings
 
 _W3C = TraceContextTextMapPropagator()

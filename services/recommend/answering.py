@@ -8,9 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from services.about import RECOMMENDATION
 from services.errors import UnavailableError
 from services.events import EXPOSURES, Exposure, encode
-from services.ports import RECOMMENDATION, Pin, Record, UserRow
+from services.ports import Pin, Record, UserRow
 from services.recent import Recent
 from services.recommend.asks import Ask, check
 from services.recommend.assigning import NOBODY, Assigned, Proposal, propose, settle, unreachable

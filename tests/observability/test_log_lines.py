@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from services import bootstrap
+from services.about import RECOMMENDATION
 from services.adapters.log_lines import JsonLines, TextLines
 from services.keys import new_key, new_signing_key
-from services.ports import RECOMMENDATION
 from services.settings import Settings
 
 SIGNING = new_signing_key()
