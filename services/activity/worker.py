@@ -73,8 +73,7 @@ class ActivityWorker:
             records = self._deps.consumer.poll(timeout_s)
             if records:
                 self._handle(records)
-            else:
-                self._look_while_idle()
+            self._look_around()
         except StalePositionError as error:
             logger.error("%s: the features are loaded again from their histories, then from the log", error)
             self._placed = None
@@ -105,11 +104,16 @@ class ActivityWorker:
         self._deps.consumer.assign(places)
         self._placed = ours
 
-    def _look_while_idle(self) -> None:
-        """Raises StalePositionError if Redis forgot us while nothing came."""
-        if self._clock() - self._looked_ms >= LOOK_EVERY_MS:
-            self._looked_ms = self._clock()
-            self._require_positions()
+    def _look_around(self) -> None:
+        """Raises StalePositionError if Redis forgot us while nothing came. Another log is read from its
+        start: it may have grown past our place, and then no read tells."""
+        if self._clock() - self._looked_ms < LOOK_EVERY_MS:
+            return
+        self._looked_ms = self._clock()
+        self._require_positions()
+        if self._deps.admin.log_id() != self._log_id:
+            logger.warning("the broker holds another log than the one read so far: it is read as well")
+            self._placed = None
 
     def _require_positions(self) -> None:
         if not (self._placed or frozenset()) <= self._deps.store.positions(self._log_id or "").keys():

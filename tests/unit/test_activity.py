@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services import events
 from services.activity import rows
-from services.activity.worker import ActivityWorker, Deps
+from services.activity.worker import LOOK_EVERY_MS, ActivityWorker, Deps
 from services.adapters import memory
 from services.adapters.memory_activity import MemoryActivityStore
 from services.errors import UnavailableError
@@ -240,6 +240,19 @@ def test_a_restart_goes_on_where_it_stopped(world) -> None:
     world.send(event(2, 5))
     assert world.worker().step(0) == 1
     assert world.store.rows["u"].event_ids == ["e2", "e1"]
+
+
+def test_a_new_log_that_has_grown_past_the_place_is_read_from_its_start(world) -> None:
+    worker = world.worker()
+    world.send(event(1), event(2, 1))
+    worker.step(0)
+    world.broker.lose_everything("another log")
+    world.send(*(event(index, index) for index in range(3, 8)))
+    for _ in range(4):
+        world.now_ms += LOOK_EVERY_MS
+        worker.step(0)
+    assert set(world.store.rows["u"].event_ids) == {f"e{index}" for index in range(1, 8)}
+    assert sum(world.store.saved["another log"].values()) == 5
 
 
 def test_a_row_keeps_the_latest(world) -> None:
