@@ -27,6 +27,10 @@ class Count:
         self.anew: dict[str, Counting] = {}  # experiments whose counting started anew
         self.left_out: Counter[str] = Counter()
 
+    def behind(self, stored: Positions) -> list[str]:
+        """Experiments whose sums at these positions are of an older count than the one in force."""
+        return [name for name, anew in self.anew.items() if stored.generation(name) < anew.generation]
+
     def admits(self, topic: str, record: Fed) -> bool:
         """Whether a record is of the count in force, by its own times; others are as if they were not in the
         log."""
@@ -110,7 +114,7 @@ class Partition:
         try:
             store.apply(self.index, fetched_from, moved_to, deltas)
         except StalePositionError:
-            if store.load(self.index)[0] != moved_to:
+            if store.standing([self.index]).get(self.index) != moved_to:
                 raise
         self._pending = None
 

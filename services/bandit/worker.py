@@ -9,29 +9,17 @@ there.
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from experiments.experiment import Experiment
+from services.bandit.beginning import Beginning
 from services.bandit.counting import Count, Fed, Partition
 from services.bandit.decoding import Decoder
-from services.bandit.losses import (
-    Bounds,
-    after_loss,
-    at_end,
-    at_start,
-    forgotten,
-    goes_back,
-    leaps,
-    loss_at,
-    written_off,
-)
 from services.errors import DataLossError, StalePositionError
 from services.events import EVENTS, EXPOSURES, Exposure
-from services.ports import DecisionLog, EventConsumer, LogAdmin, Positions, Record, TallyStore
+from services.ports import DecisionLog, EventConsumer, LogAdmin, Record, TallyStore
 
 logger = logging.getLogger(__name__)
 
-FIRST_RECORD_S = 2.0  # longest wait for the first record of a log
 # Age of what is known of `decisions` when records are fed: well below experiments.transitions.NOTICE_MS, so
 # that a recount is known before anything is counted that it is about.
 KNOWN_FOR_MS = 2_000
@@ -74,8 +62,8 @@ class Worker:
         self.lost: frozenset[int] = frozenset()  # ours, but not counted until their loss is accepted
         self.records_read = 0
         self._count = Count()
+        self._beginning = Beginning(ports.consumer, ports.store, self._count)
         self._known_ms = 0  # when `decisions` was read last
-        self._states: Mapping[str, Experiment] = {}
         self._held: list[Record] = []  # read, but not fed yet
         self._log_id = ""
         self._settled_ms = 0
@@ -142,7 +130,7 @@ class Worker:
         loaded = {}
         try:
             for index in indices:
-                stored = self._stored(index)
+                stored = self._beginning.find(index, self._log_id)
                 if stored is None:
                     self.lost |= {index}
                     continue
@@ -152,100 +140,6 @@ class Worker:
         finally:
             self._ports.consumer.assign(wanted)  # also what is loaded already, if another one failed
         self.partitions |= loaded
-
-    def _stored(self, index: int) -> Positions | None:
-        """Where to count from; None if data was lost and nobody has accepted it yet."""
-        store = self._ports.store
-        stored = store.standing([index]).get(index)
-        bounds = {topic: self._ports.consumer.bounds(topic, index) for topic in (EXPOSURES, EVENTS)}
-        if stored is None:
-            return self._anew(index, bounds)
-        if store.loss_acknowledged(index, stored):
-            anew = after_loss(stored, self._log_id, bounds)
-            logger.warning("partition %d goes on at %s instead of %s, as was accepted", index, anew, stored)
-            return self._begin(index, stored, anew)
-        # What was reported stands, whatever the log looks like by now: it may have grown past the gap.
-        loss = store.losses().get(index) or loss_at(index, stored, self._log_id, bounds)
-        if loss is None:
-            return self._counted_anew(index, stored, bounds)
-        if not self._living():
-            logger.warning("partition %d: %s; nothing is counted of it", index, loss)
-            return self._begin(index, stored, after_loss(stored, self._log_id, bounds))
-        self._report(index, loss)
-        return None
-
-    def _counted_anew(self, index: int, stored: Positions, bounds: Bounds) -> Positions | None:
-        """`stored`, or where counting starts if a recount was decided that this partition has not seen."""
-        behind = self._recounts(stored)
-        if not behind:
-            return stored
-        if all(self._count.anew[name].from_ms for name in behind):
-            return self._begin(index, stored, stored)
-        if gone := self._out_of_reach(index, bounds):
-            self._report(index, f"the log does not hold what is to be counted again: {gone}")
-            return None
-        logger.warning("partition %d is counted again from the beginning of its log", index)
-        return self._begin(index, stored, at_start(self._log_id, bounds))
-
-    def _recounts(self, stored: Positions) -> list[str]:
-        """Experiments whose sums are of an older count than the one in force."""
-        return [name for name, anew in self._count.anew.items() if stored.generation(name) < anew.generation]
-
-    def _living(self) -> list[Experiment]:
-        return [state for state in self._states.values() if state.status != "ended"]
-
-    def _report(self, index: int, loss: str) -> None:
-        """A loss, once: the decider holds every experiment until a person accepts it."""
-        if index in self._ports.store.losses():
-            return
-        logger.error("partition %d: %s; `ringside experiment resume` accepts the loss", index, loss)
-        self._ports.store.report_loss(index, loss)
-
-    def _anew(self, index: int, bounds: Bounds) -> Positions | None:
-        """Nothing is stored: a new partition, or Redis lost its data. Either is counted from the beginning of
-        the log, if that holds all that counts."""
-        store = self._ports.store
-        if store.loss_acknowledged(index, None):
-            logger.warning("partition %d: counted from the end of the log on, as was accepted", index)
-            return self._begin(index, None, at_end(self._log_id, bounds))
-        gone = self._out_of_reach(index, bounds)
-        if not gone:
-            logger.info("partition %d is counted from the beginning of its log", index)
-            return self._begin(index, None, at_start(self._log_id, bounds))
-        self._report(index, f"Redis forgot the sums, and they can't be counted again: {gone}")
-        return None
-
-    def _out_of_reach(self, index: int, bounds: Bounds) -> str:
-        """Why a recount would not give the sums that were; empty if it does."""
-        living = self._living()
-        accepted = {c for state in living for c in state.acknowledged if c.startswith(f"partition {index}:")}
-        if accepted:
-            return f"{len(accepted)} losses of this partition were accepted since the experiment began"
-        first_ms = {topic: self._first_ms(topic, index) if bounds[topic][0] else 0 for topic in bounds}
-        since_ms = min((state.started_ms for state in living), default=None)
-        return forgotten(index, bounds, first_ms, since_ms)
-
-    def _first_ms(self, topic: str, index: int) -> int | None:
-        """Append time of the first record there is. Moves the consumer: `_load` puts it back."""
-        consumer = self._ports.consumer
-        consumer.assign({(topic, index): consumer.bounds(topic, index)[0]})
-        records = consumer.poll(FIRST_RECORD_S, 1)
-        return records[0].append_ms if records else None
-
-    def _begin(self, index: int, stored: Positions | None, anew: Positions) -> Positions:
-        """Store where counting begins, before anything is counted: from then on a gap is seen. Drops the sums
-        that a recount makes obsolete; all of them where counting goes back."""
-        began = replace(anew, counts=tuple(sorted(self._generations().items())))
-        sums = {} if stored is None else self._ports.store.load(index)[1]
-        forget = sums.keys() if goes_back(stored, began) else set(self._recounts(stored or began))
-        if forget:
-            self._ports.store.apply(index, stored, began, {}, sorted(forget))
-        else:
-            self._ports.store.apply(index, stored, began, written_off(sums) if leaps(stored, began) else {})
-        return began
-
-    def _generations(self) -> dict[str, int]:
-        return {name: anew.generation for name, anew in self._count.anew.items()}
 
     def _drop(self, indices: Iterable[int]) -> None:
         for index in list(indices):
@@ -276,13 +170,13 @@ class Worker:
 
     def _catch_up(self) -> None:
         began_ms = self._clock()
-        self._states = self._ports.decisions.catch_up()
+        states = self._beginning.states = self._ports.decisions.catch_up()
         self._known_ms = began_ms
-        for name, state in self._states.items():
+        for name, state in states.items():
             self._count.rules[name] = state.rules  # the joins read this very mapping
             if state.counting.generation:
                 self._count.anew[name] = state.counting
-        self._drop([i for i, partition in self.partitions.items() if self._recounts(partition.stored)])
+        self._drop([i for i, partition in self.partitions.items() if self._count.behind(partition.stored)])
 
     # ---- storing -------------------------------------------------------------------------------------------
 

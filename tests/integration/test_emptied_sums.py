@@ -10,8 +10,9 @@ from traffic import EXPERIMENT, play, traffic
 
 from experiments import commands
 from services import events
-from services.adapters.memory import MemoryStateCache, MemoryTallyStore
+from services.adapters.memory import MemoryEventConsumer, MemoryStateCache, MemoryTallyStore
 from services.decider.deciding import Decider, Identity, Ports
+from services.errors import DataLossError, UnavailableError
 
 
 def empty(of: Shop) -> None:
@@ -83,6 +84,24 @@ def test_a_log_cut_before_the_experiment_began_gives_all_that_counts(store):  # 
     counted_then_cut(shop, before_start=True)
     shop.finish(shop.worker())
     assert shop.broker.bounds((events.EXPOSURES, 1))[0] == 1
+    assert shop.counted() == shop.truth() != {}
+
+
+def test_retention_that_moves_on_while_a_partition_begins_is_met_again(store):  # noqa: F811
+    shop, met = Shop(store), []  # noqa: F811
+
+    class Cut(MemoryEventConsumer):
+        def poll(self, timeout_s: float, max_records: int = 1_000):
+            if max_records == 1 and not met:  # the look at the first record of the log
+                met.append(max_records)
+                raise DataLossError("the position is outside of the log by now")
+            return super().poll(timeout_s, max_records)
+
+    counted_then_cut(shop, before_start=True)
+    worker = shop.worker(consumer=Cut(shop.broker))
+    with pytest.raises(UnavailableError):
+        worker.step(0)
+    shop.finish(worker)
     assert shop.counted() == shop.truth() != {}
 
 

@@ -43,10 +43,15 @@ class Faulty:
         self.faults = 0
 
     def apply(
-        self, partition: int, fetched_from: Positions | None, moved_to: Positions, deltas: Mapping[str, Sums]
+        self,
+        partition: int,
+        fetched_from: Positions | None,
+        moved_to: Positions,
+        deltas: Mapping[str, Sums],
+        forget: Iterable[str] = (),
     ) -> None:
         self._maybe(KilledError("before apply"), UnavailableError("redis", "before apply"))
-        self._store.apply(partition, fetched_from, moved_to, deltas)
+        self._store.apply(partition, fetched_from, moved_to, deltas, forget)
         self._maybe(KilledError("after apply"), UnavailableError("redis", "the answer was lost"))
 
     def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
