@@ -62,9 +62,9 @@ def allocate(
     return _next(state, "allocate", dict(shares), detail, origin, "A look at the matured units.")
 
 
-def rollback(state: Experiment, arm: str, origin: Origin) -> Decision:
+def rollback(state: Experiment, arm: str, origin: Origin, retrain: str = "") -> Decision:
     """A challenger (or holdback) is retired, its share goes to the champion; or a champion to its
-    holdback."""
+    holdback. `retrain`: why the trainer is asked for a new model in the same record; empty: it is not."""
     out, heir = _arm(state, arm), _heir(state, arm)
     detail = {
         "arm": arm,
@@ -72,6 +72,8 @@ def rollback(state: Experiment, arm: str, origin: Origin) -> Decision:
         "version_in": heir.model_version,
         "restored": heir.name if out.role == "champion" else None,
     }
+    if retrain:
+        detail |= {"retrain": retrain}
     return _next(
         state,
         "rollback",

@@ -25,7 +25,15 @@ from experiments.state import (
     from_dict,
     to_dict,
 )
-from experiments.transitions import LIFTED_BY_A_LOOK, TABLE, IllegalTransition, require, start, weigh
+from experiments.transitions import (
+    LIFTED_BY_A_LOOK,
+    TABLE,
+    IllegalTransition,
+    require,
+    retraining_request,
+    start,
+    weigh,
+)
 
 __all__ = [
     "LIFTED_BY_A_LOOK",
@@ -46,6 +54,7 @@ __all__ = [
     "apply",
     "fold",
     "from_dict",
+    "retraining_request",
     "to_dict",
 ]
 

@@ -17,7 +17,7 @@ Kind = Literal[
     "allocate",  # one look of the decider: a new weights version, or the old one kept
     "rollback",  # a challenger is retired, or after a bad promotion the holdback is champion again
     "promote",  # a challenger becomes champion, the old champion holdback at the floor
-    "retrain",  # a request to the trainer
+    "retrain",  # a request to the trainer, by itself (a rollback may carry one)
     "attempt",  # the trainer begins to fit what was asked for
     "answer",  # of the trainer, without a challenger: refused by the offline gate, or given up
     "hold",  # counting can't be trusted: last weights stay
@@ -174,10 +174,10 @@ class Decision:
     (experiments.tally), `evidence` holds every number the decision was made from (see experiments.verdict).
     `detail` holds what only this kind needs: start {champion: {name, model_version}, rules, salt},
     enter {arm, model_version, answers?}, allocate {updated, units, ramp: {arm: step}}, promote {arm},
-    rollback {arm, version_out, version_in, restored}, undo {reverts: revision}, retrain {reason, arm},
-    attempt {answers: revision of the request, number}, answer {answers, outcome: refused or failed, ...},
-    confirm {confirms: revision, replicas, seconds}, hold {causes: [...]}, resume {rules?},
-    recount {from_ms, dropped}.
+    rollback {arm, version_out, version_in, restored, retrain?: why a new model is asked for},
+    undo {reverts: revision}, retrain {reason, arm}, attempt {answers: revision of the request, number},
+    answer {answers, outcome: refused or failed, ...}, confirm {confirms: revision, replicas, seconds},
+    hold {causes: [...]}, resume {rules?}, recount {from_ms, dropped}.
     """
 
     experiment: str

@@ -83,12 +83,13 @@ def _allocate(s: Experiment, d: Decision) -> Experiment:
 
 def _rollback(s: Experiment, d: Decision) -> Experiment:
     arm, holdback = _live(s, d), s.holdback()
-    if arm.role != "champion":
-        return _recast(s, d, {arm.name: "retired"})
-    require(
-        holdback is not None, f"champion {arm.name} can't be rolled back: there is no holdback to put back"
-    )
-    return _recast(s, d, {arm.name: "retired", holdback.name: "champion"})
+    roles: dict[str, Role] = {arm.name: "retired"}
+    if arm.role == "champion":
+        possible = holdback is not None
+        require(possible, f"champion {arm.name} can't be rolled back: there is no holdback to put back")
+        roles[holdback.name] = "champion"
+    changed = _recast(s, d, roles)
+    return _retrain(changed, d) if d.detail.get("retrain") else changed
 
 
 def _promote(s: Experiment, d: Decision) -> Experiment:
@@ -278,6 +279,16 @@ def _asked(s: Experiment, d: Decision) -> None:
     revision = _need(d, "answers")
     waits = s.retrain_pending and s.retrain_revision == revision
     require(waits, f"the retraining request of revision {revision} is not waiting for an answer")
+
+
+def retraining_request(d: Decision) -> tuple[str, str] | None:
+    """(arm, why) if a record asks for retraining: a `retrain`, or the rollback of a fresh champion, which
+    carries its request. Older logs hold two records for the latter."""
+    if d.kind == "retrain":
+        return str(d.detail["arm"]), str(d.detail["reason"])
+    if d.kind == "rollback" and d.detail.get("retrain"):
+        return str(d.detail["arm"]), str(d.detail["retrain"])
+    return None
 
 
 def _live(s: Experiment, d: Decision) -> Arm:

@@ -175,10 +175,9 @@ def _rollbacks(view: _View) -> list[Decision]:
     for race in view.standings:
         if (found := _fault(view, race)) is None or state.arms[race.race.arm].role == "retired":
             continue
-        for decide in (_take_out, _retrain):
-            if decision := decide(view, state, race, found):
-                decisions.append(decision)
-                state = apply(state, decision)
+        retrain = _why_retrain(view, state, race.race.arm)
+        decisions.append(commands.rollback(state, race.race.arm, view.origin(*found), retrain))
+        state = apply(state, decisions[-1])
     return decisions
 
 
@@ -205,20 +204,13 @@ def _falls_back(arm: str, latest: Counts, limit: float) -> str:
     return f"{arm} is taken out: {answered}, {limit:.0%} are allowed."
 
 
-def _take_out(view: _View, state: Experiment, race: Standing, fault: tuple[str, str]) -> Decision | None:
-    return commands.rollback(state, race.race.arm, view.origin(*fault))
-
-
-def _retrain(view: _View, state: Experiment, race: Standing, fault: tuple[str, str]) -> Decision | None:
-    """After the rollback of a fresh champion, unless one was asked for within the cool-down."""
-    cooled = (
-        view.sight.now_ms - state.retrain_at_ms >= 1000 * state.rules.cool_down_s or not state.retrain_at_ms
-    )
-    if race.race.arm != view.state.champion or not cooled:
-        return None
-    return commands.retrain(
-        state, race.race.arm, f"{race.race.arm} failed as fresh champion", view.origin(fault[0])
-    )
+def _why_retrain(view: _View, state: Experiment, arm: str) -> str:
+    """With the rollback of a fresh champion, unless one was asked for within the cool-down; empty: not. It
+    goes into the rollback's record: of two records the second could be lost, and no later look would find
+    it."""
+    since_ms = view.sight.now_ms - state.retrain_at_ms
+    cooled = not state.retrain_at_ms or since_ms >= 1000 * state.rules.cool_down_s
+    return f"{arm} failed as fresh champion" if arm == view.state.champion and cooled else ""
 
 
 def _latest(tally: Tally, arm: str, from_version: int, units: int) -> Counts:

@@ -92,11 +92,12 @@ def title(decision: Decision) -> str:
     """A decision in a few words, for lists and marks."""
     detail: Mapping[str, object] = decision.detail
     weights = "Weights" if detail.get("updated", True) else "Kept weights"
+    asked = ", retraining asked for" if detail.get("retrain") else ""
     titles = {
         "start": "Experiment started",
         "enter": f"{detail.get('arm', 'An arm')} entered",
         "allocate": f"{weights} version {decision.weights_version}",
-        "rollback": f"{detail.get('arm', 'An arm')} rolled back",
+        "rollback": f"{detail.get('arm', 'An arm')} rolled back{asked}",
         "promote": f"{detail.get('arm', 'An arm')} promoted",
         "retrain": "Retraining asked for",
         "attempt": f"Retraining, attempt {detail.get('number', '?')}",

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from experiments import commands
 from experiments.commands import Origin
-from experiments.experiment import Decision, Experiment
+from experiments.experiment import Decision, Experiment, retraining_request
 from models.contract import Progress
 from services.commanding import decide
 from services.errors import BadInputError, RingsideError
@@ -125,9 +125,10 @@ class TrainerWorker:
         return Origin("trainer", now_ms, rule="retrain", reason=reason, code_version=version("ringside"))
 
     def _request(self, state: Experiment) -> tuple[str, str]:
-        """Arm and reason of the latest request; the champion, if the log no longer holds it."""
-        asked = [d.detail for d in self.decisions.history(self.experiment) if d.kind == "retrain"]
-        return (str(asked[-1]["arm"]), str(asked[-1]["reason"])) if asked else (state.champion, "unknown")
+        """Arm and reason of the request that waits; the champion, if the log no longer holds it."""
+        since = self.decisions.history(self.experiment, state.retrain_revision - 1)
+        waits = [retraining_request(d) for d in since if d.revision == state.retrain_revision]
+        return waits[0] if waits and waits[0] else (state.champion, "unknown")
 
     def _recipe(self, state: Experiment, arm: str) -> Recipe:
         """The recipe of an arm's model; of the champion's, if the arm is not known any more."""

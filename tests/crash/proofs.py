@@ -11,7 +11,7 @@ import duckdb
 import msgspec
 import redis
 
-from experiments.experiment import Decision, Experiment, fold
+from experiments.experiment import Decision, Experiment, fold, retraining_request
 from services import events
 from services.ports import Heartbeat
 from tests.crash.shoppers import Seen
@@ -305,7 +305,7 @@ def retrained(found: Found, decided: list[Decision]) -> Finding:
     """No retraining request was answered twice, and none is open."""
     open_, wrong = 0, []
     for decision in decided:
-        if decision.kind == "retrain":
+        if retraining_request(decision):
             open_ = 1
         elif decision.kind == "enter" and decision.author == "trainer":
             if not open_:
@@ -314,7 +314,7 @@ def retrained(found: Found, decided: list[Decision]) -> Finding:
     state = fold(decided)
     if state is not None and state.retrain_pending:
         wrong.append("a retraining request is open")
-    asked = sum(decision.kind == "retrain" for decision in decided)
+    asked = sum(retraining_request(decision) is not None for decision in decided)
     return Finding("retraining requests answered once", asked, wrong)
 
 

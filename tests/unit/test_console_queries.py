@@ -135,6 +135,14 @@ def test_the_sentence_before_the_first_look():
     assert words.sentence(entered, None).endswith("No look yet: nothing has been counted.")
 
 
+def test_a_rollback_that_asks_for_retraining_says_so(story):
+    state = apply(story.state, commands.enter(story.state, "text", "text-1", Origin("me", 1)))
+    titles = [
+        words.title(commands.rollback(state, "text", Origin("me", 1), retrain=why)) for why in ("", "it fell")
+    ]
+    assert titles == ["text rolled back", "text rolled back, retraining asked for"]
+
+
 @pytest.mark.parametrize(
     ("silence_s", "warned"), [(0, False), (3 * RULES.look_every_s, False), (40, True), (40_000, True)]
 )

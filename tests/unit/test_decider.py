@@ -1,7 +1,7 @@
 """The decider on in-memory ports: when it looks, what it confirms, and that nothing depends on its memory."""
 
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -202,6 +202,40 @@ def test_promotion_and_undo_by_command_are_confirmed_too(company):
         state = company.log.append(build(company.state))
         company.beat("a")
         assert [d.detail["confirms"] for d in decider.tick()] == [state.revision]
+
+
+def fallen_champion(company: Company) -> None:
+    """A fresh champion that has clearly lost against its holdback, and a look that is due."""
+    company.enter()
+    company.log.append(commands.promote(company.state, "als", company.origin()))
+    company.count(company.state.weights.version, als=(9_000, 300), pop=(1_000, 200))
+    company.pass_time(LOOK_MS)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_rolled_back_champions_request_is_not_lost_with_any_append(company, lost):
+    fallen_champion(company)
+    decider = company.decider(log=Interrupted(company.log, at=lost))
+    for _ in range(3):
+        with suppress(UnavailableError):
+            decider.tick()
+        company.pass_time(LOOK_MS)
+    assert company.state.champion == "pop"
+    assert company.state.retrain_pending
+
+
+class Interrupted(MemoryDecisionLog):
+    """A log whose `at`-th append does not get through."""
+
+    def __init__(self, log: MemoryDecisionLog, at: int = 1) -> None:
+        self.__dict__ = log.__dict__
+        self._left = at
+
+    def append(self, decision: Decision) -> Experiment:
+        self._left -= 1
+        if self._left == 0:
+            raise UnavailableError("the decision log", "no acknowledgement")
+        return super().append(decision)
 
 
 class Overtaken(MemoryDecisionLog):

@@ -19,6 +19,7 @@ from experiments.experiment import (
     apply,
     fold,
     from_dict,
+    retraining_request,
     to_dict,
 )
 
@@ -31,9 +32,10 @@ FIRST = commands.start("shop", {"name": "popularity", "model_version": "p-1"}, R
 
 
 def after(*makers, state=None):
-    """State and log after FIRST and one decision of each maker (a function of the state)."""
-    log = [FIRST]
-    state = apply(None, FIRST)
+    """State and log after FIRST (or from `state` on) and one decision of each maker (a function of the
+    state)."""
+    log = [] if state else [FIRST]
+    state = state or apply(None, FIRST)
     for make in makers:
         log.append(make(state))
         state = apply(state, log[-1])
@@ -87,7 +89,7 @@ def any_decision(state: Experiment, random: Random):
         [
             lambda: commands.enter(state, random.choice(arms), "v", at()),
             lambda: commands.allocate(state, shares, {random.choice(arms): 1}, random.randrange(900), at()),
-            lambda: commands.rollback(state, random.choice(arms), at()),
+            lambda: commands.rollback(state, random.choice(arms), at(), random.choice(["", "why"])),
             lambda: commands.promote(state, random.choice(arms), at()),
             lambda: commands.undo(state, random.randrange(1, state.revision + 1), at()),
             lambda: commands.pause(state, at()),
@@ -259,6 +261,28 @@ def test_a_stall_is_lifted_by_a_look_and_data_loss_only_by_resume():
         after(held(), weighs(popularity=1.0))
     state, _ = after(held(), resumed)
     assert state.acknowledged == ("partition 3: offsets 5 to 9 are gone",)
+
+
+def test_a_rollback_that_asks_for_retraining_does_what_both_records_did():
+    """Older logs hold a record of its own for the request; both say the same of what is asked."""
+    before, _ = after(enters("als"), promotes("als"))
+    one = apply(before, commands.rollback(before, "als", at(now_ms=7), retrain="it fell"))
+    two, _ = after(rolls_back("als"), state=before)
+    two = apply(two, commands.retrain(two, "als", "it fell", at(now_ms=7)))
+    for asked, revision in ((one, two.revision - 1), (two, two.revision)):
+        assert (asked.retrain_pending, asked.retrain_at_ms, asked.retrain_revision) == (True, 7, revision)
+        assert not apply(asked, commands.answer(asked, revision, "refused", {}, at())).retrain_pending
+    both = (one, two)
+    assert {(s.champion, s.retrain_attempts, s.retrain_tried_ms) for s in both} == {("popularity", 0, 0)}
+
+
+def test_who_asks_for_retraining_is_read_from_either_record():
+    state, _ = after(enters("als"), promotes("als"))
+    asks = commands.rollback(state, "als", at(), retrain="it fell")
+    for record in (asks, commands.retrain(state, "als", "it fell", at())):
+        assert retraining_request(record) == ("als", "it fell")
+    for other in (FIRST, commands.rollback(state, "als", at()), commands.pause(state, at())):
+        assert retraining_request(other) is None
 
 
 def test_only_the_trainers_entry_answers_a_retraining_request():

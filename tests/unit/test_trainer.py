@@ -115,6 +115,24 @@ def test_a_request_is_answered_by_a_challenger_of_the_same_recipe(shop):
     assert entered.evidence["gate"]["candidate"] == pytest.approx(trained.verdict.candidate)
 
 
+def test_the_request_that_came_with_a_rollback_is_answered_for_the_arm_that_went_out(shop):
+    shop.start()
+    made = shop.workshop.train(recipe("als", ALS))
+    fallen = made.manifest.model_version
+    enter(shop.decisions, EXPERIMENT, made, shop.origin("command"))
+    shop.decisions.append(commands.promote(shop.state, fallen, shop.origin()))
+    shop.ask()  # an older request, which is not the one that waits
+    shop.decisions.append(commands.rollback(shop.state, fallen, shop.origin(), retrain="it fell"))
+    trained = shop.look()
+    assert trained.manifest.algorithm == "als"
+    attempt, entered = shop.decisions.history(EXPERIMENT)[-2:]
+    assert (attempt.kind, attempt.detail["answers"], attempt.reason.endswith("it fell.")) == (
+        "attempt", entered.revision - 2, True,
+    )  # fmt: skip
+    assert (entered.kind, entered.detail["answers"]) == ("enter", entered.revision - 2)
+    assert not shop.state.retrain_pending
+
+
 def test_a_request_is_answered_once_also_after_a_restart(shop):
     shop.start()
     shop.ask()

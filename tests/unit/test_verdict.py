@@ -76,10 +76,12 @@ def test_a_fresh_champion_that_fails_gives_way_and_asks_for_retraining():
     state = apply(state, commands.promote(state, "als", ANN))
     sums = {"4|pop|1|n": 1_000, "4|pop|1|s": 100, "4|als|1|n": 9_000, "4|als|1|s": 300}
     decisions = look(state, sight(sums))
-    assert rules_of(decisions) == [("rollback", "click-race"), ("retrain", "click-race")]
+    assert rules_of(decisions) == [("rollback", "click-race")]  # one record: no half of it can be lost
     assert decisions[0].detail["restored"] == "pop"
+    assert decisions[0].detail["retrain"] == "als failed as fresh champion"
     state = append(state, decisions)
     assert (state.champion, state.retrain_pending, state.weights.shares) == ("pop", True, {"pop": 1.0})
+    assert (state.retrain_revision, state.retrain_at_ms) == (decisions[0].revision, decisions[0].received_at)
 
 
 def test_retraining_is_not_asked_for_again_within_the_cool_down():
@@ -87,9 +89,9 @@ def test_retraining_is_not_asked_for_again_within_the_cool_down():
     state = apply(state, commands.promote(state, "als", ANN))
     state = apply(state, commands.retrain(state, "als", "drift", ANN))
     sums = {"4|pop|1|n": 1_000, "4|pop|1|s": 100, "4|als|1|n": 9_000, "4|als|1|s": 300}
-    assert rules_of(look(state, sight(sums))) == [("rollback", "click-race")]
-    later = sight(sums, now_ms=HOUR + 86_400_000)
-    assert rules_of(look(state, later)) == [("rollback", "click-race"), ("retrain", "click-race")]
+    for now_ms, asked in ((2 * HOUR, False), (HOUR + 86_400_000, True)):
+        (decision,) = look(state, sight(sums, now_ms=now_ms))
+        assert (decision.kind, "retrain" in decision.detail) == ("rollback", asked)
 
 
 def test_two_losers_go_in_one_look():
