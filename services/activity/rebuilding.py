@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from models.contract import Progress, silent
 from services.activity import rows
+from services.activity.writing import in_turns
 from services.events import ActivityRow
 from services.ports import ActivityStore, FeatureStore
 
@@ -97,12 +98,17 @@ def _restore_users(
     store: ActivityStore, chunk: Sequence[ActivityRow], shape: Shape, clock: Callable[[], int]
 ) -> int:
     """Rows that were missing, as they were; rows that know less than history, joined with it."""
-    online = store.load([row.user_id for row in chunk])
-    wanted = [_joined(online.get(row.user_id), row, shape, clock()) for row in chunk]
-    changed = [row for row in wanted if row != online.get(row.user_id)]
-    if changed:
-        store.push(changed)
-    return len(changed)
+    kept = {row.user_id: row for row in chunk}
+
+    def put_back(users: list[str]) -> list[ActivityRow]:
+        online = store.load(users)
+        wanted = [_joined(online.get(user), kept[user], shape, clock()) for user in users]
+        changed = [row for row in wanted if row != online.get(row.user_id)]
+        if changed:
+            store.push(changed)
+        return changed
+
+    return len(in_turns(store, list(kept), put_back))
 
 
 def _joined(online: ActivityRow | None, row: ActivityRow, shape: Shape, now_ms: int) -> ActivityRow:

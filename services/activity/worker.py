@@ -15,6 +15,7 @@ from models.contract import Progress, silent
 from services import events, ports
 from services.activity import rows
 from services.activity.rebuilding import Restored, Shape, restore
+from services.activity.writing import in_turns
 from services.errors import BadMessageError, DataLossError, StalePositionError
 from services.events import ActivityRow, Event
 from services.ports import Record
@@ -151,8 +152,14 @@ class ActivityWorker:
 
     def _push(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
         """Rows of these users as they are online now: pushed if an event was new, else as they stood."""
-        if not by_user:
-            return []
+        return in_turns(
+            self._deps.store,
+            list(by_user),
+            lambda users: self._renew({user: by_user[user] for user in users}),
+        )
+
+    def _renew(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
+        """As `_push`, for users whom nobody else writes now."""
         before = self._deps.store.load(list(by_user))
         self._require_positions()  # after the load: rows that were forgotten are never taken for new ones
         merged = [rows.merge(before.get(user), user, acts, self._most) for user, acts in by_user.items()]

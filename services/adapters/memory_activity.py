@@ -1,6 +1,7 @@
 """ActivityStore in memory: the double of Feast's online store as the activity worker sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from services.errors import StalePositionError, UnavailableError
 from services.events import ActivityRow
@@ -14,6 +15,26 @@ class MemoryActivityStore:
         self.pushes: list[list[ActivityRow]] = []
         self.saved: dict[str, dict[tuple[str, int], int]] = {}
         self.down = False
+        self._writers: dict[str, object] = {}
+
+    @contextmanager
+    def writing(self, users: Sequence[str]) -> Iterator[frozenset[str]]:
+        """Those of `users` whom nobody else is writing now."""
+        self._check()
+        writer = object()
+        ours = frozenset(user for user in users if self._writers.setdefault(user, writer) is writer)
+        try:
+            yield ours
+        finally:
+            held = [user for user in ours if self._writers.get(user) is writer]
+            for user in held:
+                del self._writers[user]
+        if len(held) < len(ours):
+            raise UnavailableError("rows of users", "writing them took too long")
+
+    def expire(self) -> None:
+        """As if everybody who is writing now had taken too long."""
+        self._writers.clear()
 
     def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
         """Rows as they are online."""
@@ -54,6 +75,7 @@ class MemoryActivityStore:
         """Lose everything, as an emptied Redis does."""
         self.rows.clear()
         self.saved.clear()
+        self._writers.clear()
 
     def _check(self) -> None:
         if self.down:

@@ -1,6 +1,8 @@
 """ActivityStore: what Feast's online store does with rows, and the double that claims to do the same."""
 
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -34,6 +36,65 @@ def store(request, settings_for) -> Any:
     settings = settings_for(redis=request.getfixturevalue("redis_server"))
     FeastFeatureStore(settings).apply()
     return FeastActivityStore(settings)
+
+
+@dataclass
+class Two:
+    """Two processes that write the same rows; `expire`: as if both had taken too long."""
+
+    one: Any
+    other: Any
+    expire: Callable[[], None]
+
+
+@pytest.fixture
+def two(store, settings_for, request) -> Two:
+    if isinstance(store, MemoryActivityStore):
+        return Two(store, store, store.expire)
+    server = request.getfixturevalue("redis_server")
+
+    def expire() -> None:
+        with redis.Redis.from_url(server.url) as client:
+            client.delete(*client.keys("{activity}:writing:*"))
+
+    return Two(store, type(store)(settings_for(redis=server)), expire)
+
+
+def test_each_user_is_written_by_one_at_a_time(two) -> None:
+    with two.one.writing(["u", "v"]) as ours:
+        assert ours == {"u", "v"}
+        with two.other.writing(["v", "é|:"]) as others:
+            assert others == {"é|:"}
+        with two.other.writing(["v"]) as none:
+            assert none == set()
+    with two.other.writing(["u", "v"]) as free:
+        assert free == {"u", "v"}
+    with two.one.writing([]) as nobody:
+        assert nobody == set()
+
+
+def test_who_fails_while_writing_keeps_nobody_waiting(two) -> None:
+    with pytest.raises(ValueError, match="no"), two.one.writing(["u"]):
+        raise ValueError("no")
+    with two.other.writing(["u"]) as free:
+        assert free == {"u"}
+
+
+def test_who_took_too_long_is_told_and_takes_nothing_from_the_next(two) -> None:
+    slow, quick = two.one.writing(["u", "v"]), two.other.writing(["v"])
+    slow.__enter__()
+    two.expire()
+    assert quick.__enter__() == {"v"}
+    with pytest.raises(UnavailableError, match="rows of users"):
+        slow.__exit__(None, None, None)
+    with two.one.writing(["u", "v"]) as free:
+        assert free == {"u"}
+    quick.__exit__(None, None, None)
+
+
+def test_what_nobody_gives_back_ends_by_itself(redis_server, two) -> None:
+    with two.one.writing(["u"]), redis.Redis.from_url(redis_server.url) as client:
+        assert all(0 < client.pttl(key) <= 5_000 for key in client.keys("{activity}:writing:*"))
 
 
 def test_a_push_before_views_are_registered_is_told_and_works_after(settings_for, redis_server) -> None:
@@ -122,7 +183,12 @@ def test_redis_down_and_back(redis_server, settings_for) -> None:
     store = FeastActivityStore(settings)
     store.push([row("u", AT_MS, "a")])
     redis_server.server.kill()
-    for attempt in (lambda: store.push([row("u", AT_MS + 1, "b")]), lambda: store.load(["u"])):
+    attempts: list[Callable[[], Any]] = [
+        lambda: store.push([row("u", AT_MS + 1, "b")]),
+        lambda: store.load(["u"]),
+        lambda: store.writing(["u"]).__enter__(),
+    ]
+    for attempt in attempts:
         with pytest.raises(UnavailableError, match="Redis"):
             attempt()
     redis_server.restart()

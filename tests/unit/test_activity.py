@@ -1,17 +1,22 @@
 """The activity worker over doubles: what a row becomes, whatever the order, the repetition or the outage."""
 
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services import events
-from services.activity import rows
+from services.activity import rows, writing
+from services.activity.rebuilding import Shape, restore
 from services.activity.worker import LOOK_EVERY_MS, ActivityWorker, Deps
 from services.adapters import memory
 from services.adapters.memory_activity import MemoryActivityStore
+from services.adapters.topics import partition_of
 from services.errors import UnavailableError
 from services.events import ACTIVITY, DEAD_LETTERS, EVENTS, ActivityRow, Attribution, Event
 
@@ -87,9 +92,9 @@ class World:
     store: MemoryActivityStore
     now_ms: int = NOW_MS
 
-    def worker(self, most: int = 50) -> ActivityWorker:
+    def worker(self, most: int = 50, partitions: Iterable[int] = range(4)) -> ActivityWorker:
         consumer = memory.MemoryEventConsumer(self.broker)
-        pairs = frozenset((EVENTS, index) for index in range(4))
+        pairs = frozenset((EVENTS, index) for index in partitions)
         producer = memory.MemoryEventProducer(self.broker)
         deps = Deps(consumer, producer, memory.MemoryLogAdmin(self.broker), self.store, lambda: pairs)
         return ActivityWorker(deps, lambda: self.now_ms, most=most, horizon_ms=HORIZON_MS)
@@ -108,6 +113,24 @@ class World:
 
     def history(self) -> list[ActivityRow]:
         return [events.decode(ActivityRow, record.value) for record in self.published(ACTIVITY)]
+
+
+class HistoryOf:
+    """FeatureStore of which only the history of activity is there."""
+
+    def __init__(self, row: ActivityRow):
+        self._row = row
+
+    def applied(self) -> bool:
+        return True
+
+    def history(self, view: str) -> pa.Table:
+        lists = {
+            name: [getattr(self._row, name)] for name in ("item_ids", "item_at", "item_types", "event_ids")
+        }
+        stamp = pa.array([self._row.received_at], pa.timestamp("ms", "UTC"))
+        table = pa.table({"user_id": [self._row.user_id], **lists, "event_timestamp": stamp})
+        return table if view == "user_activity" else table.slice(1)
 
 
 @pytest.fixture
@@ -273,3 +296,87 @@ def test_a_slow_push_is_told(world, monkeypatch) -> None:
     world.send(event(1))
     worker.step(0)
     assert (worker.counts.late, worker.counts.rows, worker.counts.push_ms) == (1, 1, [HORIZON_MS + 1])
+
+
+# ---- two who write one row
+# ----------------------------------------------------------------------------------------------------
+
+
+def clicks_of_one_user_in_two_partitions(world: World) -> None:
+    """A slate that was got as a guest and clicked after logging in: records are keyed by the slate, rows by
+    the user."""
+    for partition in range(2):
+        key = next(name for name in map(str, range(99)) if partition_of(name.encode(), 4) == partition)
+        raw = events.encode(event(partition, partition))
+        memory.MemoryEventProducer(world.broker).send(EVENTS, key, raw).result(0)
+
+
+def meanwhile(world: World, monkeypatch: pytest.MonkeyPatch, call: str, act: Callable[[], None]) -> None:
+    """Let `act` happen once, in the moment in which somebody makes this call of the store."""
+    plain = getattr(world.store, call)
+
+    def interrupted(*arguments: Any) -> Any:
+        monkeypatch.setattr(world.store, call, plain)
+        act()
+        return plain(*arguments)
+
+    monkeypatch.setattr(world.store, call, interrupted)
+
+
+def step(worker: ActivityWorker) -> None:
+    with suppress(UnavailableError):
+        worker.step(0)
+
+
+@pytest.mark.parametrize("expires", [False, True])
+@pytest.mark.parametrize("call", ["writing", "load", "push", "save_positions"])
+def test_two_who_write_one_row_lose_no_click(
+    call: str, expires: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the second one comes in between, and also when the first one took so long that its right to
+    write ran out."""
+    monkeypatch.setattr(writing, "PAUSE_S", 0.0)
+    first, second = world.worker(partitions=[0]), world.worker(partitions=[1])
+    first.step(0)
+    second.step(0)
+    clicks_of_one_user_in_two_partitions(world)
+
+    def comes_in_between() -> None:
+        if expires:
+            world.store.expire()
+        step(second)
+
+    meanwhile(world, monkeypatch, call, comes_in_between)
+    for worker in (first, first, second, first, second):
+        step(worker)
+    assert sorted(world.store.rows["u"].event_ids) == ["e0", "e1"]
+    assert sorted(position for position in world.store.saved[world.broker.log_id].values()) == [1, 1]
+    assert world.store.rows["u"] in world.history()
+
+
+def test_while_one_user_is_being_written_the_others_are_not_kept_waiting(world, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "PAUSE_S", 0.0)
+    worker = world.worker()
+    world.send(event(1), event(2, user="v"))
+    with world.store.writing(["u"]):
+        with pytest.raises(UnavailableError, match="1 of them"):
+            worker.step(0)
+        assert list(world.store.rows) == ["v"]
+    worker.step(0)
+    assert sorted(world.store.rows) == ["u", "v"]
+    assert sorted(row.user_id for row in world.history()) == ["u", "v"]
+
+
+@pytest.mark.parametrize("call", ["load", "push"])
+def test_what_is_restored_from_history_hides_no_click_of_the_same_moment(call, world, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "PAUSE_S", 0.0)
+    worker, shape = world.worker(), Shape(50, HORIZON_MS, 10**9)
+    world.send(event(1))
+    worker.step(0)
+    known = world.store.rows.pop("u")  # as if Redis had been emptied
+    history = HistoryOf(known)
+    world.send(event(2, 5))
+    meanwhile(world, monkeypatch, call, lambda: step(worker))
+    restore(world.store, history, shape, lambda: world.now_ms)  # type: ignore[arg-type]
+    step(worker)
+    assert sorted(world.store.rows["u"].event_ids) == ["e1", "e2"]
