@@ -1,6 +1,7 @@
 """Every topic is fed with rubbish, through every reader of it: nothing stops, nothing is lost, all is
 told."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -111,6 +112,12 @@ def _stepped(worker: Any) -> int:
         return worker.step(0.05)
     except UnavailableError:  # a letter is on its way
         return 1
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_of_others() -> None:
+    """Rubbish goes to the limit of recursion; sockets that others left open could not be told of there."""
+    gc.collect()
 
 
 @pytest.fixture

@@ -160,11 +160,11 @@ def test_a_failing_arm_is_answered_by_the_champion_and_still_counts(shop: Shop) 
 
 @pytest.mark.parametrize("threaded", [False, True])
 def test_a_late_arm_is_answered_by_the_champion(tmp_path: Path, threaded: bool) -> None:
-    shop = Shop(tmp_path, rank_deadline_ms=20, **FULL)
+    shop = Shop(tmp_path, rank_deadline_ms=150, **FULL)
     _all_on_other(shop)
     with shop.client() as call:
         call.parts.loaded.serving.models["other"].fitted.inline = not threaded
-        shop.other.sleep_s = 0.2
+        shop.other.sleep_s = 0.6
         answer = call.slate(n=3)
         fitted = call.parts.loaded.serving.models["other"].fitted
         assert threaded or fitted.aside_until_s > time.monotonic()  # off the loop for a while
