@@ -12,13 +12,13 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment
 from experiments.verdict import Sight, look
-from services.errors import StalePositionError
+from services.errors import StalePositionError, UnavailableError
 from services.ports import DecisionLog, Heartbeat, StateCache, TallyStore
 
 logger = logging.getLogger(__name__)
 
 AUTHOR = "decider"
-LOOKS = ("allocate", "hold", "rollback", "retrain")  # what a look of the decider leaves in the log
+LOOKS = ("allocate", "hold", "rollback", "retrain")  # what looks leave in the log (retrain: older ones)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Decider:
     events.
 
     A tick that raises UnavailableError may have decided something; the next one reads what the log says.
+    `looked_ms`: when each experiment was last looked at; `unfinished`: experiments whose latest look is in
+    the log by half.
     """
 
     ports: Ports
@@ -52,30 +54,59 @@ class Decider:
     partitions: int
     clock: Callable[[], int]
     looked_ms: dict[str, int] = field(default_factory=dict)
+    unfinished: set[str] = field(default_factory=set)
 
     def tick(self) -> list[Decision]:
         """All that is due now, for every experiment; the decisions appended. Raises UnavailableError."""
         if not self.ports.cache.lease("decider", self.identity.holder, self.identity.lease_s):
             return []
-        decided = []
+        decided: list[Decision] = []
+        missed: UnavailableError | None = None
         states = self.ports.decisions.catch_up()
-        for name, state in states.items():
-            self.ports.cache.put(state)  # a killed writer or an emptied Redis is repaired within a second
-            decided += self._confirm(state)
-            decided += self._look(self._state(name) if decided else state)
+        for state in states.values():
+            try:
+                decided += self._tend(state)
+            except UnavailableError as error:  # perhaps its sums alone: it keeps no other one waiting
+                missed = error
         self._accept_losses(states)
+        if missed is not None:
+            raise missed
         return decided
+
+    def _tend(self, state: Experiment) -> list[Decision]:
+        """All that is due now for one experiment."""
+        self.ports.cache.put(state)  # a killed writer or an emptied Redis is repaired within a second
+        confirmed = self._confirm(state)
+        return confirmed + self._look(self._state(state.name) if confirmed else state)
 
     # ---- looks ---------------------------------------------------------------------------------------------
 
     def _look(self, state: Experiment) -> list[Decision]:
-        """One look, if it is time: whatever follows from it, in order, until somebody else decides in
-        between."""
+        """One look, if it is time: whatever follows from it, in order. What did not get through, because
+        something was unavailable or somebody else decided in between, is looked at again at the next
+        tick."""
         now_ms = self.clock()
-        if now_ms - self._last_look_ms(state) < 1_000 * state.rules.look_every_s:
+        waited_ms = now_ms - self._last_look_ms(state)
+        if waited_ms < 1_000 * state.rules.look_every_s and state.name not in self.unfinished:
             return []
-        self.looked_ms[state.name] = now_ms
-        return self._append(look(state, self.sight(state)))
+        self.unfinished.discard(state.name)
+        self.looked_ms[state.name] = now_ms  # also if it fails by itself: not each second
+        decided: list[Decision] = []
+        try:
+            through = self._append(look(state, self.sight(state)), decided)
+        except UnavailableError:
+            self._look_again(state.name, decided)
+            raise
+        if not through:
+            self._look_again(state.name, decided)
+        return decided
+
+    def _look_again(self, name: str, decided: list[Decision]) -> None:
+        """At the next tick, unless the log shows that somebody else looked. What we `decided` ourselves
+        stands there too, and is no whole look."""
+        del self.looked_ms[name]
+        if decided:
+            self.unfinished.add(name)
 
     def sight(self, state: Experiment) -> Sight:
         """What there is to see of one experiment."""
@@ -96,11 +127,9 @@ class Decider:
 
     def _last_look_ms(self, state: Experiment) -> int:
         """Of whoever decided last: a restart, or a second decider, does not look more often."""
-        looks = [
-            d for d in self.ports.decisions.history(state.name) if d.author == AUTHOR and d.kind in LOOKS
-        ]
-        logged_ms = looks[-1].received_at if looks else state.started_ms
-        return max(logged_ms, self.looked_ms.get(state.name, 0))
+        backwards = reversed(self.ports.decisions.history(state.name))
+        looks = (d.received_at for d in backwards if d.author == AUTHOR and d.kind in LOOKS)
+        return max(next(looks, state.started_ms), self.looked_ms.get(state.name, 0))
 
     # ---- confirmations -------------------------------------------------------------------------------------
 
@@ -111,7 +140,7 @@ class Decider:
         for revision in filter(lambda revision: serves_everywhere(beats, revision), state.unconfirmed):
             now = self._state(state.name)
             if revision in now.unconfirmed:  # nobody else was faster
-                decided += self._append([self._confirmation(now, revision, beats)])
+                self._append([self._confirmation(now, revision, beats)], decided)
         return decided
 
     def _confirmation(self, state: Experiment, revision: int, beats: list[Heartbeat]) -> Decision:
@@ -139,19 +168,20 @@ class Decider:
     def _state(self, name: str) -> Experiment:
         return self.ports.decisions.catch_up()[name]
 
-    def _append(self, decisions: list[Decision]) -> list[Decision]:
-        appended = []
+    def _append(self, decisions: list[Decision], decided: list[Decision]) -> bool:
+        """Append in order, and note each in `decided`; False at the first one before which somebody else
+        decided. Raises UnavailableError."""
         for decision in decisions:
             try:
                 self.ports.decisions.append(decision)
             except StalePositionError as error:
-                logger.info("%s", error)  # somebody else decided: the next tick sees what
-                break
+                logger.info("%s", error)  # the next tick sees what they decided
+                return False
             logger.info(
                 "%s %d: %s: %s", decision.experiment, decision.revision, decision.kind, decision.reason
             )
-            appended.append(decision)
-        return appended
+            decided.append(decision)
+        return True
 
 
 def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:

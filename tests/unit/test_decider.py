@@ -39,9 +39,12 @@ class Company:
         self.store = MemoryTallyStore()
         for partition in range(PARTITIONS):
             self.store.apply(partition, None, Positions("log-1", 0, 0, 0), {})
+        self.start(EXPERIMENT)
+
+    def start(self, name: str) -> None:
         rules = replace(RULES, look_every_s=LOOK_MS / 1_000, min_new_units=100)
         champion = {"name": "pop", "model_version": "pop-1"}
-        self.log.append(commands.start(EXPERIMENT, champion, rules, "salt", self.origin()))
+        self.log.append(commands.start(name, champion, rules, "salt", self.origin()))
 
     @property
     def state(self) -> Experiment:
@@ -202,6 +205,84 @@ def test_promotion_and_undo_by_command_are_confirmed_too(company):
         state = company.log.append(build(company.state))
         company.beat("a")
         assert [d.detail["confirms"] for d in decider.tick()] == [state.revision]
+
+
+# ---- a look that did not get through --------------------------------------------------------------------
+
+
+def looks_again_at_once(company: Company, decider: Decider) -> bool:
+    """Whether the next tick looks, although no look interval has passed."""
+    company.pass_time(1_000)
+    return "allocate" in kinds(decider.tick())
+
+
+@pytest.mark.parametrize("call", ["load_all", "losses"])
+def test_a_blip_of_the_sums_does_not_cost_a_look_interval(company, call, monkeypatch):
+    decider = company.decider()
+    company.pass_time(LOOK_MS)
+    with monkeypatch.context() as blip:
+        blip.setattr(company.store, call, unavailable)
+        with pytest.raises(UnavailableError):
+            decider.tick()
+    assert looks_again_at_once(company, decider)
+    assert not looks_again_at_once(company, decider)
+
+
+def test_a_blip_of_the_log_does_not_cost_a_look_interval(company):
+    decider = company.decider(log=Interrupted(company.log))
+    company.pass_time(LOOK_MS)
+    with pytest.raises(UnavailableError):
+        decider.tick()
+    assert looks_again_at_once(company, decider)
+
+
+def test_a_look_that_met_somebody_elses_record_is_taken_again(company):
+    first = [company.enter]
+    decider = company.decider(log=Overtaken(company.log, lambda: first.pop()() if first else None))
+    company.pass_time(LOOK_MS)
+    assert decider.tick() == []
+    assert looks_again_at_once(company, decider)
+    assert not looks_again_at_once(company, decider)
+
+
+@pytest.mark.parametrize("blip", [False, True])
+def test_a_look_of_which_only_half_got_through_is_finished_at_the_next_tick(company, blip):
+    """Two arms have lost. After the first rollback the log can't be reached, or an analyst decides."""
+    losers = ("als", "text")
+    for arm in losers:
+        company.enter(arm)
+    shares = {"pop": 0.5, "als": 0.25, "text": 0.25}
+    company.log.append(commands.allocate(company.state, shares, {}, 0, company.origin()))
+    company.count(company.state.weights.version, pop=(5_000, 500), als=(2_500, 30), text=(2_500, 30))
+    company.pass_time(LOOK_MS)
+    between = [lambda: None, lambda: company.enter("late")]
+    overtaken = Overtaken(company.log, lambda: between.pop(0)() if between else None)
+    decider = company.decider(log=Interrupted(company.log, at=2) if blip else overtaken)
+    with suppress(UnavailableError):
+        decider.tick()
+    assert [company.state.arms[arm].role for arm in losers] == ["retired", "challenger"]
+    company.pass_time(1_000)
+    assert kinds(decider.tick()) == ["rollback"]
+    assert not looks_again_at_once(company, decider)
+
+
+def test_sums_that_cannot_be_loaded_keep_no_other_experiment_waiting(company, monkeypatch):
+    company.start("another")
+    decider, load_all = company.decider(), company.store.load_all
+
+    def slow(experiment: str, *given):
+        return unavailable() if experiment == EXPERIMENT else load_all(experiment, *given)
+
+    monkeypatch.setattr(company.store, "load_all", slow)
+    for _ in range(3):
+        company.pass_time(LOOK_MS)
+        with pytest.raises(UnavailableError):
+            decider.tick()
+    assert kinds(company.log.history("another")) == ["start"] + ["allocate"] * 3
+
+
+def unavailable(*_):
+    raise UnavailableError("Redis", "timeout")
 
 
 def fallen_champion(company: Company) -> None:
