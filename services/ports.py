@@ -388,16 +388,14 @@ class LakeFiles(Protocol):
     def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
         """Write the rows of `span` as one file, in the folder of the hour of `at_ms`."""
 
-    def take(self, topic: str, partition: int, log: str) -> int | None:
-        """Write this partition from now on, and nobody else; its position. Raises UnavailableError while
-        another one writes."""
+    def take(self, topic: str, partitions: Iterable[int], log: str) -> dict[int, int]:
+        """Write these partitions from now on, and nobody else; the offset after the last one that a file
+        answers for, of those that have a file of this log. Raises UnavailableError while another one writes;
+        call it again then."""
 
     def holding(self, topic: str, partition: int) -> AbstractContextManager[None]:
         """While this lasts nobody can take the partition. Raises StalePositionError if somebody has taken it
         since `take`."""
-
-    def position(self, topic: str, partition: int, log: str) -> int | None:
-        """Offset after the last one that a file answers for; None: there is no file of this log."""
 
 
 class FeatureStore(Protocol):

@@ -1,5 +1,6 @@
 """What shoppers did since the last import, read from the Parquet lake."""
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,10 @@ QUERY = """
 """
 
 
+HOUR_S = 3_600
+SKEW_S = HOUR_S  # between the clock of who received an event and the broker's, by which folders are named
+
+
 class LakeEventHistory(EventHistory):
     """Events in `<lake>/events/date=…/hour=…/*.parquet`; each event once, whatever the lake holds twice."""
 
@@ -27,7 +32,11 @@ class LakeEventHistory(EventHistory):
         """Events received after `after_ms`, oldest first; impressions are not interactions and are left
         out."""
         files = sorted(
-            str(path) for path in self.folder.glob("**/*.parquet") if not path.name.startswith(".")
+            str(path)
+            for folder in self.folder.glob("date=*/hour=*")
+            if _reaches(folder, after_ms)
+            for path in folder.glob("*.parquet")
+            if not path.name.startswith(".")
         )
         if not files:
             return PastEvents.none()
@@ -43,3 +52,12 @@ class LakeEventHistory(EventHistory):
             at=found["received_at"].astype(np.float64) / 1_000,
             kind=np.array([place[kind] for kind in found["type"]], np.uint8),
         )
+
+
+def _reaches(folder: Path, after_ms: int) -> bool:
+    """Whether a folder of an hour may hold something received after a moment; any other folder may."""
+    try:
+        hour = datetime.strptime(f"{folder.parent.name} {folder.name}+0000", "date=%Y-%m-%d hour=%H%z")
+    except ValueError:
+        return True
+    return hour.timestamp() + HOUR_S + SKEW_S > after_ms / 1_000

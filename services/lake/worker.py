@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 
 from services import events, ports
 from services.dead_letters import BURIED_BY, DeadLetters
-from services.errors import BadMessageError, DataLossError, StalePositionError
+from services.errors import BadMessageError, DataLossError, StalePositionError, UnavailableError
 from services.lake import tables
 from services.ports import Record, Span
 
 logger = logging.getLogger(__name__)
 
 HOUR_MS = 3_600_000
+ASK_MS = 1_000  # between two questions which log this is
 HISTORY_MS = 600_000  # of activity rows in one file of Feast's history; it is rewritten as it grows
 USER_ACTIVITY = "user_activity"
 READER = "lake"
@@ -31,10 +33,12 @@ Pair = tuple[str, int]
 @dataclass(slots=True)
 class Waiting:
     """Records of one partition that no file holds yet. first: where the next file begins; after: end of
-    what was fetched; since_ms: when the oldest of them came."""
+    what was fetched; sure: end of what was fetched before the log last said that it is ours; since_ms: when
+    the oldest of them came."""
 
     first: int
     after: int
+    sure: int
     since_ms: int = 0
     records: list[Record] = field(default_factory=list)
 
@@ -61,7 +65,9 @@ class LakeWorker:
         self._flush_ms = flush_ms
         self._most = most
         self._log = ""
+        self._asked_ms = 0
         self._waiting: dict[Pair, Waiting] = {}
+        self._placed: frozenset[Pair] | None = None  # what is read, each from the end of what waits
         self._letters = DeadLetters(deps.producer, READER)
         self.written = 0  # rows
         self.bad: Counter[tuple[str, str]] = Counter()  # records passed over, by (topic, code)
@@ -76,47 +82,83 @@ class LakeWorker:
             self._take_place()
             records = self._deps.consumer.poll(timeout_s)
             self._keep(records)
-            self._write(self._due())
+            if self._clock() - self._asked_ms >= min(ASK_MS, self._flush_ms):
+                self._confirm()
+                self._write(self._due())
         except StalePositionError as error:
             logger.warning("%s; reading again from its last file", error)
-            self._waiting = {}
+            self._lose_place()
         except DataLossError as error:
             logger.error("records are gone before they reached the lake: %s", error)
-            self._skip_gap()
+            self.close()
+            self._lose_place()
             return 0
         except Exception:
-            self._waiting = {}
+            self._read_again()
             raise
         return len(records)
 
     def close(self) -> None:
-        """Write what waits and is still ours."""
+        """Write what waits and is still ours, as far as it is known to be of this log."""
+        with suppress(DataLossError, UnavailableError):
+            self._confirm()
         for pair in self._waiting:
             with suppress(StalePositionError):
                 self._write([pair])
 
     def _take_place(self) -> None:
         ours = self._deps.owned()
-        if ours == frozenset(self._waiting):
+        if ours == self._placed:
             return
-        self._log = self._deps.files.tag(self._deps.admin.log_id())
+        self._log = self._same_log() if self._waiting else self._log_now()
         for pair in set(self._waiting) - ours:
             del self._waiting[pair]  # its new owner reads it from the last file on
-        for pair in ours - set(self._waiting):
-            start = self._start(pair)
-            self._waiting[pair] = Waiting(start, start)
+        self._take(ours - set(self._waiting))
         self._deps.consumer.assign({pair: waiting.after for pair, waiting in self._waiting.items()})
+        self._placed = ours
 
-    def _start(self, pair: Pair) -> int:
+    def _take(self, pairs: Iterable[Pair]) -> None:
+        for topic, together in groupby(sorted(pairs), key=itemgetter(0)):
+            partitions = [partition for _, partition in together]
+            held = self._deps.files.take(topic, partitions, self._log)
+            for partition in partitions:
+                start = self._start((topic, partition), held.get(partition))
+                self._waiting[topic, partition] = Waiting(start, start, start)
+
+    def _start(self, pair: Pair, held: int | None) -> int:
         first, end = self._deps.consumer.bounds(*pair)
-        held = self._deps.files.take(*pair, self._log)
         if held is not None and held < first:
             logger.error("%s/%d: records [%d, %d) are gone before they reached the lake", *pair, held, first)
         return min(max(first, held or 0), end)
 
-    def _skip_gap(self) -> None:
-        self.close()
+    def _read_again(self) -> None:
+        """What waits is forgotten, not whose the partitions are: `holding` tells if another one took them."""
+        self._placed = None
+        for pair, waiting in self._waiting.items():
+            self._waiting[pair] = Waiting(waiting.first, waiting.first, waiting.first)
+
+    def _lose_place(self) -> None:
+        self._placed = None
         self._waiting = {}
+
+    def _log_now(self) -> str:
+        return self._deps.files.tag(self._deps.admin.log_id())
+
+    def _same_log(self) -> str:
+        """Raises DataLossError if it is another one than we write."""
+        log = self._log_now()
+        if log != self._log:
+            raise DataLossError(f"the broker holds log {log}, not {self._log} any more")
+        return log
+
+    def _confirm(self) -> None:
+        """What was fetched before the log says who it is came from it. A log that was made anew may have
+        grown past our place: no read tells, and its records must not lie in files of the old one."""
+        self._asked_ms = self._clock()
+        if any(waiting.records for waiting in self._waiting.values()):
+            self._same_log()
+        for waiting in self._waiting.values():
+            waiting.sure = waiting.after
 
     def _keep(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -141,7 +183,9 @@ class LakeWorker:
     def _write(self, pairs: Iterable[Pair]) -> None:
         for pair in pairs:
             waiting = self._waiting[pair]
-            for at_ms, records in _by_hour(waiting.records):
+            for at_ms, records in _by_hour(
+                record for record in waiting.records if record.offset < waiting.sure
+            ):
                 span = Span(self._log, pair[1], waiting.first, records[-1].offset + 1)
                 with self._deps.files.holding(*pair):
                     self._write_file(pair[0], span, at_ms, records)

@@ -11,14 +11,14 @@ import pytest
 
 from experiments.experiment import Decision
 from services import events
-from services.adapters import memory
+from services.adapters import lake_files, memory
 from services.adapters.feast_store import FeastFeatureStore
 from services.adapters.lake_files import LakeFiles
 from services.errors import StalePositionError, UnavailableError
 from services.events import ActivityRow, Attribution, Event, Exposure
 from services.lake.tables import KINDS, table
 from services.lake.worker import Deps, LakeWorker
-from services.ports import Record
+from services.ports import Record, Span
 from services.settings import Settings
 
 HOUR_MS = 3_600_000
@@ -151,10 +151,10 @@ def test_a_worker_that_hung_while_another_one_took_over_doubles_nothing(world) -
 
 def test_who_writes_a_partition_can_not_be_displaced_within_the_write(tmp_path: Path) -> None:
     first, second = LakeFiles(tmp_path), LakeFiles(tmp_path)
-    first.take("events", 0, "log")
+    first.take("events", [0], "log")
     with first.holding("events", 0), pytest.raises(UnavailableError, match="another worker is writing"):
-        second.take("events", 0, "log")
-    second.take("events", 0, "log")
+        second.take("events", [0], "log")
+    second.take("events", [0], "log")
     with pytest.raises(StalePositionError), first.holding("events", 0):
         pass
 
@@ -173,48 +173,55 @@ def test_a_file_lies_in_the_hour_in_which_the_broker_got_its_records(world) -> N
     assert [row["offset"] for row in world.rows("events")] == [0, 1, 2, 3]
 
 
+def deadly(patched: pytest.MonkeyPatch, rng: random.Random) -> None:
+    """Whoever writes a file dies now and then, before it has its name or after."""
+    draft, whole = pq.write_table, LakeFiles.write
+
+    def dies_before(rows: Any, where: Any, **options: Any) -> None:
+        draft(rows, where, **options)
+        if rng.random() < 0.15:
+            raise KeyboardInterrupt
+
+    def dies_after(*arguments: Any) -> None:
+        whole(*arguments)
+        if rng.random() < 0.1:
+            raise KeyboardInterrupt
+
+    patched.setattr(pq, "write_table", dies_before)
+    patched.setattr(LakeFiles, "write", dies_after)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_kills_at_any_moment_lose_and_double_nothing(seed, world, monkeypatch) -> None:
     """Workers die between any two steps, or in the middle of a write; what was sent is there once."""
-    rng = random.Random(seed)
-    write, sent = pq.write_table, 0
+    rng, sent = random.Random(seed), 0
     worker = world.worker(flush_ms=rng.choice([0, 300, 2_000]), most=rng.choice([2, 50]))
-
-    def dies_sometimes(rows: Any, where: Any, **options: Any) -> None:
-        write(rows, where, **options)
-        if rng.random() < 0.2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(pq, "write_table", dies_sometimes)
-    for _ in range(40):
-        for _ in range(rng.randrange(4)):
-            world.send("events", click(sent), key=f"k{rng.randrange(5)}")
-            world.send("activity-rows", activity_row(sent), key=f"k{rng.randrange(5)}")
-            sent += 1
-        world.now_ms += rng.randrange(HOUR_MS // 4)
-        try:
-            worker.step(0)
-        except KeyboardInterrupt:
-            worker = world.worker(flush_ms=300)
-        if rng.random() < 0.1:
-            worker = world.worker(flush_ms=300)
-    monkeypatch.setattr(pq, "write_table", write)
+    with monkeypatch.context() as patched:
+        deadly(patched, rng)
+        for _ in range(40):
+            for _ in range(rng.randrange(4)):
+                world.send("events", click(sent), key=f"k{rng.randrange(5)}")
+                world.send("activity-rows", activity_row(sent), key=f"k{rng.randrange(5)}")
+                sent += 1
+            world.now_ms += rng.randrange(HOUR_MS // 4)
+            try:
+                worker.step(0)
+            except KeyboardInterrupt:
+                worker = world.worker(flush_ms=300)
+            if rng.random() < 0.1:
+                worker = world.worker(flush_ms=300)
     last = world.worker(flush_ms=0)
     while last.step(0):
         pass
-    assert sorted(row["event_id"] for row in world.rows("events")) == sorted(
-        f"e{index}" for index in range(sent)
-    )
+    expected = sorted(f"e{index}" for index in range(sent))
+    assert sorted(row["event_id"] for row in world.rows("events")) == expected
     history = world.features.history("user_activity")
-    assert sorted(sum(history["event_ids"].to_pylist(), [])) == sorted(f"e{index}" for index in range(sent))
+    assert sorted(sum(history["event_ids"].to_pylist(), [])) == expected
 
 
 def test_a_full_disk_is_no_loss(world, monkeypatch) -> None:
     worker = world.worker(flush_ms=0)
     world.send("events", click(1))
-
-    def full(*_args: Any, **_options: Any) -> None:
-        raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(pq, "write_table", full)
@@ -223,6 +230,167 @@ def test_a_full_disk_is_no_loss(world, monkeypatch) -> None:
     world.send("events", click(2))
     worker.step(0)
     assert [row["event_id"] for row in world.rows("events")] == ["e1", "e2"]
+
+
+# ---- where a partition goes on
+# ----------------------------------------------------------------------------------------------------
+
+LOG = "0123abcd"
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Topics whose folders were read through."""
+    topics: list[str] = []
+    plain = LakeFiles.files
+
+    def told(self: LakeFiles, topic: str) -> Any:
+        topics.append(topic)
+        return plain(self, topic)
+
+    monkeypatch.setattr(LakeFiles, "files", told)
+    return topics
+
+
+def written(files: LakeFiles, first: int, after: int, partition: int = 0, at_ms: int = START_MS) -> None:
+    with files.holding("events", partition):
+        files.write("events", Span(LOG, partition, first, after), at_ms, table("events", [])[0])
+
+
+def test_a_retry_reads_no_folder_through(world, monkeypatch, listed) -> None:
+    """Whatever the hiccup was: the partitions stay its own, and it knows what it wrote."""
+    worker = world.worker(flush_ms=0)
+    world.send("events", click(1))
+    worker.step(0)
+    listed.clear()
+    world.send("events", click(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(memory.MemoryLogAdmin, "log_id", unavailable)
+        with pytest.raises(UnavailableError):
+            worker.step(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(pq, "write_table", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="no space"):
+                worker.step(0)
+    worker.step(0)
+    assert [row["event_id"] for row in world.rows("events")] == ["e1", "e2"]
+    assert listed == []
+
+
+def unavailable(*_args: Any) -> None:
+    raise UnavailableError("broker", "it is down")
+
+
+def full(*_args: Any, **_options: Any) -> None:
+    raise OSError("no space left on device")
+
+
+def test_a_start_reads_each_topic_through_once_at_most(world, listed) -> None:
+    for index in range(8):
+        world.send("events", click(index), key=f"k{index}")
+    world.worker(flush_ms=0).step(0)
+    assert len(listed) == len(set(listed)) == len(KINDS)
+    listed.clear()
+    world.worker(flush_ms=0).step(0)
+    assert "events" not in listed  # where each partition goes on is noted
+    assert len(listed) == len(set(listed))
+    assert len(world.rows("events")) == 8
+
+
+def test_a_position_is_known_without_reading_folders_through_when_a_write_was_cut_off(
+    tmp_path, monkeypatch, listed
+) -> None:
+    files = LakeFiles(tmp_path)
+    assert files.take("events", [0], LOG) == {}
+    written(files, 0, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(pq, "write_table", full)
+        for after in (7, 9):
+            with pytest.raises(OSError, match="no space"):
+                written(files, 5, after)
+    listed.clear()
+    assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: 5}
+    assert listed == []
+
+
+@pytest.mark.parametrize("files_before", range(3))
+def test_a_file_that_nobody_lived_to_tell_of_counts(files_before, tmp_path, monkeypatch) -> None:
+    files, whole = LakeFiles(tmp_path), lake_files.write_whole
+    files.take("events", [0], LOG)
+    for first in range(files_before):
+        written(files, first, first + 1)
+
+    def killed_after(*arguments: Any) -> None:
+        whole(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lake_files, "write_whole", killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            written(files, files_before, files_before + 1)
+    assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: files_before + 1}
+
+
+NOTES = [b"", b"\n", b"\n\n", b"\n\xff\x00/\n../../x", b"\n" + b"date=x/" * 900]
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_whatever_is_noted_the_files_say_where_a_partition_goes_on(note, tmp_path) -> None:
+    files = LakeFiles(tmp_path)
+    files.take("events", [0, 1], LOG)
+    written(files, 0, 5)
+    written(files, 5, 9)
+    written(files, 3, 4, partition=1)
+    [newest], [other] = tmp_path.rglob("*-0-5-9.parquet"), tmp_path.rglob("*-1-3-4.parquet")
+    writer = tmp_path / ".writers" / "events-0"
+    whole = writer.read_bytes()
+    writer.write_bytes(whole[:32] + note)
+    assert LakeFiles(tmp_path).take("events", [0, 1, 2], LOG) == {0: 9, 1: 4}
+    writer.write_bytes(whole[:32] + b"\n\n" + str(other.relative_to(tmp_path / "events")).encode())
+    assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: 9}  # it is of another partition
+    writer.write_bytes(whole)
+    assert LakeFiles(tmp_path).take("events", [0], "ffffffff") == {}
+    newest.unlink()  # somebody wants it written again
+    assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: 5}
+
+
+def test_a_clock_that_went_back_hides_no_file(tmp_path) -> None:
+    for noted in (True, False):
+        files = LakeFiles(tmp_path)
+        first = files.take("events", [0], LOG).get(0, 0)
+        written(files, first, first + 5, at_ms=START_MS + 48 * HOUR_MS)
+        written(files, first + 5, first + 9)
+        if not noted:
+            (tmp_path / ".writers" / "events-0").unlink()
+        assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: first + 9}
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_new_log_that_has_grown_past_the_place_is_kept_whole_beside_the_old_one(seen, world) -> None:
+    """`seen`: records of the old log were fetched, and that they are its own was asked; they wait for their
+    file when the log is gone."""
+    worker = world.worker(flush_ms=2_000)
+    world.send("events", click(1))
+    worker.step(0)
+    world.now_ms += 2_000
+    worker.step(0)
+    if seen:
+        world.send("events", click(2))
+        worker.step(0)
+        world.now_ms += 1_000
+        worker.step(0)
+    world.broker.lose_everything("memory-2")
+    for index in range(3, 9):
+        world.send("events", click(index))
+    for _ in range(6):
+        worker.step(0)
+        world.now_ms += 1_000
+    worker.close()
+    old = ["e1", "e2"] if seen else ["e1"]
+    assert sorted(row["event_id"] for row in world.rows("events")) == [*old, *(f"e{n}" for n in range(3, 9))]
+    world.worker(flush_ms=0).step(0)  # and nothing is found to be missing
+    assert len(world.rows("events")) == len(old) + 6
 
 
 def test_another_log_is_not_mistaken_for_the_old_one(world) -> None:
