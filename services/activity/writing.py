@@ -12,24 +12,21 @@ from typing import TypeVar
 from services.errors import UnavailableError
 from services.ports import ActivityStore
 
-TURNS = 20
+TURNS = 600  # 6 s: longer than a process that was killed while it wrote keeps its users
 PAUSE_S = 0.01  # longer than most pushes take
 T = TypeVar("T")
 
 
 def in_turns(store: ActivityStore, users: Sequence[str], write: Callable[[list[str]], list[T]]) -> list[T]:
     """What `write` (load to push) answers for those of `users` whom nobody else is writing, then for the
-    others. Raises UnavailableError if some are being written all the time (a process that was killed there
-    keeps its users for some seconds); then `write` may or may not have been done for the rest."""
+    others. Raises UnavailableError if some are being written all the time; then it was done for the rest."""
     done: list[T] = []
     left = list(users)
-    for turn in range(TURNS):
-        if turn and left:
-            time.sleep(PAUSE_S)
-        if left:
-            with store.writing(left) as ours:
-                done += write([user for user in left if user in ours]) if ours else []
-            left = [user for user in left if user not in ours]
-    if left:
-        raise UnavailableError("rows of users", f"another process is writing {len(left)} of them")
-    return done
+    for _ in range(TURNS):
+        with store.writing(left) as ours:
+            done += write([user for user in left if user in ours]) if ours else []
+        left = [user for user in left if user not in ours]
+        if not left:
+            return done
+        time.sleep(PAUSE_S)
+    raise UnavailableError("rows of users", f"another process is writing {len(left)} of them")
