@@ -100,7 +100,7 @@ class LakeWorker:
 
     def close(self) -> None:
         """Write what waits and is still ours, as far as it is known to be of this log."""
-        with suppress(DataLossError, UnavailableError):
+        with suppress(DataLossError):
             self._confirm()
         for pair in self._waiting:
             with suppress(StalePositionError):
@@ -153,10 +153,16 @@ class LakeWorker:
 
     def _confirm(self) -> None:
         """What was fetched before the log says who it is came from it. A log that was made anew may have
-        grown past our place: no read tells, and its records must not lie in files of the old one."""
+        grown past our place: no read tells, and its records must not lie in files of the old one. Raises
+        DataLossError."""
         self._asked_ms = self._clock()
-        if any(waiting.records for waiting in self._waiting.values()):
+        if all(waiting.sure == waiting.after for waiting in self._waiting.values()):
+            return
+        try:
             self._same_log()
+        except UnavailableError as error:
+            logger.warning("%s; what was fetched since it answered last waits", error)
+            return
         for waiting in self._waiting.values():
             waiting.sure = waiting.after
 

@@ -265,7 +265,7 @@ def test_a_retry_reads_no_folder_through(world, monkeypatch, listed) -> None:
     listed.clear()
     world.send("events", click(2))
     with monkeypatch.context() as patched:
-        patched.setattr(memory.MemoryLogAdmin, "log_id", unavailable)
+        patched.setattr(LakeFiles, "holding", unavailable)
         with pytest.raises(UnavailableError):
             worker.step(0)
     with monkeypatch.context() as patched:
@@ -279,7 +279,7 @@ def test_a_retry_reads_no_folder_through(world, monkeypatch, listed) -> None:
 
 
 def unavailable(*_args: Any) -> None:
-    raise UnavailableError("broker", "it is down")
+    raise UnavailableError("the lake", "another worker is writing")
 
 
 def full(*_args: Any, **_options: Any) -> None:
@@ -364,6 +364,27 @@ def test_a_clock_that_went_back_hides_no_file(tmp_path) -> None:
         if not noted:
             (tmp_path / ".writers" / "events-0").unlink()
         assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: first + 9}
+
+
+def test_what_is_surely_of_this_log_is_written_also_while_the_broker_is_away(world) -> None:
+    worker = world.worker(flush_ms=2_000)
+    for index in range(2):
+        world.send("events", click(index))
+        worker.step(0)
+        world.now_ms += 700
+    worker.step(0)  # asked 1.4 s ago
+    world.send("events", click(2))
+    worker.step(0)  # fetched, but not known to be of the same log
+    world.broker.down = True
+    for _ in range(4):
+        worker.step(0)
+        world.now_ms += 1_000
+    assert [row["event_id"] for row in world.rows("events")] == ["e0", "e1"]
+    world.broker.down = False
+    for _ in range(4):
+        worker.step(0)
+        world.now_ms += 1_000
+    assert [row["event_id"] for row in world.rows("events")] == ["e0", "e1", "e2"]
 
 
 @pytest.mark.parametrize("seen", [False, True])
