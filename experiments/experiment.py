@@ -65,21 +65,27 @@ class VoidRevision(IllegalTransition):
 
 def fold(decisions: Iterable[Decision], state: Experiment | None = None) -> Experiment | None:
     """State after `decisions` in log order, from `state` on. Void and impossible records change nothing."""
+    ours = False
     for decision in decisions:
         try:
-            state = apply(state, decision)
+            state, ours = apply(state, decision, spare=ours), True
         except IllegalTransition:
             continue
     return state
 
 
-def apply(state: Experiment | None, decision: Decision) -> Experiment:
-    """State after one more decision. Raises VoidRevision, or IllegalTransition with what is wrong."""
+def apply(state: Experiment | None, decision: Decision, *, spare: bool = False) -> Experiment:
+    """State after one more decision. Raises VoidRevision, or IllegalTransition with what is wrong, and
+    `state` is what it was.
+
+    `spare`: nobody else holds `state`, and the caller drops it. Its `versions` then grow in place: copied at
+    each decision, they make the fold of a log cost the square of its length.
+    """
     expected = state.revision + 1 if state else 1
     if decision.revision != expected:
         raise VoidRevision(f"revision {decision.revision} is void, the next one is {expected}")
     try:
-        changed = weigh(_step(state, decision), decision)
+        changed = weigh(_step(state, decision), decision, spare)
     except (LookupError, TypeError, AttributeError) as error:
         raise IllegalTransition(f"{decision.kind}: detail is malformed: {error!r}") from error
     return replace(changed, revision=decision.revision, updated_ms=decision.received_at)

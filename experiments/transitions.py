@@ -256,8 +256,9 @@ def alpha_at(rules: Rules, index: int) -> float:
     return rules.alpha * 6 / (math.pi * index) ** 2
 
 
-def weigh(s: Experiment, d: Decision) -> Experiment:
-    """Install the decision's weights. A version is immutable: another vector must be the next version."""
+def weigh(s: Experiment, d: Decision, spare: bool = False) -> Experiment:
+    """Install the decision's weights. A version is immutable: another vector must be the next version.
+    `spare`: nobody holds the state that this one replaces, so its `versions` need not be copied."""
     shares, now = dict(d.weights), s.weights
     live = {arm.name for arm in s.live_arms()}
     require(set(shares) == live, f"weights must name the live arms {sorted(live)}, not {sorted(shares)}")
@@ -271,7 +272,9 @@ def weigh(s: Experiment, d: Decision) -> Experiment:
     follows = d.weights_version == now.version + 1
     require(follows, f"weights version {d.weights_version} is not {now.version + 1}")
     weights = Weights(d.weights_version, shares, d.received_at)
-    return replace(s, weights=weights, versions={**s.versions, weights.version: shares})
+    versions = s.versions if spare and isinstance(s.versions, dict) else dict(s.versions)
+    versions[weights.version] = shares
+    return replace(s, weights=weights, versions=versions)
 
 
 def _asked(s: Experiment, d: Decision) -> None:

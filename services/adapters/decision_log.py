@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 PAIR = (events.DECISIONS, 0)
 Snapshot = Callable[[str], Experiment | None]
 _POLL_S = 0.2
-_CATCH_UP_S = 10.0
+STILL_S = 10.0  # a log that yields nothing for so long is not there; a long one may take longer
 
 
 class Ledger:
@@ -33,6 +33,7 @@ class Ledger:
 
     def __init__(self, snapshot: Snapshot):
         self.states: dict[str, Experiment] = {}
+        self._ours: set[str] = set()  # experiments whose state nobody else holds
         self.history: dict[str, list[Decision]] = {}
         self.void = 0
         self.illegal = 0
@@ -56,6 +57,7 @@ class Ledger:
             return False
         logger.warning("%s: the log does not reach back; revision %d was cached", experiment, cached.revision)
         self.states[experiment] = cached
+        self._ours.discard(experiment)
         return True
 
     def take(self, offset: int, decision: Decision) -> bool:
@@ -73,13 +75,19 @@ class Ledger:
     def _fold(self, offset: int, decision: Decision) -> bool:
         name = decision.experiment
         try:
-            self.states[name] = apply(self.states.get(name), decision)
+            self.states[name] = apply(self.states.get(name), decision, spare=name in self._ours)
         except (LookupError, TypeError, ValueError, AttributeError) as error:  # whatever a record can break
             self.illegal += 1
             logger.error("decisions/%d is not legal and does not count: %s", offset, error)
             return False
+        self._ours.add(name)
         self._count(offset, decision)
         return True
+
+    def hand_out(self) -> dict[str, Experiment]:
+        """The states, for whoever keeps them: they are not changed any more."""
+        self._ours.clear()
+        return dict(self.states)
 
     def _pass(self, offset: int, decision: Decision) -> None:
         """A record whose revision is taken is void, unless it is what the snapshot was made from."""
@@ -102,6 +110,7 @@ class KafkaDecisionLog:
     ) -> None:
         self._settings, self._producer, self._consumer, self._cache = settings, producer, consumer, cache
         self._ledger = Ledger(cache.get)
+        self._changed: set[str] = set()  # experiments whose newest state is not handed to the cache yet
         self._blind = ""  # why the cache could not be asked for a state that the log lacks
         self._lock = threading.RLock()
 
@@ -121,13 +130,17 @@ class KafkaDecisionLog:
         return self._ledger.unreadable
 
     def catch_up(self) -> Mapping[str, Experiment]:
-        """Read to the end of the log; refreshes the cache with what changed if Redis can be reached."""
+        """Read to the end of the log, as it is now, however far that is; refreshes the cache with what
+        changed if Redis can be reached. Raises UnavailableError when the log stands still for STILL_S; the
+        next call goes on from there."""
         with self._lock:
-            changed = self._read_to_end()
+            self._read_to_end()
             self._look_for_what_is_missing()
-            for experiment in sorted(changed):
-                self._refresh(self._ledger.states[experiment])
-            return dict(self._ledger.states)
+            states = self._ledger.hand_out()
+            for experiment in sorted(self._changed):
+                self._refresh(states[experiment])
+            self._changed.clear()
+            return states
 
     def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
         """Of what has been read; the log is caught up with first if that never happened."""
@@ -185,23 +198,27 @@ class KafkaDecisionLog:
         else:
             self._blind = ""
 
-    def _read_to_end(self) -> set[str]:
-        """Names of the experiments that changed."""
+    def _read_to_end(self) -> None:
         start, end = self._consumer.bounds(*PAIR)
         self._stand_within(start, end)
-        changed: set[str] = set()
-        deadline = time.monotonic() + _CATCH_UP_S
-        while self._consumer.positions()[PAIR] < end:
-            for record in self._poll():
-                try:
-                    name = self._take(record)
-                except UnavailableError:
-                    self._consumer.assign({PAIR: record.offset})  # what was fetched with it is read again
-                    raise
-                changed |= {name} - {None}
-            if time.monotonic() > deadline:
-                raise UnavailableError("the decision log", f"its end was not reached in {_CATCH_UP_S:g} s")
-        return changed
+        moved_s, before = time.monotonic(), self._consumer.positions()[PAIR]
+        while (position := self._consumer.positions()[PAIR]) < end:
+            if position != before:
+                moved_s, before = time.monotonic(), position
+            elif time.monotonic() - moved_s > STILL_S:
+                still = f"it stood still for {STILL_S:g} s at offset {position}; its end is {end}"
+                raise UnavailableError("the decision log", still)
+            self._take_all(self._poll())
+
+    def _take_all(self, records: list[Record]) -> None:
+        for record in records:
+            try:
+                name = self._take(record)
+            except UnavailableError:
+                self._consumer.assign({PAIR: record.offset})  # what was fetched with it is read again
+                raise
+            if name is not None:
+                self._changed.add(name)
 
     def _poll(self) -> list[Record]:
         try:

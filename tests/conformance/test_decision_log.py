@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from traffic import EXPERIMENT, RULES, START_MS
 
 from experiments import commands
-from experiments.experiment import Decision, Experiment, IllegalTransition, apply, fold
+from experiments.experiment import Decision, Experiment, IllegalTransition, apply, fold, to_dict
 from services import events
+from services.adapters import decision_log
 from services.adapters.decision_log import KafkaDecisionLog
 from services.adapters.memory import (
     MemoryBroker,
@@ -19,7 +21,7 @@ from services.adapters.memory import (
     MemoryStateCache,
 )
 from services.errors import StalePositionError, UnavailableError
-from services.ports import DecisionLog
+from services.ports import DecisionLog, Record
 from services.settings import Settings
 
 ORIGIN = commands.Origin("anna", START_MS)
@@ -82,6 +84,20 @@ def test_every_reader_sees_the_same_history_and_state(opened):
     assert other.history(EXPERIMENT) == log.history(EXPERIMENT)
     assert [d.revision for d in other.history(EXPERIMENT, after_revision=1)] == [2]
     assert fold(other.history(EXPERIMENT)) == second
+
+
+def test_a_state_that_was_handed_out_stays_what_it_was(opened):
+    """Also if the log that gave it reads on, over many records at once."""
+    log, reader = opened(), opened()
+    state = log.append(enter(log.append(start())))
+    seen = reader.catch_up()[EXPERIMENT]
+    kept = to_dict(seen)
+    for share in (0.1, 0.2, 0.3):
+        shares = {"pop": 1 - share, "als": share}
+        state = log.append(commands.allocate(state, shares, {}, 0, ORIGIN))
+    assert reader.catch_up()[EXPERIMENT] == state
+    assert to_dict(seen) == kept
+    assert len(state.versions) == len(seen.versions) + 3
 
 
 def test_the_second_decision_with_a_revision_does_not_count(opened):
@@ -244,6 +260,71 @@ def test_without_the_cache_the_log_is_read_and_written_but_nothing_is_begun(brok
     assert reader.catch_up() == {EXPERIMENT: state}
     paused = reader.append(commands.pause(state, ORIGIN))
     assert log.catch_up() == {EXPERIMENT: paused}
+
+
+class Slow(MemoryEventConsumer):
+    """A consumer that takes `poll_s` seconds of `time` for each record."""
+
+    def __init__(self, broker: MemoryBroker, time: "Time", poll_s: float):
+        super().__init__(broker)
+        self._time, self._poll_s = time, poll_s
+
+    def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
+        self._time.now_s += self._poll_s
+        return super().poll(timeout_s, 1)
+
+
+class Time:
+    """A clock that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def slow_log(broker: MemoryBroker, cache: MemoryStateCache, monkeypatch: Any, poll_s: float) -> Any:
+    time = Time()
+    monkeypatch.setattr(decision_log, "time", time)
+    consumer = Slow(broker, time, poll_s)
+    return KafkaDecisionLog(
+        Settings(experiment=EXPERIMENT), MemoryEventProducer(broker), consumer, cache
+    ), consumer
+
+
+def test_a_long_log_is_read_to_its_end_however_long_that_takes(broker, monkeypatch):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    state = log.append(start())
+    for arm in range(10):
+        state = log.append(enter(state, f"arm{arm}"))
+    reader, _ = slow_log(broker, cache, monkeypatch, 0.9 * decision_log.STILL_S)
+    assert reader.catch_up() == {EXPERIMENT: state}
+
+
+def test_a_log_that_stands_still_is_unavailable_and_nothing_read_of_it_is_lost(broker, monkeypatch):
+    """Half of it is read; whoever reads the other half also caches what the first one changed."""
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    other = replace(start(), experiment="another")
+    log.append(other)
+    state = log.append(start())
+    reader, consumer = slow_log(broker, cache, monkeypatch, 0.9 * decision_log.STILL_S)
+    with monkeypatch.context() as still:
+        polled = consumer.poll
+        left = [polled]
+        still.setattr(consumer, "poll", lambda *given: left.pop()(*given) if left else nothing(consumer))
+        with pytest.raises(UnavailableError, match="stood still for 10 s at offset 1; its end is 2"):
+            reader.catch_up()
+    cache.forget()
+    assert reader.catch_up()[EXPERIMENT] == state
+    assert cache.get("another") is not None
+
+
+def nothing(consumer: Slow) -> list[Record]:
+    consumer._time.now_s += 1.0
+    return []
 
 
 def test_what_only_the_cache_can_explain_waits_for_it(broker):

@@ -78,6 +78,32 @@ def held(rule="data-loss"):
     return lambda s: commands.hold(s, ["partition 3: offsets 5 to 9 are gone"], at(rule=rule))
 
 
+# ---- the fold of a long log --------------------------------------------------------------------------------
+
+
+def long_log(looks):
+    return after(enters("als"), *(weighs(popularity=1 - n / 999, als=n / 999) for n in range(1, looks)))
+
+
+def test_a_fold_is_what_its_steps_are_and_leaves_the_state_it_began_with():
+    begun, _ = after(enters("als"))
+    kept, (state, log) = to_dict(begun), long_log(50)
+    assert fold(log) == fold(log[2:], begun) == state
+    assert to_dict(begun) == kept
+
+
+def test_a_state_that_nobody_holds_is_not_copied_and_one_that_a_record_breaks_is_what_it_was():
+    state, log = long_log(20)
+    before, following = fold(log), weighs(popularity=0.5, als=0.5)(state)
+    kept = to_dict(before)
+    for wrong in (replace(following, weights={"als": 1.0}), replace(following, weights_version=99)):
+        with pytest.raises(IllegalTransition):
+            apply(before, wrong, spare=True)
+    assert to_dict(before) == kept
+    assert apply(before, following).versions is not before.versions
+    assert apply(before, following, spare=True).versions is before.versions
+
+
 # ---- laws under any sequence -------------------------------------------------------------------------------
 
 
