@@ -244,11 +244,11 @@ def state_cache(settings: Settings) -> ports.StateCache:
     return RedisStateCache(settings)
 
 
-def decision_log(settings: Settings) -> ports.DecisionLog:
-    """The log of decisions with its cache."""
+def decision_log(settings: Settings, history: bool = True) -> ports.DecisionLog:
+    """The log of decisions with its cache. `history`: whether this process ever asks for its records."""
     from services.adapters.decision_log import KafkaDecisionLog
 
-    return KafkaDecisionLog(settings, producer(settings), consumer(settings), state_cache(settings))
+    return KafkaDecisionLog(settings, producer(settings), consumer(settings), state_cache(settings), history)
 
 
 def online_reader(settings: Settings) -> ports.OnlineReader:

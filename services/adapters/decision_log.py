@@ -8,6 +8,7 @@ restart).
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -29,16 +30,18 @@ STILL_S = 10.0  # a log that yields nothing for so long is not there; a long one
 class Ledger:
     """What the records read so far add up to. `void`: records that did not get their revision; `illegal`:
     records that no legal history contains; `unreadable`: those that are no decision (the lake worker buries
-    them). All are passed over, by every reader alike."""
+    them). All are passed over, by every reader alike. `history`: the records that count, by experiment;
+    without `keep` it stays empty, because they grow for ever (11 kB a look in memory)."""
 
-    def __init__(self, snapshot: Snapshot):
+    def __init__(self, snapshot: Snapshot, keep: bool = True):
         self.states: dict[str, Experiment] = {}
         self._ours: set[str] = set()  # experiments whose state nobody else holds
         self.history: dict[str, list[Decision]] = {}
         self.void = 0
         self.illegal = 0
         self.unreadable = 0
-        self._snapshot = snapshot
+        self._snapshot, self._keep = snapshot, keep
+        self._newest: dict[str, int] = {}  # experiment -> revision of the newest record that was counted
         self._offsets: dict[tuple[str, int], int] = {}  # (experiment, revision) -> the record that won it
 
     def revision(self, experiment: str) -> int:
@@ -91,25 +94,33 @@ class Ledger:
 
     def _pass(self, offset: int, decision: Decision) -> None:
         """A record whose revision is taken is void, unless it is what the snapshot was made from."""
-        newest = self.history.get(decision.experiment, [])
-        if decision.revision > (newest[-1].revision if newest else 0):
+        if decision.revision > self._newest.get(decision.experiment, 0):
             self._count(offset, decision)
         else:
             self.void += 1
 
     def _count(self, offset: int, decision: Decision) -> None:
         self._offsets[decision.experiment, decision.revision] = offset
-        self.history.setdefault(decision.experiment, []).append(decision)
+        self._newest[decision.experiment] = decision.revision
+        if self._keep:
+            self.history.setdefault(decision.experiment, []).append(decision)
 
 
 class KafkaDecisionLog:
-    """ports.DecisionLog on a topic. Thread-safe: one call at a time reads and writes."""
+    """ports.DecisionLog on a topic. Thread-safe: one call at a time reads and writes. `history`: keep the
+    records; processes that never ask for them do without."""
 
     def __init__(
-        self, settings: Settings, producer: EventProducer, consumer: EventConsumer, cache: StateCache
+        self,
+        settings: Settings,
+        producer: EventProducer,
+        consumer: EventConsumer,
+        cache: StateCache,
+        history: bool = True,
     ) -> None:
         self._settings, self._producer, self._consumer, self._cache = settings, producer, consumer, cache
-        self._ledger = Ledger(cache.get)
+        self._ledger = Ledger(cache.get, history)
+        self._keeps_history = history
         self._changed: set[str] = set()  # experiments whose newest state is not handed to the cache yet
         self._blind = ""  # why the cache could not be asked for a state that the log lacks
         self._lock = threading.RLock()
@@ -143,12 +154,15 @@ class KafkaDecisionLog:
             return states
 
     def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
-        """Of what has been read; the log is caught up with first if that never happened."""
+        """Of what has been read; the log is caught up with first if that never happened. Raises
+        UnavailableError, and RuntimeError if this log was made without its history."""
+        if not self._keeps_history:
+            raise RuntimeError("this log of decisions keeps no history")
         with self._lock:
             if PAIR not in self._consumer.positions():
                 self.catch_up()
             kept = self._ledger.history.get(experiment, [])
-            return [decision for decision in kept if decision.revision > after_revision]
+            return kept[bisect_right(kept, after_revision, key=lambda decision: decision.revision) :]
 
     def append(self, decision: Decision) -> Experiment:
         """Check against the newest state, append, wait for the acknowledgement, read back.

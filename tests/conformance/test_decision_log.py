@@ -36,14 +36,24 @@ def enter(state: Experiment, arm: str = "als") -> Decision:
     return commands.enter(state, arm, f"{arm}-1", ORIGIN)
 
 
+def held_decisions(log: KafkaDecisionLog) -> int:
+    """How many records a log keeps in memory."""
+    kept = [part for part in vars(log._ledger).values() if isinstance(part, dict)]
+    return sum(isinstance(found, Decision) for part in kept for of in part.values() for found in _all(of))
+
+
+def _all(of: object) -> list[object]:
+    return of if isinstance(of, list) else [of]
+
+
 @pytest.fixture
 def broker() -> MemoryBroker:
     return MemoryBroker(partitions=2)
 
 
-def topic_log(broker: MemoryBroker, cache: MemoryStateCache) -> KafkaDecisionLog:
+def topic_log(broker: MemoryBroker, cache: MemoryStateCache, history: bool = True) -> KafkaDecisionLog:
     consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
-    return KafkaDecisionLog(Settings(experiment=EXPERIMENT), producer, consumer, cache)
+    return KafkaDecisionLog(Settings(experiment=EXPERIMENT), producer, consumer, cache, history)
 
 
 @pytest.fixture(params=["memory", "topic", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -98,6 +108,23 @@ def test_a_state_that_was_handed_out_stays_what_it_was(opened):
     assert reader.catch_up()[EXPERIMENT] == state
     assert to_dict(seen) == kept
     assert len(state.versions) == len(seen.versions) + 3
+
+
+def test_without_its_history_a_log_decides_alike_and_keeps_no_record(broker):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    bare = [topic_log(broker, cache, history=False) for _ in range(2)]
+    state = bare[0].append(enter(bare[0].append(start())))
+    stale = commands.pause(state, ORIGIN)
+    winner = bare[1].append(enter(state, "text"))
+    with pytest.raises(StalePositionError, match="revision 3 is taken, 4 is next"):
+        bare[0].append(stale)
+    broker.append(events.DECISIONS, b"storefront", events.encode(stale))
+    assert log.catch_up() == bare[0].catch_up() == bare[1].catch_up() == {EXPERIMENT: winner}
+    assert log.void == bare[0].void == bare[1].void == 1
+    with pytest.raises(RuntimeError, match="keeps no history"):
+        bare[0].history(EXPERIMENT)
+    assert held_decisions(bare[0]) == held_decisions(bare[1]) == 0 < held_decisions(log)
 
 
 def test_the_second_decision_with_a_revision_does_not_count(opened):
