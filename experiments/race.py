@@ -39,6 +39,9 @@ def rollback_side(margin: float) -> Side:
     return Side(1 - margin, np.geomspace(0.30, 0.98, GRID) * (1 - margin))
 
 
+# The two sides below are tested, and nothing calls them: to promote is a person's decision today.
+
+
 def promotion_side() -> Side:
     """Null: challenger <= champion. E >= 1/α is evidence for promotion."""
     return Side(1.0, np.geomspace(1.02, 1.30, GRID))

@@ -196,7 +196,8 @@ Sums = dict[str, int]
 
 
 class TallyStore(Protocol):
-    """Sums of each partition and the positions they stand at; they change together or not at all."""
+    """Sums of each partition and the positions they stand at; they change together or not at all. All
+    methods raise UnavailableError."""
 
     def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
         """Positions (None: never counted) and sums by experiment."""
@@ -251,13 +252,14 @@ class Heartbeat:
 
 
 class StateCache(Protocol):
-    """A copy of experiment state for those who serve, and their heartbeats. Losing it loses nothing."""
+    """A copy of experiment state for those who serve, and their heartbeats. Losing it loses nothing. All
+    methods raise UnavailableError."""
 
     def put(self, state: Experiment) -> bool:
         """Store if newer than what is there."""
 
     def get(self, experiment: str) -> Experiment | None:
-        """The cached state. Raises UnavailableError."""
+        """The cached state; None: there is none."""
 
     def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
         """Report; expires."""
@@ -273,17 +275,22 @@ class StateCache(Protocol):
 
 
 class DecisionLog(Protocol):
-    """The topic `decisions` as a state machine."""
+    """The topic `decisions` as a state machine. All methods raise UnavailableError."""
 
     def catch_up(self) -> Mapping[str, Experiment]:
-        """Read to the end; the state of every experiment. Raises UnavailableError."""
+        """Read to the end; the state of every experiment. What could be read before an UnavailableError is
+        not read again."""
 
     def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
-        """Records that count (void ones left out), oldest first."""
+        """Records that count (void ones left out), oldest first, of what has been read."""
 
     def append(self, decision: Decision) -> Experiment:
         """Append, read back, and return the new state if ours was the first with its revision; else
-        StalePositionError. Also refreshes the StateCache."""
+        StalePositionError. Also refreshes the StateCache.
+
+        Raises IllegalTransition if the decision makes no sense in the newest state: nothing was appended.
+        After an UnavailableError it may be in the log or not: catch up before deciding again.
+        """
 
 
 @dataclass(frozen=True, slots=True)
