@@ -16,7 +16,7 @@ class TrainerMetrics:
     def __init__(self, registry: CollectorRegistry):
         self._fits = Counter(
             "ringside_fits",
-            "Requests answered, by the gate: passed or refused.",
+            "Requests answered: passed or refused by the gate, or failed: passed, but not taken.",
             ["algorithm", "gate"],
             registry=registry,
         )
@@ -47,6 +47,6 @@ class TrainerMetrics:
         if trained is not None:
             algorithm = trained.manifest.algorithm
             self._seconds.labels(algorithm).observe(time.perf_counter() - began)
-            self._fits.labels(algorithm, "passed" if trained.verdict.passed else "refused").inc()
+            self._fits.labels(algorithm, trained.outcome).inc()
             self._last.set_to_current_time()
         return trained

@@ -21,10 +21,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A saved model and what the gate said about it."""
+    """A saved model, what the gate said about it, and why an experiment would not take it nevertheless."""
 
     manifest: Manifest
     verdict: Verdict
+    not_taken: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """passed, refused (by the gate) or failed (passed, but not taken)."""
+        if not self.verdict.passed:
+            return "refused"
+        return "failed" if self.not_taken else "passed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ EVIDENT = ("rollback", "promote", "undo", "enter")  # decisions that say somethi
 class TrainerWorker:
     """One experiment's trainer. What it did about a request is in the log, so that a restart goes on where
     the last one ended: every attempt begins with a record, and the request ends with one. `fitted`: request
-    (its revision) and model of a fit whose answer is not in the log yet.
+    (its revision) and model of a fit whose answer is not known to be in the log.
     """
 
     experiment: str
@@ -47,8 +47,8 @@ class TrainerWorker:
         if state is None:
             return None
         asked = state.retrain_revision if state.retrain_pending else None
-        if asked is not None and self.fitted is not None and self.fitted[0] == asked:
-            return self._answer(*self.fitted)
+        if self.fitted is not None:
+            return self._answer(*self.fitted) if self.fitted[0] == asked else self._settle(*self.fitted)
         if asked is None or self.workshop.clock_ms() < state.retrain_tried_ms + rest_ms(state):
             self._note(state)
             return None
@@ -73,29 +73,41 @@ class TrainerWorker:
             raise
 
     def _answer(self, asked: int, trained: Trained) -> Trained:
-        """Enter the model if the gate lets it; the log holds the answer either way."""
-        if trained.verdict.passed:
-            self._enter(asked, trained)
+        """Enter the model if gate and experiment take it; the log holds the answer either way."""
+        if trained.outcome == "passed":
+            trained = self._enter(asked, trained)
         else:
-            self._end(asked, "refused", trained.verdict.reason, trained)
+            self._end(asked, trained)
         self.fitted = None
         self.workshop.record(trained)
         return trained
 
-    def _enter(self, asked: int, trained: Trained) -> None:
+    def _settle(self, asked: int, trained: Trained) -> Trained | None:
+        """The request waits no more, so an answer got through: ours, although nobody acknowledged it, or
+        somebody else's. What was fitted is noted either way, and returned if it is the answer."""
+        self.fitted = None
+        self.workshop.record(trained)
+        made = (asked, trained.manifest.model_version)
+        since = [d.detail for d in self.decisions.history(self.experiment, asked)]
+        return trained if made in [(d.get("answers"), d.get("model_version")) for d in since] else None
+
+    def _enter(self, asked: int, trained: Trained) -> Trained:
         made, found = trained.manifest.model_version, trained.verdict.reason
         origin = self._origin(f"{made} answers the retraining request ({found}).")
         try:
             enter(self.decisions, self.experiment, trained, origin, answers=asked)
         except AnsweredError:
-            self.fitted = None
-            raise
+            raise  # the next look settles it
         except BadInputError as error:
-            self._end(asked, "failed", str(error), trained)
+            trained = replace(trained, not_taken=str(error))
+            self.fitted = (asked, trained)
+            self._end(asked, trained)
+        return trained
 
-    def _end(self, asked: int, outcome: str, why: str, trained: Trained) -> None:
+    def _end(self, asked: int, trained: Trained) -> None:
         """Record that the request led to no challenger, with what the gate found."""
-        refused = trained.manifest.model_version
+        refused, outcome = trained.manifest.model_version, trained.outcome
+        why = trained.not_taken or trained.verdict.reason
         log.warning("%s stays out: %s", refused, why)
         origin = self._origin(f"Retraining {outcome}: {refused} stays out, {why}.")
         origin = replace(origin, evidence={"gate": trained.verdict.evidence()})

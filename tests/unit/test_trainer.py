@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from fitted_models import DAY_S, NOW_S, catalogue, interactions, two_tastes
+from prometheus_client import CollectorRegistry
 
 from experiments import commands
 from experiments.commands import Origin
@@ -26,6 +27,7 @@ from services.errors import BadInputError, UnavailableError
 from services.ports import Dataset, PastEvents
 from services.trainer.commands import parse_params
 from services.trainer.gate import TOLERANCE, compare, judge
+from services.trainer.metrics import TrainerMetrics
 from services.trainer.recipes import recipe, recipe_of
 from services.trainer.report import Entry, make_report
 from services.trainer.served import as_served, query_of
@@ -540,14 +542,74 @@ def test_a_fitted_model_is_not_fitted_again_because_the_log_was_away(shop, monke
     assert (len(fitted), shop.kinds()[-1]) == (1, "enter")
 
 
+def lose_the_next_acknowledgement(shop, monkeypatch, kind):
+    """The record gets into the log; whoever appended it hears nothing of that."""
+    honest = shop.decisions.append
+
+    def append(decision):
+        state = honest(decision)
+        if decision.kind == kind:
+            monkeypatch.setattr(shop.decisions, "append", honest)
+            raise UnavailableError("the decision log", "no acknowledgement")
+        return state
+
+    monkeypatch.setattr(shop.decisions, "append", append)
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [("enter", "passed"), ("answer", "refused"), ("answer", "failed")]
+)
+def test_a_fit_is_noted_also_if_the_acknowledgement_of_its_answer_is_lost(shop, monkeypatch, kind, outcome):
+    shop.start("als", **ALS)
+    if outcome == "refused":
+        broken = shop.workshop.train(recipe("inverted"))
+        enter(shop.decisions, EXPERIMENT, broken, shop.origin("command"))
+    if outcome == "failed":
+        monkeypatch.setattr(commands, "enter", refuse)
+    shop.ask(arm=list(shop.state.arms)[-1])
+    lose_the_next_acknowledgement(shop, monkeypatch, kind)
+    with pytest.raises(UnavailableError):
+        shop.look()
+    trained = shop.look()
+    assert trained.outcome == outcome
+    assert shop.kinds()[-2:] == ["attempt", kind]  # answered once
+    gate = shop.registry.tags[trained.manifest.model_version]["gate"]
+    assert gate == ("refused" if outcome == "refused" else "passed")
+    assert shop.look() is None
+
+
+def test_a_fit_that_somebody_else_answered_first_is_noted_and_counts_as_no_answer(shop, monkeypatch):
+    shop.start()
+    asked = shop.ask().retrain_revision
+    monkeypatch.setattr(commands, "enter", fails)
+    with pytest.raises(UnavailableError):
+        shop.look()
+    fitted = shop.worker.fitted[1].manifest.model_version
+    shop.decisions.append(commands.answer(shop.state, asked, "failed", {}, shop.origin("another")))
+    assert shop.look() is None
+    assert shop.registry.tags[fitted]["gate"] == "passed"
+    assert shop.worker.fitted is None
+
+
+def test_the_metrics_count_what_became_of_a_fit_not_only_what_the_gate_said(shop, monkeypatch):
+    registry = CollectorRegistry()
+    shop.start()
+    shop.ask()
+    monkeypatch.setattr(commands, "enter", refuse)
+    TrainerMetrics(registry).around(shop.look)
+    counted = {"algorithm": "popularity", "gate": "failed"}
+    assert registry.get_sample_value("ringside_fits_total", counted) == 1
+    assert registry.get_sample_value("ringside_fits_total", counted | {"gate": "passed"}) is None
+
+
+def refuse(*_):
+    raise IllegalTransition("arm x is already in storefront")
+
+
 def test_a_model_that_the_experiment_does_not_take_ends_the_request(shop, monkeypatch):
     shop.start()
     shop.ask()
-
-    def refused(*_):
-        raise IllegalTransition("arm x is already in storefront")
-
-    monkeypatch.setattr(commands, "enter", refused)
+    monkeypatch.setattr(commands, "enter", refuse)
     shop.look()
     answer = shop.decisions.history(EXPERIMENT)[-1]
     assert (answer.kind, answer.detail["outcome"]) == ("answer", "failed")
