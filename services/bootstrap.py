@@ -182,6 +182,17 @@ def hold(server: "Server", stop: threading.Event) -> None:
             raise UnavailableError("the server", f"it ended by itself with code {server.exit_code()}")
 
 
+def many_connections(most: int = 65_536) -> None:
+    """Let this process have as many open files as the system lets it: many systems begin with 1,024, which
+    one client with as many idle connections would use up."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def http_protocol(*kinds: type, **limits: float | None) -> type[asyncio.Protocol]:
     """How our servers speak HTTP: no client may send or wait for ever. `kinds`: what else the protocol is;
     `limits`: see BoundedHttp."""

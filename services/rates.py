@@ -51,22 +51,29 @@ class Buckets:
         self._cells = moments.cells
         self._places = lru_cache(REMEMBERED)(moments.places)
 
+    def spend(self, name: str, tokens: int, now_s: float) -> None:
+        """Take one or more tokens for what was let in already: who owes them waits the longer."""
+        self._raise(name, self._full_at(name, now_s) + (tokens - 1) * self._step_s)
+
     def wait_s(self, name: str, now_s: float) -> float:
         """Take a token: 0.0; or the seconds until there is one."""
         full_at = self._full_at(name, now_s)
         over_s = full_at - now_s - self._room_s
         if over_s > 1e-9:
             return over_s
-        cells = self._cells
-        for place in self._places(name):
-            if cells[place] < full_at:
-                cells[place] = full_at
+        self._raise(name, full_at)
         return 0.0
 
     def due_s(self, name: str, now_s: float) -> float:
         """Seconds until there is a token; none is taken."""
         over_s = self._full_at(name, now_s) - now_s - self._room_s
         return over_s if over_s > 1e-9 else 0.0
+
+    def _raise(self, name: str, full_at: float) -> None:
+        cells = self._cells
+        for place in self._places(name):
+            if cells[place] < full_at:
+                cells[place] = full_at
 
     def _full_at(self, name: str, now_s: float) -> float:
         """When its bucket would be full again if a token were taken now."""

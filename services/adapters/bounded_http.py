@@ -10,11 +10,15 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 131_072  # first line and headers; /recommend takes 64 KiB of query
-RECEIVE_S = 20.0  # for a whole request, from its first byte
+RECEIVE_S = 20.0  # for a whole request, from its first byte; for the client to take something of an answer
+HEADERS = 100  # of one request: each look for one walks through all of them
+AHEAD = 16  # requests sent before their answers: uvicorn queues them, and reads on after every answer
 
 
 class BoundedHttp(HttpToolsProtocol):
     """431 for an endless head, 413 beyond `body_bytes`, 408 for a request that is not here after `receive_s`.
+    400 for more than `HEADERS`, or more than `AHEAD` requests that wait for their turn. Who takes nothing of
+    an answer for `receive_s` is hung up on: its answers and all that hold them would stay for ever.
 
     A request costs a few assignments: one timer a connection looks at the clock now and then.
     """
@@ -29,6 +33,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head = 0
         self._in_head = True
         self._body = 0
+        self._unsent, self._taken_at = 0, self.loop.time()
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.receive_s / 2, self._look)
 
@@ -56,8 +61,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._head, self._in_head, self._body = 0, True, 0
 
     def on_headers_complete(self) -> None:
-        """The empty line was read."""
+        """The empty line was read. What is raised here ends the parsing, with a 400."""
         self._in_head = False
+        if len(self.headers) > HEADERS or len(self.pipeline) >= AHEAD:
+            raise ValueError("more than we take")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -74,7 +81,12 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def _look(self) -> None:
+        if self._stuck():
+            self.transport.abort()  # also while it closes: it would wait for the client
+            return
         if self.transport.is_closing():
+            if self._unsent:
+                self._timer = self.loop.call_later(self.receive_s / 2, self._look)
             return
         if self._since is not None and self.loop.time() - self._since > self.receive_s:
             self._refuse("408 Request Timeout", f"request: not complete after {self.receive_s:g} s")
@@ -82,6 +94,15 @@ class BoundedHttp(HttpToolsProtocol):
         if self._since is None and self._forgotten():
             self._since = self.loop.time()
         self._timer = self.loop.call_later(self.receive_s / 2, self._look)
+
+    def _stuck(self) -> bool:
+        """Whether the client has taken nothing of what we have for it, for too long. We see it take in steps
+        of a third of the system's buffer, which is a megabyte or so."""
+        now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
+        if not unsent or unsent < self._unsent:
+            self._taken_at = now
+        self._unsent = unsent
+        return unsent > 0 and now - self._taken_at > self.receive_s
 
     def _forgotten(self) -> bool:
         """Answered and idle without a clock: uvicorn stops its own when a body ends after its answer."""

@@ -92,6 +92,23 @@ class JsonLines(Lines):
         return msgspec.json.encode(hidden).decode()
 
 
+class Seldom(logging.Filter):
+    """Lets lines with this message pass once in `every_s`: strangers choose how often they send rubbish."""
+
+    def __init__(self, message: str, every_s: float = 10.0):
+        super().__init__()
+        self._message, self._every_s, self._next_s = message, every_s, 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write it."""
+        if record.msg != self._message:
+            return True
+        if record.created < self._next_s:
+            return False
+        self._next_s = record.created + self._every_s
+        return True
+
+
 FORMATS: Mapping[str, type[Lines]] = {"text": TextLines, "json": JsonLines}
 
 
@@ -102,3 +119,4 @@ def configure(settings: Settings, process: str, replica: str, ids: Ids = no_trac
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     # Two lines a second without a broker; ours tell once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn.error").addFilter(Seldom("Invalid HTTP request received."))

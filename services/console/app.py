@@ -78,6 +78,7 @@ def plotting_script(digest: str) -> Response:
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Starts without Kafka and Redis, and says on the page what is missing."""
     bootstrap.configure_logging(settings, "console")
+    bootstrap.many_connections()
     follower = Follower(
         lambda: (bootstrap.decision_log(settings), bootstrap.state_cache(settings)),
         _now_ms,

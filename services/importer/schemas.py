@@ -17,6 +17,12 @@ _whole = Check(lambda values: values == np.floor(values), name="is a whole numbe
 _not_negative = Check.ge(0, error="is not negative")
 _plausible_time = Check.in_range(_EARLIEST, _LATEST, error="lies between 1990 and 2100")
 _short = Check(lambda values: values.str.len() <= 200, name="has at most 200 characters")
+# as /items takes: arrays give every row the room of the longest
+_title = Check(lambda values: values.str.len() <= 500, name="has at most 500 characters")
+_long = Check(lambda values: values.str.len() <= 10_000, name="has at most 10,000 characters")
+_plain = Check(  # numpy drops a NUL at the end: two ids would be one
+    lambda values: ~values.str.match(r".*[\x00-\x1f\x7f]"), name="has no control characters"
+)
 
 
 def _text(*checks: Check, nullable: bool = False, unique: bool = False) -> Column:
@@ -34,24 +40,24 @@ def _time(*, nullable: bool = False) -> Column:
 # Online Retail II as published: dirty rows are allowed here, the cleaning rules count them.
 RETAIL_LINES = pandera.DataFrameSchema(
     {
-        "Invoice": _text(_short),
-        "StockCode": _text(_short),
+        "Invoice": _text(_short, _plain),
+        "StockCode": _text(_short, _plain),
         "Description": _text(nullable=True),
         "Quantity": _number(_whole),
         "InvoiceDate": _time(),
         "Price": _number(),
-        "Customer ID": _text(_short, nullable=True),
+        "Customer ID": _text(_short, _plain, nullable=True),
     }
 )
 
 # A storefront's own files.
 CATALOGUE = pandera.DataFrameSchema(
     {
-        "item_id": _text(_short, unique=True),
-        "title": _text(),
-        "category": _text(nullable=True),
+        "item_id": _text(_short, _plain, unique=True),
+        "title": _text(_title),
+        "category": _text(_short, nullable=True),
         "price": _number(_not_negative, nullable=True),
-        "description": _text(nullable=True),
+        "description": _text(_long, nullable=True),
         "stock": _number(_whole, Check.ge(-1, error="is -1 (not tracked) or more"), nullable=True),
         "hidden": Column(None, nullable=True),
         "first_seen": _time(nullable=True),
@@ -59,20 +65,20 @@ CATALOGUE = pandera.DataFrameSchema(
 )
 INTERACTIONS = pandera.DataFrameSchema(
     {
-        "user_id": _text(_short),
-        "item_id": _text(_short),
+        "user_id": _text(_short, _plain),
+        "item_id": _text(_short, _plain),
         "at": _time(),
         "kind": _text(Check.isin(KINDS, error=f"is one of {', '.join(KINDS)}"), nullable=True),
         "quantity": _number(Check.gt(0, error="is positive"), nullable=True),
         "price": _number(_not_negative, nullable=True),
-        "order_id": _text(_short, nullable=True),
+        "order_id": _text(_short, _plain, nullable=True),
     }
 )
 
 # What every import writes.
 ITEMS_OUT = pandera.DataFrameSchema(
     {
-        "item_id": _text(_short, unique=True),
+        "item_id": _text(_short, _plain, unique=True),
         "title": _text(),
         "category": _text(),
         "price": _number(_not_negative),
@@ -85,7 +91,7 @@ ITEMS_OUT = pandera.DataFrameSchema(
 )
 USERS_OUT = pandera.DataFrameSchema(
     {
-        "user_id": _text(_short, unique=True),
+        "user_id": _text(_short, _plain, unique=True),
         "first_seen": Column(None),
         "last_seen": Column(None),
         "interactions": _number(Check.gt(0, error="is positive")),

@@ -52,6 +52,7 @@ def serve(
     if parent is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
+    bootstrap.many_connections()
     app = create_app(compose(settings, moments or Moments()))
     leaving, scraped = app.state.parts.leaving, _scraped(settings, app, parent)
     server = DrainingServer(_config(app), settings.drain_s, leaving, parent, scraped)

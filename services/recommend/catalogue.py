@@ -21,7 +21,8 @@ from services.recommend.shelf import Shelf
 from services.recommend.wire import MAX_LISTED
 
 MAX_CHANGES = 1_000
-ItemId = Annotated[str, Field(min_length=1, max_length=200)]
+PLAIN = r"^[^\x00-\x1f\x7f]+$"  # numpy drops a NUL at the end: two ids would be one
+ItemId = Annotated[str, Field(min_length=1, max_length=200, pattern=PLAIN)]
 Text = Annotated[str, Field(max_length=500)]
 
 

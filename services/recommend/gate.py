@@ -1,9 +1,10 @@
 """Who may come in, and how often: the caller's key by role, then a token bucket a key and one a client."""
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.requests import Request
 
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 READERS: tuple[Role, ...] = ("analyst", "admin")
 CLIENT = "client"
+_PORT = re.compile(r"^(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]+)?$")  # some proxies say address:port
+_LONGEST = 64  # characters of what is no address
+ROWS_A_TOKEN = 10  # of /events: the impressions of a slate and a click
 TELL_EVERY_S = 10.0  # at most, of somebody who is slowed down
 
 
@@ -40,6 +44,12 @@ class Gate:
         if self._client_of is not None and (client := self._client_of(request)) is not None:
             self._take(self._buckets[CLIENT], client, "this client")
         return principal
+
+    def charge(self, request: Request, rows: int) -> None:
+        """A request with many rows counts as several of its client: each row is work for every worker."""
+        extra = rows // ROWS_A_TOKEN
+        if extra and self._client_of is not None and (client := self._client_of(request)) is not None:
+            self._buckets[CLIENT].spend(client, extra, self._now_s())
 
     def sees_inside(self, request: Request) -> bool:
         """Whether the caller may know more of us than that we answer; never an error, and no token taken."""
@@ -89,7 +99,8 @@ def client_reader(networks: str) -> Callable[[Request], str | None]:
     """Who is at the other end: an address outside of our own networks, or None.
 
     Who comes from our own networks is a shop's server, which speaks for all of its shoppers, or a proxy; a
-    proxy says in X-Forwarded-For whom it speaks for. From anybody else that header means nothing.
+    proxy says in X-Forwarded-For whom it speaks for. From anybody else that header means nothing. Its last
+    entry that is not ours holds, even if it is no address: those before it are what anybody may have sent.
     """
     try:
         ours = [ip_network(part.strip()) for part in networks.split(",") if part.strip()]
@@ -100,7 +111,10 @@ def client_reader(networks: str) -> Callable[[Request], str | None]:
 
     @lru_cache(maxsize=10_000)
     def forwarded(chain: str) -> str | None:
-        return next(filter(None, map(stranger, reversed(chain.split(",")))), None)
+        told = filter(None, (part.strip() for part in reversed(chain.split(","))))
+        return next(
+            filter(None, (stranger(part) if _address(part) else part[:_LONGEST] for part in told)), None
+        )
 
     def client(request: Request) -> str | None:
         peer = request.scope.get("client")
@@ -115,15 +129,19 @@ def client_reader(networks: str) -> Callable[[Request], str | None]:
 
 def _outside(address: str, ours: Sequence[IPv4Network | IPv6Network]) -> str | None:
     """An address as a name, None for ours and for what is no address."""
-    try:
-        known = ip_address(address.strip())
-    except ValueError:
-        return None
-    known = getattr(known, "ipv4_mapped", None) or known
-    if any(known in network for network in ours):
+    known = _address(address)
+    if known is None or any(known in network for network in ours):
         return None
     # whoever has one IPv6 address has 2^64 of them
     return str(known) if known.version == 4 else str(ip_network((int(known), 64), strict=False))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        known = ip_address(_PORT.sub(r"\1\2", text.strip()))
+    except ValueError:
+        return None
+    return getattr(known, "ipv4_mapped", None) or known
 
 
 def key_of(request: Request) -> str | None:

@@ -13,13 +13,13 @@ from typing import Any
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.recommend.deps import Endpoint
 from services.recommend.failures import MalformedBodyError, OverloadedError, TooLargeError, response_to
 from services.recommend.limits import declared_length
 from services.recommend.metrics import Metrics
-from services.recommend.shedding import Shedder
+from services.recommend.shedding import Places, Shedder
 
 Routes = tuple[Mapping[tuple[str, str], Endpoint], Mapping[tuple[str, str], tuple[str, Endpoint]]]
 
@@ -96,15 +96,15 @@ class HotPath:
             refusal = self._refusal_across if _of_page(scope) else self._refusal
             await refusal(scope, receive, send)
             return
-        places.enter()
+        place = _Place(places, receive, send)
         try:
             if _of_page(scope):
-                await self._app(scope, receive, send)
+                await self._app(scope, place.receive, place.send)
             else:
-                response = await endpoint(Request(scope, receive, send))
-                await response(scope, receive, send)
+                response = await endpoint(Request(scope, place.receive, place.send))
+                await response(scope, place.receive, place.send)
         finally:
-            places.leave()
+            place.leave()
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
         method, path = scope.get("method", ""), scope.get("path", "")
@@ -116,6 +116,39 @@ class HotPath:
             return None
         scope["path_params"] = {found[0]: rest}
         return found[1]
+
+
+class _Place:
+    """A place that a request holds while we work for it: not while its client takes its time, to send the
+    body or to take the answer. Else a few hundred clients that do neither would shut everybody out."""
+
+    __slots__ = ("_held", "_places", "_receive", "_send")
+
+    def __init__(self, places: Places, receive: Receive, send: Send):
+        self._places, self._receive, self._send = places, receive, send
+        places.enter()
+        self._held = True
+
+    def leave(self) -> None:
+        """Idempotent."""
+        if self._held:
+            self._held = False
+            self._places.leave()
+
+    async def receive(self) -> Message:
+        """Of ASGI. Raises OverloadedError if there is no place any more."""
+        self.leave()
+        message = await self._receive()
+        if not self._places.open:
+            raise OverloadedError
+        self._places.enter()
+        self._held = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Of ASGI."""
+        self.leave()
+        await self._send(message)
 
 
 def _of_page(scope: Scope) -> bool:

@@ -26,8 +26,8 @@ class Together:
     def write(self, data: bytes) -> None:
         """Send with what was held, or hold."""
         if self._held:
-            whole, self._held = self._held + data, b""
-            self._transport.write(whole)
+            self._held += data
+            self._flush()
         else:
             self._held = data
             self._loop.call_soon(self._flush)

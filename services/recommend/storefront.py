@@ -91,6 +91,7 @@ class Storefront:
         """POST /events: what shoppers did. Answered only after the log has it."""
         self._caller(request)
         answer = await self._collecting.collect(await read_body(request, self._limit))
+        self._gate.charge(request, answer.accepted + len(answer.rejected))
         if answer.rejected and not answer.accepted:
             first = answer.rejected[0]
             problem = Problem("bad_input", f"{first.index}.{first.field}", first.problem)

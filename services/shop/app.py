@@ -70,6 +70,7 @@ def create_app(settings: Settings, client: httpx.AsyncClient, *, stock: bool = T
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Needs nobody: without the recommend service the shelves say so."""
     bootstrap.configure_logging(settings, "shop")
+    bootstrap.many_connections()
     with bootstrap.metered(settings, "shop", loops=False) as meters:
         calls = meters.transport(httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=64)))
         app = meters.app(create_app(settings, httpx.AsyncClient(transport=calls)))

@@ -103,3 +103,21 @@ def test_a_password_of_any_address_is_hidden(tmp_path: Path) -> None:
         lines = made(settings(tmp_path), "lake", "r")
         assert lines.hide("postgresql://mlflow:s3cret@db/mlflow") == "postgresql://mlflow:[hidden]@db/mlflow"
         assert lines.hide("http://127.0.0.1:8080/docs") == "http://127.0.0.1:8080/docs"
+
+
+def test_what_strangers_cause_is_told_seldom(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = logging.getLogger("uvicorn.error")
+    for name in ("uvicorn", "uvicorn.error"):  # as a new process has them; other tests made servers
+        fresh = {"filters": [], "handlers": [], "propagate": True, "level": logging.NOTSET}
+        for attribute, value in fresh.items():
+            monkeypatch.setattr(logging.getLogger(name), attribute, value)
+    server.manager._clear_cache()
+    logged(tmp_path, capsys, "text")
+    for _ in range(100):
+        server.warning("Invalid HTTP request received.")
+        server.error("something else")
+    told = capsys.readouterr().err
+    assert told.count("Invalid HTTP request") == 1
+    assert told.count("something else") == 100

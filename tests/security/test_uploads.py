@@ -7,11 +7,14 @@ import pickle
 import struct
 import zipfile
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_shop import START_MS, catalogue, interactions
 
@@ -20,7 +23,9 @@ from models.contract import Manifest
 from models.popularity import Popularity
 from services.adapters.model_store import FolderModelStore
 from services.errors import ArtifactError, BadInputError
+from services.importer.app import Order, import_data
 from services.importer.source_files import local_file
+from services.settings import Settings
 
 SOURCES = sorted(path for folder in ("models", "experiments", "services", "feature_repo")
                  for path in (Path(__file__).parents[2] / folder).rglob("*.py"))  # fmt: skip
@@ -222,3 +227,23 @@ def test_no_code_of_ours_unpickles_evaluates_or_asks_a_shell(path: Path) -> None
         assert given.get("shell", "False") == "False"
         assert given.get("allow_pickle", "False") == "False"
         assert given.get("autoescape", "True") == "True"
+
+
+@pytest.mark.parametrize("which", ["item_id", "user_id", "description"])
+def test_a_file_that_could_not_be_loaded_afterwards_is_refused(tmp_path: Path, which: str) -> None:
+    """Ids that differ by a NUL at the end are one id in an array; a long text widens all rows of a column."""
+    at = [datetime(2026, 1, 1, tzinfo=UTC)] * 2
+    items = {"item_id": ["a", "b"], "title": ["A", "B"], "description": ["", ""]}
+    acts = {"user_id": ["u", "v"], "item_id": ["a", "b"], "at": at}
+    if which == "description":
+        items["description"][0] = "d" * 10_001
+    else:
+        for table in (items, acts):
+            if which in table:
+                table[which] = [table[which][0], table[which][0] + "\0"]
+    pq.write_table(pa.table(items), tmp_path / "items.parquet")
+    pq.write_table(pa.table(acts), tmp_path / "acts.parquet")
+    order = Order(str(tmp_path / "items.parquet"), str(tmp_path / "acts.parquet"))
+    with pytest.raises(BadInputError, match=which):
+        import_data(Settings(home=tmp_path / "home"), order, datetime.now(UTC))
+    assert not (tmp_path / "home" / "data" / "current").exists()

@@ -1,0 +1,119 @@
+"""Clients that hold us up: sent ahead, never read, never finished, dear for one request."""
+
+import http.client
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgi_calls import racing_shop
+from raw_sockets import PATIENCE_S, post, served
+from small_shop import KEYS
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.rates import Buckets
+from services.recommend.application import create_app, hot_path
+from services.recommend.gate import client_reader
+from services.recommend.visitors import is_bot
+
+HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nconnection: close\r\nhost: x\r\n\r\n"
+LARGE = 16 << 20  # more than all buffers between two sockets
+
+
+def read_all(line: socket.socket, pause_s: float = 0.0) -> bytes:
+    """Until the other side hangs up."""
+    got = []
+    try:
+        while piece := line.recv(1 << 19):
+            got.append(piece)
+            time.sleep(pause_s)
+    except ConnectionResetError:
+        pass
+    return b"".join(got)
+
+
+def test_who_sends_many_requests_ahead_is_hung_up_on(tmp_path: Path) -> None:
+    with racing_shop(tmp_path).client() as caller, served(caller.http.app) as at:
+        with socket.create_connection(at, PATIENCE_S) as line:
+            line.sendall(HEAD * 1_000)
+            assert read_all(line).count(b"HTTP/1.1 404") < 100
+        with socket.create_connection(at, PATIENCE_S) as line:  # a few are fine
+            line.sendall(HEAD * 10 + LAST)
+            assert read_all(line).count(b"HTTP/1.1 404") == 11
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    """An application with much to say."""
+    await Response(bytes(LARGE))(scope, receive, send)
+
+
+@pytest.mark.parametrize(("pause_s", "whole"), [(None, False), (0.005, True)])
+def test_who_takes_nothing_of_an_answer_is_hung_up_on(pause_s: float | None, whole: bool) -> None:
+    """And who takes a little now and then is not."""
+    with served(large, receive_s=0.5) as at, socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        line.settimeout(PATIENCE_S)
+        line.connect(at)
+        line.sendall(LAST)
+        if pause_s is None:
+            time.sleep(2.5)
+        got = read_all(line, pause_s or 0.0)
+    assert (len(got) > LARGE) == whole
+
+
+def test_a_head_of_thousands_of_headers_is_refused(tmp_path: Path) -> None:
+    with (
+        racing_shop(tmp_path).client() as caller,
+        served(caller.http.app) as at,
+        socket.create_connection(at, PATIENCE_S) as line,
+    ):
+        line.sendall(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 101 + b"\r\n")
+        assert line.recv(65_536).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("origin", [b"", b"origin: https://shop.example"])
+def test_who_does_not_finish_a_body_takes_no_place(tmp_path: Path, origin: bytes) -> None:
+    app = hot_path(create_app(racing_shop(tmp_path).deps()))
+    app._shedder.slates.limit = 4
+    more = [origin] if origin else []
+    with served(app) as at:
+        lines = [socket.create_connection(at, PATIENCE_S) for _ in range(8)]
+        for line in lines:
+            line.sendall(post(b"/recommend", b"{", b"content-length: 9", *more, close=False))
+        time.sleep(0.3)
+        caller = http.client.HTTPConnection(*at)
+        caller.request("GET", "/popular?n=1", headers={"x-api-key": KEYS["storefront"][0]})
+        assert caller.getresponse().status == 200
+        for line in lines:
+            line.close()
+
+
+def test_only_the_beginning_of_a_user_agent_is_looked_at() -> None:
+    assert is_bot("x" * 900 + " Googlebot/2.1 (+http://www.google.com/bot.html)")
+    assert not is_bot("x" * 1_000 + " Googlebot/2.1 (+http://www.google.com/bot.html)")
+
+
+@pytest.mark.parametrize(
+    ("header", "who"),
+    [
+        ("1.2.3.4:99", "1.2.3.4"),
+        ("8.8.8.8, 1.2.3.4:77", "1.2.3.4"),
+        ("[2001:db8::1]:443", "2001:db8::/64"),
+        ("8.8.8.8, unknown", "unknown"),
+        ("1.2.3.4, 10.0.0.3:5", "1.2.3.4"),
+    ],
+)
+def test_what_a_proxy_adds_in_its_own_way_is_no_way_around_the_rate(header: str, who: str) -> None:
+    scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", header.encode())]}
+    assert client_reader("127.0.0.0/8,10.0.0.0/8")(Request(scope)) == who
+
+
+def test_tokens_for_what_was_let_in_are_owed() -> None:
+    buckets = Buckets(per_s=10, burst_s=1)
+    assert buckets.wait_s("a", 0.0) == 0.0
+    buckets.spend("a", 99, 0.0)
+    assert buckets.wait_s("a", 0.0) == pytest.approx(9.1)
+    assert buckets.due_s("b", 0.0) == 0.0
