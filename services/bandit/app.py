@@ -37,7 +37,7 @@ def run(settings: Settings) -> None:
             consumer=meters.consumer(consumer),
             admin=bootstrap.log_admin(settings),
             store=meters.tally(bootstrap.tally_store(settings)),
-            decisions=bootstrap.decision_log(settings),
+            decisions=bootstrap.decision_log(settings, history=False),
             decoder=Decoder(producer),
         )
         safety_ms = round(settings.watermark_safety_s * 1_000)
