@@ -29,7 +29,8 @@ class Sight:
     `sums`: flat sums of all partitions; `positions`: "topic/partition" -> offset they stand at;
     `watermark_ms`: the lowest of all partitions, None if some partition has none; `loaded`: model versions
     that every live replica reports as loaded; `losses`: recorded data losses by partition;
-    `decided_at`: positions of the latest decision made from sums: behind them, sums are being rebuilt.
+    `decided_at`: positions of the latest decision made from sums: behind them, sums are being rebuilt;
+    `begins_anew`: partitions whose loss was accepted, and that still stand where it happened.
     """
 
     now_ms: int
@@ -39,6 +40,7 @@ class Sight:
     loaded: frozenset[str] = frozenset()
     losses: Mapping[int, str] = field(default_factory=dict)
     decided_at: Mapping[str, int] = field(default_factory=dict)
+    begins_anew: frozenset[int] = frozenset()
     author: str = "decider"
     code_version: str = ""
 
@@ -117,7 +119,9 @@ def _losses(view: _View) -> list[str]:
 
 
 def _behind(view: _View) -> list[str]:
-    now, then = view.sight.positions, view.sight.decided_at
+    now, then, anew = view.sight.positions, view.sight.decided_at, view.sight.begins_anew
+    if anew:  # a decision now would name positions that a new log may not reach for weeks
+        return [f"after an accepted loss counting has not begun anew yet: partitions {sorted(anew)}"]
     lost = sorted(pair for pair, offset in then.items() if now.get(pair, 0) < offset)
     if not lost:
         return []

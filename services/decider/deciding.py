@@ -121,9 +121,21 @@ class Decider:
             loaded=loaded_everywhere(self.ports.cache.heartbeats()),
             losses=self.ports.store.losses(),
             decided_at=decided_at(self.ports.decisions.history(state.name)),
+            begins_anew=self._begins_anew(state),
             author=AUTHOR,
             code_version=self.identity.code_version,
         )
+
+    def _begins_anew(self, state: Experiment) -> frozenset[int]:
+        """Partitions whose loss was accepted, and whose workers have not begun anew: their positions are
+        still those of the loss."""
+        if not any(cause.startswith("partition ") for cause in state.acknowledged):
+            return frozenset()
+        store, every = self.ports.store, range(self.partitions)
+        standing, losses = store.standing(every), store.losses()
+        accepted = {index for index in every if store.loss_acknowledged(index, standing.get(index))}
+        told = {index: f"partition {index}: {loss}" for index, loss in losses.items()}
+        return frozenset(accepted | {index for index, cause in told.items() if cause in state.acknowledged})
 
     def _last_look_ms(self, state: Experiment) -> int:
         """Of whoever decided last: a restart, or a second decider, does not look more often."""

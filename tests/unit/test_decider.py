@@ -393,7 +393,23 @@ def test_data_loss_holds_until_a_person_accepts_it(company):
     assert company.store.losses() == {}
     assert company.store.loss_acknowledged(1, company.store.load(1)[0])
     company.pass_time(LOOK_MS)
+    [waits] = decider.tick()  # the worker has not begun anew: these positions belong to the past
+    assert (waits.kind, waits.rule) == ("hold", "sums-behind")
+    assert "partitions [1]" in waits.reason
+    company.store.apply(1, company.store.load(1)[0], Positions("log-1", 10, 0, 10), {})
+    company.pass_time(LOOK_MS)
     assert kinds(decider.tick()) == ["allocate"]
+
+
+def test_a_look_right_after_an_accepted_loss_decides_nothing(company):
+    """Its positions would be those of the log that was lost: a new one may not reach them for weeks."""
+    decider = company.decider()
+    company.store.report_loss(1, "the broker holds another log")
+    company.pass_time(LOOK_MS)
+    assert [d.rule for d in decider.tick()] == ["data-loss"]
+    company.pass_time(LOOK_MS)
+    company.log.append(commands.resume(company.state, company.origin()))
+    assert [d.rule for d in decider.tick()] == ["sums-behind"]
 
 
 def test_a_stalled_watermark_holds_and_a_good_look_lifts_it(company):
