@@ -31,12 +31,15 @@ def unit_id(
     'u:anna:3'
     >>> unit_id("session", "anna", None, 0, "q1")
     's:anna:-'
+    >>> unit_id("session", "a:b", "c", 0, "q1"), unit_id("session", "a", "b:c", 0, "q1")
+    ('s:a%3Ab:c', 's:a:b:c')
     """
     match kind:
         case "request":
             return f"r:{request_id}"
         case "session":
-            return f"s:{routing_key}:{session_id or '-'}"
+            # a colon of the key is written otherwise: "a:b" in "c" is not "a" in "b:c"
+            return f"s:{routing_key.replace('%', '%25').replace(':', '%3A')}:{session_id or '-'}"
         case "user_day":
             return f"u:{routing_key}:{received_at_ms // (1000 * epoch_s)}"
     raise ValueError(f"kind: {kind!r} is none of request, session, user_day")

@@ -40,14 +40,15 @@ KINDS = ("view", "click", "add_to_cart", "purchase")
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Items in a fixed order. items, title, category, description: unicode [n_items]; price: float32
-    [n_items]; stock: int32 [n_items] (-1: not tracked); hidden: bool [n_items]."""
+    """Items in a fixed order. items, title, category: unicode [n_items]; description: str objects [n_items],
+    because one long text would widen every row of an array of unicode; price: float32 [n_items]; stock: int32
+    [n_items] (-1: not tracked); hidden: bool [n_items]."""
 
     items: NDArray[np.str_]
     title: NDArray[np.str_]
     category: NDArray[np.str_]
     price: NDArray[np.float32]
-    description: NDArray[np.str_]
+    description: NDArray[np.object_]
     stock: NDArray[np.int32]
     hidden: NDArray[np.bool_]
 

@@ -189,7 +189,7 @@ def _catalogue(table: pa.Table) -> Catalogue:
         title=_strings(table["title"]),
         category=_strings(table["category"]),
         price=table["price"].to_numpy().astype(np.float32),
-        description=_strings(table["description"]),
+        description=np.array(table["description"].to_pylist(), dtype=object),
         stock=table["stock"].to_numpy().astype(np.int32),
         hidden=table["hidden"].to_numpy().astype(np.bool_),
     )

@@ -37,6 +37,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "RINGSIDE_FEAST_REDIS": connection_string(settings.redis_url),
         "RINGSIDE_ACTIVITY_TTL_S": str(settings.activity_ttl_s),
         "RINGSIDE_PROFILE_TTL_S": str(settings.profile_ttl_s),
+        # a day longer than anything is served: rows are stamped ahead
+        "RINGSIDE_FEAST_KEY_TTL_S": str(max(settings.activity_ttl_s, settings.profile_ttl_s) + 86_400),
         "FEAST_USAGE": "False",
     }
 

@@ -2,7 +2,7 @@
 items change."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -75,7 +75,7 @@ EMPTY = Catalogue(
     title=np.empty(0, "U1"),
     category=np.empty(0, "U1"),
     price=np.empty(0, np.float32),
-    description=np.empty(0, "U1"),
+    description=np.empty(0, dtype=object),
     stock=np.empty(0, np.int32),
     hidden=np.empty(0, np.bool_),
 )
@@ -120,16 +120,17 @@ def stock(
 
 
 def merged(catalogue: Catalogue, changes: Mapping[str, ItemChanged]) -> Catalogue:
-    """The catalogue with every change applied; new items come last, deleted ones stay in place as hidden."""
+    """The catalogue with every change applied, without descriptions, which no slate tells; new items come
+    last, deleted ones stay in place as hidden."""
+    unread = np.full(len(catalogue), "", dtype=object)
     if not changes:
-        return catalogue
+        return replace(catalogue, description=unread)
     place = {item: index for index, item in enumerate(catalogue.items.tolist())}
     new = [item for item, change in changes.items() if item not in place and shown(change)]
     place |= {item: len(catalogue) + offset for offset, item in enumerate(new)}
     columns = {
         "title": catalogue.title.tolist() + [""] * len(new),
         "category": catalogue.category.tolist() + [""] * len(new),
-        "description": catalogue.description.tolist() + [""] * len(new),
         "price": catalogue.price.tolist() + [0.0] * len(new),
         "stock": catalogue.stock.tolist() + [-1] * len(new),
         "hidden": catalogue.hidden.tolist() + [False] * len(new),
@@ -141,7 +142,7 @@ def merged(catalogue: Catalogue, changes: Mapping[str, ItemChanged]) -> Catalogu
         items=np.array([*catalogue.items.tolist(), *new], dtype=np.str_),
         title=np.array(columns["title"], dtype=np.str_),
         category=np.array(columns["category"], dtype=np.str_),
-        description=np.array(columns["description"], dtype=np.str_),
+        description=np.full(len(catalogue) + len(new), "", dtype=object),
         price=np.array(columns["price"], np.float32),
         stock=np.array(columns["stock"], np.int32),
         hidden=np.array(columns["hidden"], np.bool_),

@@ -194,3 +194,16 @@ def test_redis_down_and_back(redis_server, settings_for) -> None:
     redis_server.restart()
     store.push([row("u", AT_MS + 2, "c")])
     assert store.load(["u"]) == {"u": row("u", AT_MS + 2, "c")}
+
+
+def test_rows_of_who_never_comes_back_leave_redis(redis_server, settings_for) -> None:
+    from services.adapters.feast_push import FeastActivityStore
+    from services.adapters.feast_store import FeastFeatureStore
+
+    settings = settings_for(redis=redis_server)
+    FeastFeatureStore(settings).apply()
+    FeastActivityStore(settings).push([row("ada", AT_MS, "a")])
+    with redis.Redis.from_url(redis_server.url) as client:
+        lives_s = [client.ttl(key) for key in client.keys("*ada*")]
+    assert len(lives_s) == 1
+    assert settings.activity_ttl_s < lives_s[0] <= settings.activity_ttl_s + 86_400

@@ -286,3 +286,16 @@ def test_a_new_import_keeps_known_changes_while_redis_is_away(shop: Shop, call: 
     imports(shop, "d2", 0, frozenset())
     call.look()
     assert ids(call.slate(n=1)) == ["i1"]
+
+
+def test_a_long_description_takes_no_room_in_a_replica(shop: Shop, call: Caller) -> None:
+    before = sum(column.nbytes for column in _texts(call))
+    changed = call.send("PATCH", "/items/i1", "admin", json={"description": "d" * 10_000})
+    assert changed.status_code == 200
+    call.look()
+    assert sum(column.nbytes for column in _texts(call)) == before
+
+
+def _texts(call: Caller) -> list:
+    catalogue = call.parts.loaded.serving.shelf.catalogue
+    return [catalogue.items, catalogue.title, catalogue.category, catalogue.description]
