@@ -5,14 +5,15 @@ of megabytes, so it happens when a store is opened, and /recommend never does
 
 import json
 import os
+import sqlite3
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
 import redis
@@ -119,8 +120,16 @@ class FeastFeatureStore:
         apply(self._settings)
 
     def applied(self) -> bool:
-        """Whether views are registered here; costs no import of Feast."""
-        return registry_file(self._settings).exists()
+        """Whether views are registered here; costs no import of Feast. The file alone says nothing: whoever
+        opens Feast makes it, and `apply` fills it bit by bit, with feature services last."""
+        file = registry_file(self._settings)
+        if not file.exists():
+            return False
+        try:
+            with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as registry:
+                return registry.execute("SELECT 1 FROM feature_services LIMIT 1").fetchone() is not None
+        except sqlite3.OperationalError:  # no table yet, or somebody is just writing
+            return False
 
     def open(self) -> None:
         """Import Feast and open what is registered here, registering it first where nothing is."""

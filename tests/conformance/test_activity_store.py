@@ -207,3 +207,17 @@ def test_rows_of_who_never_comes_back_leave_redis(redis_server, settings_for) ->
         lives_s = [client.ttl(key) for key in client.keys("*ada*")]
     assert len(lives_s) == 1
     assert settings.activity_ttl_s < lives_s[0] <= settings.activity_ttl_s + 86_400
+
+
+def test_views_are_registered_once_all_of_them_are(redis_server, settings_for) -> None:
+    """Whoever opens Feast makes the registry's file: that alone is no registration."""
+    from services.adapters.feast_store import FeastFeatureStore, open_store
+
+    settings = settings_for(redis=redis_server)
+    store = FeastFeatureStore(settings)
+    assert not store.applied()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    open_store(settings).list_feature_views()
+    assert not store.applied()
+    store.apply()
+    assert store.applied()
