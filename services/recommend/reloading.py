@@ -5,7 +5,10 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 from services.errors import ConfigurationError, UnavailableError
 from services.settings import Settings
@@ -18,7 +21,8 @@ class Progress:
 
     def __init__(self, settings: Settings):
         self._path = _path(settings)
-        self._record: dict[str, object] = {"pid": os.getpid(), "reloads": 0, "last": None}
+        since_s = psutil.Process().create_time()
+        self._record: dict[str, object] = {"pid": os.getpid(), "since_s": since_s, "reloads": 0, "last": None}
         self._write()
 
     def rolled(self, how: str) -> None:
@@ -41,10 +45,9 @@ def reload(settings: Settings, within_s: float) -> None:
     """Replace the workers one by one, without a request lost. Raises ConfigurationError when nobody
     supervises here, UnavailableError when new workers don't get ready: then the old ones stay."""
     before = _known(settings)
-    try:
-        os.kill(before["pid"], signal.SIGHUP)
-    except ProcessLookupError:
-        raise _nobody(settings) from None
+    if not _runs(before):  # one that was killed left its file, and its pid may be somebody else's
+        raise _nobody(settings)
+    os.kill(before["pid"], signal.SIGHUP)
     end = time.monotonic() + within_s
     while (now := _known(settings))["reloads"] == before["reloads"]:
         if time.monotonic() > end:
@@ -52,6 +55,13 @@ def reload(settings: Settings, within_s: float) -> None:
         time.sleep(LOOK_EVERY_S)
     if now["last"] != "done":
         raise UnavailableError("reload", "a new worker did not start; the old ones stay. See its log")
+
+
+def _runs(known: Mapping[str, float]) -> bool:
+    try:
+        return psutil.Process(int(known["pid"])).create_time() == known["since_s"]
+    except (psutil.NoSuchProcess, KeyError):
+        return False
 
 
 def _known(settings: Settings) -> dict[str, int]:

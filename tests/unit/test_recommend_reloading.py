@@ -1,0 +1,30 @@
+"""`ringside recommend --reload` tells the supervisor, and nobody else."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from services.errors import ConfigurationError
+from services.recommend import reloading
+from services.settings import Settings
+
+
+def test_a_pid_that_is_somebody_elses_by_now_gets_no_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *told: sent.append(told))
+    settings = Settings(home=tmp_path)
+    reloading.Progress(settings)
+    with pytest.raises(reloading.UnavailableError):  # it is us: we don't reload
+        reloading.reload(settings, 0.0)
+    assert sent == [(os.getpid(), signal.SIGHUP)]
+    [file] = tmp_path.glob("recommend/supervisor-*.json")
+    for changed in ({"since_s": 1.0}, {"pid": 2**22 + 1}):  # of before; of nobody
+        file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+        with pytest.raises(ConfigurationError, match="no supervisor"):
+            reloading.reload(settings, 0.0)
+    assert len(sent) == 1
