@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import datetime
 
 import msgspec
 
@@ -17,8 +16,16 @@ from services.ports import Record
 from services.recommend.deps import Deps
 from services.recommend.failures import MalformedBodyError
 from services.recommend.metrics import Metrics
-from services.recommend.tokens import Tokens
-from services.recommend.wire import MAX_EVENTS, EventIn, EventsAnswer, Rejection, bad_input
+from services.recommend.tokens import Refusal, Tokens
+from services.recommend.wire import (
+    MAX_EVENTS,
+    EventIn,
+    EventsAnswer,
+    Rejection,
+    Unattributed,
+    bad_input,
+    clock_problem,
+)
 
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
 _row = msgspec.json.Decoder(EventIn)
@@ -26,9 +33,9 @@ _row = msgspec.json.Decoder(EventIn)
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A parsed request: good rows, and the bad ones by index."""
+    """A parsed request: good rows with their indices, and the bad ones by index."""
 
-    good: list[EventIn]
+    good: list[tuple[int, EventIn]]
     rejected: list[Rejection]
 
 
@@ -59,17 +66,26 @@ def _leniently(body: bytes, error: Exception) -> list[msgspec.Raw]:
 
 
 def _checked(raw: Sequence[msgspec.Raw]) -> Rows:
-    good: list[EventIn] = []
-    rejected: list[Rejection] = []
+    rows = Rows([], [])
     for index, row in enumerate(raw):
         try:
-            good.append(_row.decode(row))
-        except msgspec.ValidationError as error:
-            bad = bad_input(error)
-            rejected.append(Rejection(index=index, field=bad.field, problem=bad.problem))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            rejected.append(Rejection(index=index, field="body", problem=str(error)))
-    return Rows(good, rejected)
+            rows.good.append((index, _decoded(row)))
+        except BadInputError as bad:
+            rows.rejected.append(Rejection(index=index, field=bad.field, problem=bad.problem))
+    return rows
+
+
+def _decoded(row: msgspec.Raw) -> EventIn:
+    """One row. Raises BadInputError naming the field."""
+    try:
+        event = _row.decode(row)
+    except msgspec.ValidationError as error:
+        raise bad_input(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInputError("body", str(error)) from error
+    if (problem := clock_problem(event.ts_ms)) is not None:
+        raise BadInputError("ts", problem)
+    return event
 
 
 class Collecting:
@@ -89,33 +105,29 @@ class Collecting:
         rows = parse(body)
         self._metrics.events("refused", len(rows.rejected))
         now_ms = self._clock_ms()
-        events = [self._event(row, now_ms) for row in rows.good]
-        await self._log(events)
-        self._metrics.events("acknowledged", len(events))
-        attributed = sum(event.attribution is not None for event in events)
-        return EventsAnswer(accepted=len(events), attributed=attributed, rejected=rows.rejected)
-
-    def _event(self, row: EventIn, now_ms: int) -> Event:
-        return Event(
-            received_at=now_ms,
-            event_id=row.event_id,
-            type=row.type,
-            item_id=row.item_id,
-            user_id=row.user_id,
-            session_id=row.session_id,
-            value=row.value,
-            ts=_client_ms(row.ts),
-            attribution=self._attribution(row, now_ms),
+        found = [self._attribution(row, now_ms) for _, row in rows.good]
+        await self._log([_event(row, said, now_ms) for (_, row), said in zip(rows.good, found, strict=True)])
+        self._metrics.events("acknowledged", len(found))
+        refused = [
+            Unattributed(index=index, reason=why)
+            for (index, _), why in zip(rows.good, found, strict=True)
+            if isinstance(why, Refusal)
+        ]
+        return EventsAnswer(
+            accepted=len(found),
+            attributed=sum(isinstance(said, Attribution) for said in found),
+            unattributed=refused,
+            rejected=rows.rejected,
         )
 
-    def _attribution(self, row: EventIn, now_ms: int) -> Attribution | None:
+    def _attribution(self, row: EventIn, now_ms: int) -> Attribution | Refusal | None:
+        """What the event counts for, why it counts for nothing, or None if it names no slate."""
         if not row.recommendation_id:
             return None
         found = self._tokens.attribute(row.recommendation_id, row.item_id, self._experiment, now_ms)
-        if isinstance(found, Attribution):
-            return found
-        self._metrics.unattributed(found.value)
-        return None
+        if isinstance(found, Refusal):
+            self._metrics.unattributed(found.value)
+        return found
 
     async def _log(self, events: list[Event]) -> None:
         futures = [self._producer.send(EVENTS, event.key, encode(event)) for event in events]
@@ -158,5 +170,15 @@ async def acknowledged(futures: Sequence["Future[Record]"], deadline_s: float) -
             raise UnavailableError("broker", str(error)) from error
 
 
-def _client_ms(ts: int | datetime | None) -> int | None:
-    return round(ts.timestamp() * 1_000) if isinstance(ts, datetime) else ts
+def _event(row: EventIn, found: Attribution | Refusal | None, now_ms: int) -> Event:
+    return Event(
+        received_at=now_ms,
+        event_id=row.event_id,
+        type=row.type,
+        item_id=row.item_id,
+        user_id=row.user_id,
+        session_id=row.session_id,
+        value=row.value,
+        ts=row.ts_ms,
+        attribution=found if isinstance(found, Attribution) else None,
+    )

@@ -87,7 +87,8 @@ def _similar() -> dict[str, Any]:
 
 def _events() -> dict[str, Any]:
     rows = {"type": "array", "items": ref(EventIn), "maxItems": 500}
-    taken = {"accepted": 1, "attributed": 1, "rejected": []}
+    unattributed = [{"index": 1, "reason": "not_in_slate"}]
+    taken = {"accepted": 2, "attributed": 1, "unattributed": unattributed, "rejected": []}
     refused = {
         "error": {"code": "bad_input", "field": "0.type", "message": "Invalid enum value 'tap'"},
         "rejected": [{"index": 0, "field": "type", "problem": "Invalid enum value 'tap'"}],

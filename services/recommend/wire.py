@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from services.errors import BadInputError
 from services.events import EventType
 from services.recommend.failures import MalformedBodyError, Problem, shortened
+from services.recommend.tokens import Refusal
 
 MAX_SLATE = 100
 MAX_EXCLUDED = 1_000
@@ -115,13 +116,17 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     degraded: str | None
 
 
-Millis = Annotated[int, Meta(ge=0, le=2**53)]
+# What a wrong clock can still say, so that only wrong units are refused: it is information, and may be off.
+FIRST_MS = 946_684_800_000  # 2000-01-01
+LAST_MS = 4_102_444_800_000  # 2100-01-01
+_said = {"minimum": FIRST_MS, "maximum": LAST_MS}  # the parser takes more, so that clock_problem can say why
+Millis = Annotated[int, Meta(ge=0, le=2**53, extra_json_schema=_said)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class EventIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something that a shopper did. `event_id` makes retries harmless; `ts` (ms or RFC 3339) is
-    information only."""
+    """Something that a shopper did. `event_id` makes retries harmless; `ts` (ms since the epoch or RFC 3339,
+    between 2000 and 2100) is information only."""
 
     event_id: Id
     type: EventType
@@ -132,6 +137,21 @@ class EventIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     value: float | None = None
     ts: Millis | Moment | None = None
 
+    @property
+    def ts_ms(self) -> int | None:
+        """`ts` in ms since the epoch."""
+        return round(self.ts.timestamp() * 1_000) if isinstance(self.ts, datetime) else self.ts
+
+
+def clock_problem(ts_ms: int | None) -> str | None:
+    """What is wrong with a `ts` that no clock shows, however wrong it goes; None if nothing is."""
+    if ts_ms is None or FIRST_MS <= ts_ms <= LAST_MS:
+        return None
+    units = {"seconds": ts_ms * 1_000, "microseconds": ts_ms // 1_000}
+    looks = next((unit for unit, ms in units.items() if FIRST_MS <= ms <= LAST_MS), None)
+    seems = f"looks like {looks}" if looks else "is not between 2000 and 2100"
+    return f"{ts_ms} {seems}; milliseconds since the epoch are wanted"
+
 
 class Rejection(Struct, frozen=True, kw_only=True):
     """A row that was not taken, by its index in the request."""
@@ -141,11 +161,22 @@ class Rejection(Struct, frozen=True, kw_only=True):
     problem: str
 
 
+class Unattributed(Struct, frozen=True, kw_only=True):
+    """An event that was taken, by its index in the request, and why its recommendation_id counts for nothing:
+    forged (not signed by us, or cut off), expired, foreign (another experiment's), not_in_slate (the item),
+    not_counted (the slate was a preview, a robot's, staff's, or of no experiment)."""
+
+    index: int
+    reason: Refusal
+
+
 class EventsAnswer(Struct, frozen=True, kw_only=True):
-    """How many events the log has acknowledged, how many of them count for a slate, and the rows refused."""
+    """How many events the log has acknowledged, how many of them count for a slate, those whose
+    recommendation_id counts for nothing, and the rows refused."""
 
     accepted: int
     attributed: int
+    unattributed: Annotated[list[Unattributed], Meta(max_length=MAX_EVENTS)]
     rejected: list[Rejection]
 
 

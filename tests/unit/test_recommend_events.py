@@ -11,6 +11,7 @@ from small_shop import KEYS, SIGNING, START_MS, Shop, ids
 from services.ports import Record
 from services.recommend.collecting import acknowledged
 from services.recommend.tokens import Refusal, Tokens
+from services.recommend.wire import FIRST_MS, LAST_MS
 
 
 @pytest.fixture
@@ -30,11 +31,12 @@ def test_a_click_carries_what_its_slate_was(shop: Shop) -> None:
         shop.now_ms += 5_000
         again = call.slate(n=3)
         item, token = ids(again)[2], again["recommendation_id"]
-        response = call.post("/events", [click(item, token, ts=1)])
-    assert (response.status_code, response.json()) == (202, {"accepted": 1, "attributed": 1, "rejected": []})
+        response = call.post("/events", [click(item, token, ts=START_MS - 9_000_000)])
+    taken = {"accepted": 1, "attributed": 1, "unattributed": [], "rejected": []}
+    assert (response.status_code, response.json()) == (202, taken)
     (event,) = shop.events()
     first, second = shop.exposures()
-    assert (event.received_at, event.ts, event.key) == (START_MS + 5_000, 1, "anna")
+    assert (event.received_at, event.ts, event.key) == (START_MS + 5_000, START_MS - 9_000_000, "anna")
     said = event.attribution
     assert said is not None
     assert (said.unit, said.unit_at, said.arm, said.propensity) == (first.unit, START_MS, answer["arm"], 0.5)
@@ -51,13 +53,18 @@ def test_a_forged_foreign_expired_or_misused_token_counts_for_nothing(shop: Shop
         token, item = answer["recommendation_id"], ids(answer)[0]
         forged = ("A" if token[0] != "A" else "B") + token[1:]
         rows = [
+            {"type": "tap"},
             click(item, forged, "forged"),
             click("i39" if item != "i39" else "i0", token, "other item"),
             click(item, "", "none"),
         ]
-        assert call.post("/events", rows).json() == {"accepted": 3, "attributed": 0, "rejected": []}
+        taken = call.post("/events", rows).json()
+        assert (taken["accepted"], taken["attributed"], len(taken["rejected"])) == (3, 0, 1)
+        said = [(row["index"], row["reason"]) for row in taken["unattributed"]]
+        assert said == [(1, "forged"), (2, "not_in_slate")]
         shop.now_ms += round(shop.settings.recommendation_ttl_s * 1_000) + 1
-        assert call.post("/events", [click(item, token, "late")]).json()["attributed"] == 0
+        late = call.post("/events", [click(item, token, "late")]).json()
+        assert late["unattributed"] == [{"index": 0, "reason": "expired"}]
         text = call.get("/metrics", "analyst").text
     for reason in ("forged", "not_in_slate", "expired"):
         assert f'ringside_events_unattributed_total{{reason="{reason}"}} 1.0' in text
@@ -91,10 +98,8 @@ def test_signing_keys_rotate(shop: Shop) -> None:
 def test_a_slate_that_does_not_count_gives_events_that_do_not_count(shop: Shop) -> None:
     with shop.client() as call:
         answer = call.slate(n=1, staff="true")
-        assert (
-            call.post("/events", [click(ids(answer)[0], answer["recommendation_id"])]).json()["attributed"]
-            == 0
-        )
+        taken = call.post("/events", [click(ids(answer)[0], answer["recommendation_id"])]).json()
+    assert taken["unattributed"] == [{"index": 0, "reason": "not_counted"}]
 
 
 def test_bad_rows_are_named_and_good_ones_kept(shop: Shop) -> None:
@@ -197,6 +202,30 @@ def test_the_clients_clock_is_taken_as_ms_or_rfc_3339(shop: Shop, ts: Any) -> No
         assert call.post("/events", [click("i1", ts=ts)]).status_code == 202
     expected = {None: None, 1_700_000_000_000: 1_700_000_000_000}.get(ts, 1_767_225_600_000)
     assert shop.events()[0].ts == expected
+
+
+@pytest.mark.parametrize(
+    ("ts", "problem"),
+    [
+        (1_764_000_000, "1764000000 looks like seconds; milliseconds since the epoch are wanted"),
+        (1_764_000_000_000_000, "1764000000000000 looks like microseconds; milliseconds"),
+        (0, "0 is not between 2000 and 2100"),
+        (LAST_MS + 1, "is not between 2000 and 2100"),
+        ("1970-01-21T10:00:00Z", "1764000000 looks like seconds"),
+    ],
+)
+def test_a_time_that_no_clock_shows_is_refused_by_row_and_field(shop: Shop, ts: Any, problem: str) -> None:
+    with shop.client() as call:
+        body = call.post("/events", [click("i1"), click("i2", event_id="e2", ts=ts)]).json()
+    (refused,) = body["rejected"]
+    assert (body["accepted"], refused["index"], refused["field"]) == (1, 1, "ts")
+    assert problem in refused["problem"]
+
+
+@pytest.mark.parametrize("ts", [FIRST_MS, START_MS - 10**10, START_MS + 10**10, LAST_MS])
+def test_a_clock_may_be_months_off(shop: Shop, ts: int) -> None:
+    with shop.client() as call:
+        assert call.post("/events", [click("i1", ts=ts)]).json()["accepted"] == 1
 
 
 def test_the_hot_path_and_the_router_answer_alike(shop: Shop) -> None:
