@@ -84,5 +84,6 @@ def _served(deps: Deps, loaded: Loaded) -> dict[str, object]:
         "champion": champion.arm if champion is not None else None,
         "models": sorted(serving.models),
         "revision": serving.state.revision if serving.state is not None else 0,
-        "champion_only": serving.alone,
+        "champion_only": serving.alone == "champion_only",
+        "cut_off": serving.alone == "cut_off",
     }

@@ -160,6 +160,8 @@ def test_the_kill_switch_works_without_redis_and_broker(shop: Shop) -> None:
             "champion_only,no_fresh_features,exposure_lost",
         )
         assert "drill" in shop.settings.kill_switch_path.read_text()
+        ready = call.get("/health/ready", "analyst").json()
+        assert (ready["champion_only"], ready["cut_off"]) == (True, False)
         call.post("/champion-only", {"on": False}, "admin")
         call.look()
         assert "champion_only" not in call.slate(n=1)["degraded"]
@@ -181,7 +183,9 @@ def test_cut_off_from_the_state_only_the_champion_serves(tmp_path: Path) -> None
         shop.cache.down = True
         call.look()
         answer = call.slate(n=1)
+        ready = call.get("/health/ready", "analyst").json()
     assert (answer["arm"], answer["degraded"]) == ("good", "cut_off")
+    assert (ready["champion_only"], ready["cut_off"]) == (False, True)
     assert shop.exposures()[0].excluded == "champion_only"
 
 
