@@ -1,5 +1,5 @@
 """All that a storefront's server needs to call Ringside: slates that never stop a page, events that are never
-lost. Copy it, or import it.
+lost. This file needs httpx and nothing else of Ringside: copy it beside your code, or import it.
 
     shop = Client("http://localhost:8080", key="…")
     slate = shop.recommend(user_id="17850", session_id="s1", n=5)  # None: show something of your own
@@ -17,13 +17,16 @@ from typing import Any
 
 import httpx
 
-from services.errors import UnavailableError
-
 log = logging.getLogger(__name__)
 
 BATCH = 200  # events in a request
 WAIT_S = 1.0  # between two tries, unless Retry-After says otherwise
 LONGEST_WAIT_S = 30.0
+TELL_EVERY_S = 60.0  # of each reason why there is no slate: pages are shown more often than logs are read
+
+
+class OutboxFullError(Exception):
+    """More events wait for delivery than may: Ringside has not taken any for long."""
 
 
 class Client:
@@ -46,23 +49,37 @@ class Client:
         self._headers = {"X-API-Key": key}
         self._waiting: deque[dict[str, Any]] = deque()
         self._outbox = outbox
+        self._told_s: dict[str, float] = {}
 
     def recommend(self, **fields: Any) -> dict[str, Any] | None:
-        """The answer of POST /recommend; None when there is none: a page is never kept waiting twice."""
+        """The answer of POST /recommend; None when there is none: a page is never kept waiting twice.
+
+        Why there is none is logged, each reason once in `TELL_EVERY_S`: a wrong key, a misspelt field.
+        """
         for _ in range(2):  # a kept connection may be gone: once more, on a new one
             try:
                 answer = self._http.post("/recommend", json=fields, headers=self._headers)
-            except httpx.TimeoutException:
-                return None
-            except httpx.TransportError:
+            except httpx.TransportError as error:
+                self._tell(type(error).__name__, str(error))
+                if isinstance(error, httpx.TimeoutException):
+                    return None
                 continue
-            return answer.json() if answer.status_code == 200 else None
+            if answer.status_code == 200:
+                return answer.json()
+            self._tell(str(answer.status_code), answer.text[:300])
+            return None
         return None
 
+    def _tell(self, reason: str, text: str) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(reason, -TELL_EVERY_S) >= TELL_EVERY_S:
+            self._told_s[reason] = now_s
+            log.warning("no slate: %s %s", reason, text)
+
     def record(self, kind: str, item_id: str, **fields: Any) -> str:
-        """Put an event into the outbox; its id. Raises UnavailableError when the outbox is full."""
+        """Put an event into the outbox; its id. Raises OutboxFullError."""
         if len(self._waiting) >= self._outbox:
-            raise UnavailableError("the outbox", f"{self._outbox} events wait for delivery")
+            raise OutboxFullError(f"the outbox is full: {self._outbox} events wait for delivery")
         event_id = uuid.uuid4().hex  # the same at every try: Ringside counts it once
         ts = time.time_ns() // 1_000_000
         self._waiting.append({"event_id": event_id, "type": kind, "item_id": item_id, "ts": ts, **fields})

@@ -1,13 +1,18 @@
 """The storefront's client against the real application on in-memory ports."""
 
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from small_shop import KEYS, Caller, Shop
 
-from services.errors import UnavailableError
-from services.shop.client import BATCH, Client
+from services.shop import client as shop_client
+from services.shop.client import BATCH, Client, OutboxFullError
 
 
 @pytest.fixture
@@ -74,5 +79,28 @@ def test_a_wrong_key_or_overload_loses_nothing(call: Caller) -> None:
 def test_the_outbox_is_bounded(call: Caller) -> None:
     ours = client(call, outbox=1)
     ours.record("view", "i1")
-    with pytest.raises(UnavailableError, match="outbox"):
+    with pytest.raises(OutboxFullError, match="outbox"):
         ours.record("view", "i1")
+
+
+def test_no_slate_is_told_with_its_reason_but_not_at_each_page(
+    call: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    stranger, ours = client(call, key="rs_unknown"), client(call)
+    for _ in range(3):
+        assert stranger.recommend(session_id="s") is None
+        assert ours.recommend(sesion_id="s") is None
+    told = [record.message for record in caplog.records if record.name == shop_client.__name__]
+    assert [line.split()[2] for line in told] == ["401", "422"]
+    assert "not known" in told[0]
+    assert "sesion_id" in told[1]
+
+
+def test_the_file_is_all_that_a_storefront_must_copy(tmp_path: Path) -> None:
+    shutil.copy(shop_client.__file__, tmp_path / "ringside_client.py")
+    folders = [str(tmp_path), str(Path(httpx.__file__).parents[1])]
+    script = (
+        f"import sys; sys.path[:0] = {json.dumps(folders)}; sys.modules['services'] = None; "
+        "import ringside_client; ringside_client.Client('http://127.0.0.1:1', 'key').close()"
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True, cwd=tmp_path, timeout=60)
