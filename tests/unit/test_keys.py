@@ -118,6 +118,20 @@ def test_keys_new_of_one_role_leaves_the_secret_alone() -> None:
     assert "SIGNING" not in result.output
 
 
+def test_keys_new_writes_a_file_that_only_its_owner_reads_and_overwrites_none(tmp_path: Path) -> None:
+    file = tmp_path / "keys.env"
+    told = CliRunner().invoke(app, ["keys", "new", "--to", str(file)])
+    assert told.exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    written = file.read_text()
+    assert "RINGSIDE_SIGNING_KEY=" in written
+    assert "rs_adm_" in written
+    assert "rs_adm_" not in told.output
+    again = CliRunner().invoke(app, ["keys", "new", "--to", str(file)])
+    assert isinstance(again.exception, BadInputError)
+    assert file.read_text() == written
+
+
 # ---- wrong requests ----------------------------------------------------------------------------------------
 
 WRONG = [
