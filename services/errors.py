@@ -34,7 +34,7 @@ class UnavailableError(RingsideError):
     """A dependency did not answer within its deadline. Callers degrade or answer 503; they don't crash."""
 
     def __init__(self, dependency: str, problem: str):
-        super().__init__(f"{dependency} is unavailable: {problem}")
+        super().__init__(f"{dependency} is unavailable: {problem.rstrip('.')}")  # more may follow
         self.dependency = dependency
 
 

@@ -21,8 +21,12 @@ class Finding:
 
         >>> Finding("warn", "disk", "1.2 GB free", "make room").line()
         'warn  disk         1.2 GB free; make room'
+        >>> Finding("fail", "keys", "RINGSIDE_KEYS is empty; run `x`.", "run `x`").line()
+        'fail  keys         RINGSIDE_KEYS is empty; run `x`'
         """
-        return f"{self.level:<5} {self.check:<12} {self.said}" + (f"; {self.todo}" if self.todo else "")
+        said = self.said.rstrip(".")  # messages of others may be sentences
+        todo = f"; {self.todo}" if self.todo and self.todo not in said else ""
+        return f"{self.level:<5} {self.check:<12} {said}{todo}"
 
 
 def ok(check: str, said: str) -> Finding:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from experiments.experiment import Rules
 from models.popularity import Popularity
 from services import bootstrap
 from services.adapters.examining import RedisFacts, TopicFacts
+from services.adapters.pulse import pulse_file
 from services.adapters.topics import TOPICS, topic_configuration, topic_partitions
-from services.doctor import app, on_files, on_settings, on_stores
+from services.doctor import app, on_files, on_processes, on_settings, on_stores
 from services.doctor.findings import Finding
 from services.errors import UnavailableError
 from services.events import DECISIONS, EXPOSURES
@@ -41,6 +43,13 @@ def complaint(found: Iterable[Finding] | Finding, level: str = "fail") -> Findin
     [bad] = [row for row in rows if row.level == level]
     assert bad.todo
     return bad
+
+
+def test_a_line_has_one_stop_between_what_is_wrong_and_what_to_do() -> None:
+    refused = UnavailableError("Redis", "Connection refused.")
+    assert str(refused) == "Redis is unavailable: Connection refused"
+    assert Finding("fail", "window", "a sum of at most 60 s.", "set it").line().endswith("60 s; set it")
+    assert Finding("fail", "keys", "none; run `x` and set it", "run `x`").line().count("run `x`") == 1
 
 
 # ---- settings ----------------------------------------------------------------------------------------------
@@ -260,6 +269,26 @@ def test_models_of_live_arms_are_verified(redis_server: Any, embedded_broker: An
     bad = complaint(on_files.models(settings))
     assert array.name in bad.said
     assert "first" in bad.said
+
+
+# ---- processes ---------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_died_or_hangs_is_told(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    assert list(on_processes.processes(settings)) == []
+    for process, age_s in {"bandit": 45, "decider": 1, "trainer": 600}.items():
+        file = pulse_file(settings, process)
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        os.utime(file, (time.time() - age_s,) * 2)
+    (tmp_path / "alive" / "lake@another-host").touch()
+    os.utime(tmp_path / "alive" / "lake@another-host", (1, 1))
+    found = list(on_processes.processes(settings))
+    assert [row.said.partition(" ")[0] for row in found] == ["bandit:", "decider", "trainer"]
+    dead = complaint(found)
+    assert dead.said.startswith("bandit: silent for 4")
+    assert str(tmp_path / "alive") in dead.todo
 
 
 # ---- the whole ---------------------------------------------------------------------------------------------
