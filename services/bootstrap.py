@@ -49,6 +49,13 @@ def complaint(settings: Settings, process: str, within_s: float) -> str:
     return pulse.complaint(settings, process, within_s)
 
 
+def silent_s(settings: Settings) -> dict[str, float]:
+    """How long ago each process of this host that was not told to stop gave its last sign of life, s."""
+    from services.adapters import pulse
+
+    return pulse.silent_s(settings)
+
+
 def configure_logging(settings: Settings, process: str) -> None:
     """One line an event on stderr, as `log_format` says, without secrets, with the trace if there is one."""
     from services.adapters import log_lines

@@ -1,7 +1,8 @@
 """Signs of life: how a health check outside a process learns that its loop still turns.
 
 Processes with HTTP have `/health/ready`. A worker's loop asks its stop event, at every turn, whether to go
-on; that question leaves a fresh time stamp on a small file, and a loop that hangs stops asking.
+on; that question leaves a fresh time stamp on a small file, and a loop that hangs stops asking. Who is told
+to stop takes its file away, so one that grows old is of a process that hangs or died.
 """
 
 import contextlib
@@ -28,13 +29,21 @@ class Stop(threading.Event):
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        self._beat()
-        return super().is_set()
+        return self._told(super().is_set())
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until it is set; whether it is."""
-        self._beat()
-        return super().wait(timeout)
+        self._told(super().is_set())
+        return self._told(super().wait(timeout))
+
+    def _told(self, stopping: bool) -> bool:
+        """Leave the sign that goes with it."""
+        if stopping:
+            with contextlib.suppress(OSError):
+                self._file.unlink()
+        else:
+            self._beat()
+        return stopping
 
     def _beat(self) -> None:
         now = time.monotonic()
@@ -49,6 +58,15 @@ class Stop(threading.Event):
 def pulse_file(settings: Settings, process: str) -> Path:
     """Of the one process of this kind on this host (in compose: in this container)."""
     return settings.home / "alive" / f"{process}@{socket.gethostname()}"
+
+
+def silent_s(settings: Settings) -> dict[str, float]:
+    """How long ago each process of this host that was not told to stop gave its last sign of life, s."""
+    found = {}
+    for file in sorted(pulse_file(settings, "*").parent.glob(pulse_file(settings, "*").name)):
+        with contextlib.suppress(OSError):  # it stops just now
+            found[file.name.partition("@")[0]] = time.time() - file.stat().st_mtime
+    return found
 
 
 def complaint(settings: Settings, process: str, within_s: float) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TextIO
 
-from services.doctor import on_files, on_settings, on_stores
+from services.doctor import on_files, on_processes, on_settings, on_stores
 from services.doctor.findings import Finding, fail, plain
 from services.errors import RingsideError
 from services.settings import Settings
@@ -22,6 +22,7 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Iterable[Finding] | Finding]], ...
     ("models", on_files.models),
     ("disk", on_files.disk),
     ("ports", on_settings.ports),
+    ("processes", on_processes.processes),
 )
 
 

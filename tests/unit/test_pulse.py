@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from services.adapters.pulse import Stop, complaint, pulse_file
+from services.adapters.pulse import Stop, complaint, pulse_file, silent_s
 from services.settings import Settings
 
 
@@ -23,6 +23,20 @@ def test_a_loop_that_stopped_asking_is_not(settings_for: Callable[..., Settings]
     Stop(pulse_file(settings, "lake")).wait(0)
     os.utime(pulse_file(settings, "lake"), (1, 1))
     assert "last sign of life" in complaint(settings, "lake", 30)
+
+
+def test_who_is_told_to_stop_takes_its_sign_away(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
+    asks, sleeps = (Stop(pulse_file(settings, name)) for name in ("bandit", "lake"))
+    assert not asks.is_set()
+    assert not sleeps.wait(0)
+    assert silent_s(settings).keys() == {"bandit", "lake"}
+    for stop in (asks, sleeps):
+        threading.Timer(0.05, stop.set).start()
+    assert sleeps.wait(20)
+    while not asks.is_set():
+        asks.wait(0.01)
+    assert silent_s(settings) == {}
 
 
 def test_a_pulse_that_can_not_be_written_stops_nobody(settings_for: Callable[..., Settings]) -> None:
