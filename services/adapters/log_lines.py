@@ -19,6 +19,7 @@ from services.settings import Settings
 HIDDEN = "[hidden]"
 _API_KEY = re.compile(r"rs_(pub|ana|adm)_[A-Za-z0-9_-]+")  # as services.keys makes them
 _IN_ADDRESS = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)(?=@)")
+_NUMBER = re.compile(r"\d+")
 _OURS = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"))
 
 Ids = Callable[[], Mapping[str, str]]
@@ -109,6 +110,27 @@ class Seldom(logging.Filter):
         return True
 
 
+class Repeated(logging.Filter):
+    """Lets a warning that something is tried again pass when it says something new, and once in `every_s`
+    while it goes on: every process asks for a broker that is away each two seconds. Numbers are no news."""
+
+    def __init__(self, every_s: float = 60.0):
+        super().__init__()
+        self._every_s = every_s
+        self._last: dict[str, tuple[str, float]] = {}  # by logger: what it said, and when
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write it."""
+        if not str(record.msg).endswith("; trying again") or record.exc_info:
+            return True
+        text = _NUMBER.sub("#", record.getMessage())
+        before, at = self._last.get(record.name, ("", 0.0))
+        if text == before and record.created < at + self._every_s:
+            return False
+        self._last[record.name] = text, record.created
+        return True
+
+
 FORMATS: Mapping[str, type[Lines]] = {"text": TextLines, "json": JsonLines}
 
 
@@ -116,6 +138,7 @@ def configure(settings: Settings, process: str, replica: str, ids: Ids = no_trac
     """Every logger of this process writes such lines to stderr, and nothing else does."""
     handler = logging.StreamHandler()
     handler.setFormatter(FORMATS[settings.log_format](settings, process, replica, ids))
+    handler.addFilter(Repeated())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     # Two lines a second without a broker; ours tell once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)

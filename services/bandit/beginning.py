@@ -2,6 +2,7 @@
 until a person accepts what was lost."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,7 @@ from services.bandit.losses import (
     loss_at,
     written_off,
 )
+from services.bandit.ranges import ranges
 from services.errors import DataLossError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.ports import EventConsumer, Positions, TallyStore
@@ -44,10 +46,17 @@ class Beginning:
     store: TallyStore
     count: Count
     states: Mapping[str, Experiment] = field(default_factory=dict)
+    _untold: dict[tuple[int, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def tell(self) -> None:
+        """A line for all partitions that began alike since the last call, not one for each."""
+        for (level, how), indices in self._untold.items():
+            logger.log(level, "partitions %s are %s", ranges(indices), how)
+        self._untold.clear()
 
     def find(self, index: int, log_id: str) -> Positions | None:
         """Positions to count from, stored before anything is counted; None if data was lost and nobody has
-        accepted it yet. Moves the consumer. Raises UnavailableError, StalePositionError."""
+        accepted it yet. Moves the consumer; `tell` says it. Raises UnavailableError, StalePositionError."""
         stored = self.store.standing([index]).get(index)
         bounds = {topic: self.consumer.bounds(topic, index) for topic in (EXPOSURES, EVENTS)}
         log = _Log(index, log_id, bounds)
@@ -71,12 +80,13 @@ class Beginning:
         """Nothing is stored: a new partition, or Redis lost its data. Either is counted from the beginning of
         the log, if that holds all that counts."""
         if self.store.loss_acknowledged(log.index, None):
-            logger.warning("partition %d: counted from the end of the log on, as was accepted", log.index)
+            how = "counted from the end of their logs on, as was accepted"
+            self._untold[logging.WARNING, how].append(log.index)
             return self._begin(log.index, None, at_end(log.log_id, log.bounds))
         if gone := self._out_of_reach(log):
             self._report(log.index, f"Redis forgot the sums, and they can't be counted again: {gone}")
             return None
-        logger.info("partition %d is counted from the beginning of its log", log.index)
+        self._untold[logging.INFO, "counted from the beginning of their logs"].append(log.index)
         return self._begin(log.index, None, at_start(log.log_id, log.bounds))
 
     def _after_recounts(self, log: _Log, stored: Positions) -> Positions | None:
@@ -89,7 +99,7 @@ class Beginning:
         if gone := self._out_of_reach(log):
             self._report(log.index, f"the log does not hold what is to be counted again: {gone}")
             return None
-        logger.warning("partition %d is counted again from the beginning of its log", log.index)
+        self._untold[logging.WARNING, "counted again from the beginning of their logs"].append(log.index)
         return self._begin(log.index, stored, at_start(log.log_id, log.bounds))
 
     def _begin(self, index: int, stored: Positions | None, anew: Positions) -> Positions:

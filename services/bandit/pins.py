@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from experiments.assignment import DAY_MS, unit_life_ms
 from experiments.experiment import Experiment
 from services import events
+from services.bandit.ranges import ranges
 from services.errors import BadMessageError, DataLossError, UnavailableError
 from services.events import EXPOSURES, Exposure
 from services.ports import DecisionLog, EventConsumer, Pin, PinStore, Record
@@ -38,7 +39,9 @@ class PinKeeper:
     clock: Callable[[], int]
     safety_ms: int = 2_000
     reading: dict[int, int] = field(default_factory=dict)  # partition -> when its loss was seen, ms
-    put_back: int = 0
+    put_back: int = 0  # since pins were missing
+    whole: set[int] = field(default_factory=set)  # since then
+    vouched: bool = True  # as far as was told
 
     def step(self) -> bool:
         """Look, and read on where pins are missing; whether nothing is missing any more."""
@@ -52,10 +55,15 @@ class PinKeeper:
             return False
         if len(restored) < self.everything:
             return False
-        return self.store.vouch(self._living(), self.everything)
+        vouched = self.store.vouch(self._living(), self.everything)
+        if vouched and not self.vouched:
+            logger.info("all pins are vouched for: units are counted again")
+        self.vouched = vouched
+        return vouched
 
     def _begin(self, missing: frozenset[int]) -> None:
         now_ms = self.clock()
+        self.vouched = False
         self.store.begin(missing)
         oldest_ms = now_ms - DAY_MS - SKEW_MS  # no pin lives longer than a day
         self.consumer.assign(self.consumer.since([(EXPOSURES, i) for i in missing], oldest_ms))
@@ -91,12 +99,15 @@ class PinKeeper:
 
     def _finish(self, index: int) -> None:
         """It is read on till the others are done, which does no harm."""
-        whole = self.store.mark_restored(index)
-        del self.reading[index]
-        if whole:
-            logger.info("pins of partition %d are whole; %d were put back so far", index, self.put_back)
+        if self.store.mark_restored(index):
+            self.whole.add(index)
         else:
             logger.warning("pins of partition %d went again while they were put back", index)
+        del self.reading[index]
+        if not self.reading and self.whole:
+            told = ranges(self.whole), self.put_back
+            logger.info("pins of partitions %s are whole; %d were put back", *told)
+            self.whole, self.put_back = set(), 0
 
     def _living(self) -> Mapping[str, Experiment]:
         return {name: state for name, state in self.decisions.catch_up().items() if state.status != "ended"}

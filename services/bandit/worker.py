@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from services.bandit.beginning import Beginning
 from services.bandit.counting import Count, Fed, Partition
 from services.bandit.decoding import Decoder
+from services.bandit.ranges import ranges
 from services.errors import DataLossError, StalePositionError
 from services.events import EVENTS, EXPOSURES, Exposure
 from services.ports import DecisionLog, EventConsumer, LogAdmin, Record, TallyStore
@@ -67,6 +68,7 @@ class Worker:
         self._held: list[Record] = []  # read, but not fed yet
         self._log_id = ""
         self._settled_ms = 0
+        self._forgotten: frozenset[int] = frozenset()  # by Redis, not yet counted again
         self._look_again = False  # at partitions with data loss: a person may have accepted it
 
     @property
@@ -101,14 +103,24 @@ class Worker:
         for partition in list(self.partitions.values()):
             self._settle(partition)
         self._mark()
+        self._say_restored()
         self._look_again = True
 
     def _notice_an_emptied_store(self) -> None:
         """A partition whose positions are gone is begun anew, also while nothing comes that would tell."""
         gone = self.partitions.keys() - self._ports.store.standing(sorted(self.partitions)).keys()
         if gone:
-            logger.error("Redis forgot the sums of partitions %s", sorted(gone))
+            logger.error("Redis forgot the sums of partitions %s", ranges(gone))
+            self._forgotten |= gone
             self._drop(gone)
+
+    def _say_restored(self) -> None:
+        """Once, when what Redis forgot is counted again as far as it can be."""
+        again = self._forgotten - self.lost
+        if all(index in self.partitions and not self.partitions[index].lag for index in again):
+            self._forgotten = frozenset()
+            if again:
+                logger.info("partitions %s are counted to the ends of their logs again", ranges(again))
 
     # ---- partitions that are ours --------------------------------------------------------------------------
 
@@ -116,6 +128,7 @@ class Worker:
         owned = self._owned()
         self._drop([index for index in self.partitions if index not in owned])
         self.lost &= owned
+        self._forgotten &= owned
         missing = owned - self.partitions.keys()
         if missing - self.lost or (missing and self._look_again):
             self._load(sorted(missing))
@@ -138,6 +151,7 @@ class Worker:
                 loaded[index] = Partition(index, stored, self._count, self._pace.safety_ms)
                 wanted |= loaded[index].wanted
         finally:
+            self._beginning.tell()
             self._ports.consumer.assign(wanted)  # also what is loaded already, if another one failed
         self.partitions |= loaded
 

@@ -50,14 +50,25 @@ def test_an_emptied_redis_is_counted_again_by_whoever_counts(shop, seed):  # noq
     assert shop.counted() == shop.truth()
 
 
-def test_it_is_noticed_while_nobody_comes(shop):  # noqa: F811
+def test_it_is_noticed_while_nobody_comes_and_told_in_a_line_each(shop, caplog):  # noqa: F811
+    caplog.set_level("INFO", "services.bandit")
     worker = shop.worker()
     for _ in play(shop.broker, shop.clock, traffic(seed=31, units=100), step_ms=300):
         attempt(worker)
     shop.finish(worker)
+    every = f"0-{PARTITIONS - 1}"
+    begun = f"partitions {every} are counted from the beginning of their logs"
+    assert said_by_the_worker(caplog) == [begun]
+    caplog.clear()
     empty(shop)
     shop.finish(worker)
     assert shop.counted() == shop.truth() != {}
+    again = f"partitions {every} are counted to the ends of their logs again"
+    assert said_by_the_worker(caplog) == [f"Redis forgot the sums of partitions {every}", begun, again]
+
+
+def said_by_the_worker(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line.getMessage() for line in caplog.records if line.name.startswith("services.bandit")]
 
 
 def counted_then_cut(of: Shop, before_start: bool) -> None:

@@ -107,6 +107,21 @@ def test_an_exposure_on_its_way_is_waited_for(site):
     assert [shown.first for shown in site.exposures()] == [True, False]
 
 
+def test_a_loss_is_told_in_two_lines_not_in_one_a_partition(site, caplog):
+    with site.client() as call, caplog.at_level("INFO", "services.bandit.pins"):
+        site.slates(call, random.Random(3), 30)
+        site.keep()
+        caplog.clear()
+        site.pins.forget()
+        site.keep()
+        site.keep()
+    units = len(counted(site))
+    assert caplog.messages == [
+        f"pins of partitions 0-3 are whole; {units} were put back",
+        "all pins are vouched for: units are counted again",
+    ]
+
+
 def test_a_second_loss_while_pins_are_put_back_starts_it_again(site):
     site.keep()
     with site.client() as call:

@@ -11,7 +11,7 @@ import pytest
 
 from services import bootstrap
 from services.about import RECOMMENDATION
-from services.adapters.log_lines import JsonLines, TextLines
+from services.adapters.log_lines import JsonLines, Repeated, TextLines
 from services.keys import new_key, new_signing_key
 from services.settings import Settings
 
@@ -121,3 +121,18 @@ def test_what_strangers_cause_is_told_seldom(
     told = capsys.readouterr().err
     assert told.count("Invalid HTTP request") == 1
     assert told.count("something else") == 100
+
+
+def test_what_is_tried_again_is_told_when_it_changes_and_once_a_minute() -> None:
+    seldom = Repeated()
+
+    def passes(problem: str, at_s: float, name: str = "services.lake.app") -> bool:
+        made = {"name": name, "msg": "%s; trying again", "args": (problem,), "created": at_s}
+        return seldom.filter(logging.makeLogRecord(made))
+
+    assert passes("no broker for 1.0 s", 100.0)
+    assert not any(passes(f"no broker for {second}.0 s", 100.0 + second) for second in range(1, 60))
+    assert passes("no broker for 61.0 s", 161.0)
+    assert passes("no Redis", 162.0)
+    assert passes("no Redis", 163.0, "services.decider.app")
+    assert all(seldom.filter(logging.makeLogRecord({"msg": "something else"})) for _ in range(3))
