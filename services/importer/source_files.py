@@ -10,9 +10,10 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 import pyarrow as pa
@@ -22,6 +23,7 @@ from services.importer.fetching import fetched, is_url, too_large
 from services.importer.refusal import SHOWN, Finding, RefusedFileError
 
 KINDS = (".csv", ".parquet", ".xlsx")
+LONGEST_LINE = 1 << 20  # bytes read at once
 _NAMES = {"DOUBLE": "a number", "TIMESTAMPTZ": "a time", "BOOLEAN": "true or false"}
 _OURS = {"sheet", "row"}
 _ALWAYS_TEXT = ("VARCHAR", "TEXT")
@@ -92,8 +94,8 @@ def read(
 ) -> pa.Table:
     """Columns of `path` as the DuckDB types given; an optional column that is missing comes as nulls.
 
-    hint: what follows the message when a column is missing. Raises BadInputError (unknown kind, empty file,
-    missing column) or RefusedFileError (values of the wrong type).
+    hint: what the message begins with when a column is missing. Raises BadInputError (unknown kind, empty
+    file, missing column) or RefusedFileError (values of the wrong type).
     """
     if not path.stat().st_size:
         raise BadInputError(path.name, "is empty")
@@ -104,7 +106,7 @@ def read(
         missing = [name for name in columns if name not in present and name not in optional]
         if missing:
             there = ", ".join(sorted(present.keys() - _OURS))
-            raise BadInputError(path.name, f"has no column {missing[0]!r}; it has {there}{hint}")
+            raise BadInputError(path.name, f"{hint}has no column {missing[0]!r}; it has {there}")
         cast = {name: _cast(name, kind, present.get(name)) for name, kind in columns.items()}
         chosen = ", ".join(f'{expression} AS "{name}"' for name, expression in cast.items())
         connection.execute(f"CREATE TEMP TABLE typed AS SELECT {chosen}, sheet, row FROM raw")
@@ -120,16 +122,45 @@ def _register(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     if reader is None:
         raise BadInputError("source", f"{path.name}: kind {path.suffix!r} is not one of {', '.join(KINDS)}")
     try:
-        connection.execute(f"CREATE TEMP TABLE raw AS {reader(connection, path)}")
+        with evenly_ended(path) if reader is _csv else nullcontext(path) as even:
+            connection.execute(f"CREATE TEMP TABLE raw AS {reader(connection, even)}")
     except duckdb.Error as error:
-        raise BadInputError("source", f"{path.name} can't be read: {str(error).splitlines()[0]}") from error
+        said = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise BadInputError("source", f"{path.name} can't be read: {said}") from error
+
+
+@contextmanager
+def evenly_ended(path: Path) -> Iterator[Path]:
+    """The file, or while in the block a copy with every CRLF as LF if some of its lines end with one and
+    some with the other: DuckDB can't read such a file. In quoted fields, too, which changes no words."""
+    if not _is_mixed(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="ringside-import-") as folder:
+        even = Path(folder) / path.name
+        with path.open("rb") as source, even.open("wb") as copy:
+            copy.writelines(line.replace(b"\r\n", b"\n") for line in _lines(source))
+        yield even
+
+
+def _is_mixed(path: Path) -> bool:
+    with path.open("rb") as file:
+        endings = {line.endswith(b"\r\n") for line in _lines(file) if line.endswith(b"\n")}
+    return len(endings) == 2
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, a long one in pieces that part no CRLF."""
+    while line := file.readline(LONGEST_LINE):
+        yield line + file.read(1) if line.endswith(b"\r") else line
 
 
 def _csv(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
     encoding = "utf-8" if _is_utf8(path) else "latin-1"
     return (
         f"SELECT *, '' AS sheet, row_number() OVER () + 1 AS row FROM read_csv({_quoted(path)}, "
-        f"header = true, all_varchar = true, encoding = '{encoding}', null_padding = true)"
+        f"header = true, all_varchar = true, encoding = '{encoding}', null_padding = true, "
+        "parallel = false)"  # several threads could not pad lines and take quoted line ends
     )
 
 
@@ -168,7 +199,7 @@ def _sheet(workbook: object, name: str) -> pa.Table | None:
 def _is_utf8(path: Path) -> bool:
     with path.open("rb") as file:
         try:
-            for chunk in iter(lambda: file.readline(1 << 20), b""):
+            for chunk in iter(lambda: file.readline(LONGEST_LINE), b""):
                 chunk.decode()
         except UnicodeDecodeError:
             return False

@@ -174,7 +174,7 @@ def test_a_workbook_names_the_sheet_of_a_bad_value(settings, tmp_path) -> None:
         (
             "catalogue.csv",
             b"item_id,title\na,x\n",
-            "name the interactions of your own shop by --interactions",
+            "catalogue.csv: name the interactions of your own shop by --inter.* has no column 'Invoice'",
         ),
         ("broken.parquet", b"PAR1 not really", "can't be read"),
         ("broken.xlsx", b"not a workbook", "not a workbook"),
@@ -217,6 +217,24 @@ def test_a_storefronts_own_data(settings, tmp_path) -> None:
     assert data.interactions.at.tolist() == [1767254400.0, 1767254400.0]
     assert [KINDS[kind] for kind in data.interactions.kind] == ["view", "purchase"]
     assert data.interactions.price.tolist() == [0.0, 2.5]
+
+
+@pytest.mark.parametrize("ends", ["\r\n \n \r\n \n", "\n \n \r\n \n", "\r\n \r\n \r\n \r\n", "\n \n \n \n"])
+def test_lines_may_end_in_two_ways_and_quoted_fields_hold_line_ends(ends, settings, tmp_path) -> None:
+    first, second, third, quoted = ends.split(" ")
+    items = f'item_id,title,description{first}a,First,"up{quoted}down, ""so"""{second}b,Second,{third}'
+    (tmp_path / "items.csv").write_bytes(items.encode())
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu1,a,2026-01-01\n")
+    import_data(settings, Order(str(tmp_path)), NOW)
+    catalogue = ParquetDataStore(settings.data_path).load().catalogue
+    assert catalogue.title.tolist() == ["First", "Second"]
+
+
+def test_a_mistake_in_a_file_whose_lines_end_in_two_ways_is_named_by_its_row(settings, tmp_path) -> None:
+    (tmp_path / "items.csv").write_bytes(b"item_id,title,price\r\na,First,1\nb,Second,cheap\r\n")
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu1,a,2026-01-01\n")
+    with pytest.raises(BadInputError, match="column 'price', row 3: 'cheap'"):
+        import_data(settings, Order(str(tmp_path)), NOW)
 
 
 @pytest.mark.parametrize(
