@@ -215,6 +215,14 @@ def check_window(settings: Settings) -> None:
     check_embedded_window(settings)
 
 
+def check_partitions(settings: Settings) -> None:
+    """Raises ConfigurationError if the topics have another number of partitions than `settings` says;
+    UnavailableError if no broker tells."""
+    from services.adapters.kafka_admin import KafkaLogAdmin
+
+    KafkaLogAdmin(settings).check_partitions()
+
+
 def producer(settings: Settings) -> ports.EventProducer:
     """Producer to the configured broker; starts without one."""
     from services.adapters.kafka import KafkaEventProducer

@@ -37,6 +37,14 @@ class KafkaLogAdmin:
             _check(topic, there[topic], topic_partitions(topic, partitions))
         return missing
 
+    def check_partitions(self) -> None:
+        """ConfigurationError if a topic that is there has another number of partitions than settings say.
+        Raises UnavailableError."""
+        with self._client() as client:
+            there = _partitions(client.describe_topics(list(TOPICS)))
+        for topic, count in there.items():
+            _check(topic, count, topic_partitions(topic, self._settings.kafka_partitions))
+
     def delete_topics(self) -> None:
         """Delete Ringside's topics with everything in them, and wait until they are gone."""
         with self._client() as client:

@@ -29,6 +29,7 @@ REQUEST_TIMEOUT_MS = 10_000  # then a request is sent again; idempotence keeps o
 LARGEST_BYTES = 1_048_576  # of a record
 TURN_S = 0.1  # longest block of the thread, and so the precision of deadlines
 FULL_S = 0.005  # block of the thread while librdkafka's buffers have no room for what waits here
+REFUSED_ASK_S = 1.0  # between two looks whether a topic was made anew with the right number of partitions
 LONGEST_ASK_S = 1.0  # for the topics; deadlines are as imprecise until a broker has answered once
 TELL_AFTER_S = 1.0  # a connection being made is no news
 SETTLED_KEPT = 1_000  # entries that may wait behind an open one, beyond as many as are open
@@ -63,6 +64,7 @@ class Lane:
         self._counting = threading.Lock()
         self._idle = threading.Condition(self._counting)
         self._checked: frozenset[str] = frozenset()
+        self._refused: dict[str, ConfigurationError] = {}  # topics that are not as everybody counts on
         self._asking_s = TURN_S
         self._ask_at = 0.0  # time.monotonic(): not before then again
         self._closing = False
@@ -84,6 +86,9 @@ class Lane:
         now_ms, deadline = time.time_ns() // 1_000_000, time.monotonic() + self._patience_s
         entry = _Entry(future, topic, raw, value, list(headers), now_ms, deadline)
         with self._sending:
+            if topic in self._refused:  # at once: a slate can still say that it does not count
+                future.set_exception(self._refused[topic])
+                return future
             if self._closing or self._open >= self._settings.producer_queue:
                 why = "the producer is closed" if self._closing else f"{self._open} records are waiting"
                 future.set_exception(UnavailableError("broker", f"{why}. {self._problem}".rstrip()))
@@ -131,7 +136,7 @@ class Lane:
 
     def _all_checked(self) -> bool:
         with self._sending:
-            return bool(self._checked) and self._waiting.keys() <= self._checked
+            return bool(self._checked) and not self._refused and self._waiting.keys() <= self._checked
 
     def _check_topics(self) -> None:
         """Which topics are there with the partitions that everybody counts on? What is for one that has
@@ -147,16 +152,22 @@ class Lane:
         wanted = {topic: topic_partitions(topic, self._settings.kafka_partitions) for topic in there}
         with self._sending:
             self._checked = frozenset(topic for topic in there if there[topic] == wanted[topic])
-            for topic in self._waiting.keys() & (there.keys() - self._checked):
-                self._refuse(topic, _wrong_partitions(topic, there[topic], wanted[topic]))
+            self._refuse({t: _wrong_partitions(t, there[t], wanted[t]) for t in there.keys() - self._checked})
             missing = self._waiting.keys() - there.keys()
         if missing:
             self._note(UnavailableError("broker", f"there is no topic {min(missing)}"))
             self._ask_at = time.monotonic() + TURN_S
 
-    def _refuse(self, topic: str, why: ConfigurationError) -> None:
-        for entry in self._waiting[topic]:
-            self._settle(entry, why)
+    def _refuse(self, wrong: dict[str, ConfigurationError]) -> None:
+        """What waits for these topics, and what comes; each is said once for as long as it lasts."""
+        for topic in wrong.keys() - self._refused.keys():
+            log.error("%s; nothing is written to it", wrong[topic])
+        self._refused = wrong
+        if wrong:
+            self._ask_at = time.monotonic() + REFUSED_ASK_S
+        for topic in self._waiting.keys() & wrong.keys():
+            for entry in self._waiting[topic]:
+                self._settle(entry, wrong[topic])
 
     def _hand_over(self, topic: str) -> None:
         """What waits for `topic`, in order, as far as it may go and there is room. What has failed meanwhile

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
 from services import bootstrap
+from services.errors import UnavailableError
 from services.keys import Keys, signing_keys
 from services.rates import Moments
 from services.recommend.application import create_app, hot_path
@@ -31,14 +32,23 @@ KEEP_ALIVE_S = 5  # an idle connection is closed after this
 
 
 def run(settings: Settings) -> None:
-    """Serve until a signal. Raises ConfigurationError at once when keys are missing or wrong."""
+    """Serve until a signal. Raises ConfigurationError at once when keys are missing or wrong, or the topics
+    have another number of partitions."""
     Keys.of(settings)
     signing_keys(settings)
+    _check_partitions(settings)
     if settings.recommend_workers == 1:
         serve(settings, listener(settings.host, settings.recommend_port))
     else:
         bootstrap.configure_logging(settings, "recommend")
         supervise(settings, serve, bootstrap.stop_on_signal())
+
+
+def _check_partitions(settings: Settings) -> None:
+    """A slate and its clicks must lie where the workers look for them. Without a broker nobody knows, and the
+    champion is served all the same; the producer looks again when one comes, and refuses records then."""
+    with contextlib.suppress(UnavailableError):
+        bootstrap.check_partitions(settings)
 
 
 def serve(

@@ -127,11 +127,16 @@ def test_a_record_too_large_is_refused_and_the_next_one_is_not(
     assert failure(small) is None
 
 
-def test_another_number_of_partitions_is_refused_by_name(embedded_broker: Any, producer_to: Any) -> None:
+def test_another_number_of_partitions_is_refused_by_name(
+    embedded_broker: Any, producer_to: Any, caplog: Any
+) -> None:
     producer = producer_to(embedded_broker, kafka_partitions=8, broker_ack_deadline_ms=20_000)
     refused = failure(producer.send(EVENTS, "ada", b"x"))
     assert isinstance(refused, ConfigurationError)
     assert "kafka_partitions: topic events has 4 partitions, not 8" in str(refused)
+    following = [producer.send(EVENTS, "ada", b"x") for _ in range(5)]
+    assert all(future.done() for future in following), "known now, so a slate can say that it is lost"
+    assert sum("topic events has 4 partitions" in line for line in caplog.messages) == 1
 
 
 def test_many_threads_may_send(embedded_broker: Any, producer_to: Any, settings_for: Any) -> None:

@@ -21,7 +21,9 @@ from waiting import ready, until
 from models.popularity import Popularity
 from services import bootstrap
 from services.adapters.server import free_port
+from services.errors import ConfigurationError
 from services.importer.app import Order, import_data
+from services.recommend.app import run
 from services.settings import Settings
 
 
@@ -84,6 +86,12 @@ def test_it_starts_and_answers_without_redis_and_broker(home: Path) -> None:
         assert 'ringside_slates_total{arm="' in scraped(home)
     assert process.returncode in (0, -signal.SIGTERM)
     assert not list((home / "metrics").iterdir())
+
+
+def test_it_refuses_to_start_with_another_number_of_partitions(home: Path, embedded_broker: Any) -> None:
+    settings = settings_of(home, kafka_bootstrap=embedded_broker.bootstrap, kafka_partitions=8)
+    with pytest.raises(ConfigurationError, match="has 4 partitions, not 8"):
+        run(settings)
 
 
 def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
