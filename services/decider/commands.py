@@ -18,6 +18,7 @@ from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment, IllegalTransition
 from services import bootstrap
 from services.commanding import decide, installation_rules, known, newest, rules_from_words
+from services.decider.showing import Counted, progress
 from services.errors import BadInputError
 from services.ports import DecisionLog
 from services.recounting import Asked, RecountRefusedError
@@ -134,7 +135,7 @@ def end(experiment: Name = "", reason: Why = "") -> None:
 
 @app.command()
 def show(experiment: Name = "", last: Annotated[int, typer.Option(help="Decisions to list.")] = 10) -> None:
-    """Arms, weights and the latest decisions."""
+    """Arms, weights, what was counted so far, the next look and the latest decisions."""
     settings = Settings()
     with _log(settings) as log:
         name = experiment or settings.experiment
@@ -143,21 +144,36 @@ def show(experiment: Name = "", last: Annotated[int, typer.Option(help="Decision
             Console(stderr=True).print(f"[yellow]{escape(found.notice)}[/]")
         if name not in found.states:
             raise BadInputError("experiment", f"{name!r} was never started")
-        console = Console()
-        console.print(arms_table(found.states[name]))
-        if found.source == "decisions":
-            console.print(decisions_table(log.history(name)[-last:]))
+        history = log.history(name) if found.source == "decisions" else []
+        counted = Counted.of(bootstrap.tally_store(settings), found.states[name], settings.kafka_partitions)
+        if counted.problem and not found.notice:
+            told = f"Not shown is what was counted: {counted.problem}"
+            Console(stderr=True).print(f"[yellow]{escape(told)}[/]")
+        _show(found.states[name], counted, history, last)
 
 
-def arms_table(state: Experiment) -> Table:
-    """One row an arm, live ones first."""
+def _show(state: Experiment, counted: Counted, history: list[Decision], last: int) -> None:
+    console = Console()
+    console.print(arms_table(state, counted))
+    for sentence in progress(state, counted, history, time.time_ns() // 1_000_000):
+        console.print(sentence, highlight=False)
+    if history:
+        console.print(decisions_table(history[-last:]))
+
+
+def arms_table(state: Experiment, counted: Counted | None = None) -> Table:
+    """One row an arm, live ones first, with what was `counted` of it if that is known."""
     table = Table(title=f"{state.name}: {state.status}, revision {state.revision}", title_justify="left")
-    for column in ("arm", "role", "model version", "weight"):
-        table.add_column(column, justify="right" if column == "weight" else "left")
+    numbers = ["weight"] if counted is None or counted.tally is None else ["weight", "units", "successes"]
+    for column in ("arm", "role", "model version", *numbers):
+        table.add_column(column, justify="right" if column in numbers else "left")
     retired = [arm for arm in state.arms.values() if arm.role == "retired"]
     for arm in [*state.live_arms(), *retired]:
         weight = state.weights.shares.get(arm.name)
-        table.add_row(arm.name, arm.role, arm.model_version, "" if weight is None else f"{weight:.1%}")
+        counts = counted.arm(arm.name) if counted is not None else None
+        cells = ["" if weight is None else f"{weight:.1%}"]
+        cells += [f"{counts.n:,}", f"{counts.s:,}"] if counts is not None else []
+        table.add_row(arm.name, arm.role, arm.model_version, *cells)
     return table
 
 

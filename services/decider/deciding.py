@@ -139,9 +139,8 @@ class Decider:
 
     def _last_look_ms(self, state: Experiment) -> int:
         """Of whoever decided last: a restart, or a second decider, does not look more often."""
-        backwards = reversed(self.ports.decisions.history(state.name))
-        looks = (d.received_at for d in backwards if d.author == AUTHOR and d.kind in LOOKS)
-        return max(next(looks, state.started_ms), self.looked_ms.get(state.name, 0))
+        logged_ms = last_look_ms(state, self.ports.decisions.history(state.name))
+        return max(logged_ms, self.looked_ms.get(state.name, 0))
 
     # ---- confirmations -------------------------------------------------------------------------------------
 
@@ -194,6 +193,12 @@ class Decider:
             )
             decided.append(decision)
         return True
+
+
+def last_look_ms(state: Experiment, history: Sequence[Decision]) -> int:
+    """When the latest look that left a decision was; the start if there was none."""
+    looks = (d.received_at for d in reversed(history) if d.author == AUTHOR and d.kind in LOOKS)
+    return next(looks, state.started_ms)
 
 
 def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:

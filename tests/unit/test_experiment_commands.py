@@ -1,16 +1,19 @@
 """`ringside experiment …` on an in-memory log: what is asked for is decided, and who asked is on record."""
 
 import getpass
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from experiments.experiment import Experiment, Rules, apply
 from services import bootstrap
-from services.adapters.memory import MemoryDecisionLog, MemoryStateCache
+from services.adapters.memory import MemoryDecisionLog, MemoryStateCache, MemoryTallyStore
 from services.commanding import rules_from_words
 from services.decider.commands import app
+from services.decider.showing import Counted, progress
 from services.errors import BadInputError, UnavailableError
+from services.ports import Positions
 
 
 class Shelf:
@@ -28,7 +31,16 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> MemoryStateCache:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch, cache: MemoryStateCache) -> MemoryDecisionLog:
+def sums(monkeypatch: pytest.MonkeyPatch) -> MemoryTallyStore:
+    sums = MemoryTallyStore()
+    monkeypatch.setattr(bootstrap, "tally_store", lambda settings: sums)
+    return sums
+
+
+@pytest.fixture
+def log(
+    monkeypatch: pytest.MonkeyPatch, cache: MemoryStateCache, sums: MemoryTallyStore
+) -> MemoryDecisionLog:
     log = MemoryDecisionLog(apply, cache)
     monkeypatch.setattr(bootstrap, "decision_log", lambda settings: log)
     monkeypatch.setattr(bootstrap, "model_store", lambda settings: Shelf())
@@ -145,3 +157,37 @@ def test_show_needs_no_redis_and_says_that_it_is_away(log, cache):
     shown = " ".join(run("show").split())
     assert "Replicas may serve an older revision" in shown
     assert "storefront: running, revision 1" in shown
+
+
+def test_show_tells_what_was_counted_and_up_to_when(log, sums):
+    run("start", "pop-1", "--arm", "popular")
+    counted = {"1|popular|7|n": 1_200, "1|popular|7|s": 34}
+    for partition in range(4):
+        moved = counted if partition == 0 else {}
+        sums.apply(partition, None, Positions("log", 0, 0, 0), {"storefront": moved})
+        sums.set_watermark(partition, 3_600_000, 0)
+    shown = run("show")
+    assert "1,200" in shown
+    assert "34" in shown
+    assert "counted up to 1970-01-01 01:00 UTC" in shown
+    sums.down = True
+    shown = " ".join(run("show").split())
+    assert "Not shown is what was counted" in shown
+    assert "units" not in shown
+
+
+def test_show_says_when_the_first_units_mature_and_when_the_next_look_is_due(log, sums):
+    run("start", "pop-1")
+    now, history = state(log), log.history("storefront")
+    minute = 60_000
+    told = list(progress(now, Counted.of(sums, now, 4), history, now.started_ms + minute))
+    mature, due = (time.strftime("%H:%M UTC", time.gmtime(now.started_ms / 1e3 + s)) for s in (1_920, 300))
+    assert told[0].startswith("nothing has been counted yet; the first units mature at ")
+    assert f"{mature} at the earliest" in told[0]
+    assert told[1].startswith("the next look is due ")
+    assert told[1].endswith(due)
+    late = list(progress(now, Counted.of(sums, now, 4), history, now.started_ms + 60 * minute))
+    assert "is `ringside bandit` running?" in late[0]
+    assert "is `ringside decider` running?" in late[1]
+    run("pause")
+    assert len(list(progress(state(log), Counted.of(sums, now, 4), history, now.started_ms))) == 1
