@@ -31,7 +31,9 @@ LICENCE = "CC BY 4.0"
 CITATION = "Chen, D. (2012), Online Retail II, UCI Machine Learning Repository, doi 10.24432/C5CG6D"
 _SAME_LINE = ", ".join(f'"{name}"' for name in COLUMNS)
 _SAME_BUT_BLANKS = _SAME_LINE.replace('"Description"', 'trim("Description")')
-_OWN = "name the interactions of your own shop by --interactions; a file alone is read as Online Retail II, and "
+_OWN = (
+    "name the interactions of your own shop by --interactions; a file alone is read as Online Retail II, and "
+)
 _REPEATED = "row_number() OVER (PARTITION BY {} ORDER BY sheet, row) > 1"
 
 RULES = (
