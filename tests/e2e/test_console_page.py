@@ -2,10 +2,11 @@
 
 import copy
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from console_story import Story, beat, log_of, recounting_of
@@ -272,6 +273,32 @@ def test_an_experiment_without_a_look_says_so(browser, tmp_path):
         assert page.get_by_text("No replica of the recommend service reports").is_visible()
         assert page.locator(".sentence").inner_text().startswith("popularity serves all traffic.")
         assert watch.errors == []
+
+
+def test_labels_of_equal_posteriors_do_not_cover_each_other(browser, tmp_path):
+    story = Story(looks=20).play()
+    last = story.records[-1]
+    same = dict.fromkeys(last.evidence["arms"], last.evidence["arms"]["popularity"])
+    story.records[-1] = replace(last, evidence={**last.evidence, "arms": same})
+    with console_of(story, tmp_path) as console:
+        page = console.open(browser, Watch((console.url,)), viewport=NARROW)
+        page.wait_for_selector("#posterior[data-drawn]")
+        boxes = [label.bounding_box() for label in page.locator("#posterior .annotation-text").all()]
+    assert len(boxes) == 3
+    for one, other in itertools.combinations(boxes, 2):
+        beside = one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
+        apart = abs(one["y"] - other["y"]) >= 11
+        assert beside or apart
+
+
+def test_titles_of_the_panels_are_whole_in_a_window_made_narrow(console, browser, watch):
+    page = console.open(browser, watch, viewport={"width": 1440, "height": 900})
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.wait_for_function(
+        """() => { const plot = document.getElementById('timeline').getBoundingClientRect();
+        return [...document.querySelectorAll('#timeline .annotation-text')].every(
+            title => title.getBoundingClientRect().right <= plot.right); }"""
+    )
 
 
 # ---- recounts ----------------------------------------------------------------------------------------------

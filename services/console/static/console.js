@@ -99,8 +99,12 @@ function drawPlots() {
   if (any) drawPosterior(posterior, view.densities, view.styles).then(() => { posterior.dataset.drawn = view.revision; });
 }
 
+let resized = 0;
+function redrawSoon() { clearTimeout(resized); resized = setTimeout(drawPlots, 150); }
+
 function wireTimeline(timeline) {
   timeline.dataset.wired = "yes";
+  addEventListener("resize", redrawSoon); // titles and labels are placed by the width of the window
   timeline.on("plotly_click", (event) => {
     const withRevision = event.points.filter((point) => point.customdata !== undefined);
     const lane = withRevision.find((point) => point.data.yaxis === "y4" && point.data.marker.size !== 8);

@@ -28,6 +28,9 @@ function evidence(logE) {
   return value < 0.001 ? "< 0.001" : value >= 1e5 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
 }
 
+// Without a unit, the numbers are what was believed beforehand.
+const isCounted = (numbers) => Boolean(numbers && numbers.n > 0 && numbers.low != null);
+
 function when(point) { return `${utc(point.at)}<br>${local(point.at)} · revision ${point.revision}`; }
 
 function targetTrace(arm, points, style) {
@@ -48,7 +51,7 @@ function realisedTrace(arm, points, style) {
 
 function rateTraces(arm, points, style) {
   const { color, dash } = look(style);
-  const kept = points.filter((p) => p.arms[arm] && p.arms[arm].low != null);
+  const kept = points.filter((p) => isCounted(p.arms[arm]));
   const x = kept.map((p) => axisMs(p.at));
   const of = (key) => kept.map((p) => 100 * p.arms[arm][key]);
   const edge = { x, yaxis: "y2", mode: "lines", line: { width: 0, color }, hoverinfo: "skip" };
@@ -106,7 +109,7 @@ function hairlines(points) {
 function rateRange(points, arms) {
   let bottom = Infinity, top = 0;
   for (const arm of arms) {
-    const counted = points.map((p) => p.arms[arm]).filter((a) => a && a.low != null);
+    const counted = points.map((p) => p.arms[arm]).filter(isCounted);
     const settled = counted.filter((a) => a.n >= 100);
     const kept = settled.length ? settled : counted.slice(-1);
     if (!kept.length) continue;
@@ -161,6 +164,18 @@ export function drawTimeline(element, points, styles, range) {
   return globalThis.Plotly.react(element, traces, layout, CONFIG);
 }
 
+// Labels of posteriors that peak at the same place, above one another. `across`, `high`: the plot in pixels.
+function stack(labels, across, high) {
+  const placed = [];
+  for (const label of labels) {
+    const mine = { x: label.x * across, y: label.y * high + 3, half: 3.6 * label.text.length };
+    const covers = (other) => Math.abs(other.x - mine.x) < other.half + mine.half + 4 && Math.abs(other.y - mine.y) < 15;
+    for (let other = placed.find(covers); other; other = placed.find(covers)) mine.y = other.y + 15;
+    placed.push(mine);
+  }
+  return placed.map((place, i) => place.y - labels[i].y * high);
+}
+
 export function drawPosterior(element, densities, styles) {
   const names = Object.keys(densities);
   const peak = Math.max(...names.map((name) => Math.max(...densities[name].y)), 1e-9);
@@ -168,11 +183,16 @@ export function drawPosterior(element, densities, styles) {
     const { color, dash } = look(styles[name]);
     return { type: "scatter", x: densities[name].x.map((x) => 100 * x), y: densities[name].y.map((y) => y / peak), name: plain(name), mode: "lines", line: { color, dash, width: 2.2 }, fill: "tozeroy", fillcolor: fade(color, 0.14), hovertemplate: `${plain(name)}: %{x:.2f} %<extra></extra>`, showlegend: false };
   });
-  const labels = names.map((name) => {
+  const tops = names.map((name) => {
     const { x, y } = densities[name];
     const top = y.indexOf(Math.max(...y));
-    return { x: 100 * x[top], y: y[top] / peak, text: plain(name), showarrow: false, yanchor: "bottom", yshift: 3, font: { size: 12, color: look(styles[name]).color } };
+    return { x: x[top], y: y[top] / peak, text: plain(name) };
   });
+  const all = names.flatMap((name) => densities[name].x), span = Math.max(...all) - Math.min(...all);
+  const high = (element.clientHeight - 58) / (1.21 + 0.075 * names.length); // pixels of the highest curve, roughly
+  const shifts = stack(tops.map((top) => ({ ...top, x: top.x / span })), element.clientWidth - 16, high);
+  const room = Math.max(...tops.map((top, i) => top.y + (shifts[i] + 15) / high), 1.14);
+  const labels = tops.map((top, i) => ({ ...top, x: 100 * top.x, showarrow: false, yanchor: "bottom", yshift: shifts[i], font: { size: 12, color: look(styles[names[i]]).color } }));
   const bars = names.flatMap((name, i) => {
     const { color, symbol } = look(styles[name]);
     const { low, high, mean } = densities[name];
@@ -183,7 +203,7 @@ export function drawPosterior(element, densities, styles) {
   const layout = {
     font: font(), paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 8, r: 8, t: 18, b: 40 }, hovermode: "closest", hoverlabel: hoverlabel(), dragmode: false,
     xaxis: { title: { text: "success rate, %", font: { size: 11.5, color: css("--soft") }, standoff: 8 }, gridcolor: css("--line"), zeroline: false, tickfont: { size: 11, color: css("--soft") }, fixedrange: true },
-    yaxis: { visible: false, range: [-0.07 - 0.075 * names.length, 1.14], fixedrange: true }, annotations: labels,
+    yaxis: { visible: false, range: [-0.07 - 0.075 * names.length, room], fixedrange: true }, annotations: labels,
   };
   return globalThis.Plotly.react(element, [...traces, ...bars], layout, CONFIG);
 }
