@@ -180,7 +180,8 @@ def _values(desk: Desk, chosen: Found) -> dict[str, Any]:
     summary = queries.summary(
         followed.state, history, view.heartbeats, followed.realised(), view.sources, desk.now_ms()
     )
-    highest = max((row["numbers"].get("high") or 0.0 for row in summary["arms"]), default=0.0)
+    counted = [row["numbers"] for row in summary["arms"] if row["counted"]]
+    highest = max((numbers.get("high") or 0.0 for numbers in counted), default=0.0)
     return summary | {
         "experiment": chosen.name,
         "state": followed.state,

@@ -75,6 +75,7 @@ def arm_rows(
 ) -> list[dict[str, Any]]:
     """One row an arm: champion first, retired last, each with what the newest look knew of it."""
     numbers = latest_evidence(history, state.arms)
+    known = sum(words.is_counted(numbers.get(arm.name, (0, {}))[1]) for arm in state.live_arms())
     style = styles(state)
     ordered = sorted(state.arms.values(), key=lambda arm: (ROLE_ORDER[arm.role], arm.entered_revision))
     return [
@@ -82,6 +83,7 @@ def arm_rows(
         | {
             "style": style[arm.name],
             "realised": realised.get(arm.name) if arm.role != "retired" else None,
+            "compared": known > 1 and arm.role != "retired",
             "race": latest_race(history, arm.name) if arm.role != "champion" else None,
         }
         for arm in ordered
@@ -102,6 +104,7 @@ def _arm_row(
         "loaded_on": sum(arm.model_version in beat.loaded for beat in beats),
         "seen_at_revision": revision,
         "numbers": dict(numbers),
+        "counted": words.is_counted(numbers),
     }
 
 
@@ -110,7 +113,7 @@ def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     found = {}
     for row in rows:
         numbers = row["numbers"]
-        if row["role"] == "retired" or numbers.get("low") is None:
+        if row["role"] == "retired" or not row["counted"] or numbers.get("low") is None:
             continue
         curve = series.density(numbers["posterior_mean"], numbers["low"], numbers["high"])
         if curve is not None:
@@ -122,6 +125,8 @@ def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def replica_rows(state: Experiment, beats: Iterable[Heartbeat]) -> list[dict[str, Any]]:
     """What each live replica says it serves, and whether that is what the log says."""
     needed = {arm.model_version: arm.name for arm in state.live_arms()}
+    kept = {arm.model_version: f"{arm.name} (kept for undo)" for arm in state.arms.values()}
+    names = kept | needed
     return [
         {
             "replica": beat.replica,
@@ -130,7 +135,7 @@ def replica_rows(state: Experiment, beats: Iterable[Heartbeat]) -> list[dict[str
             "champion": beat.champion,
             "agrees": beat.champion == state.champion,
             "missing": sorted(name for version, name in needed.items() if version not in beat.loaded),
-            "loaded_names": [needed.get(version, version) for version in beat.loaded],
+            "loaded_names": [names.get(version, version) for version in beat.loaded],
             "loaded": list(beat.loaded),
             "at": beat.at_ms,
         }

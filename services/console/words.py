@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from experiments.experiment import Decision, Experiment
 
@@ -57,15 +58,31 @@ def _best(state: Experiment, last_look: Decision | None) -> str:
         return "No challenger is in the ring."
     if last_look is None:
         return "No look yet: nothing has been counted."
-    live = {arm.name for arm in state.live_arms()}
-    chances = {a: v.get("p_best") for a, v in last_look.evidence["arms"].items() if a in live}
-    known = {arm: chance for arm, chance in chances.items() if chance is not None}
-    waiting = [arm.name for arm in challengers if arm.name not in known]
-    note = f" {', '.join(waiting)} has not been counted yet." if waiting else ""
+    numbers = last_look.evidence["arms"]
+    live = [arm.name for arm in state.live_arms()]
+    known = {arm: numbers[arm]["p_best"] for arm in live if is_counted(numbers.get(arm, {}))}
     if not known:
-        return note.strip()
+        matures = seconds(state.rules.window_s + state.rules.lateness_s)
+        return f"Nothing has been counted yet: units mature {matures} after they are served."
+    waiting = [arm for arm in live if arm not in known]
+    note = f"{', '.join(waiting)} {'have' if len(waiting) > 1 else 'has'} not been counted yet."
+    if len(known) < 2:  # the other's chance is what was believed beforehand
+        return note
     best = max(known, key=lambda arm: known[arm])
-    return f"{best} is best with probability {_probability(known[best])}.{note}"
+    claim = f"{best} is best with probability {_probability(known[best])}."
+    return f"{claim} {note}" if waiting else claim
+
+
+def is_counted(numbers: Mapping[str, Any]) -> bool:
+    """Whether an arm's numbers come from units: without any, they are what was believed beforehand."""
+    return bool(numbers.get("n")) and numbers.get("p_best") is not None
+
+
+def chance(p: float | None) -> str:
+    """A probability in a table: "0.423", "< 0.001", "> 0.999"."""
+    if p is None:
+        return "–"
+    return "> 0.999" if p > 0.999 else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _probability(p: float) -> str:
@@ -91,12 +108,12 @@ def _against(state: Experiment, last_look: Decision | None) -> str:
 def title(decision: Decision) -> str:
     """A decision in a few words, for lists and marks."""
     detail: Mapping[str, object] = decision.detail
-    weights = "Weights" if detail.get("updated", True) else "Kept weights"
+    weights = "changed" if _moved(decision) else "kept"
     asked = ", retraining asked for" if detail.get("retrain") else ""
     titles = {
         "start": "Experiment started",
         "enter": f"{detail.get('arm', 'An arm')} entered",
-        "allocate": f"{weights} version {decision.weights_version}",
+        "allocate": f"Weights {weights}, version {decision.weights_version}",
         "rollback": f"{detail.get('arm', 'An arm')} rolled back{asked}",
         "promote": f"{detail.get('arm', 'An arm')} promoted",
         "retrain": "Retraining asked for",
@@ -111,3 +128,9 @@ def title(decision: Decision) -> str:
         "end": "Experiment ended",
     }
     return titles.get(decision.kind, decision.kind)
+
+
+def _moved(look: Decision) -> bool:
+    """Whether a look changed the weights: its evidence holds those before it."""
+    arms = look.evidence.get("arms") or {}
+    return any(look.weights.get(name) != arm.get("weight") for name, arm in arms.items())

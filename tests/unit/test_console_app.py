@@ -22,7 +22,7 @@ from services.console.sessions import Sessions
 from services.console.web import grouped
 from services.errors import ConfigurationError
 from services.events import encode
-from services.ports import Positions
+from services.ports import Heartbeat, Positions
 from services.settings import Settings
 
 PAGE = "/experiments/storefront"
@@ -90,6 +90,18 @@ def test_a_storefront_key_or_none_opens_nothing(console, key):
     client = console.client()
     assert client.post("/login", data={"key": key}).status_code == 401
     assert client.get(f"{PAGE}/live").status_code == 401
+
+
+def test_an_arm_that_is_not_loaded_everywhere_is_not_promoted(console):
+    def button() -> str:
+        return re.search(r'<button[^>]*data-command="promote"[^>]*>', console.client("adm").get(PAGE).text)[0]
+
+    assert "disabled" not in button()
+    state = console.story.state
+    champion = state.arms[state.champion].model_version
+    console.cache.beat(Heartbeat("replica-b", state.revision, state.champion, (champion,), 1), ttl_s=3_600)
+    console.follower.refresh()
+    assert 'disabled title="1 of 2 replicas have not loaded als"' in button()
 
 
 def test_a_forged_or_withdrawn_session_is_nobody(console):

@@ -135,6 +135,53 @@ def test_the_sentence_before_the_first_look():
     assert words.sentence(entered, None).endswith("No look yet: nothing has been counted.")
 
 
+def counted(look, **units):
+    """The look with these units, the others as they are."""
+    arms = {
+        name: numbers | {"n": units.get(name, numbers["n"])}
+        for name, numbers in look.evidence["arms"].items()
+    }
+    return replace(look, evidence={**look.evidence, "arms": arms})
+
+
+def test_nothing_is_claimed_of_arms_without_units(story):
+    look = story.records[-1]
+    said = words.sentence(story.state, counted(look, als=0, popularity=0))
+    assert "Nothing has been counted yet: units mature 8 s after they are served." in said
+    said = words.sentence(story.state, counted(look, als=0))
+    assert "als has not been counted yet." in said
+    assert "best" not in said
+
+
+def test_arms_without_units_show_no_rate_and_no_posterior(story):
+    rows = queries.arm_rows(story.state, [counted(story.records[-1], als=0)], {}, [])
+    said = {row["name"]: (row["counted"], row["compared"]) for row in rows}
+    assert said == {"popularity": (True, False), "als": (False, False), "broken": (False, False)}
+    assert set(queries.densities(rows)) == {"popularity"}
+
+
+def test_the_title_of_a_look_says_whether_weights_changed(story):
+    looks = [(a, b) for a, b in zip(story.records, story.records[1:], strict=False) if b.kind == "allocate"]
+    moved = {before.weights != look.weights for before, look in looks}
+    assert moved == {True, False}
+    for before, look in looks:
+        word = "changed" if before.weights != look.weights else "kept"
+        assert words.title(look) == f"Weights {word}, version {look.weights_version}"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(None, "–"), (3e-7, "< 0.001"), (0.4234, "0.423"), (0.9999, "> 0.999")]
+)
+def test_chances_end_where_nobody_can_tell(p, text):
+    assert words.chance(p) == text
+
+
+def test_a_retired_model_in_memory_is_said_to_be_kept(story):
+    loaded = tuple(arm.model_version for arm in story.state.arms.values())
+    row = queries.replica_rows(story.state, [replace(beats(story)[0], loaded=loaded)])[0]
+    assert sorted(row["loaded_names"]) == ["als", "broken (kept for undo)", "popularity"]
+
+
 def test_a_rollback_that_asks_for_retraining_says_so(story):
     state = apply(story.state, commands.enter(story.state, "text", "text-1", Origin("me", 1)))
     titles = [
