@@ -25,31 +25,29 @@ def dump(bootstrap: str, topics: tuple[str, ...], folder: Path) -> int:
 
 
 def _dump(consumer: confluent_kafka.Consumer, topic: str, folder: Path) -> int:
+    left = {
+        index: end
+        for index in consumer.list_topics(topic, 30).topics[topic].partitions
+        if (end := _end(consumer, topic, index))
+    }
+    consumer.assign([confluent_kafka.TopicPartition(topic, index, 0) for index in left])
     rows: list[dict[str, object]] = []
-    for partition in consumer.list_topics(topic, 30).topics[topic].partitions:
-        rows += _records(consumer, topic, partition)
+    while left:
+        message = consumer.poll(30)
+        assert message is not None, f"{topic}: nothing after {len(rows)} records; ends not reached: {left}"
+        assert message.error() is None, message.error()
+        index, offset = message.partition(), message.offset()
+        value = message.value().decode()
+        rows.append(
+            {"topic": topic, "p": index, "o": offset, "append_ms": message.timestamp()[1], "value": value}
+        )
+        if index in left and offset >= left[index] - 1:
+            del left[index]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / f"{topic}.parquet")
     return len(rows)
 
 
-def _records(consumer: confluent_kafka.Consumer, topic: str, partition: int) -> list[dict[str, object]]:
+def _end(consumer: confluent_kafka.Consumer, topic: str, partition: int) -> int:
     low, high = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(topic, partition), 30)
     assert low == 0, f"{topic}/{partition} begins at {low}: records are gone"
-    rows: list[dict[str, object]] = []
-    if not high:
-        return rows
-    consumer.assign([confluent_kafka.TopicPartition(topic, partition, 0)])
-    while not rows or rows[-1]["o"] < high - 1:  # type: ignore[operator]
-        message = consumer.poll(30)
-        assert message is not None, f"{topic}/{partition}: nothing after {len(rows)} of {high} records"
-        assert message.error() is None, message.error()
-        rows.append(
-            {
-                "topic": topic,
-                "p": partition,
-                "o": message.offset(),
-                "append_ms": message.timestamp()[1],
-                "value": message.value().decode(),
-            }
-        )
-    return rows
+    return int(high)
