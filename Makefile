@@ -39,7 +39,7 @@ format: $(VENV)/.installed  ## let ruff put the code in order
 test-statistical: $(VENV)/.installed  ## the acceptance numbers of the statistics, seeded (slow)
 	$(BIN)/python -m pytest -m slow tests/statistical
 
-test-crash: $(VENV)/.installed  ## 234 kills and 36 zombies under load on a real Kafka, then a recount in SQL; prints a table
+test-crash: $(VENV)/.installed  ## 234 kills, 36 zombies, an emptied Redis and a dead broker under load on a real Kafka, then a recount in SQL
 	$(BIN)/python -m tests.crash
 
 test-fuzz: $(VENV)/.installed  ## 120,000 spoiled requests and 10,000 broken connections, seeded (minutes)
