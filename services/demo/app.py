@@ -146,7 +146,7 @@ def watch_in_thread(story: Story, began_ms: int) -> None:
 
     def watch() -> None:
         with Api.of(story.site) as api:
-            observe(story.board, api, summary, began_ms, story.stop)
+            observe(story.board, api, summary, story.site.pages, began_ms, story.stop)
 
     threading.Thread(target=watch, name="observer", daemon=True).start()
 
@@ -155,23 +155,29 @@ def show(screen: Screen, story: Story, playing: Playing, console: Console, *, he
     """Keep children alive and the screen fresh until Ctrl-C; headless, until the story or its time is
     over."""
     live = not headless and console.is_terminal
-    if not live:
-        screen.print_addresses()
+    screen.print_addresses()
     with Live(screen, console=console, refresh_per_second=4, screen=False) if live else ExitStack():
-        while not story.stop.wait(TEND_S):
-            try:
-                story.children.tend()
-            except RingsideError as error:
-                playing.failed(str(error))
-                return
+        while not story.stop.wait(TEND_S) and _tended(story, playing):
+            screen.told = playing.over.is_set() and not headless
             if not live:
                 screen.print_news()
             if headless and (playing.over.is_set() or story.now() > story.deadline_s):
                 break
             if playing.over.is_set() and playing.failure is not None:
                 break
+    console.print("ending …", highlight=False)
     if headless and not playing.over.is_set():
         playing.failed(f"time was over during: {story.board.steps[-1].title}")
+
+
+def _tended(story: Story, playing: Playing) -> bool:
+    """Whether all children live, or will again."""
+    try:
+        story.children.tend()
+    except RingsideError as error:
+        playing.failed(str(error))
+        return False
+    return True
 
 
 def conclude(result: dict, playing: Playing, console: Console, *, headless: bool, path: Path | None) -> int:

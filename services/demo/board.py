@@ -25,7 +25,8 @@ class Board:
     `lock`.
 
     weights: (seconds since the beginning, {arm: share}) whenever the vector changed; state: newest state of
-    the experiment; decisions: oldest first; shoppers: newest summary of the simulator."""
+    the experiment; decisions: oldest first; shoppers: newest summary of the simulator; answering: names of
+    the pages that have answered."""
 
     steps: list[Step] = field(default_factory=list)
     notices: list[tuple[float, str]] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Board:
     decisions: list[Json] = field(default_factory=list)
     weights: list[tuple[float, dict[str, float]]] = field(default_factory=list)
     shoppers: Json = field(default_factory=dict)
+    answering: set[str] = field(default_factory=set)
     rates: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)

@@ -4,6 +4,7 @@ stopped in order.
 Every child hangs on a leash (`services.adapters.server`): it dies with the supervisor, however that dies,
 and Ctrl-C in the terminal reaches the supervisor alone, so that it decides the order."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ LONGEST_BACK_OFF_S = 10.0
 STEADY_S = 20.0  # alive this long, a child has recovered: the next crash counts from the start again
 MOST_CRASHES = 6  # in a row: then it is not bad luck
 READY_EVERY_S = 0.1
+LOG_LINE = re.compile(r"\{|\d{4}-\d\d-\d\d[ T]\d\d:\d\d")  # JSON, or text with its time: for the file
 
 Probe = Callable[[], bool]
 Tell = Callable[[str], None]
@@ -149,13 +151,14 @@ def run_step(
 
 
 def last_line(log: Path, most: int = 120) -> str:
-    """Newest line that says something; progress that rewrites its line counts."""
+    """Newest line that says something to a viewer: progress that rewrites its line counts, a logger's not."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 2_000))
-        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    return next((line.strip()[:most] for line in reversed(lines) if line.strip()), "")
+        skipped = file.seek(max(0, log.stat().st_size - 2_000))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")[bool(skipped) :]
+    told = (line.strip() for line in reversed(lines))
+    return next((line[:most] for line in told if line and not LOG_LINE.match(line)), "")
 
 
 def tail(log: Path, lines: int = 12) -> str:

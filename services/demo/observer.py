@@ -1,23 +1,37 @@
-"""Looks at decisions and at the simulator's summary twice a second and puts both on the board."""
+"""Looks twice a second at decisions, at the simulator's summary and at pages that start, and puts all on the
+board."""
 
 import json
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
 
 from services.demo.api import Api
 from services.demo.board import Board
+from services.demo.site import answers
 from services.errors import UnavailableError
 
 EVERY_S = 0.5
 
 
-def observe(board: Board, api: Api, summary: Path, began_ms: int, stop: threading.Event) -> None:
+def observe(
+    board: Board, api: Api, summary: Path, pages: Mapping[str, str], began_ms: int, stop: threading.Event
+) -> None:
     """Keep the board up to date until `stop`; what can't be read now is read at the next look."""
     while not stop.wait(EVERY_S):
+        look_at_pages(board, pages, answers)
         look_at_decisions(board, api, began_ms)
         look_at_shoppers(board, summary)
+
+
+def look_at_pages(board: Board, pages: Mapping[str, str], answers: Callable[[str], bool]) -> None:
+    """Which of the pages (name → address) that had not answered do."""
+    for name, address in pages.items():
+        if name not in board.answering and answers(address):
+            with board.lock:
+                board.answering.add(name)
 
 
 def look_at_decisions(board: Board, api: Api, began_ms: int) -> None:

@@ -49,8 +49,14 @@ class Site:
         return {
             "shop": f"http://{self.host}:{self.shop_port}/",
             "console": f"{console}/login#key={self.keys['admin']}",
-            "API docs": f"{self.origins[0]}/docs",
+            "docs": f"{self.origins[0]}/docs",
         }
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """Where to ask whether each of `addresses` answers already."""
+        ports = {"shop": self.shop_port, "console": self.console_port, "docs": self.replicas[0]}
+        return {name: f"http://{self.host}:{port}/health/live" for name, port in ports.items()}
 
     def settings(self) -> Settings:
         """As the processes see them."""

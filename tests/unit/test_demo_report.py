@@ -1,12 +1,15 @@
 """The headless report: a story that happened passes; what did not happen fails its own claim."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from services.demo.board import Board, Step
+from services.demo.children import last_line
+from services.demo.observer import look_at_pages
 from services.demo.profile import Profile
 from services.demo.report import report
 from services.demo.screen import Screen
@@ -176,6 +179,7 @@ def test_the_screen_shows_the_race_and_says_what_differs_from_production(board: 
     screen = Screen(board, console, Profile().differences(Settings()))
     screen.addresses = {"shop": "http://127.0.0.1:3/"}
     board.decisions.pop()  # the rollback is the newest decision then
+    screen.print_addresses()
     console.print(screen)
     shown = console.export_text()
     for expected in ("als", "80%", "30.0% of 1,000", "http://127.0.0.1:3/", "rollback: rollback happened"):
@@ -195,3 +199,55 @@ def test_without_a_terminal_every_fact_is_printed_once(board: Board) -> None:
     shown = console.export_text()
     assert shown.count("Importing: done") == 1
     assert shown.count("weights: popularity 20%, als 80%, broken 0%") == 1
+
+
+LOGIN = f"http://127.0.0.1:45678/login#key=rs_adm_{'k' * 32}"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
+def test_the_addresses_are_whole_and_the_panel_fits_below_them(board: Board, width: int, height: int) -> None:
+    board.steps = [Step(f"Step {index}", 1.0, 2.0, "why " * 40) for index in range(12)]
+    board.steps.insert(3, Step("Embedding texts at low priority", 1.0, None, "note " * 40))
+    board.notices += [(70.0, "lake ended " + "and why " * 40)] * 3
+    console = Console(width=width, height=height, record=True, force_terminal=True)
+    screen = Screen(board, console, [])
+    screen.addresses = {"shop": "http://127.0.0.1:3/", "console": LOGIN, "docs": "http://127.0.0.1:4/docs"}
+    board.answering.add("shop")
+    screen.print_addresses()
+    assert f"console {LOGIN}\n" in console.export_text()
+    assert len(f"console {LOGIN}") <= 80
+    console.print(screen)
+    rows = console.export_text().splitlines()
+    assert len(rows) < height - len(screen.addresses)
+    assert any("Embedding texts" in row for row in rows)
+    assert any("█ 80%" in row for row in rows)
+    assert any("shop open   console starting…   docs starting…" in row for row in rows)
+    assert "Ctrl-C ends everything." in rows[-2]
+
+
+def test_when_the_story_is_told_one_may_stay(board: Board) -> None:
+    console = Console(width=80, height=24, record=True, force_terminal=True)
+    screen = Screen(board, console, [])
+    screen.told = True
+    console.print(screen)
+    assert "The story is told. Stay as long as you like" in console.export_text()
+
+
+def test_a_page_is_asked_until_it_answers(board: Board) -> None:
+    pages = {"shop": "http://shop", "console": "http://console"}
+    look_at_pages(board, pages, lambda address: address == "http://shop")
+    assert board.answering == {"shop"}
+    asked: list[str] = []
+    look_at_pages(board, pages, lambda address: not asked.append(address))
+    assert asked == ["http://console"]
+    assert board.answering == {"shop", "console"}
+
+
+def test_a_log_line_is_no_progress(tmp_path: Path) -> None:
+    log = tmp_path / "fit.log"
+    log.write_text(
+        "x" * 3_000 + "\nround 3 of 10\r\n2026-11-28 03:41:31,146 train INFO services.trainer: told\n"
+    )
+    assert last_line(log) == "round 3 of 10"
+    log.write_text("2026-11-28 03:41:31,146 train INFO services.trainer: " + "told " * 1_000)
+    assert last_line(log) == ""
