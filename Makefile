@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint format bench test-statistical test-crash test-faults soak test-fuzz audit report clean
+.PHONY: help demo test test-demo lint format bench test-statistical test-crash test-faults soak test-fuzz audit report clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -26,6 +26,9 @@ demo: $(VENV)/.installed  ## the whole loop, embedded: shop, console and API on 
 
 test: $(VENV)/.installed  ## every test that fits twelve minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
+
+test-demo: $(VENV)/.installed  ## the story of the demo, played without a person, and each of its claims (four minutes)
+	$(BIN)/python -m pytest -m slow tests/e2e
 
 lint: $(VENV)/.installed  ## style and the direction of imports
 	$(BIN)/ruff check .

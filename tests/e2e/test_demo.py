@@ -7,7 +7,7 @@ import psutil
 import pytest
 from played_demo import Played
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make test-demo`
 
 
 def test_the_story_happened(demo: Played) -> None:

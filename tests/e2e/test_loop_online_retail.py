@@ -8,7 +8,7 @@ from played_demo import Played
 
 from services.adapters.data_store import ParquetDataStore
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make test-demo`
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from services.errors import RingsideError
 from services.settings import Settings
 
 PARTITIONS = 4
-RULES = Rules(window_s=1.0, lateness_s=4.0, look_every_s=0.3, stall_s=3_600.0)
+RULES = Rules(window_s=0.5, lateness_s=2.5, look_every_s=0.3, stall_s=3_600.0)
 PATIENCE_S = 60.0  # only how long a broken test takes to fail
 
 
