@@ -17,7 +17,7 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment
 from experiments.tally import Tally
-from services.errors import BadInputError, RingsideError, UnavailableError
+from services.errors import BadInputError, DataLossError, RingsideError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.ports import EventConsumer, Sums, TallyStore
 
@@ -172,9 +172,19 @@ def _held_from(
     log."""
     if bounds[0] >= bounds[1]:
         return False
-    consumer.assign({pair: bounds[0]})
-    first = consumer.poll(FIRST_RECORD_S, 1)
-    return bool(first) and first[0].append_ms <= since_ms
+    first_ms = first_append_ms(consumer, pair, bounds[0], FIRST_RECORD_S)
+    return first_ms is not None and first_ms <= since_ms
+
+
+def first_append_ms(consumer: EventConsumer, pair: tuple[str, int], start: int, wait_s: float) -> int | None:
+    """Append time of the first record from offset `start` on, None if there is none within `wait_s`. Moves
+    the consumer. Raises UnavailableError, also when retention moves on meanwhile."""
+    consumer.assign({pair: start})
+    try:
+        records = consumer.poll(wait_s, 1)
+    except DataLossError as error:
+        raise UnavailableError("the beginning of the log", str(error)) from error
+    return records[0].append_ms if records else None
 
 
 @contextmanager

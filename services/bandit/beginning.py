@@ -20,9 +20,9 @@ from services.bandit.losses import (
     written_off,
 )
 from services.bandit.ranges import ranges
-from services.errors import DataLossError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.ports import EventConsumer, Positions, TallyStore
+from services.recounting import first_append_ms
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +138,5 @@ class Beginning:
 
     def _first_ms(self, topic: str, index: int) -> int | None:
         """Append time of the first record there is."""
-        self.consumer.assign({(topic, index): self.consumer.bounds(topic, index)[0]})
-        try:
-            records = self.consumer.poll(FIRST_RECORD_S, 1)
-        except DataLossError as error:  # retention moved on meanwhile
-            raise UnavailableError("the beginning of the log", str(error)) from error
-        return records[0].append_ms if records else None
+        start = self.consumer.bounds(topic, index)[0]
+        return first_append_ms(self.consumer, (topic, index), start, FIRST_RECORD_S)

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from experiments.assignment import DAY_MS
 from experiments.experiment import Decision, Experiment
 from experiments.tally import Counts, Tally
 from services.decider.deciding import last_look_ms
 from services.errors import UnavailableError
 from services.ports import TallyStore
 
-DAY_MS = 86_400_000
 LATE_MS = 10_000  # a look takes a moment, and its record another
 
 
