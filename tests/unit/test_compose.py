@@ -2,9 +2,9 @@
 Makefile."""
 
 import json
-import os
 import re
 import shlex
+import subprocess
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -190,12 +190,32 @@ def test_the_image_starts_our_script_on_a_python_we_support() -> None:
     assert lines["USER"] != "root"
 
 
-def test_the_ci_script_is_executable_and_runs_lint_and_test() -> None:
-    script = ROOT / ".ci" / "run"
-    text = script.read_text("utf-8")
-    assert os.access(script, os.X_OK)
-    assert text.startswith("#!/usr/bin/env bash\nset -euo pipefail\n")
-    targets = re.findall(r"^make ([\w-]+)", text, flags=re.MULTILINE)
-    assert targets == ["lint", "test"]
+@pytest.mark.parametrize("broken", [None, "lint", "test", "test-demo"])
+def test_the_ci_script_runs_lint_tests_and_demo_and_stops_at_the_first_that_fails(
+    tmp_path: Path, broken: str | None
+) -> None:
+    """The script itself, between commands that only note how they were called."""
+    calls = tmp_path / "calls"
+    for command in ("redis-server", "chromium", "java", "mvn", "make"):
+        stub = tmp_path / command
+        stub.write_text(
+            f'#!/bin/sh\necho "{command} $1" >> {shlex.quote(str(calls))}\n'
+            f'echo "== 7 passed, 2 warnings in 3.00s =="\n[ "$1" != "{broken}" ]\n'
+        )
+        stub.chmod(0o755)
+    ran = subprocess.run(
+        [ROOT / ".ci" / "run"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    targets = ["lint", "test", "test-demo"]
+    expected = targets if broken is None else targets[: targets.index(broken) + 1]
+    called = [line.split(" ", 1) for line in calls.read_text("utf-8").splitlines()]
+    assert [target for command, target in called if command == "make"] == expected
+    assert (ran.returncode == 0) == (broken is None), ran.stderr
+    if broken is None:
+        assert ran.stdout.splitlines()[-2:] == ["== 7 passed, 2 warnings in 3.00s =="] * 2
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
