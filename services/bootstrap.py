@@ -5,11 +5,13 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services import ports
+from services.addresses import strangers
 from services.errors import ConfigurationError, UnavailableError
 from services.recounting import Recounting
 from services.settings import Settings
@@ -200,12 +202,15 @@ def many_connections(most: int = 65_536) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def http_protocol(*kinds: type, **limits: float | None) -> type[asyncio.Protocol]:
-    """How our servers speak HTTP: no client may send or wait for ever. `kinds`: what else the protocol is;
-    `limits`: see BoundedHttp."""
-    from services.adapters.bounded_http import bounded_http
+def http_protocol(
+    settings: Settings, *kinds: type, refused: Callable[[], None] = lambda: None, **limits: float | None
+) -> type[asyncio.Protocol]:
+    """How our servers speak HTTP: no client may send or wait for ever, or take all connections; `refused` is
+    called for each that isn't had. `kinds`: what else the protocol is; `limits`: see BoundedHttp."""
+    from services.adapters.bounded_http import Crowd, bounded_http
 
-    return bounded_http(*kinds, **limits)
+    crowd = Crowd(strangers(settings.own_networks), settings.client_connections, refused)
+    return bounded_http(*kinds, crowd=crowd, **limits)
 
 
 def check_window(settings: Settings) -> None:

@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7",
         description="Shop servers and proxies: not clients; their X-Forwarded-For is believed.",
     )
+    client_connections: int = Field(
+        250,
+        ge=1,
+        description="Connections that a client may have at once, at each process. A browser keeps one or a "
+        "few for 5 s: enough for all behind one address who together send what `rates` lets them.",
+    )
     cors_origins: str = Field("*", description="Origins from which browsers may send events.")
 
     # Serving

@@ -5,9 +5,14 @@ with many sockets, a byte a minute each, needs nothing else to shut everybody ou
 """
 
 import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+log = logging.getLogger(__name__)
 
 HEAD_BYTES = 131_072  # first line and headers; /recommend takes 64 KiB of query
 RECEIVE_S = 20.0  # for a whole request, from its first byte; for the client to take something of an answer
@@ -15,10 +20,48 @@ HEADERS = 100  # of one request: each look for one walks through all of them
 AHEAD = 16  # requests sent before their answers: uvicorn queues them, and reads on after every answer
 
 
+class Crowd:
+    """The connections that each client has at this process: `most`, and `refused` is called for one more.
+
+    name_of: from an address to a client's name; None, for who may have as many as they like.
+    """
+
+    def __init__(
+        self, name_of: Callable[[str], str | None], most: int, refused: Callable[[], None] = lambda: None
+    ):
+        self.most = most
+        self._name_of = name_of
+        self._refused = refused
+        self._of: Counter[str] = Counter()
+        self._told: set[str] = set()
+
+    def enter(self, address: str) -> str | None:
+        """The name to leave by, None for who is not counted. Raises PermissionError for one too many."""
+        name = self._name_of(address)
+        if name is None:
+            return None
+        if self._of[name] >= self.most:
+            self._refused()
+            if name not in self._told:
+                self._told.add(name)
+                log.warning("%s has %d connections, more are refused", name, self.most)
+            raise PermissionError(name)
+        self._of[name] += 1
+        return name
+
+    def leave(self, name: str) -> None:
+        """One connection fewer. Whoever has none is forgotten."""
+        self._of[name] -= 1
+        if not self._of[name]:
+            del self._of[name]
+            self._told.discard(name)
+
+
 class BoundedHttp(HttpToolsProtocol):
     """431 for an endless head, 413 beyond `body_bytes`, 408 for a request that is not here after `receive_s`.
     400 for more than `HEADERS`, or more than `AHEAD` requests that wait for their turn. Who takes nothing of
-    an answer for `receive_s` is hung up on: its answers and all that hold them would stay for ever.
+    an answer for `receive_s` is hung up on: its answers and all that hold them would stay for ever. 429 for a
+    connection more than one of the `crowd` may have.
 
     A request costs a few assignments: one timer a connection looks at the clock now and then.
     """
@@ -26,6 +69,7 @@ class BoundedHttp(HttpToolsProtocol):
     head_bytes = HEAD_BYTES
     receive_s = RECEIVE_S
     body_bytes: int | None = None
+    crowd: Crowd | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; from now on it has to say something."""
@@ -34,12 +78,21 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         self._body = 0
         self._unsent, self._taken_at = 0, self.loop.time()
+        self._counted_as: str | None = None
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.receive_s / 2, self._look)
+        if self.crowd is not None and self.client is not None:
+            try:
+                self._counted_as = self.crowd.enter(self.client[0])
+            except PermissionError as error:
+                most = self.crowd.most
+                self._refuse("429 Too Many Requests", f"{error} has {most} connections here, the most it may")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._timer.cancel()
+        if self.crowd is not None and self._counted_as is not None:
+            self.crowd.leave(self._counted_as)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -124,5 +177,5 @@ class BoundedHttp(HttpToolsProtocol):
 
 def bounded_http(*kinds: type, **limits: Any) -> type[BoundedHttp]:
     """The protocol, mixed with other subclasses of uvicorn's, with other limits: `head_bytes`, `body_bytes`,
-    `receive_s`."""
+    `receive_s`, `crowd`."""
     return type("BoundedHttp", (*kinds, BoundedHttp), limits)

@@ -90,7 +90,7 @@ def run(settings: Settings) -> None:
         uvicorn.run(
             meters.app(app), host=settings.host, port=settings.console_port, log_config=None,
             access_log=False, server_header=False, ws="none",
-            http=bootstrap.http_protocol(body_bytes=FORM_BYTES),
+            http=bootstrap.http_protocol(settings, body_bytes=FORM_BYTES),
         )  # fmt: skip
 
 

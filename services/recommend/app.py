@@ -65,7 +65,7 @@ def serve(
     bootstrap.many_connections()
     app = create_app(compose(settings, moments or Moments()))
     leaving, scraped = app.state.parts.leaving, _scraped(settings, app, parent)
-    server = DrainingServer(_config(app), settings.drain_s, leaving, parent, scraped)
+    server = DrainingServer(serving_config(settings, app), settings.drain_s, leaving, parent, scraped)
     log.info("http://%s:%d", settings.host, listening.getsockname()[1])
     _collect_rarely()
     # One row times one matrix is too little work for BLAS threads: they only take the other core from its
@@ -83,11 +83,13 @@ def _scraped(
     return bootstrap.scraped(settings, "recommend", app.state.parts.metrics.exposed)
 
 
-def _config(app: FastAPI) -> uvicorn.Config:
+def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """How the API is served."""
+    metrics = app.state.parts.metrics
     return uvicorn.Config(
         hot_path(app),
         loop="uvloop",
-        http=bootstrap.http_protocol(WholeResponses),
+        http=bootstrap.http_protocol(settings, WholeResponses, refused=lambda: metrics.shed("connections")),
         ws="none",
         access_log=False,
         log_config=None,

@@ -1,13 +1,12 @@
 """Who may come in, and how often: the caller's key by role, then a token bucket a key and one a client."""
 
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.requests import Request
 
+from services.addresses import parse_address, strangers
 from services.errors import ConfigurationError
 from services.keys import ROLES, Keys, Principal, Role
 from services.rates import Buckets, Moments
@@ -18,7 +17,6 @@ log = logging.getLogger(__name__)
 
 READERS: tuple[Role, ...] = ("analyst", "admin")
 CLIENT = "client"
-_PORT = re.compile(r"^(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]+)?$")  # some proxies say address:port
 _LONGEST = 64  # characters of what is no address
 ROWS_A_TOKEN = 10  # of /events: the impressions of a slate and a click
 TELL_EVERY_S = 10.0  # at most, of somebody who is slowed down
@@ -102,18 +100,13 @@ def client_reader(networks: str) -> Callable[[Request], str | None]:
     proxy says in X-Forwarded-For whom it speaks for. From anybody else that header means nothing. Its last
     entry that is not ours holds, even if it is no address: those before it are what anybody may have sent.
     """
-    try:
-        ours = [ip_network(part.strip()) for part in networks.split(",") if part.strip()]
-    except ValueError as error:
-        raise ConfigurationError(f"RINGSIDE_OWN_NETWORKS: {error}") from error
-
-    stranger = lru_cache(maxsize=10_000)(lambda address: _outside(address, ours))
+    stranger = strangers(networks)
 
     @lru_cache(maxsize=10_000)
     def forwarded(chain: str) -> str | None:
         told = filter(None, (part.strip() for part in reversed(chain.split(","))))
         return next(
-            filter(None, (stranger(part) if _address(part) else part[:_LONGEST] for part in told)), None
+            filter(None, (stranger(part) if parse_address(part) else part[:_LONGEST] for part in told)), None
         )
 
     def client(request: Request) -> str | None:
@@ -125,23 +118,6 @@ def client_reader(networks: str) -> Callable[[Request], str | None]:
         return forwarded(b",".join(chains)[-1_000:].decode("latin-1")) if chains else None
 
     return client
-
-
-def _outside(address: str, ours: Sequence[IPv4Network | IPv6Network]) -> str | None:
-    """An address as a name, None for ours and for what is no address."""
-    known = _address(address)
-    if known is None or any(known in network for network in ours):
-        return None
-    # whoever has one IPv6 address has 2^64 of them
-    return str(known) if known.version == 4 else str(ip_network((int(known), 64), strict=False))
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        known = ip_address(_PORT.sub(r"\1\2", text.strip()))
-    except ValueError:
-        return None
-    return getattr(known, "ipv4_mapped", None) or known
 
 
 def key_of(request: Request) -> str | None:

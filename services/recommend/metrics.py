@@ -33,7 +33,7 @@ _LATENCY_S = (
 # total never falls by a rounding, which Prometheus would take for a restart.
 _GRAINS = 2**20
 _PIN_OF = {"pin_unreachable": "unreachable", "overridden": "overridden"}
-SHED = ("overload", "rate_limit")
+SHED = ("overload", "rate_limit", "connections")
 _NO_PIN = "r:"  # units of one request keep none, see experiments.assignment.unit_id
 
 
@@ -130,7 +130,8 @@ class Metrics:
         self._of.tasks.labels(replica).set(tasks)
 
     def shed(self, reason: str) -> None:
-        """A request was refused before any work: `overload`, or `rate_limit` of its key."""
+        """Refused before any work: a request by `overload` or the `rate_limit` of its key or client, or one
+        of a client's too many `connections`."""
         self._shed.labels(reason).inc()
 
     def slate(self, exposure: Exposure) -> None:

@@ -76,7 +76,7 @@ def run(settings: Settings) -> None:
         app = meters.app(create_app(settings, httpx.AsyncClient(transport=calls)))
         uvicorn.run(
             app, host=settings.host, port=settings.shop_port, log_config=None, access_log=False,
-            server_header=False, http=bootstrap.http_protocol(body_bytes=FORM_BYTES), ws="none",
+            server_header=False, http=bootstrap.http_protocol(settings, body_bytes=FORM_BYTES), ws="none",
         )  # fmt: skip
 
 

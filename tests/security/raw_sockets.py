@@ -15,18 +15,19 @@ from small_shop import KEYS
 from services import bootstrap
 from services.recommend.sending import WholeResponses
 from services.recommend.workers import listener
+from services.settings import Settings
 
 PATIENCE_S = 30.0
 KEY = KEYS["storefront"][0].encode()
 
 
 @contextmanager
-def served(app: Any, **limits: Any) -> Iterator[tuple[str, int]]:
+def served(app: Any, settings: Settings | None = None, **limits: Any) -> Iterator[tuple[str, int]]:
     """Where `app` answers, as `ringside recommend` would serve it."""
     open_at = listener("127.0.0.1", 0)
     config = uvicorn.Config(
         app, lifespan="off", ws="none", log_level="critical", timeout_keep_alive=1,
-        http=bootstrap.http_protocol(WholeResponses, **limits),
+        http=bootstrap.http_protocol(settings or Settings(), WholeResponses, **limits),
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([open_at],))

@@ -13,10 +13,14 @@ from small_shop import KEYS
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.adapters.bounded_http import Crowd
+from services.addresses import strangers
 from services.rates import Buckets
+from services.recommend.app import serving_config
 from services.recommend.application import create_app, hot_path
 from services.recommend.gate import client_reader
 from services.recommend.visitors import is_bot
+from services.settings import Settings
 
 HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nconnection: close\r\nhost: x\r\n\r\n"
@@ -89,6 +93,72 @@ def test_who_does_not_finish_a_body_takes_no_place(tmp_path: Path, origin: bytes
         assert caller.getresponse().status == 200
         for line in lines:
             line.close()
+
+
+def lines_to(at: tuple[str, int], many: int) -> list[socket.socket]:
+    return [socket.create_connection(at, PATIENCE_S) for _ in range(many)]
+
+
+def answer_on(line: socket.socket) -> bytes:
+    line.sendall(LAST)
+    return read_all(line)
+
+
+def test_one_client_cannot_take_all_connections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who wants one more is told why; whoever hangs up makes room. Our own servers are not counted."""
+    refused: list[int] = []
+    strict = Settings(own_networks="10.0.0.0/8", client_connections=3)
+    with (
+        racing_shop(tmp_path).client() as caller,
+        served(caller.http.app, strict, refused=lambda: refused.append(1)) as at,
+    ):
+        held = lines_to(at, 3)
+        for _ in range(5):
+            with socket.create_connection(at, PATIENCE_S) as line:
+                told = read_all(line)
+            assert told.startswith(b"HTTP/1.1 429 ")
+            assert b"127.0.0.1 has 3 connections here" in told
+        assert len(refused) == 5
+        assert [record.getMessage() for record in caplog.records if "connections" in record.getMessage()] == [
+            "127.0.0.1 has 3 connections, more are refused"
+        ]
+        assert answer_on(held.pop()).startswith(b"HTTP/1.1 404 ")
+        with socket.create_connection(at, PATIENCE_S) as line:
+            assert answer_on(line).startswith(b"HTTP/1.1 404 ")
+        for line in held:
+            line.close()
+    with (
+        racing_shop(tmp_path).client() as caller,
+        served(caller.http.app, Settings(client_connections=3)) as at,
+    ):
+        held = lines_to(at, 20)
+        assert all(answer_on(line).startswith(b"HTTP/1.1 404 ") for line in held)
+
+
+def test_a_refused_connection_is_counted_as_shed(tmp_path: Path) -> None:
+    deps = racing_shop(tmp_path).deps()
+    app = create_app(deps)
+    config = serving_config(deps.settings.model_copy(update={"client_connections": 1}), app)
+    config.load()
+    crowd = config.http_protocol_class.crowd
+    crowd.enter("1.2.3.4")
+    with pytest.raises(PermissionError):
+        crowd.enter("1.2.3.4")
+    shed = app.state.parts.metrics.exposed.get_sample_value
+    assert shed("ringside_requests_shed_total", {"reason": "connections"}) == 1
+    assert shed("ringside_requests_shed_total", {"reason": "overload"}) == 0
+
+
+def test_who_left_is_forgotten() -> None:
+    crowd = Crowd(strangers("10.0.0.0/8"), most=2)
+    names = [crowd.enter("1.2.3.4"), crowd.enter("[::ffff:1.2.3.4]:9"), crowd.enter("10.0.0.1")]
+    assert names == ["1.2.3.4", "1.2.3.4", None]
+    with pytest.raises(PermissionError, match=r"1\.2\.3\.4"):
+        crowd.enter("1.2.3.4")
+    assert crowd.enter("2001:db8::1") == crowd.enter("2001:db8::2") == "2001:db8::/64"
+    for name in ["1.2.3.4"] * 2 + ["2001:db8::/64"] * 2:
+        crowd.leave(name)
+    assert not crowd._of
 
 
 def test_only_the_beginning_of_a_user_agent_is_looked_at() -> None:
