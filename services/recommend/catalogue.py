@@ -15,7 +15,7 @@ from services.recommend.collecting import acknowledged
 from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
 from services.recommend.failures import NotFoundError
-from services.recommend.gate import Gate, caller
+from services.recommend.gate import Caller, Gate, KeyFirstRoute
 from services.recommend.live_items import shown, standing
 from services.recommend.shelf import Shelf
 from services.recommend.wire import MAX_LISTED
@@ -109,9 +109,11 @@ class LiveCatalogue:
 
 def catalogue_routes(deps: Deps, gate: Gate, live: LiveCatalogue) -> APIRouter:
     """The routes; admin keys only."""
-    admin = Annotated[Principal, Depends(caller(gate, "admin"))]
+    admin = Annotated[Principal, Depends(Caller(gate, "admin"))]
     router = APIRouter(
-        tags=["catalogue"], responses=failures("400", "401", "403", "413", "422", "429", "503")
+        route_class=KeyFirstRoute,
+        tags=["catalogue"],
+        responses=failures("400", "401", "403", "413", "422", "429", "503"),
     )
     extra = {"security": ANY_KEY}
     few = Field(min_length=1, max_length=MAX_LISTED)

@@ -16,7 +16,7 @@ from services.commanding import Known, installation_rules, rules_with
 from services.keys import Principal
 from services.recommend.commanding import Commanding, existing
 from services.recommend.describing import ANY_KEY, failures
-from services.recommend.gate import Gate, caller
+from services.recommend.gate import Caller, Gate, KeyFirstRoute
 from services.recounting import Asked
 from services.settings import Settings
 
@@ -155,11 +155,12 @@ COMMANDS: dict[str, tuple[type[Command], str, Make]] = {
 def experiment_routes(settings: Settings, gate: Gate, commanding: Commanding) -> APIRouter:
     """Reading takes an analyst's or admin's key, commands an admin's."""
     router = APIRouter(
+        route_class=KeyFirstRoute,
         tags=["experiments"],
         responses=failures("400", "401", "403", "404", "409", "413", "422", "429", "503"),
     )
-    _reading(router, commanding, Annotated[Principal, Depends(caller(gate, "analyst", "admin"))])
-    admin = Annotated[Principal, Depends(caller(gate, "admin"))]
+    _reading(router, commanding, Annotated[Principal, Depends(Caller(gate, "analyst", "admin"))])
+    admin = Annotated[Principal, Depends(Caller(gate, "admin"))]
     _starting(router, commanding, settings, admin)
     _recounting(router, commanding, admin)
     for name, (body, doc, make) in COMMANDS.items():

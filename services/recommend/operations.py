@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from services.keys import Principal
 from services.recommend.deps import Deps
 from services.recommend.describing import ANY_KEY, failures
-from services.recommend.gate import READERS, Gate, caller
+from services.recommend.gate import READERS, Caller, Gate, KeyFirstRoute
 from services.recommend.loaded import Loaded
 from services.recommend.metrics import Metrics
 from services.recommend.switch import turn
@@ -30,9 +30,9 @@ class Switch(BaseModel):
 def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics, leaving: Event) -> APIRouter:
     """Health answers everybody, and says more than its status to an analyst's or admin's key; metrics take
     such a key, the switch an admin's."""
-    router = APIRouter(tags=["operations"])
-    admin = Annotated[Principal, Depends(caller(gate, "admin"))]
-    reader = Annotated[Principal, Depends(caller(gate, *READERS))]
+    router = APIRouter(route_class=KeyFirstRoute, tags=["operations"])
+    admin = Annotated[Principal, Depends(Caller(gate, "admin"))]
+    reader = Annotated[Principal, Depends(Caller(gate, *READERS))]
     path = deps.settings.kill_switch_path
 
     @router.get("/health/live")
