@@ -30,7 +30,8 @@ class Sight:
     `watermark_ms`: the lowest of all partitions, None if some partition has none; `loaded`: model versions
     that every live replica reports as loaded; `losses`: recorded data losses by partition;
     `decided_at`: positions of the latest decision made from sums: behind them, sums are being rebuilt;
-    `begins_anew`: partitions whose loss was accepted, and that still stand where it happened.
+    `begins_anew`: partitions whose loss was accepted, and that still stand where it happened;
+    `unreadable`: why there are no sums to see, though something is kept as such.
     """
 
     now_ms: int
@@ -41,6 +42,7 @@ class Sight:
     losses: Mapping[int, str] = field(default_factory=dict)
     decided_at: Mapping[str, int] = field(default_factory=dict)
     begins_anew: frozenset[int] = frozenset()
+    unreadable: str = ""
     author: str = "decider"
     code_version: str = ""
 
@@ -73,6 +75,8 @@ class _View:
     @classmethod
     def of(cls, state: Experiment, sight: Sight) -> "_View":
         """Raises ValueError if the sums can't be this experiment's."""
+        if sight.unreadable:
+            raise ValueError(sight.unreadable)
         tally = Tally.parse(sight.sums)
         if unknown := {version for version, _, _ in tally.cells} - state.versions.keys():
             raise ValueError(f"sums: weights version {min(unknown)} was never in force")

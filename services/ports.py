@@ -214,7 +214,7 @@ class TallyStore(Protocol):
         forget: Iterable[str] = (),
     ) -> None:
         """Drop the sums of the experiments to `forget`, add `deltas` and move, only if the stored positions
-        equal `fetched_from`; else StalePositionError."""
+        equal `fetched_from`; else StalePositionError. Nothing is written where something stored is no sum."""
 
     def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
         """How far the worker has read (information for the decider's stall rule)."""
@@ -224,7 +224,7 @@ class TallyStore(Protocol):
     ) -> tuple[Sums, dict[str, int], int | None]:
         """Sums over partitions; positions as "topic/partition" -> offset; lowest watermark, ms (None: some
         partition has none). A partition whose sums are of another recount than `generation` is as one that
-        was never counted."""
+        was never counted. Raises ValueError if what is stored is no sums: somebody else wrote there."""
 
     def report_loss(self, partition: int, message: str) -> None:
         """Record data loss with its range; the decider holds every experiment until it is acknowledged."""

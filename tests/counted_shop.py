@@ -22,6 +22,7 @@ from services.bandit.decoding import Decoder
 from services.bandit.worker import Pace, Ports, Worker
 from services.decider.deciding import Decider, Identity
 from services.decider.deciding import Ports as DeciderPorts
+from services.ports import TallyStore
 from services.recounting import Recounting
 
 PARTITIONS = 2
@@ -36,14 +37,14 @@ LOOK_MS = round(RULES.look_every_s * 1_000)
 
 
 class Shop:
-    """`trade` lets shoppers come, `look` lets the decider look later."""
+    """`trade` lets shoppers come, `look` lets the decider look later. `store`: of sums; default: memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: TallyStore | None = None) -> None:
         self.clock = Clock()
         self.broker = MemoryBroker(PARTITIONS, self.clock)
         self.cache = MemoryStateCache(self.clock)
         self.log = MemoryDecisionLog(cache=self.cache)
-        self.store = MemoryTallyStore()
+        self.store = MemoryTallyStore() if store is None else store
         champion = {"name": "popularity", "model_version": "popularity-1"}
         state = self.log.append(commands.start(EXPERIMENT, champion, RULES, "salt", self.origin()))
         state = self.log.append(commands.enter(state, "als", "als-1", self.origin()))
@@ -63,7 +64,8 @@ class Shop:
         return Recounting(self.store, lambda: MemoryEventConsumer(self.broker), PARTITIONS)
 
     def poison(self, sums: dict[str, int]) -> None:
-        """As a bug, or a hand in Redis, would."""
+        """As a bug, or a hand in Redis, would. In memory only."""
+        assert isinstance(self.store, MemoryTallyStore)
         mine = self.store._sums[0].setdefault(EXPERIMENT, {})
         mine.update({key: mine.get(key, 0) + count for key, count in sums.items()})
 

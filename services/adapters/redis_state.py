@@ -5,6 +5,7 @@ at once. Scripts work from Redis 6.2 on.
 """
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
@@ -58,6 +59,9 @@ def source(name: str) -> str:
     return (files("services.adapters") / "lua" / f"{name}.lua").read_text("utf-8")
 
 
+_COUNT = re.compile(r"-?[0-9]{1,18}")  # the rule of apply_batch.lua: whatever is added, it stays in 64 bits
+
+
 def _key(partition: int, name: str) -> str:
     return f"{{bandit:{partition}}}:{name}"
 
@@ -73,11 +77,25 @@ def _encode(positions: Positions | None) -> str:
 
 
 def _decode(text: str | None) -> Positions | None:
-    return msgspec.json.decode(text, type=Positions) if text else None
+    """Raises UnavailableError for what is no positions: without them nobody knows what the sums stand for."""
+    try:
+        return msgspec.json.decode(text, type=Positions) if text else None
+    except msgspec.MsgspecError as error:
+        raise UnavailableError(
+            "Redis", f"{text[:200]!r} are no positions; delete that key, and its partition is counted again"
+        ) from error
 
 
-def _sums(flat: Sequence[str]) -> Sums:
-    return {field: int(count) for field, count in zip(flat[::2], flat[1::2], strict=True)}
+def _sums(key: str, kind: str, flat: Sequence[str]) -> Sums:
+    """Raises ValueError for what is no sums, naming the field."""
+    if kind not in ("hash", "none"):
+        raise ValueError(f"{key} is a {kind}")
+    sums: Sums = {}
+    for name, count in zip(flat[::2], flat[1::2], strict=True):
+        if not _COUNT.fullmatch(count):
+            raise ValueError(f"{key}: '{name}' holds '{count[:40]}'")
+        sums[name] = int(count)
+    return sums
 
 
 def _cached(experiment: str) -> str:
@@ -124,7 +142,13 @@ class RedisTallyStore(_OnRedis):
                 names = sorted(self._redis.smembers(_key(partition, "experiments")))
                 rows = self._read([(partition, name) for name in names])
             if all(row[0] == before for row in rows):
-                return _decode(before), {name: _sums(row[2]) for name, row in zip(names, rows, strict=True)}
+                try:
+                    return _decode(before), {
+                        name: _sums(_key(partition, f"sums:{name}"), *row[2:])
+                        for name, row in zip(names, rows, strict=True)
+                    }
+                except ValueError as error:
+                    raise UnavailableError("Redis", str(error)) from error
         raise UnavailableError(
             "Redis", f"the sums of partition {partition} moved during {_READ_ATTEMPTS} reads"
         )
@@ -177,15 +201,16 @@ class RedisTallyStore(_OnRedis):
         marks: list[int] = []
         for partition in range(partitions):
             with self._reaching():
-                [(stored, mark, flat)] = self._read([(partition, experiment)])
+                [(stored, mark, kind, flat)] = self._read([(partition, experiment)])
             at = _decode(stored)
             if (at.generation(experiment) if at else 0) != generation:
                 continue
-            for field, count in _sums(flat).items():
+            sums = _sums(_key(partition, f"sums:{experiment}"), kind, flat)
+            for field, count in sums.items():
                 total[field] = total.get(field, 0) + count
             if at is not None:
                 positions |= {f"exposures/{partition}": at.exposures, f"events/{partition}": at.events}
-            marks += [int(mark.split("|")[0])] if mark else []
+            marks += [int(ms) for ms in (mark or "").split("|")[:1] if ms.isdigit()]
         return total, positions, min(marks) if len(marks) == partitions else None
 
     def report_loss(self, partition: int, message: str) -> None:

@@ -110,12 +110,17 @@ class Decider:
 
     def sight(self, state: Experiment) -> Sight:
         """What there is to see of one experiment."""
-        sums, positions, watermark_ms = self.ports.store.load_all(
-            state.name, self.partitions, state.counting.generation
-        )
+        unreadable = ""
+        try:
+            sums, positions, watermark_ms = self.ports.store.load_all(
+                state.name, self.partitions, state.counting.generation
+            )
+        except ValueError as error:
+            sums, positions, watermark_ms, unreadable = {}, {}, None, f"sums: {error}"
         return Sight(
             now_ms=self.clock(),
             sums=sums,
+            unreadable=unreadable,
             watermark_ms=watermark_ms,
             positions=positions,
             loaded=loaded_everywhere(self.ports.cache.heartbeats()),

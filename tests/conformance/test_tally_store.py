@@ -70,6 +70,51 @@ def test_counts_beyond_what_a_double_holds_stay_exact(store):
     assert store.load(0) == (at(2**53 + 1), {"a": {"x": 2**53 + 1}})
 
 
+KEY = "{bandit:0}:sums:a"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (("hset", KEY, "f1999", "abc"), "'f1999' holds 'abc'"),
+        (("hset", KEY, "f0", "9" * 19), f"'f0' holds '{'9' * 19}'"),
+        (("set", KEY, "abc"), f"{KEY} is a string"),
+        (("set", "{bandit:0}:experiments", "abc"), "{bandit:0}:experiments is a string"),
+    ],
+)
+def test_where_something_is_no_sum_nothing_is_added(redis_server, settings_for, spoil, told):
+    """In a batch of two thousand fields, of which the spoiled one may be the last; dropping it helps."""
+    store = RedisTallyStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS))
+    many = {f"f{index}": 1 for index in range(2_000)}
+    store.apply(0, None, at(1), {"a": many, "b": {"x": 1}})
+    command, key, *values = spoil
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as hand:
+        hand.delete(key)
+        getattr(hand, command)(key, *values)
+        for _ in range(2):
+            with pytest.raises(UnavailableError) as refused:
+                store.apply(0, at(1), at(2), {"b": {"x": 1}, "a": many})
+            assert told in str(refused.value)
+        assert store.standing([0]) == {0: at(1)}
+        assert hand.hget("{bandit:0}:sums:b", "x") == "1"
+        if key == KEY:
+            with pytest.raises(ValueError, match="is a string|holds"):
+                store.load_all("a", PARTITIONS)
+            with pytest.raises(UnavailableError):
+                store.load(0)
+            store.apply(0, at(1), at(2), {"b": {"x": 1}, "a": many}, ["a"])
+            assert store.load(0) == (at(2), {"a": many, "b": {"x": 2}})
+
+
+def test_what_is_no_position_is_told_with_what_to_do(redis_server, settings_for):
+    store = RedisTallyStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS))
+    store.apply(0, None, at(1), {"a": {"x": 1}})
+    with redis.Redis.from_url(redis_server.url) as hand:
+        hand.set("{bandit:0}:positions", "[]")
+        with pytest.raises(UnavailableError, match="delete that key"):
+            store.standing([0])
+
+
 def test_a_loss_stands_until_it_is_accepted_for_these_positions(store):
     store.apply(2, None, at(7), {})
     store.report_loss(2, "exposures/2: offsets 7 to 9 are gone")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from counted_shop import LOOK_MS, PARTITIONS, POISON, Shop
 from fastapi.testclient import TestClient
 from small_shop import KEYS
@@ -18,8 +19,11 @@ from typer.testing import CliRunner
 from experiments import commands
 from experiments.experiment import Experiment, IllegalTransition, apply, fold
 from services import bootstrap, events
+from services.adapters.redis_state import RedisTallyStore
+from services.bandit.worker import Worker
 from services.cli import app
 from services.commanding import decide
+from services.errors import UnavailableError
 from services.ports import Positions
 from services.recommend.application import create_app
 from services.recounting import Asked
@@ -151,6 +155,47 @@ def test_a_log_that_no_longer_reaches_back_is_a_loss_and_is_never_half_counted(s
     assert shop.store.losses() == {}
     assert shop.store.load(0)[1] == {}  # nothing of partition 0 but what comes
     assert shop.look().kind == "allocate"
+
+
+@pytest.mark.parametrize("rubbish", ["abc", "1e3", "-", "9" * 19])
+def test_what_is_no_sum_in_redis_stops_counting_and_doubles_nothing(
+    rubbish: str, redis_server: Any, settings_for: Callable
+) -> None:
+    """A script that fails half way leaves what it wrote: each retry would add the first counts again."""
+    shop = Shop(RedisTallyStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
+    shop.trade()
+    shop.look()
+    field = "acct|popularity|exposed"
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as hand:
+        assert hand.hset(f"{{bandit:0}}:sums:{EXPERIMENT}", field, rubbish) == 0
+        before = hand.hgetall(f"{{bandit:0}}:sums:{EXPERIMENT}")
+        shop.trade(9, 300, Absent())
+        refused = []
+        for _ in range(LOOK_MS // 1_000):
+            shop.clock.now_ms += 1_000
+            try:
+                shop.worker.step(0)
+            except UnavailableError as error:
+                refused.append(str(error))
+        assert len(refused) > 10
+        assert all(f"{field}' holds '{rubbish}'" in reason for reason in refused)
+        assert hand.hgetall(f"{{bandit:0}}:sums:{EXPERIMENT}") == before
+    [held] = shop.decider.tick()
+    assert (held.kind, held.rule) == ("hold", "broken-identity")
+    assert f"{field}' holds '{rubbish}'" in held.reason
+    recounted(shop)
+    shop.pass_time(SETTLED_MS)
+    assert shop.look().kind == "allocate"
+    assert shop.counted() == shop.truth()
+
+
+class Absent(Worker):
+    """A worker that is somewhere else."""
+
+    def __init__(self) -> None: ...
+
+    def step(self, timeout_s: float) -> int:
+        return 0
 
 
 def test_the_command_says_what_it_would_drop_and_does_it_when_told(

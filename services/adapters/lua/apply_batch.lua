@@ -4,15 +4,54 @@
 -- ARGV: positions the batch was fetched from ('' = never counted), positions after it, how many sums are
 --       dropped, then for each experiment its name, the number of sums, and that many pairs of field and
 --       increment.
--- Returns 1 if applied, 0 if the stored positions are others.
+-- Returns 1 if applied, 0 if the stored positions are others; an error if there is something to which nothing
+-- can be added. That is looked for first: what a script has written before it fails stays written.
+local CHUNK = 1000  -- of arguments that unpack may take
+local ours = {}  -- keys that the batch drops or has looked at
+
+local function no_sums(key, at, count)
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'none' then
+    return nil
+  elseif kind ~= 'hash' then
+    return key .. ' is a ' .. kind
+  end
+  for from = 0, count - 1, CHUNK do
+    local fields = {}
+    for i = from, math.min(from + CHUNK, count) - 1 do
+      fields[#fields + 1] = ARGV[at + 2 * i]
+    end
+    for i, stored in ipairs(redis.call('HMGET', key, unpack(fields))) do
+      local digits = not stored and '' or string.match(stored, '^%-?(%d+)$')
+      if not digits or #digits > 18 then
+        return string.format("%s: '%s' holds '%s'", key, fields[i], string.sub(stored, 1, 40))
+      end
+    end
+  end
+end
+
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
   return 0
 end
 local dropped = tonumber(ARGV[3])
 for i = 3, 2 + dropped do
+  ours[KEYS[i]] = true
+end
+local kind = redis.call('TYPE', KEYS[2]).ok
+local wrong = kind ~= 'set' and kind ~= 'none' and KEYS[2] .. ' is a ' .. kind or nil
+local at = 4
+for i = 3 + dropped, #KEYS do
+  wrong = wrong or (not ours[KEYS[i]] and no_sums(KEYS[i], at + 2, tonumber(ARGV[at + 1])) or nil)
+  at = at + 2 + 2 * tonumber(ARGV[at + 1])
+end
+if wrong then
+  return redis.error_reply('NOSUMS ' .. wrong)
+end
+
+for i = 3, 2 + dropped do
   redis.call('DEL', KEYS[i])
 end
-local at = 4
+at = 4
 for i = 3 + dropped, #KEYS do
   redis.call('SADD', KEYS[2], ARGV[at])
   local pairs_here = tonumber(ARGV[at + 1])
