@@ -340,14 +340,18 @@ class Dataset:
     shift_s: float = 0.0
 
 
-class ActivityStore(Protocol):
-    """The view `user_activity` as those who write it see it, and how far they have read the log. Several may
-    write, and the same user: each loads and pushes within `writing`."""
+class RowLocks(Protocol):
+    """Who may write rows of `user_activity`: one at a time of each user's."""
 
     def writing(self, users: Sequence[str]) -> AbstractContextManager[frozenset[str]]:
         """Those of `users` whom nobody else is writing now; while this lasts nobody else will. Raises
         UnavailableError, also at its end if it lasted so long (seconds) that others could write: then another
         one's push may have undone ours, so load and push again."""
+
+
+class ActivityStore(RowLocks, Protocol):
+    """The view `user_activity` as those who write it see it, and how far they have read the log. Several may
+    write, and the same user: each loads and pushes within `writing`."""
 
     def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
         """Rows as they are online, ttl or not; users without one are left out. Raises UnavailableError."""

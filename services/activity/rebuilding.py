@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from models.contract import Progress, silent
 from services.activity import rows
-from services.activity.writing import in_turns
 from services.events import ActivityRow
 from services.ports import ActivityStore, FeatureStore
+from services.turns import in_turns
 
 logger = logging.getLogger(__name__)
 

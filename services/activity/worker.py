@@ -15,10 +15,10 @@ from models.contract import Progress, silent
 from services import events, ports
 from services.activity import rows
 from services.activity.rebuilding import Restored, Shape, restore
-from services.activity.writing import in_turns
 from services.errors import BadMessageError, DataLossError, StalePositionError
 from services.events import ActivityRow, Event
 from services.ports import Record
+from services.turns import in_turns
 
 logger = logging.getLogger(__name__)
 

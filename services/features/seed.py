@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 
 from services import bootstrap, ports
 from services.settings import Settings
+from services.turns import in_turns
 
+CHUNK = 1_000  # rows written at once, which takes tenths of a second: locks live for seconds
 VIEW = "user_activity"
 _RECENT = """
 WITH numbered AS (
@@ -44,6 +46,17 @@ def seed_activity(settings: Settings, store: ports.FeatureStore, now: datetime) 
     store.append(VIEW, rows, f"seed-{version}")
     oldest = now - timedelta(seconds=settings.activity_ttl_s)
     fresh = rows.filter(pc.greater_equal(rows["event_timestamp"], pa.scalar(oldest)))
-    if fresh.num_rows:
-        store.write_online(VIEW, fresh)
+    load_seeds(fresh, store, bootstrap.row_locks(settings))
     return fresh.num_rows
+
+
+def load_seeds(seeds: pa.Table, store: ports.FeatureStore, locks: ports.RowLocks) -> None:
+    """Write them online, each while nobody else writes that user's row: Feast compares the timestamps, and
+    then writes, and a first click in between would be lost."""
+
+    def write(users: list[str]) -> list[str]:
+        store.write_online(VIEW, seeds.filter(pc.is_in(seeds["user_id"], pa.array(users))))
+        return users
+
+    for chunk in seeds.to_batches(max_chunksize=CHUNK):
+        in_turns(locks, chunk["user_id"].to_pylist(), write)

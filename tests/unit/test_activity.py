@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import events
-from services.activity import rows, writing
+from services import events, turns
+from services.activity import rows
 from services.activity.rebuilding import Shape, restore
 from services.activity.worker import LOOK_EVERY_MS, ActivityWorker, Deps
 from services.adapters import memory
@@ -335,7 +335,7 @@ def test_two_who_write_one_row_lose_no_click(
 ) -> None:
     """Whenever the second one comes in between, and also when the first one took so long that its right to
     write ran out."""
-    monkeypatch.setattr(writing, "PAUSE_S", 0.0)
+    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
     first, second = world.worker(partitions=[0]), world.worker(partitions=[1])
     first.step(0)
     second.step(0)
@@ -355,7 +355,7 @@ def test_two_who_write_one_row_lose_no_click(
 
 
 def test_while_one_user_is_being_written_the_others_are_not_kept_waiting(world, monkeypatch) -> None:
-    monkeypatch.setattr(writing, "PAUSE_S", 0.0)
+    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
     worker = world.worker()
     world.send(event(1), event(2, user="v"))
     with world.store.writing(["u"]):
@@ -369,7 +369,7 @@ def test_while_one_user_is_being_written_the_others_are_not_kept_waiting(world, 
 
 @pytest.mark.parametrize("call", ["load", "push"])
 def test_what_is_restored_from_history_hides_no_click_of_the_same_moment(call, world, monkeypatch) -> None:
-    monkeypatch.setattr(writing, "PAUSE_S", 0.0)
+    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
     worker, shape = world.worker(), Shape(50, HORIZON_MS, 10**9)
     world.send(event(1))
     worker.step(0)

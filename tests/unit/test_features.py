@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from services import turns
 from services.adapters.feast_schemas import SCHEMAS
 from services.adapters.feast_store import connection_string, environment
-from services.errors import ConfigurationError
-from services.features import statistics
+from services.adapters.memory_activity import MemoryActivityStore
+from services.errors import ConfigurationError, UnavailableError
+from services.features import seed, statistics
 from services.features.seed import recent_activity
 from services.settings import Settings
 
@@ -137,3 +139,26 @@ def test_feast_gets_absolute_paths_whatever_the_working_directory() -> None:
     variables = environment(Settings(home="somewhere"))
     assert variables["RINGSIDE_FEAST_HOME"].startswith("/")
     assert variables["RINGSIDE_FEAST_REGISTRY"].startswith("sqlite:////")
+
+
+def test_a_seed_takes_no_row_that_somebody_is_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feast reads a row's timestamp, and writes then: a first click pushed in between would be lost."""
+    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(seed, "CHUNK", 2)
+    rows, written = MemoryActivityStore(), []
+
+    class Online:
+        def write_online(self, view: str, seeds: pa.Table) -> None:
+            users = seeds["user_id"].to_pylist()
+            with rows.writing(users) as free:
+                assert not free, "the activity worker could write meanwhile"
+            written.extend(users)
+
+    interactions = acts(*((user, "a", 1, "click", 1, 0) for user in "pqrst"))
+    seeds = seed.recent_activity(interactions, "v1", NOW, 5)
+    with rows.writing(["s"]), pytest.raises(UnavailableError, match="1 of them"):
+        seed.load_seeds(seeds, Online(), rows)
+    assert written == ["p", "q", "r"]
+    written.clear()
+    seed.load_seeds(seeds, Online(), rows)
+    assert written == ["p", "q", "r", "s", "t"]
