@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from experiments.experiment import Decision, Experiment
 from models.contract import Catalogue, Interactions, Manifest, Progress, Recommender, silent
-from services.events import ActivityRow, ItemChanged
+from services.events import EVENTS, EXPOSURES, ActivityRow, ItemChanged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,8 +108,9 @@ class LogAdmin(Protocol):
     def partitions(self, topic: str) -> int:
         """How many partitions `topic` has."""
 
-    def log_id(self) -> str:
-        """Identity of this log; a broker that lost its data answers another one."""
+    def log_id(self, topics: Sequence[str] = (EXPOSURES, EVENTS)) -> str:
+        """Identity of these topics' log. A broker that lost its data answers another one, and one that can
+        tell also when a topic was deleted and made anew. Raises UnavailableError."""
 
 
 # ---- state in Redis ----------------------------------------------------------------------------------------

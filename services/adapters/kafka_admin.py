@@ -1,7 +1,7 @@
 """LogAdmin over kafka-python: topics, their settings, and the identity of the log."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,6 @@ from services.errors import ConfigurationError, UnavailableError
 from services.events import EVENTS, EXPOSURES
 from services.settings import Settings
 
-COUNTED = (EXPOSURES, EVENTS)
 DEADLINE_MS = 10_000  # of one request; for finding the broker it is Settings.broker_ack_deadline_ms
 
 
@@ -62,21 +61,20 @@ class KafkaLogAdmin:
             raise UnavailableError(f"topic {topic}", "it does not exist; create it with `ringside topics`")
         return count
 
-    def log_id(self) -> str:
-        """Embedded: the id in the name of the marker topic. Kafka: the ids of the cluster and of the topics
-        that are counted, so that a topic that was deleted and made again is another log. Raises
-        UnavailableError."""
+    def log_id(self, topics: Sequence[str] = (EXPOSURES, EVENTS)) -> str:
+        """Embedded: the id in the name of the marker topic. Kafka: the ids of the cluster and of the topics,
+        so that a topic that was deleted and made again is another log. Raises UnavailableError."""
         with self._client() as client:
             if self._settings.kafka_mode == "embedded":
                 return _marker(client.list_topics())
             cluster = client.describe_cluster()["cluster_id"]
-            topics = client.describe_topics(list(COUNTED))
-        if any(topic["error_code"] for topic in topics):
+            found = client.describe_topics(list(topics))
+        if any(topic["error_code"] for topic in found):
             raise UnavailableError(
-                "broker", f"{' or '.join(COUNTED)} does not exist; create them: `ringside topics`"
+                "broker", f"{' or '.join(topics)} does not exist; create them: `ringside topics`"
             )
-        ids = {topic["name"]: topic["topic_id"] for topic in topics}
-        return "/".join([str(cluster), *(str(ids[topic]) for topic in COUNTED)])
+        ids = {topic["name"]: topic["topic_id"] for topic in found}
+        return "/".join([str(cluster), *(str(ids[topic]) for topic in topics)])
 
     @contextmanager
     def _client(self) -> Iterator[KafkaAdminClient]:

@@ -1,12 +1,13 @@
 """The ports of the event log over a `MemoryBroker`: producer, consumer, group member, admin."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 from services.adapters.memory_broker import Headers, MemoryBroker, Pair
 from services.adapters.topics import TOPICS
 from services.errors import ConfigurationError, UnavailableError
+from services.events import EVENTS, EXPOSURES
 from services.ports import Record
 
 
@@ -173,7 +174,7 @@ class MemoryLogAdmin:
         """How many partitions `topic` has."""
         return self._broker.partitions(topic)
 
-    def log_id(self) -> str:
+    def log_id(self, topics: Sequence[str] = (EXPOSURES, EVENTS)) -> str:
         """Identity of this log. Raises UnavailableError while the broker is down."""
         if self._broker.down:
             raise UnavailableError("broker", "it is down")

@@ -104,7 +104,7 @@ class ItemsFollower:
         """Where to read on: from the stored place if this log holds it, else from its start."""
         doubtful = stored is None or stored.log != self._log_id or not first <= stored.offset <= end
         if doubtful or self._now_s() >= self._ask_s:
-            self._log_id = self._admin.log_id()
+            self._log_id = self._admin.log_id([ITEMS])
             self._ask_s = self._now_s() + IDLE_S
         here = Laid(self._log_id or "", first)
         if stored is None:

@@ -1,13 +1,15 @@
 """Laws of the event log, on every adapter: in memory, the embedded broker, Apache Kafka."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from services.adapters.kafka_admin import KafkaLogAdmin
 from services.adapters.topics import TOPICS, partition_of
 from services.errors import DataLossError, RingsideError, UnavailableError
-from services.events import DECISIONS, EVENTS, EXPOSURES
+from services.events import DECISIONS, EVENTS, EXPOSURES, ITEMS
 from services.ports import EventConsumer, EventProducer, Record
 
 PARTITIONS = 4
@@ -203,6 +205,21 @@ def test_log_id_stays_while_the_log_does(log: Any) -> None:
     before = admin.log_id()
     produced(log.producer(), EVENTS, KEYS)
     assert log.admin().log_id() == admin.log_id() == before
+
+
+def test_a_topic_that_was_made_anew_alone_is_another_log(kafka_broker: Any, settings_for: Callable) -> None:
+    """Even when it has grown past the place where somebody stood."""
+    settings = settings_for(broker=kafka_broker)
+    admin = KafkaLogAdmin(settings)
+    counted, items = admin.log_id(), admin.log_id([ITEMS])
+    with admin._client() as client:
+        client.delete_topics([ITEMS])
+        assert eventually(lambda: ITEMS not in client.list_topics())
+    with pytest.raises(UnavailableError, match="items does not exist; create them: `ringside topics`"):
+        admin.log_id([ITEMS])
+    assert admin.create_topics(PARTITIONS) == [ITEMS]
+    assert admin.log_id() == counted
+    assert admin.log_id([ITEMS]) != items
 
 
 def test_one_member_gets_everything_and_reads_only_what_it_was_told_to(log: Any) -> None:
