@@ -55,6 +55,19 @@ def unit_life_ms(kind: UnitKind, first_ms: int) -> int:
     return DAY_MS - first_ms % DAY_MS if kind == "user_day" else DAY_MS
 
 
+def draw_id(unit: str, first_ms: int) -> str:
+    """What the arm of a unit is drawn for: the unit and the day of its first request.
+
+    A session without an id, or with one that a cookie keeps for a year, is a new unit each day. One draw for
+    all of them would give all of a shopper's days to one arm, in bets that take units for independent
+    (infra/adr/0016).
+
+    >>> draw_id("s:anna:-", 86_400_000 * 3 + 5)
+    's:anna:-@3'
+    """
+    return f"{unit}@{first_ms // DAY_MS}"
+
+
 def unit_hash(salt: str, experiment: str, unit: str) -> bytes:
     """64 bits that depend on nothing but these three: the same in every process, version and machine."""
     return blake2b(f"{salt}\0{experiment}\0{unit}".encode(), digest_size=8).digest()

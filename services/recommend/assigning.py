@@ -3,7 +3,7 @@ Pure."""
 
 from dataclasses import dataclass
 
-from experiments.assignment import assign, unit_id, unit_life_ms
+from experiments.assignment import assign, draw_id, unit_id, unit_life_ms
 from services.events import Excluded
 from services.ports import Pin
 from services.recommend.serving import Serving
@@ -64,7 +64,7 @@ def propose(serving: Serving, visitor: Visitor, routing_key: str, now_ms: int, r
         version = state.weights.version if state is not None else 0
         return Proposal(f"r:{request_id}", Pin(version, arm, 0.0, now_ms), None, 0.0, excluded)
     unit = unit_id(state.rules.unit, routing_key, visitor.session_id, now_ms, request_id)
-    arm, propensity = assign(state.salt, state.name, unit, state.weights.shares)
+    arm, propensity = assign(state.salt, state.name, draw_id(unit, now_ms), state.weights.shares)
     pinned = state.rules.unit != "request" and visitor.key is not None
     pin_key = f"{state.name}|{unit}" if pinned else None
     ttl_s = unit_life_ms(state.rules.unit, now_ms) / 1_000

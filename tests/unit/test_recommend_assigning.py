@@ -1,13 +1,16 @@
 """Who is assigned, who is left out, and what a pin is worth."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from small_shop import START_MS, Shop, ids
 
 from experiments import commands
-from experiments.assignment import unit_life_ms
+from experiments.assignment import DAY_MS, unit_life_ms
 from services.ports import Pin
+from services.recommend.assigning import Visitor, propose, settle
+from services.recommend.serving import Serving
 
 GOOGLEBOT = {"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}
 
@@ -70,6 +73,22 @@ def test_units_follow_the_rules(shop: Shop, unit: str, prefix: str) -> None:
     exposures = shop.exposures()
     assert all(exposure.unit.startswith(prefix) for exposure in exposures)
     assert [exposure.first for exposure in exposures] == [True, unit == "request"]
+
+
+@pytest.mark.parametrize("visitor", [Visitor("anna", None), Visitor(None, "a cookie of a year")])
+def test_who_returns_each_day_is_drawn_anew_each_day(shop: Shop, visitor: Visitor) -> None:
+    """And within a day keeps the arm, though the weights and the calendar's day change."""
+    serving = Serving(shelf=None, state=shop.race(0.5))  # type: ignore[arg-type]
+    arms = Counter(
+        propose(serving, visitor, visitor.key or "", START_MS + day * DAY_MS, "q").pin.arm
+        for day in range(200)
+    )
+    assert arms.total() == 200
+    assert abs(arms["other"] - 100) < 4 * 50**0.5
+    stored = propose(serving, visitor, visitor.key or "", START_MS, "q").pin
+    for later_ms in range(0, DAY_MS, 3_600_000):
+        proposal = propose(serving, visitor, visitor.key or "", START_MS + later_ms, "q")
+        assert settle(serving, proposal, stored, written=False).arm == stored.arm
 
 
 def test_a_users_day_ends_with_its_pin(shop: Shop) -> None:

@@ -1,0 +1,49 @@
+"""Shoppers who return each day, each with a rate of clicks of their own: the race still keeps its error."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_shop import Shop
+from test_click_race import allowed
+
+from experiments.assignment import DAY_MS
+from experiments.race import log_evidence, log_stakes, rollback_side
+from services.recommend import assigning
+from services.recommend.assigning import Visitor, propose
+from services.recommend.serving import Serving
+
+RUNS, SHOPPERS, DAYS = 300, 300, 60
+ALPHA = 0.05
+
+
+def rolled_back(tmp_path: Path, seed: int) -> float:
+    """Share of runs in which one of two equal arms is rolled back. Shoppers have no session id, which makes
+    each of their days a unit; only successes matter to the race."""
+    rng, side = np.random.default_rng(seed), rollback_side(0.0)
+    state = Shop(tmp_path).race(0.5)
+    fired = 0
+    for run in range(RUNS):
+        serving = Serving(shelf=None, state=replace(state, salt=f"salt {run}"))  # type: ignore[arg-type]
+        rates = rng.beta(0.05, 0.95, SHOPPERS)
+        won = np.zeros((2, DAYS))
+        for day, shopper in np.argwhere(rng.random((DAYS, SHOPPERS)) < rates):
+            pin = propose(serving, Visitor(f"u{shopper}", None), f"u{shopper}", int(day) * DAY_MS, "q").pin
+            won[int(pin.arm == "other"), day] += 1
+        champion, challenger = won.cumsum(axis=1)
+        evidence = log_evidence(log_stakes(challenger, champion, 0.5, 0.5, side))
+        fired += bool((evidence >= -math.log(ALPHA)).any())
+    return fired / RUNS
+
+
+def test_a_shopper_who_returns_each_day_does_not_tilt_the_race(tmp_path: Path) -> None:
+    assert rolled_back(tmp_path, seed=1) <= allowed(ALPHA, RUNS)
+
+
+def test_the_scenario_has_teeth_one_draw_for_all_days_fails_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assigning, "draw_id", lambda unit, first_ms: unit)
+    assert rolled_back(tmp_path, seed=1) > 3 * ALPHA
