@@ -108,6 +108,9 @@ def _undo(s: Experiment, d: Decision) -> Experiment:
             s.arms[name].role == role,
             f"revision {revision} can't be undone: {name} is {s.arms[name].role} now",
         )
+    kept = s.holdback()
+    second = kept is not None and kept.name not in found.before and "holdback" in found.before.values()
+    require(not second, f"revision {revision} can't be undone: {kept and kept.name} is the holdback by now")
     back = _recast(s, d, found.before)
     returning = {name for name, role in found.after.items() if role == "retired"}
     anew = {

@@ -231,6 +231,18 @@ def test_a_bad_promotion_puts_the_old_champion_back():
     assert state.races == ()
 
 
+def test_a_holdback_comes_back_only_where_there_is_none():
+    """Else a rollback of the champion would put back whichever comes first."""
+    makers = [enters("b"), promotes("b"), rolls_back("popularity"), enters("d"), promotes("d")]
+    state, _ = after(*makers)
+    assert state.holdback().name == "b"
+    with pytest.raises(IllegalTransition, match="revision 4 can't be undone: b is the holdback by now"):
+        commands.undo(state, 4, at())
+    again, _ = after(*makers, rolls_back("b"), undoes(4))
+    assert again.holdback().name == "popularity"
+    assert [race.against for race in again.races] == ["popularity"]
+
+
 def test_undo_of_a_promotion_restores_roles_and_swaps_shares():
     state, _ = after(enters("als"), weighs(popularity=0.4, als=0.6), promotes("als"), undoes(4))
     assert {name: arm.role for name, arm in state.arms.items()} == {
