@@ -3,7 +3,7 @@
 Missing data never rolls back: a stalled watermark, recorded data loss or accounting that does not close is a
 HOLD, and the last weights stay. A stall lifts itself at the next good look; everything else waits for
 `resume`, which acknowledges the causes that were recorded. Then rollbacks (click race, hard limit), then
-weights.
+weights. The hard limit acts also while a loss waits for a person: what is missing does not make an arm fail.
 """
 
 import math
@@ -49,17 +49,20 @@ class Sight:
 
 def look(state: Experiment, sight: Sight) -> list[Decision]:
     """What follows from one look, in order; empty while paused, ended, or held by what only a person can
-    lift."""
-    if state.status in ("paused", "ended") or state.held_by not in ("", *LIFTED_BY_A_LOOK):
+    lift, but for an arm over its hard limit."""
+    waiting = state.held_by not in ("", *LIFTED_BY_A_LOOK)
+    if state.status in ("paused", "ended") or (waiting and state.held_by != "data-loss"):
         return []
     try:
         view = _View.of(state, sight)
     except ValueError as error:
-        return _unreadable(state, sight, error)
+        return [] if waiting else _unreadable(state, sight, error)
+    if waiting:
+        return [] if _broken_identity(view) else _rollbacks(view, _over_limit)
     for rule, find in HOLDS.items():
         if causes := find(view):
             return [] if state.held_by == rule else [commands.hold(state, causes, view.origin(rule))]
-    return _rollbacks(view) or [_allocate(view)]
+    return _rollbacks(view, _fault) or [_allocate(view)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +181,13 @@ HOLDS: Mapping[str, Callable[[_View], list[str]]] = {
 # ---- roll back ---------------------------------------------------------------------------------------------
 
 
-def _rollbacks(view: _View) -> list[Decision]:
+Fault = tuple[str, str] | None  # (rule, reason) if the raced arm must go
+
+
+def _rollbacks(view: _View, fault: Callable[[_View, Standing], Fault]) -> list[Decision]:
     decisions, state = [], view.state
     for race in view.standings:
-        if (found := _fault(view, race)) is None or state.arms[race.race.arm].role == "retired":
+        if (found := fault(view, race)) is None or state.arms[race.race.arm].role == "retired":
             continue
         retrain = _why_retrain(view, state, race.race.arm)
         decisions.append(commands.rollback(state, race.race.arm, view.origin(*found), retrain))
@@ -189,11 +195,14 @@ def _rollbacks(view: _View) -> list[Decision]:
     return decisions
 
 
-def _fault(view: _View, race: Standing) -> tuple[str, str] | None:
-    """(rule, reason) if the raced arm must go."""
-    rules = view.state.rules
+def _fault(view: _View, race: Standing) -> Fault:
     if race.decided:
-        return "click-race", _race_lost(race, rules.outcome)
+        return "click-race", _race_lost(race, view.state.rules.outcome)
+    return _over_limit(view, race)
+
+
+def _over_limit(view: _View, race: Standing) -> Fault:
+    rules = view.state.rules
     latest = _latest(view.tally, race.race.arm, race.race.from_version, rules.burn_in_units)
     if latest.n >= rules.burn_in_units and latest.fallback > rules.fallback_limit:
         return "fallback-limit", _falls_back(race.race.arm, latest, rules.fallback_limit)

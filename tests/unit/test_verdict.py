@@ -119,6 +119,22 @@ def test_an_arm_that_cannot_answer_meets_the_hard_limit_whatever_it_once_did():
         assert rules_of(look(racing(), sight(sums, now_ms=22 * HOUR)))[0][0] == "allocate"
 
 
+def test_the_hard_limit_acts_while_a_loss_waits_for_a_person_and_nothing_else_does():
+    loss = {3: "offsets 5 to 9 are gone"}
+    sums = {"3|pop|1|n": 1_000, "3|pop|1|s": 100, "3|als|1|n": 1_000, "3|als|1|s": 100, "3|als|1|f": 990}
+    state = racing()
+    held = append(state, look(state, sight(sums, losses=loss)))
+    assert held.held_by == "data-loss"
+    decided = look(held, sight(sums, losses=loss))
+    assert rules_of(decided) == [("rollback", "fallback-limit")]
+    after = append(held, decided)
+    assert (after.status, after.held_by, after.weights.shares) == ("held", "data-loss", {"pop": 1.0})
+    assert look(after, sight(sums, losses=loss)) == []
+    assert look(held, sight(BROKEN, losses=loss)) == []  # the race waits
+    assert look(held, sight(sums | {"acct|als|acknowledged": 5, "acct|als|counted": 4}, losses=loss)) == []
+    assert look(held, sight(sums | {"what|is": 1}, losses=loss)) == []
+
+
 def test_an_undone_rollback_starts_without_its_past():
     state = racing()
     state = append(state, look(state, sight(BROKEN)))
