@@ -25,6 +25,7 @@ INLINE_LIMIT_S = 0.002
 TRIALS = 8
 REMEMBERED = 10_000  # users whose unchanged row is not translated again
 LONG_HISTORY = 50  # recent items of a user on trial: Settings.recent_items by default
+FORGIVEN = 10  # times the time off the loop without an overrun, and the next one costs a second again
 IN_FLIGHT = 4  # answers of one model that may be under way in threads; more fail at once
 
 
@@ -44,7 +45,8 @@ class Fitted:
     thread and back costs 100-200 µs under load, more than ALS or popularity need for the answer. Such an
     answer can't be interrupted, so one that overruns the deadline is thrown away, and the model runs in
     threads, where the deadline holds whatever it does, for a second; after the next overrun for two, and so
-    on: a machine that stood still for a moment is forgiven, a slow model is kept off the loop.
+    on: a slow model is kept off the loop. After ten times as long without an overrun all is forgiven: a
+    machine that stands still for a moment each day is not a slow model.
     """
 
     model_version: str
@@ -82,7 +84,10 @@ class Fitted:
         start = time.perf_counter()
         ranking = ask()
         if (took_s := time.perf_counter() - start) > deadline_s:
-            self.aside_until_s = time.monotonic() + self.penalty_s
+            now_s = time.monotonic()
+            if now_s - self.aside_until_s > FORGIVEN * self.penalty_s:
+                self.penalty_s = 1.0
+            self.aside_until_s = now_s + self.penalty_s
             self.penalty_s *= 2
             raise ModelFailedError("late", f"{self.model_version} took {took_s * 1e3:.0f} ms")
         return ranking

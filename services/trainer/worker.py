@@ -8,10 +8,10 @@ from importlib.metadata import version
 
 from experiments import commands
 from experiments.commands import Origin
-from experiments.experiment import Decision, Experiment, retraining_request
+from experiments.experiment import Arm, Decision, Experiment, retraining_request
 from models.contract import Progress
 from services.commanding import decide
-from services.errors import BadInputError, RingsideError
+from services.errors import ArtifactError, BadInputError, RingsideError
 from services.ports import DecisionLog, ModelRegistry, ModelStore
 from services.trainer.recipes import Recipe, recipe_of
 from services.trainer.training import AnsweredError, Trained, Workshop, enter, require_waiting
@@ -27,7 +27,8 @@ EVIDENT = ("rollback", "promote", "undo", "enter")  # decisions that say somethi
 class TrainerWorker:
     """One experiment's trainer. What it did about a request is in the log, so that a restart goes on where
     the last one ended: every attempt begins with a record, and the request ends with one. `fitted`: request
-    (its revision) and model of a fit whose answer is not known to be in the log.
+    (its revision) and model of a fit whose answer is not known to be in the log. `gone`: retired models whose
+    artifact is no more.
     """
 
     experiment: str
@@ -38,6 +39,7 @@ class TrainerWorker:
     noted_revision: int = 0
     registry_rests_until_ms: int = 0
     registered: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
     fitted: tuple[int, Trained] | None = None
     aliases: dict[str, str | None] = field(default_factory=dict)
 
@@ -164,8 +166,7 @@ class TrainerWorker:
     def _write(self, state: Experiment) -> None:
         for arm in state.arms.values():
             if arm.model_version not in self.registered:
-                self.registry.register(self.models.load(arm.model_version)[1])
-                self.registered.add(arm.model_version)
+                self._register(arm)
         for decision in self.decisions.history(self.experiment, self.noted_revision):
             if decision.kind in EVIDENT:
                 self._tag(state, decision)
@@ -174,10 +175,24 @@ class TrainerWorker:
                 self.registry.alias(alias, named)
                 self.aliases[alias] = named
 
+    def _register(self, arm: Arm) -> None:
+        """A retired model may be deleted; then the registry goes on without what it says of it."""
+        try:
+            _, manifest = self.models.load(arm.model_version)
+        except ArtifactError as error:
+            if arm.role != "retired":
+                raise
+            if arm.model_version not in self.gone:
+                log.warning("the registry goes on without a retired model: %s", error)
+            self.gone.add(arm.model_version)
+            return
+        self.registry.register(manifest)
+        self.registered.add(arm.model_version)
+
     def _tag(self, state: Experiment, decision: Decision) -> None:
         arm = state.arms.get(str(decision.detail.get("arm", "")))
         named = decision.detail.get("version_out") or (arm.model_version if arm else None)
-        if named:
+        if named and named not in self.gone - self.registered:
             told = {"revision": decision.revision, "rule": decision.rule, "reason": decision.reason}
             text = json.dumps({**told, "at_ms": decision.received_at, "author": decision.author})
             self.registry.tag(str(named), {f"decision.{decision.kind}": text})

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from small_shop import START_MS, Ordered, Shop, ids
 from models.blend import slate
 from models.contract import Ranking
 from services.ports import UserRow
+from services.recommend import fitted
 from services.recommend.filling import leading
 
 FULL = {"category_share": 1.0}
@@ -166,9 +168,31 @@ def test_a_late_arm_is_answered_by_the_champion(tmp_path: Path, threaded: bool) 
         call.parts.loaded.serving.models["other"].fitted.inline = not threaded
         shop.other.sleep_s = 0.6
         answer = call.slate(n=3)
-        fitted = call.parts.loaded.serving.models["other"].fitted
-        assert threaded or fitted.aside_until_s > time.monotonic()  # off the loop for a while
+        other = call.parts.loaded.serving.models["other"].fitted
+        assert threaded or other.aside_until_s > time.monotonic()  # off the loop for a while
     assert (answer["degraded"], answer["model_version"]) == ("late:other", "good")
+
+
+def test_a_model_off_the_loop_is_forgiven_when_it_was_quick_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each overrun in a row costs twice as much; one a day costs a second."""
+    now = [1_000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr(fitted, "time", clock)
+    model = fitted.Fitted("v", "a", None, {}, inline=True)  # type: ignore[arg-type]
+
+    def overrun() -> float:
+        with pytest.raises(fitted.ModelFailedError, match="late"):
+            model._here(lambda: now.__setitem__(0, now[0] + 0.2), 0.1)  # type: ignore[arg-type, return-value]
+        off_s = model.aside_until_s - now[0]
+        now[0] = model.aside_until_s
+        return off_s
+
+    assert [overrun() for _ in range(5)] == pytest.approx([1, 2, 4, 8, 16])
+    days = []
+    for _ in range(20):
+        now[0] += 86_400
+        days.append(overrun())
+    assert days == pytest.approx([1] * 20)
 
 
 def test_scores_that_are_no_numbers_are_a_failure(shop: Shop) -> None:

@@ -265,6 +265,27 @@ def test_aliases_and_evidence_follow_the_decisions(shop):
     assert (told["rule"], told["author"]) == ("click-race", "decider")
 
 
+def test_a_retired_model_whose_artifact_was_deleted_keeps_nobody_out_of_the_registry(shop, caplog):
+    first = shop.start().champion
+    second = shop.workshop.train(recipe("als", ALS))
+    old = second.manifest.model_version
+    enter(shop.decisions, EXPERIMENT, second, shop.origin("command"))
+    artifact = shop.models._artifacts.pop(old)
+    shop.look()
+    assert shop.registry.aliases == {}  # a live arm is waited for
+    shop.decisions.append(commands.rollback(shop.state, old, shop.origin()))
+    for _ in range(3):
+        shop.now_ms += 60_000
+        shop.look()
+    assert shop.registry.aliases == {"champion": first}
+    assert sum("without a retired model" in record.getMessage() for record in caplog.records) == 1
+    shop.models._artifacts[old] = artifact
+    shop.decisions.append(commands.undo(shop.state, shop.state.revision, shop.origin()))
+    shop.look()
+    assert shop.registry.aliases == {"champion": first, "challenger": old}
+    assert old in shop.worker.registered
+
+
 # ---- the gate --------------------------------------------------------------
 
 
