@@ -15,7 +15,7 @@ from services.bandit.beginning import Beginning
 from services.bandit.counting import Count, Fed, Partition
 from services.bandit.decoding import Decoder
 from services.bandit.ranges import ranges
-from services.errors import DataLossError, StalePositionError
+from services.errors import DataLossError, StalePositionError, UnavailableError
 from services.events import EVENTS, EXPOSURES, Exposure
 from services.ports import DecisionLog, EventConsumer, LogAdmin, Record, TallyStore
 
@@ -100,11 +100,17 @@ class Worker:
         self._drop([index for index, partition in self.partitions.items() if partition.log_id != log_id])
         self._ports.decoder.acknowledged()
         self._notice_an_emptied_store()
+        failed: UnavailableError | None = None
         for partition in list(self.partitions.values()):
-            self._settle(partition)
+            try:
+                self._settle(partition)
+            except UnavailableError as error:  # perhaps its sums alone: it keeps no other one waiting
+                failed = error
         self._mark()
         self._say_restored()
         self._look_again = True
+        if failed is not None:
+            raise failed
 
     def _notice_an_emptied_store(self) -> None:
         """A partition whose positions are gone is begun anew, also while nothing comes that would tell."""
