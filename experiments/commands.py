@@ -126,12 +126,15 @@ def pause(state: Experiment, origin: Origin) -> Decision:
 
 
 def resume(state: Experiment, origin: Origin, rules: Rules | None = None) -> Decision:
-    """Go on after a pause (with the shares of before, less what was retired meanwhile) or a hold
-    (acknowledging its causes). New rules start every race anew, at a weights version of their own."""
-    shares = _before_pause(state) if state.status == "paused" else dict(state.weights.shares)
-    detail = {"rules": asdict(rules)} if rules else {}
-    reason = "Resumed with new rules." if rules else "Resumed."
-    return _next(state, "resume", shares, detail, origin, reason)
+    """Go on after a pause (with the shares of before, less what was retired meanwhile; held, if it was held
+    before) or a hold (acknowledging its causes). New rules start every race anew, at a weights version of
+    their own."""
+    paused = state.status == "paused"
+    shares = _before_pause(state) if paused else dict(state.weights.shares)
+    detail = {"accepts": [] if paused else list(state.causes)} | ({"rules": asdict(rules)} if rules else {})
+    reason = "Resumed with new rules" if rules else "Resumed"
+    held = f"; held by {state.held_by}, as before the pause" if paused and state.held_by else ""
+    return _next(state, "resume", shares, detail, origin, f"{reason}{held}.")
 
 
 def recount(state: Experiment, from_ms: int, dropped: Mapping[str, Any], origin: Origin) -> Decision:

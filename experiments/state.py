@@ -177,7 +177,8 @@ class Decision:
     rollback {arm, version_out, version_in, restored, retrain?: why a new model is asked for},
     undo {reverts: revision}, retrain {reason, arm}, attempt {answers: revision of the request, number},
     answer {answers, outcome: refused or failed, ...}, confirm {confirms: revision, replicas, seconds},
-    hold {causes: [...]}, resume {rules?}, recount {from_ms, dropped}.
+    hold {causes: [...]}, resume {accepts: causes of the hold that it lifts, rules?}, recount {from_ms,
+    dropped}.
     """
 
     experiment: str

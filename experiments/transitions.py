@@ -145,8 +145,13 @@ def _pause(s: Experiment, d: Decision) -> Experiment:
 
 
 def _resume(s: Experiment, d: Decision) -> Experiment:
-    known = tuple(dict.fromkeys(s.acknowledged + s.causes))
-    lifted = replace(s, status="running", held_by="", causes=(), acknowledged=known, paused_version=0)
+    """A pause covers a hold, and ends with the hold as it was: who resumes accepts what the record names.
+    Older records name nothing and accepted all, also under a pause."""
+    accepts = set(d.detail.get("accepts", s.causes))
+    left = tuple(cause for cause in s.causes if cause not in accepts)
+    known = tuple(dict.fromkeys(s.acknowledged + tuple(cause for cause in s.causes if cause in accepts)))
+    status, held_by = ("held", s.held_by) if left else ("running", "")
+    lifted = replace(s, status=status, held_by=held_by, causes=left, acknowledged=known, paused_version=0)
     if "rules" not in d.detail:
         return lifted
     rules = _rules(d.detail["rules"])

@@ -66,7 +66,8 @@ def pause(experiment: Name = "", reason: Why = "") -> None:
 
 @app.command()
 def resume(experiment: Name = "", reason: Why = "", rule: Set = None) -> None:
-    """Go on after a pause, or accept what an experiment is held for; new rules start every race anew."""
+    """Go on after a pause (held, if it was held before), or accept what an experiment is held for; new
+    rules start every race anew."""
 
     def build(state: Experiment) -> Decision:
         return commands.resume(state, _origin(reason), rules_from_words(state.rules, rule) if rule else None)

@@ -152,6 +152,11 @@ def check(state: Experiment, before: Experiment):
     assert math.isclose(math.fsum(state.weights.shares.values()), 1, abs_tol=1e-9)
     assert state.versions.items() >= before.versions.items()
     assert state.versions[state.weights.version] == state.weights.shares
+    seen = before.causes if before.status == "held" else ()  # a pause covers a hold: nobody accepts it then
+    assert set(state.acknowledged) - set(before.acknowledged) <= set(seen)
+    assert set(before.acknowledged) <= set(state.acknowledged)
+    if state.status != "paused":
+        assert bool(state.held_by) == (state.status == "held")
     check_races(state, before)
 
 
@@ -278,6 +283,40 @@ def test_pause_remembers_what_to_resume_less_what_was_retired_meanwhile():
     assert state.weights.shares == {"popularity": 1.0, "text": 0.0}
     state, _ = after(*makers, rolls_back("als"), resumed)
     assert state.weights.shares == {"popularity": 0.8, "text": 0.2}
+
+
+@pytest.mark.parametrize("rules", [None, Rules(margin=0.1)])
+def test_a_hold_outlives_the_pause_that_covers_it_and_is_accepted_by_itself(rules):
+    makers = [enters("als"), weighs(popularity=0.4, als=0.6), held(), paused]
+    state, log = after(*makers, lambda s: commands.resume(s, at(), rules))
+    assert (state.status, state.held_by, state.acknowledged) == ("held", "data-loss", ())
+    assert state.causes == ("partition 3: offsets 5 to 9 are gone",)
+    assert log[-1].reason.endswith("; held by data-loss, as before the pause.")
+    assert state.weights.shares == {"popularity": 0.4, "als": 0.6}
+    with pytest.raises(IllegalTransition, match="held by data-loss: it needs resume"):
+        after(weighs(popularity=1.0, als=0.0), state=state)
+    accepted, _ = after(resumed, state=state)
+    assert (accepted.status, accepted.held_by, accepted.causes) == ("running", "", ())
+    assert accepted.acknowledged == state.causes
+
+
+def test_a_resume_accepts_what_it_names_of_what_held():
+    state, _ = after(lambda s: commands.hold(s, ["one", "two"], at(rule="data-loss")))
+    said = resumed(state)
+    some = apply(state, replace(said, detail={"accepts": ["two", "never seen"]}))
+    assert (some.status, some.causes, some.acknowledged) == ("held", ("one",), ("two",))
+    assert apply(state, said).acknowledged == ("one", "two")
+
+
+def test_a_resume_of_an_older_log_does_what_it_did():
+    """It names nothing: what follows it in the log was decided while the experiment ran."""
+    _, log = after(enters("als"), weighs(popularity=0.4, als=0.6), held(), paused, resumed)
+    older = [*log[:-1], replace(log[-1], detail={})]
+    state = fold(older)
+    assert (state.status, state.held_by, state.causes) == ("running", "", ())
+    assert state.acknowledged == ("partition 3: offsets 5 to 9 are gone",)
+    following = weighs(popularity=0.3, als=0.7)(state)
+    assert fold([*older, following]).revision == following.revision
 
 
 def test_resume_with_new_rules_races_anew_but_never_recounts():
