@@ -233,8 +233,14 @@ class TallyStore(Protocol):
     def losses(self) -> dict[int, str]:
         """Recorded data losses by partition."""
 
-    def acknowledge_loss(self, partition: int) -> None:
-        """A person accepts the loss at the positions stored now; the report is dropped."""
+    def acknowledge_loss(self, partition: int, message: str) -> bool:
+        """A person accepts the loss that `message` reports, at the positions stored now; the report is
+        dropped. False, and nothing changes, if it is not (or no longer) what is reported: counting may have
+        begun anew by then. After an UnavailableError either may have happened: call it again."""
+
+    def withdraw_loss(self, partition: int, message: str) -> None:
+        """The loss that `message` reports, if it is still what is reported, concerns nobody any more: the
+        report is dropped, and nothing is accepted."""
 
     def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
         """Whether the loss at exactly these positions (None: there were none) was accepted: counting may

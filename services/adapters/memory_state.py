@@ -111,11 +111,22 @@ class MemoryTallyStore(Failing):
         self._check()
         return dict(self._losses)
 
-    def acknowledge_loss(self, partition: int) -> None:
-        """Accept the loss at the positions stored now."""
+    def acknowledge_loss(self, partition: int, message: str) -> bool:
+        """Accept the loss at the positions stored now, if this is what is reported."""
         self._check()
-        self._losses.pop(partition, None)
-        self._accepted[partition] = self._positions.get(partition)
+        with self._lock:
+            if self._losses.get(partition) != message:
+                return False
+            del self._losses[partition]
+            self._accepted[partition] = self._positions.get(partition)
+            return True
+
+    def withdraw_loss(self, partition: int, message: str) -> None:
+        """Drop this report, if it is what is reported."""
+        self._check()
+        with self._lock:
+            if self._losses.get(partition) == message:
+                del self._losses[partition]
 
     def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
         """Whether the loss at exactly these positions was accepted."""

@@ -226,12 +226,14 @@ class RedisTallyStore(_OnRedis):
                 pipeline.get(_key(partition, "loss"))
             return {partition: text for partition, text in enumerate(pipeline.execute()) if text}
 
-    def acknowledge_loss(self, partition: int) -> None:
-        """A person accepts the loss at the stored positions: those are remembered, the report is dropped."""
-        with self._reaching():
-            stored = self._redis.get(_key(partition, "positions")) or ""
-            self._redis.set(_key(partition, "accepted"), stored)
-            self._redis.delete(_key(partition, "loss"))
+    def acknowledge_loss(self, partition: int, message: str) -> bool:
+        """One script: the stored positions are remembered and the report is dropped, or nothing happens."""
+        keys = [_key(partition, name) for name in ("loss", "positions", "accepted")]
+        return bool(self._run("settle_loss", keys, [message]))
+
+    def withdraw_loss(self, partition: int, message: str) -> None:
+        """The same script, which remembers no positions."""
+        self._run("settle_loss", [_key(partition, "loss")], [message])
 
     def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
         """Whether the loss at exactly these positions was accepted; moving on uses the acceptance up."""

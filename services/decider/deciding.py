@@ -175,8 +175,9 @@ class Decider:
         living = [state for state in states.values() if state.status != "ended"]
         for partition, loss in self.ports.store.losses().items():
             cause = f"partition {partition}: {loss}"  # as experiments.verdict names it
-            if living and all(cause in state.acknowledged for state in living):
-                self.ports.store.acknowledge_loss(partition)
+            if not living or not all(cause in state.acknowledged for state in living):
+                continue
+            if self.ports.store.acknowledge_loss(partition, loss):
                 logger.warning("%s: accepted, counting begins anew", cause)
 
     # ---- the log -------------------------------------------------------------------------------------------

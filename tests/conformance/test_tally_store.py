@@ -120,11 +120,41 @@ def test_a_loss_stands_until_it_is_accepted_for_these_positions(store):
     store.report_loss(2, "exposures/2: offsets 7 to 9 are gone")
     assert store.losses() == {2: "exposures/2: offsets 7 to 9 are gone"}
     assert not store.loss_acknowledged(2, at(7))
-    store.acknowledge_loss(2)
+    assert store.acknowledge_loss(2, "exposures/2: offsets 7 to 9 are gone")
     assert store.losses() == {}
     assert store.loss_acknowledged(2, at(7))
     store.apply(2, at(7), at(10), {})
     assert not store.loss_acknowledged(2, at(10))  # moving on has used it up
+
+
+def test_a_loss_is_accepted_once_however_often_it_is_tried(store):
+    """The answer was lost, or two try at once; counting has begun anew in between, where nothing is lost."""
+    store.apply(2, None, at(7), {})
+    store.report_loss(2, "offsets 7 to 9 are gone")
+    assert store.acknowledge_loss(2, "offsets 7 to 9 are gone")
+    assert not store.acknowledge_loss(2, "offsets 7 to 9 are gone")
+    assert store.loss_acknowledged(2, at(7))
+    store.apply(2, at(7), at(10), {})
+    assert not store.acknowledge_loss(2, "offsets 7 to 9 are gone")
+    assert not store.loss_acknowledged(2, at(10))
+
+
+def test_another_loss_than_the_one_that_was_seen_is_not_accepted(store):
+    store.apply(2, None, at(7), {})
+    store.report_loss(2, "offsets 7 to 30 are gone")
+    assert not store.acknowledge_loss(2, "offsets 7 to 9 are gone")
+    store.withdraw_loss(2, "offsets 7 to 9 are gone")
+    assert not store.loss_acknowledged(2, at(7))
+    assert store.losses() == {2: "offsets 7 to 30 are gone"}
+
+
+def test_a_loss_that_is_withdrawn_is_not_accepted(store):
+    for stood in (None, at(7)):
+        store.report_loss(2, "offsets 7 to 9 are gone")
+        store.withdraw_loss(2, "offsets 7 to 9 are gone")
+        assert store.losses() == {}
+        assert not store.loss_acknowledged(2, stood)
+        store.apply(2, stood, at(7 if stood is None else 8), {})
 
 
 @hypothesis_settings(
@@ -181,6 +211,6 @@ def test_standing_tells_which_partitions_are_known(store):
 def test_a_loss_without_positions_can_be_accepted(store):
     assert not store.loss_acknowledged(0, None)
     store.report_loss(0, "Redis forgot")
-    store.acknowledge_loss(0)
+    store.acknowledge_loss(0, "Redis forgot")
     assert store.loss_acknowledged(0, None)
     assert not store.loss_acknowledged(0, Positions("log-1", 3, 4, 2))

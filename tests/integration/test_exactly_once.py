@@ -260,7 +260,7 @@ def test_a_log_that_lost_uncounted_records_stops_the_partition_until_it_is_accep
     assert restarted.lost == {1}
     assert f"to {end - 1} of exposures/1 are gone" in shop.store.losses()[1]
     before = shop.store.load(1)
-    shop.store.acknowledge_loss(1)
+    shop.store.acknowledge_loss(1, shop.store.losses()[1])
     assert all(steps(restarted, shop))
     assert (restarted.lost, shop.store.losses()) == (frozenset(), {})
     assert shop.store.load(1)[1] == before[1]
@@ -280,7 +280,7 @@ def test_another_log_is_data_loss_and_is_counted_from_its_start_once_accepted(sh
     assert worker.lost == set(range(PARTITIONS))
     assert all("memory-2" in text for text in shop.store.losses().values())
     for index in range(PARTITIONS):
-        shop.store.acknowledge_loss(index)
+        shop.store.acknowledge_loss(index, shop.store.losses()[index])
     assert all(steps(worker, shop))
     later = traffic(seed=7, units=150)
     shift = shop.clock.now_ms

@@ -1,6 +1,7 @@
 """The decider on in-memory ports: when it looks, what it confirms, and that nothing depends on its memory."""
 
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -410,6 +411,55 @@ def test_a_look_right_after_an_accepted_loss_decides_nothing(company):
     company.pass_time(LOOK_MS)
     company.log.append(commands.resume(company.state, company.origin()))
     assert [d.rule for d in decider.tick()] == ["sums-behind"]
+
+
+class SeenBefore(MemoryTallyStore):
+    """A decider that was slow: it has read the losses, and meanwhile somebody else accepted them."""
+
+    def __init__(self, inner: MemoryTallyStore, meanwhile: Callable[[], object]):
+        self.__dict__ = inner.__dict__
+        self._meanwhile = meanwhile
+
+    def losses(self) -> dict[int, str]:
+        read = super().losses()
+        self._meanwhile()
+        return read
+
+
+def test_a_loss_that_was_accepted_meanwhile_is_not_accepted_where_counting_began_anew(company):
+    """Else the next worker would believe that what follows there was lost, and skip it."""
+    company.store.report_loss(1, "offsets 7 to 9 of exposures/1 are gone, the log begins at 10")
+    company.pass_time(LOOK_MS)
+    company.decider().tick()
+    company.log.append(commands.resume(company.state, company.origin()))
+    begun = Positions("log-1", 10, 0, 10)
+
+    def meanwhile() -> None:
+        if company.store.load(1)[0] != begun:
+            company.decider(cache=NoLease(company.clock)).tick()
+            assert company.store.losses() == {}
+            company.store.apply(1, company.store.load(1)[0], begun, {})
+
+    slow = company.decider("slow", cache=NoLease(company.clock))
+    slow.ports = replace(slow.ports, store=SeenBefore(company.store, meanwhile))
+    slow.tick()
+    assert company.store.load(1)[0] == begun
+    assert not company.store.loss_acknowledged(1, begun)
+
+
+def test_a_loss_under_a_pause_is_accepted_by_who_resumes_from_the_hold(company):
+    decider = company.decider()
+    company.store.report_loss(1, "offsets 7 to 9 of exposures/1 are gone, the log begins at 10")
+    company.pass_time(LOOK_MS)
+    assert kinds(decider.tick()) == ["hold"]
+    company.log.append(commands.pause(company.state, company.origin()))
+    company.log.append(commands.resume(company.state, company.origin()))
+    decider.tick()
+    assert (company.state.status, company.state.held_by) == ("held", "data-loss")
+    assert set(company.store.losses()) == {1}
+    company.log.append(commands.resume(company.state, company.origin()))
+    decider.tick()
+    assert (company.state.status, company.store.losses()) == ("running", {})
 
 
 def test_a_stalled_watermark_holds_and_a_good_look_lifts_it(company):
