@@ -105,6 +105,7 @@ class Beginning:
     def _begin(self, index: int, stored: Positions | None, anew: Positions) -> Positions:
         """Store where counting begins: from then on a gap is seen. Drops the sums that a recount makes
         obsolete; all of them where counting goes back."""
+        self._withdraw_report(index)
         generations = {name: counting.generation for name, counting in self.count.anew.items()}
         began = replace(anew, counts=tuple(sorted(generations.items())))
         behind = set(self.count.behind(stored or began))
@@ -114,6 +115,12 @@ class Beginning:
         else:
             self.store.apply(index, stored, began, {}, sorted(forget))
         return began
+
+    def _withdraw_report(self, index: int) -> None:
+        """No report outlives the moment from which counting goes on: it would hold experiments that lost
+        nothing, and who accepted it then would accept a loss at positions where there was none."""
+        if (told := self.store.losses().get(index)) is not None:
+            self.store.withdraw_loss(index, told)
 
     def _report(self, index: int, loss: str) -> None:
         """A loss, once: the decider holds every experiment until a person accepts it."""
