@@ -21,7 +21,7 @@ from services.bandit.losses import (
 )
 from services.bandit.ranges import ranges
 from services.events import EVENTS, EXPOSURES
-from services.ports import EventConsumer, Positions, TallyStore
+from services.ports import EventConsumer, Positions, Sums, TallyStore
 from services.recounting import first_append_ms
 
 logger = logging.getLogger(__name__)
@@ -104,16 +104,14 @@ class Beginning:
 
     def _begin(self, index: int, stored: Positions | None, anew: Positions) -> Positions:
         """Store where counting begins: from then on a gap is seen. Drops the sums that a recount makes
-        obsolete; all of them where counting goes back."""
+        obsolete; all of them where counting goes back. Others are written off where counting leaps."""
         self._withdraw_report(index)
         generations = {name: counting.generation for name, counting in self.count.anew.items()}
         began = replace(anew, counts=tuple(sorted(generations.items())))
         behind = set(self.count.behind(stored or began))
         forget = set(self.states) if goes_back(stored, began) else behind
-        if not forget and leaps(stored, began):
-            self.store.apply(index, stored, began, written_off(self.store.load(index)[1]))
-        else:
-            self.store.apply(index, stored, began, {}, sorted(forget))
+        off = self._written_off(index, forget) if leaps(stored, began) else {}
+        self.store.apply(index, stored, began, off, sorted(forget))
         return began
 
     def _withdraw_report(self, index: int) -> None:
@@ -121,6 +119,14 @@ class Beginning:
         nothing, and who accepted it then would accept a loss at positions where there was none."""
         if (told := self.store.losses().get(index)) is not None:
             self.store.withdraw_loss(index, told)
+
+    def _written_off(self, index: int, forget: set[str]) -> dict[str, Sums]:
+        """Of the sums that stay. They are not read if no living experiment has any: what is dropped may be
+        what can't be read."""
+        if forget and all(state.name in forget for state in self._living()):
+            return {}
+        sums = self.store.load(index)[1]
+        return written_off({name: of for name, of in sums.items() if name not in forget})
 
     def _report(self, index: int, loss: str) -> None:
         """A loss, once: the decider holds every experiment until a person accepts it."""

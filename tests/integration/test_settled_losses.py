@@ -2,18 +2,24 @@
 later."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from counted_shop import LOOK_MS, PARTITIONS, Shop
-from traffic import RULES, exposure
+from msgspec.structs import replace
+from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, exposure
 
 from experiments import commands
 from experiments.experiment import Experiment
+from experiments.tally import HOUR_MS
 from services import events
 from services.adapters.memory import MemoryTallyStore
 from services.adapters.redis_state import RedisTallyStore
+from services.adapters.topics import partition_of
+from services.bandit.worker import Pace
 
 OTHER = "checkout"
+SAFETY_MS = Pace().safety_ms
 LOSS = "offsets 5 to 7 of exposures/0 are gone, the log begins at 8"
 
 
@@ -91,6 +97,67 @@ def with_nothing_stored(shop: Shop) -> None:
         shop.store.report_loss(partition, loss)
 
 
+def between_success_and_credit(shop: Shop, name: str) -> int:
+    """A success is counted whose click is not: it lies behind a click whose unit is not mature. The
+    partition."""
+    began_ms = shop.clock()
+    waits_ms = (0, LATENESS_MS - 100)
+    units = [exposure(1, began_ms + wait_ms, unit=f"s:user-1:{wait_ms}") for wait_ms in waits_ms]
+    for shown in units:
+        shop.clock.now_ms = shown.received_at
+        append(shop, events.EXPOSURES, replace(shown, experiment=name))
+    for number, shown in enumerate(reversed(units)):
+        append(shop, events.EVENTS, click(replace(shown, experiment=name), shop.clock(), f"e{number}"))
+    for _ in range(3):
+        shop.clock.now_ms = max(shop.clock() + 200, began_ms + WINDOW_MS + LATENESS_MS + SAFETY_MS + 1)
+        shop.worker.step(0)
+    return partition_of(units[0].routing_key.encode(), PARTITIONS)
+
+
 def append(shop: Shop, topic: str, said: events.Exposure | events.Event) -> None:
     key = said.routing_key if isinstance(said, events.Exposure) else said.attribution.routing_key
     shop.broker.append(topic, key.encode(), events.encode(said))
+
+
+def cells(shop: Shop, partition: int, name: str) -> tuple[int, int]:
+    """Successes, and those that the events credit."""
+    sums = shop.store.load(partition)[1].get(name, {})
+    return tuple(sum(n for key, n in sums.items() if key.endswith(what)) for what in ("|s", "|c"))
+
+
+@pytest.mark.parametrize("recounts", [False, True])
+def test_a_loss_is_written_off_for_whom_it_is_accepted_also_beside_a_recount(
+    shop: Shop, recounts: bool
+) -> None:
+    start(shop, OTHER)
+    shop.trade()
+    partition = between_success_and_credit(shop, OTHER)
+    assert cells(shop, partition, OTHER) == (1, 0)
+    lose(shop, partition)
+    shop.log.append(commands.resume(state(shop, OTHER), shop.origin()))
+    from_ms = commands.recount_from(shop.state, shop.clock())
+    word = commands.recount(shop.state, from_ms, {}, shop.origin()) if recounts else None
+    shop.log.append(word or commands.resume(shop.state, shop.origin()))
+    shop.decider.tick()
+    shop.pass_time(1_000)
+    assert (shop.store.losses(), shop.worker.lost) == ({}, frozenset())
+    assert cells(shop, partition, OTHER) == (1, 1)
+    assert bool(shop.store.load(partition)[1].get(EXPERIMENT)) != recounts
+    shop.pass_time(2 * HOUR_MS)
+    shop.decider.tick()
+    assert state(shop, OTHER).held_by == ""
+
+
+def test_sums_that_nobody_can_read_are_dropped_by_a_recount_that_accepts_a_loss(
+    redis_server: Any, settings_for: Callable
+) -> None:
+    shop = Shop(RedisTallyStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
+    shop.trade()
+    lose(shop)
+    shop.store._redis.hset(f"{{bandit:0}}:sums:{EXPERIMENT}", "1|als|472222|n", "abc")
+    from_ms = commands.recount_from(shop.state, shop.clock())
+    shop.log.append(commands.recount(shop.state, from_ms, {}, shop.origin()))
+    shop.decider.tick()
+    shop.pass_time(1_000)
+    assert (shop.store.losses(), shop.worker.lost) == ({}, frozenset())
+    assert shop.store.load(0)[1] == {EXPERIMENT: {}}
