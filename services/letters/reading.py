@@ -4,6 +4,7 @@ Anybody can write to a topic, so nothing of a record is believed: a letter witho
 as one. That a letter was put back is a record of the same topic (header `replayed`: its offset).
 """
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ PAIR = (DEAD_LETTERS, 0)
 REPLAYED = "replayed"
 POLL_S = 0.2
 IDLE_S = 10.0  # without a record before the end: the broker is gone
+DIGITS = 19  # of the largest offset
+_ORIGIN = re.compile(rf"([^/]*)/([0-9]{{1,{DIGITS}}})/([0-9]{{1,{DIGITS}}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +129,9 @@ def _headers(record: Record) -> dict[str, bytes]:
 
 
 def _number(text: bytes | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+    return int(text) if text is not None and len(text) <= DIGITS and text.isdigit() else None
 
 
 def _origin(text: str) -> Origin | None:
-    topic, *numbers = text.split("/")
-    if len(numbers) != 2 or not all(number.isascii() and number.isdigit() for number in numbers):
-        return None
-    return Origin(topic, int(numbers[0]), int(numbers[1]))
+    found = _ORIGIN.fullmatch(text)
+    return Origin(found[1], int(found[2]), int(found[3])) if found else None

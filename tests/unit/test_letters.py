@@ -86,6 +86,9 @@ GARBAGE_HEADERS = [
     (("origin", b"dead-letters/0/0"),),
     (("replayed", b"-3"),),
     (("replayed", b"9" * 40),),
+    *[((name, b"9" * 5_000),) for name in ("replayed", "replay-of", "cut")],
+    (("origin", b"events/0/" + b"9" * 5_000),),
+    (("origin", b"events/" + b"9" * 5_000 + b"/0"),),
 ]
 
 
