@@ -23,13 +23,17 @@ Excluded = Literal[
     "preview", "bot", "staff", "pin_unreachable", "no_experiment", "champion_only", "overridden"
 ]
 EventType = Literal["impression", "view", "click", "add_to_cart", "purchase"]
+ActedType = Literal["view", "click", "add_to_cart", "purchase"]  # leaves a trace in its user's row
 
-Millis = Annotated[
-    int, msgspec.Meta(ge=0, le=9_000_000_000_000)
-]  # of our clock; in ns they still fit 64 bits
+LATEST_MS = 9_000_000_000_000  # in ns it still fits 64 bits
+Millis = Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]  # of our clock
 ClientMillis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 Whole = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 ArmName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # "|" parts the keys of sums
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]  # as the HTTP API takes it
+ItemId = Annotated[  # of the catalogue: numpy drops a NUL at the end, two ids would be one
+    str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+\Z")
+]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,11 +89,11 @@ class Event(Message, frozen=True, kw_only=True):
     """What a shopper did. `attribution` is set only if the recommendation id was valid, its exposure counts,
     and the item stood in its slate."""
 
-    event_id: str
+    event_id: Id
     type: EventType
-    item_id: str
-    user_id: str | None = None
-    session_id: str | None = None
+    item_id: Id
+    user_id: Id | None = None
+    session_id: Id | None = None
     value: float | None = None
     ts: ClientMillis | None = None  # the client's clock, ms
     attribution: Attribution | None = None
@@ -107,15 +111,15 @@ ITEM_FIELDS = ("title", "category", "price", "stock", "hidden", "description")
 
 class ItemChanged(Message, frozen=True, kw_only=True):
     """A change of one item in the live catalogue. `None` leaves a field as it is; `deleted` removes the
-    item."""
+    item. The bounds are those of `/items`: arrays hold what is within them."""
 
-    item_id: str
-    title: str | None = None
-    category: str | None = None
-    price: float | None = None
-    stock: int | None = None
+    item_id: ItemId
+    title: Annotated[str, msgspec.Meta(max_length=500)] | None = None
+    category: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    price: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    stock: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] | None = None
     hidden: bool | None = None
-    description: str | None = None
+    description: Annotated[str, msgspec.Meta(max_length=10_000)] | None = None
     deleted: bool = False
     author: str = ""
 
@@ -136,13 +140,19 @@ class ItemChanged(Message, frozen=True, kw_only=True):
 
 
 class ActivityRow(Message, frozen=True, kw_only=True):
-    """One row of the feature view `user_activity` as it was pushed; `received_at` is its event timestamp."""
+    """One row of the feature view `user_activity` as it was pushed; `received_at` is its event timestamp.
+    Raises ValueError if its lists differ in length: everybody who reads one walks them side by side."""
 
-    user_id: str
-    item_ids: list[str]  # most recent first, at most Settings.recent_items
+    user_id: Id
+    item_ids: list[Id]  # most recent first, at most Settings.recent_items
     item_at: list[Millis]  # received_at of each, ms
-    item_types: list[str]  # event type of each
-    event_ids: list[str]  # the last event ids, for idempotence
+    item_types: list[ActedType]  # event type of each
+    event_ids: list[Id]  # of each, for idempotence
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.item_ids), len(self.item_at), len(self.item_types), len(self.event_ids)]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"item_ids, item_at, item_types and event_ids differ in length: {lengths}")
 
 
 M = TypeVar("M", bound=msgspec.Struct)

@@ -5,10 +5,11 @@ idempotent and order irrelevant, so a replay after a crash changes nothing.
 """
 
 from collections.abc import Iterable
+from typing import get_args
 
-from services.events import ActivityRow, Event
+from services.events import ActedType, ActivityRow, Event
 
-COUNTED = frozenset(("view", "click", "add_to_cart", "purchase"))
+COUNTED = frozenset(get_args(ActedType))
 
 
 def owner(event: Event) -> str | None:

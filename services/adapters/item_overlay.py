@@ -4,6 +4,7 @@ Everything lies under one hash tag and changes in one script that compares the p
 however often, the copy is what the log says.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -11,10 +12,12 @@ import redis
 
 from services import events
 from services.adapters.redis_state import connect, reaching, source
-from services.errors import StalePositionError
+from services.errors import BadMessageError, StalePositionError
 from services.events import ItemChanged
 from services.ports import Laid
 from services.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _PLACE, _SEQUENCE, _SAID = "{items}:place", "{items}:sequence", "{items}:said"
 
@@ -37,7 +40,8 @@ class RedisItemOverlay:
             pipe.hvals(_SAID)
             place, rows = pipe.execute()
         numbered = [(int(number), body) for number, _, body in (row.partition(" ") for row in rows)]
-        return _place(place), [events.decode(ItemChanged, body.encode()) for _, body in sorted(numbered)]
+        found = (_change(body) for _, body in sorted(numbered))
+        return _place(place), [change for change in found if change is not None]
 
     def lay(self, fetched_from: Laid | None, moved_to: Laid, changes: Sequence[ItemChanged]) -> None:
         """One script: all of them, or StalePositionError."""
@@ -56,6 +60,15 @@ class RedisItemOverlay:
     @cached_property
     def _script(self):
         return self._redis.register_script(source("lay_items"))
+
+
+def _change(body: str) -> ItemChanged | None:
+    """None if it makes no sense: what an older replica laid stays until Redis is emptied."""
+    try:
+        return events.decode(ItemChanged, body.encode())
+    except BadMessageError as error:
+        logger.error("a change that was laid over the catalogue does not count: %s", error)
+        return None
 
 
 def _text(place: Laid | None) -> str:

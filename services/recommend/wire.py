@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from services.errors import BadInputError
-from services.events import EventType
+from services.events import EventType, Id
 from services.recommend.failures import MalformedBodyError, Problem, shortened
 from services.recommend.tokens import Refusal
 
@@ -25,7 +25,6 @@ MAX_EVENTS = 500
 MAX_RERANK = 500
 MAX_QUERY_BYTES = 65_536
 
-Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Length = Annotated[int, Meta(ge=1, le=MAX_SLATE, description="How many items.")]
 Excludes = Annotated[list[Id], Meta(max_length=MAX_EXCLUDED, description="Items that must not be shown.")]
 Categories = Annotated[list[Id], Meta(max_length=50, description="Only items of these categories.")]

@@ -79,6 +79,13 @@ def test_of_many_who_lay_the_same_one_succeeds(overlay: ItemOverlay) -> None:
     assert len(overlay.changes()[1]) == 2
 
 
+def test_what_an_older_replica_laid_and_makes_no_sense_is_passed_over(redis_server, settings_for) -> None:
+    overlay = RedisItemOverlay(settings_for(redis=redis_server))
+    senseless = change("b", stock=3_000_000_000)
+    overlay.lay(None, at(3), [change("a", stock=1), senseless, change("c", stock=1)])
+    assert overlay.changes() == (at(3), [change("a", stock=1), change("c", stock=1)])
+
+
 def test_a_dead_redis_is_unavailable(redis_server: Any, settings_for: Callable[..., Settings]) -> None:
     overlay = RedisItemOverlay(settings_for(redis=redis_server, state_deadline_ms=100))
     overlay.lay(None, at(1), [change("a", stock=1)])

@@ -12,6 +12,8 @@ from services import events
 from services.errors import BadMessageError
 from services.lake.tables import table
 from services.ports import Record
+from services.recommend.catalogue import ItemChange
+from services.recommend.wire import EventIn
 
 NOW_MS = 1_800_000_000_000
 KINDS = [events.Exposure, events.Event, events.ItemChanged, events.ActivityRow, Decision]
@@ -65,3 +67,51 @@ def test_what_cannot_be_the_name_of_an_arm_is_never_counted(arm: str) -> None:
     message = EVENT | {"attribution": ATTRIBUTION | {"arm": arm}}
     with pytest.raises(BadMessageError, match="arm"):
         events.decode(events.Event, msgspec.json.encode(message))
+
+
+@pytest.mark.parametrize("field", ["event_id", "item_id", "user_id", "session_id"])
+def test_an_id_is_as_long_as_the_api_takes_it(field: str) -> None:
+    """On the topic as in a request: 200 characters, whatever they are."""
+    said = {"event_id": "e", "type": "click", "item_id": "i", "user_id": "u", "session_id": "s"}
+    longest = said | {field: "\U0001f4a1" * 200}
+    for kind, message in ((EventIn, longest), (events.Event, longest | {"received_at": NOW_MS})):
+        assert getattr(msgspec.json.decode(msgspec.json.encode(message), type=kind), field) == longest[field]
+    for wrong in ("", "i" * 201):
+        message = msgspec.json.encode(said | {field: wrong, "received_at": NOW_MS})
+        with pytest.raises(BadMessageError, match=field):
+            events.decode(events.Event, message)
+
+
+def test_a_change_of_an_item_has_the_bounds_of_the_api() -> None:
+    api = ItemChange.model_json_schema()["properties"]
+    wire = msgspec.json.schema(events.ItemChanged)["$defs"]["ItemChanged"]["properties"]
+    assert {name: bounds(wire[name]) for name in api} == {name: bounds(said) for name, said in api.items()}
+    assert sum(map(len, map(bounds, api.values()))) == 9
+
+
+def bounds(field: dict[str, Any]) -> dict[str, int]:
+    """What a JSON schema says about length and size; a maximum is the same whether it is excluded or not."""
+    told = next((part for part in field.get("anyOf", ()) if part["type"] != "null"), field)
+    found = {name: told[name] for name in ("minLength", "maxLength", "minimum", "maximum") if name in told}
+    return found | ({"maximum": told["exclusiveMaximum"] - 1} if "exclusiveMaximum" in told else {})
+
+
+@pytest.mark.parametrize("item", ["a\n", "a\0", "\x7f", "\n"])
+def test_an_item_that_the_api_refuses_is_no_change(item: str) -> None:
+    with pytest.raises(BadMessageError, match="item_id"):
+        events.decode(events.ItemChanged, msgspec.json.encode({"received_at": NOW_MS, "item_id": item}))
+
+
+ROW = {
+    "received_at": NOW_MS, "user_id": "u", "item_ids": ["a", "b"], "item_at": [NOW_MS, NOW_MS],
+    "item_types": ["click", "view"], "event_ids": ["e1", "e2"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["item_ids", "item_at", "item_types", "event_ids"])
+@pytest.mark.parametrize("many", [0, 1, 3])
+def test_a_row_whose_lists_differ_is_a_bad_record_of_the_lake(field: str, many: int) -> None:
+    broken = record("activity-rows", ROW | {field: (ROW[field] * 2)[:many]})  # type: ignore[operator]
+    rows, bad = table("activity-rows", [record("activity-rows", ROW), broken])
+    assert (rows.num_rows, [(found, error.code) for found, error in bad]) == (1, [(broken, "schema")])
+    assert "differ in length" in str(bad[0][1])

@@ -194,6 +194,21 @@ def test_a_bad_record_is_passed_over_once_and_the_rest_counts(shop: Shop) -> Non
     assert [said.item_id for said in shop.overlay.changes()[1]] == ["i0", "i1"]
 
 
+@pytest.mark.parametrize(
+    "said", [{"stock": 3_000_000_000}, {"stock": -2}, {"price": 1e300}, {"title": "t" * 501}]
+)
+def test_a_change_that_no_shelf_holds_is_passed_over_and_the_next_one_is_seen(
+    said: dict, shop: Shop, call: Caller
+) -> None:
+    write(shop, ItemChanged(received_at=START_MS, item_id="i0", **said))
+    write(shop, ItemChanged(received_at=START_MS, item_id="i0", deleted=True))
+    following = follower(shop)
+    following.follow()
+    assert following.bad == {"schema": 1}
+    call.look()
+    assert ids(call.slate(n=1)) == ["i1"]
+
+
 def test_a_log_that_lost_its_data_takes_nothing_away(shop: Shop, call: Caller) -> None:
     call.send("DELETE", "/items/i0", "admin")
     shop.broker.lose_everything("another log")
