@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -85,13 +86,17 @@ def latest(history: pa.Table, key: str) -> pa.Table:
 def _chunks(history: pa.Table, oldest_ms: int) -> Iterator[list[ActivityRow]]:
     for batch in history.to_batches(max_chunksize=CHUNK):
         found = [_row(plain) for plain in batch.to_pylist()]
-        yield [row for row in found if row.received_at >= oldest_ms]
+        yield [row for row in found if row is not None and row.received_at >= oldest_ms]
 
 
-def _row(plain: Mapping) -> ActivityRow:
+def _row(plain: Mapping) -> ActivityRow | None:
+    """None if it makes no sense: what an older lake let in is not brought back."""
     stamp_ms = round(plain["event_timestamp"].timestamp() * 1_000)
-    lists = {name: plain[name] for name in ("item_ids", "item_at", "item_types", "event_ids")}
-    return ActivityRow(received_at=stamp_ms, user_id=plain["user_id"], **lists)
+    try:
+        return msgspec.convert({**plain, "received_at": stamp_ms}, ActivityRow)
+    except msgspec.ValidationError as error:
+        logger.error("the activity of %r as of %d ms is not restored: %s", plain["user_id"], stamp_ms, error)
+        return None
 
 
 def _restore_users(

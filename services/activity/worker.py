@@ -8,7 +8,6 @@ publishes that row as it stands.
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from models.contract import Progress, silent
@@ -29,12 +28,14 @@ LOOK_EVERY_MS = 1_000
 @dataclass(slots=True)
 class Counts:
     """What a worker did since it started. bad: events passed over, by code (the bandit worker buries them);
-    late: pushes that were readable only after their rows' timestamp."""
+    late: pushes that were readable only after their rows' timestamp; untold: rows that no record holds, so
+    that they are online and in no history."""
 
     events: int = 0
     rows: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     late: int = 0
+    untold: int = 0
     push_ms: list[float] = field(default_factory=list)  # of the last pushes, most recent last
 
 
@@ -140,8 +141,7 @@ class ActivityWorker:
             user = rows.owner(event)
             if user is not None:
                 by_user[user].append(event)
-        for future in self._publish(self._push(by_user)):
-            future.result(ACK_S)
+        self._publish(self._push(by_user))
         positions = self._deps.consumer.positions()
         self._deps.store.save_positions(self._log_id or "", positions)
         if self.restored.known and all(
@@ -188,9 +188,17 @@ class ActivityWorker:
                 self._horizon_ms,
             )
 
-    def _publish(self, current: Iterable[ActivityRow]) -> "list[Future[Record]]":
+    def _publish(self, current: Iterable[ActivityRow]) -> None:
+        """Tell the lake, and wait until the broker has all of it. A row that is larger than a record may be
+        is passed over: it would be no smaller at the next try."""
         send = self._deps.producer.send
-        return [send(events.ACTIVITY, row.user_id, events.encode(row)) for row in current]
+        sent = [(row, send(events.ACTIVITY, row.user_id, events.encode(row))) for row in current]
+        for row, future in sent:
+            try:
+                future.result(ACK_S)
+            except BadMessageError as error:
+                self.counts.untold += 1
+                logger.error("the history will lack a row of %d items: %s", len(row.item_ids), error)
 
 
 @dataclass(frozen=True, slots=True)

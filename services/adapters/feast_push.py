@@ -1,11 +1,13 @@
 """ActivityStore: rows of `user_activity` through Feast's push, read back from its Redis, and where the log
 stands."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import pandas as pd
 
 from services.adapters import feast_layout as layout
@@ -15,6 +17,8 @@ from services.adapters.row_locks import RedisRowLocks
 from services.errors import StalePositionError, UnavailableError
 from services.events import ActivityRow
 from services.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _FIELDS = (
     *(layout.feature_field(layout.USER_ACTIVITY, name) for name in layout.ACTIVITY_FEATURES),
@@ -144,12 +148,22 @@ def _positions_key(log_id: str) -> str:
 
 
 def _row(user: str, values: list[bytes | None]) -> ActivityRow:
+    """Of a row that makes no sense only its timestamp, which the next one must pass: Feast drops what is not
+    later than what it has."""
     item_ids, item_at, item_types, event_ids, stamp = values
-    return ActivityRow(
-        received_at=layout.timestamp_ms(stamp),
-        user_id=user,
-        item_ids=list(layout.texts(item_ids)),
-        item_at=list(layout.integers(item_at)),
-        item_types=list(layout.texts(item_types)),
-        event_ids=list(layout.texts(event_ids)),
-    )
+    told = {
+        "received_at": layout.timestamp_ms(stamp),
+        "user_id": user,
+        "item_ids": layout.texts(item_ids),
+        "item_at": layout.integers(item_at),
+        "item_types": layout.texts(item_types),
+        "event_ids": layout.texts(event_ids),
+    }
+    try:
+        return msgspec.convert(told, ActivityRow)
+    except msgspec.ValidationError as error:
+        logger.error("what is online of the activity of %r is made anew: %s", user, error)
+        at_ms = layout.timestamp_ms(stamp)
+        return ActivityRow(
+            received_at=at_ms, user_id=user, item_ids=[], item_at=[], item_types=[], event_ids=[]
+        )

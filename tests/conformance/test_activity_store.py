@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -127,6 +128,22 @@ def test_a_row_that_is_not_later_is_dropped(store) -> None:
         assert store.load(["u"])["u"] == row("u", AT_MS, "a")
     store.push([row("u", AT_MS + 1, "b")])
     assert store.load(["u"])["u"].item_ids == ["b"]
+
+
+def test_a_senseless_row_counts_as_empty_and_the_next_one_replaces_it(settings_for, redis_server) -> None:
+    """An older worker restored it so from its history."""
+    from services.adapters.feast_push import FeastActivityStore
+    from services.adapters.feast_store import FeastFeatureStore
+
+    settings = settings_for(redis=redis_server)
+    FeastFeatureStore(settings).apply()
+    store = FeastActivityStore(settings)
+    senseless = row("u", AT_MS, "a", "b")
+    msgspec.structs.force_setattr(senseless, "event_ids", ["e1"])
+    store.push([senseless, row("v", AT_MS, "a")])
+    assert store.load(["u", "v"]) == {"u": row("u", AT_MS), "v": row("v", AT_MS, "a")}
+    store.push([row("u", AT_MS + 1, "c")])
+    assert store.load(["u"]) == {"u": row("u", AT_MS + 1, "c")}
 
 
 def test_warming_up_leaves_no_trace(store) -> None:

@@ -1,10 +1,12 @@
 """The activity worker over doubles: what a row becomes, whatever the order, the repetition or the outage."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -17,8 +19,9 @@ from services.activity.worker import LOOK_EVERY_MS, ActivityWorker, Deps
 from services.adapters import memory
 from services.adapters.memory_activity import MemoryActivityStore
 from services.adapters.topics import partition_of
-from services.errors import UnavailableError
+from services.errors import BadMessageError, UnavailableError
 from services.events import ACTIVITY, DEAD_LETTERS, EVENTS, ActivityRow, Attribution, Event
+from services.ports import Record
 
 NOW_MS = 1_700_000_000_000
 HORIZON_MS = 500
@@ -203,6 +206,40 @@ def test_what_cannot_be_read_is_counted_and_stops_nobody(world) -> None:
     assert world.store.rows["u"].item_ids == ["i1"]
 
 
+def test_an_event_without_end_makes_no_row(world) -> None:
+    world.send(event(1, item_id="i" * 600_000), event(2))
+    worker = world.worker()
+    worker.step(0)
+    assert worker.counts.bad == {"schema": 1}
+    assert world.store.rows["u"].item_ids == ["i2"]
+
+
+class Narrow(memory.MemoryEventProducer):
+    """Takes no record beyond `most` bytes, as librdkafka does."""
+
+    most = 300
+
+    def send(self, topic: str, key: Any, value: bytes, headers: Any = ()) -> "Future[Record]":
+        if len(value) <= self.most:
+            return super().send(topic, key, value, headers)
+        refused: Future[Record] = Future()
+        refused.set_exception(BadMessageError(f"a record of {len(value)} bytes", "too-large"))
+        return refused
+
+
+def test_a_row_that_no_record_holds_is_online_and_holds_nobody_up(world, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "MemoryEventProducer", Narrow)
+    world.send(*(event(index, index) for index in range(9)), event(1, user="v"))
+    worker = world.worker()
+    assert worker.step(0) == 10
+    assert worker.counts.untold == 1
+    assert len(world.store.rows["u"].item_ids) == 9
+    assert [row.user_id for row in world.history()] == ["v"]
+    assert sum(world.store.saved[world.broker.log_id].values()) == 10
+    world.send(event(2, user="v"))
+    assert world.worker().step(0) == 1
+
+
 def test_redis_down_and_back_loses_and_doubles_nothing(world) -> None:
     worker = world.worker()
     worker.step(0)
@@ -380,3 +417,19 @@ def test_what_is_restored_from_history_hides_no_click_of_the_same_moment(call, w
     restore(world.store, history, shape, lambda: world.now_ms)  # type: ignore[arg-type]
     step(worker)
     assert sorted(world.store.rows["u"].event_ids) == ["e1", "e2"]
+
+
+@pytest.mark.parametrize(
+    "senseless",
+    [{"event_ids": []}, {"item_types": ["stare"]}, {"item_at": [-1]}, {"item_ids": ["i" * 201]}],
+)
+def test_a_senseless_row_of_an_old_history_is_not_restored_and_its_user_clicks_on(senseless, world) -> None:
+    row = rows.stamp(rows.merge(None, "u", [event(1)], 50), NOW_MS, HORIZON_MS)
+    for name, value in senseless.items():
+        msgspec.structs.force_setattr(row, name, value)
+    shape = Shape(50, HORIZON_MS, 10**9)
+    done = restore(world.store, HistoryOf(row), shape, lambda: world.now_ms)  # type: ignore[arg-type]
+    assert (done.activity, done.known, world.store.rows) == (0, {}, {})
+    world.send(event(2))
+    world.worker().step(0)
+    assert world.store.rows["u"].event_ids == ["e2"]
