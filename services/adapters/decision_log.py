@@ -42,16 +42,21 @@ class Ledger:
         self.unreadable = 0
         self._snapshot, self._keep = snapshot, keep
         self._newest: dict[str, int] = {}  # experiment -> revision of the newest record that was counted
-        self._offsets: dict[tuple[str, int], int] = {}  # (experiment, revision) -> the record that won it
+        self._asked: tuple[str, int] | None = None  # the one revision of which is noted which record won it
+        self._winner: int | None = None  # its offset
 
     def revision(self, experiment: str) -> int:
         """Of the newest record that counts, 0 before the first."""
         state = self.states.get(experiment)
         return 0 if state is None else state.revision
 
-    def won(self, decision: Decision, offset: int) -> bool:
-        """Whether the record at `offset` is the one that counts for its revision."""
-        return self._offsets.get((decision.experiment, decision.revision)) == offset
+    def ask(self, decision: Decision) -> None:
+        """Note from now on which record gets the revision of `decision`, whatever comes after it."""
+        self._asked, self._winner = (decision.experiment, decision.revision), None
+
+    def won(self, offset: int) -> bool:
+        """Whether the record at `offset` is the one that counts for the revision asked about."""
+        return self._winner == offset
 
     def adopt(self, experiment: str, at_least: int = 1) -> bool:
         """Take the cached state as the base if it reached revision `at_least`. Raises UnavailableError."""
@@ -78,8 +83,11 @@ class Ledger:
     def _fold(self, offset: int, decision: Decision) -> bool:
         name = decision.experiment
         try:
+            _require_time(decision)
             self.states[name] = apply(self.states.get(name), decision, spare=name in self._ours)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:  # whatever a record can break
+        except MemoryError:  # says nothing about the record
+            raise
+        except Exception as error:  # noqa: BLE001 (`apply` is pure: whatever it raises, the record broke it)
             self.illegal += 1
             logger.error("decisions/%d is not legal and does not count: %s", offset, error)
             return False
@@ -100,7 +108,8 @@ class Ledger:
             self.void += 1
 
     def _count(self, offset: int, decision: Decision) -> None:
-        self._offsets[decision.experiment, decision.revision] = offset
+        if self._asked == (decision.experiment, decision.revision):
+            self._winner = offset
         self._newest[decision.experiment] = decision.revision
         if self._keep:
             self.history.setdefault(decision.experiment, []).append(decision)
@@ -181,11 +190,12 @@ class KafkaDecisionLog:
                 why = f"it can't say whether {decision.experiment} runs already ({self._blind})"
                 raise UnavailableError("the cache of the decision log", f"{why}; nothing was changed")
             try:
+                self._ledger.ask(decision)
                 offset = self._send(decision).offset
                 states = self.catch_up()
             except UnavailableError as error:
                 raise UnavailableError("the decision log", _perhaps(decision, error)) from error
-            if not self._ledger.won(decision, offset):
+            if not self._ledger.won(offset):
                 raise _stale(decision, states[decision.experiment].revision + 1)
             if state is None:
                 self._vouch(decision.experiment)
@@ -228,7 +238,7 @@ class KafkaDecisionLog:
         for record in records:
             try:
                 name = self._take(record)
-            except UnavailableError:
+            except Exception:
                 self._consumer.assign({PAIR: record.offset})  # what was fetched with it is read again
                 raise
             if name is not None:
@@ -266,6 +276,12 @@ class KafkaDecisionLog:
             self._cache.put(state)
         except UnavailableError as error:
             logger.warning("%s: revision %d is decided, not cached: %s", state.name, state.revision, error)
+
+
+def _require_time(decision: Decision) -> None:
+    """The state carries the time on, to whoever shows or adds it. Raises ValueError."""
+    if not 0 <= decision.received_at <= events.LATEST_MS:
+        raise ValueError(f"received_at is not between 0 and {events.LATEST_MS}")
 
 
 def _perhaps(decision: Decision, error: UnavailableError) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from rubbish import illegal
 from traffic import EXPERIMENT, RULES, START_MS
 
 from experiments import commands
@@ -370,3 +371,70 @@ def test_what_only_the_cache_can_explain_waits_for_it(broker):
     assert reader.catch_up() == {EXPERIMENT: later}
     assert [d.revision for d in reader.history(EXPERIMENT)] == [3, 4]
     assert reader.void == 0
+
+
+@pytest.fixture
+def senseless(broker) -> dict[str, bytes]:
+    """Records that take the next revision of an experiment and make no sense, by what is wrong."""
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    return illegal(log.append(enter(log.append(start()))), START_MS)
+
+
+def test_whatever_a_record_breaks_it_does_not_count_and_what_comes_behind_it_does(broker, senseless):
+    """In one poll: nothing behind a senseless record is passed over."""
+    log = topic_log(broker, MemoryStateCache())
+    state = log.catch_up()[EXPERIMENT]
+    for value in senseless.values():
+        broker.append(events.DECISIONS, b"storefront", value)
+    pause = commands.pause(state, ORIGIN)
+    broker.append(events.DECISIONS, b"storefront", events.encode(pause))
+    fresh = topic_log(broker, MemoryStateCache())
+    for reader in (log, fresh):
+        assert reader.catch_up()[EXPERIMENT].status == "paused"
+        assert (reader.illegal, reader.unreadable, reader.void) == (len(senseless), 0, 0)
+    assert fresh.catch_up() == log.catch_up()
+
+
+def test_a_reader_that_fails_at_a_record_reads_on_from_it(broker, monkeypatch):
+    cache = MemoryStateCache()
+    log = topic_log(broker, cache)
+    log.append(enter(log.append(start())))
+    other = topic_log(broker, MemoryStateCache())
+    take, failing = other._ledger.take, [True]
+
+    def fails_once(offset: int, decision: Decision) -> bool:
+        if failing.pop() if failing else False:
+            raise RuntimeError("a bug")
+        return take(offset, decision)
+
+    monkeypatch.setattr(other._ledger, "take", fails_once)
+    with pytest.raises(RuntimeError, match="a bug"):
+        other.catch_up()
+    assert other.catch_up() == log.catch_up()
+
+
+def test_who_appended_is_told_so_also_if_others_have_gone_on_meanwhile(broker, monkeypatch):
+    """What comes behind the record before its writer reads it back does not make it a loser."""
+    cache = MemoryStateCache()
+    log, other = (topic_log(broker, cache, history=False) for _ in range(2))
+    state = log.append(start())
+    send = log._send
+
+    def overtaken(decision: Decision) -> Record:
+        sent = send(decision)
+        following = other.append(commands.pause(other.catch_up()[EXPERIMENT], ORIGIN))
+        other.append(commands.resume(following, ORIGIN))
+        return sent
+
+    monkeypatch.setattr(log, "_send", overtaken)
+    assert log.append(enter(state)).revision == 4
+
+
+def test_a_log_without_history_keeps_nothing_a_record(broker):
+    log = topic_log(broker, MemoryStateCache(), history=False)
+    state = log.append(start())
+    held = [len(part) for part in vars(log._ledger).values() if isinstance(part, dict)]
+    for _ in range(10):
+        state = log.append(commands.resume(log.append(commands.pause(state, ORIGIN)), ORIGIN))
+    assert [len(part) for part in vars(log._ledger).values() if isinstance(part, dict)] == held
