@@ -14,6 +14,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from services.adapters.kafka_client import answering, connection
+from services.adapters.record_batches import read_any_names
 from services.adapters.topics import topic_partitions
 from services.errors import DataLossError, UnavailableError
 from services.ports import Record
@@ -36,6 +37,7 @@ class KafkaEventConsumer:
     def __init__(self, settings: Settings, **options: Any):
         self._settings = settings
         self._placed: set[Pair] = set()
+        read_any_names()
         self._client = KafkaConsumer(
             **connection(settings),
             auto_offset_reset="none",
@@ -76,8 +78,16 @@ class KafkaEventConsumer:
             raise DataLossError(self._outside(error)) from error
         except KafkaError as error:
             log.warning("poll: %s", error)
+            self._let_go()
             return []
         return [self._record(raw) for records in fetched.values() for raw in records]
+
+    def _let_go(self) -> None:
+        """Fetch what could not be read anew. kafka-python keeps it, at its end, and would look for more in it
+        for ever, whatever the timeout; so the other partitions would never be read."""
+        unread = self._client._fetcher._next_partition_records
+        if unread is not None:
+            unread.drain()
 
     def positions(self) -> dict[Pair, int]:
         """Next offset to be read of every assigned pair."""
