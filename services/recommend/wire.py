@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -223,11 +223,26 @@ def from_query(kind: type[S], query: bytes) -> S:
 
 def _pairs(query: str) -> Iterable[tuple[str, str]]:
     """Names and values of a query string; without escapes a split does what parse_qsl does, in a fifth of
-    the time."""
+    the time. Raises BadInputError for escapes that are not UTF-8: replaced, they would make one id of many."""
     if "%" in query or "+" in query:
-        return parse_qsl(query, keep_blank_values=True)
+        try:
+            return parse_qsl(query, keep_blank_values=True, errors="strict")
+        except UnicodeDecodeError as error:
+            raise BadInputError(_undecodable(query), "its %-escapes are not UTF-8") from error
     parts = (part.partition("=") for part in query.split("&") if part)
     return [(name, value) for name, _, value in parts]
+
+
+def _undecodable(query: str) -> str:
+    """The field whose escapes can't be decoded."""
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        try:
+            name = unquote_plus(name, errors="strict")
+            unquote_plus(value, errors="strict")
+        except UnicodeDecodeError:
+            return shortened(name) or "query"
+    return "query"
 
 
 def from_fields(kind: type[S], fields: Mapping[str, object]) -> S:

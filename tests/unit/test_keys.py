@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -147,6 +148,10 @@ WRONG = [
     ("limit=5", "limit"),
     ("staff=perhaps", "staff"),
     ("exclude=" + ",".join(["i1"] * 1001), "exclude"),
+    ("n=5&user_id=%ff", "user_id"),
+    ("user_id=M%FCller", "user_id"),
+    ("session_id=%ED%A0%80&user_id=u1", "session_id"),
+    ("exclude=i1,%c3", "exclude"),
 ]
 
 
@@ -155,6 +160,15 @@ def test_a_wrong_field_is_named(shop: Shop, query: str, field: str) -> None:
     with shop.client() as call:
         response = call.get(f"/recommend?{query}")
     assert (response.status_code, response.json()["error"]["field"]) == (422, field)
+
+
+def test_escapes_that_are_utf_8_are_taken_as_they_are_and_others_never_replaced() -> None:
+    for user in ("Müller", "\ufffd", "日本 1", "a+b&c=d"):
+        query = f"user_id={quote(user)}&n=5".encode()
+        assert from_query(RecommendRequest, query).user_id == user
+    assert from_query(RecommendRequest, b"user_id=%EF%BF%BD+x").user_id == "\ufffd x"
+    with pytest.raises(BadInputError, match="%ff: its %-escapes are not UTF-8"):
+        from_query(RecommendRequest, b"n=5&%ff=1")
 
 
 def test_an_endless_query_is_refused_with_advice() -> None:
