@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+EXPERIMENT_NAME = r"^[A-Za-z0-9._-]{1,64}$"  # as the HTTP API reaches one by its path
+
 
 class Settings(BaseSettings):
     """What every process of one Ringside installation agrees on.
@@ -28,7 +30,11 @@ class Settings(BaseSettings):
         4, ge=1, description="Of `exposures` and `events`; fixed at creation (Kafka: 32)."
     )
     mlflow_uri: str = Field("", repr=False, description="MLflow tracking URI; empty: SQLite under `home`.")
-    experiment: str = Field("storefront", description="Id of the experiment that this installation serves.")
+    experiment: str = Field(
+        "storefront",
+        pattern=EXPERIMENT_NAME,
+        description="Id of the experiment that this installation serves.",
+    )
 
     # Who may do what: "role=sha256hex" pairs, comma separated; several keys a role allow rotation.
     keys: str = Field(

@@ -1,6 +1,7 @@
 """`ringside experiment …`: each command is one audited decision, appended by whoever is logged in."""
 
 import getpass
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from services.decider.showing import Counted, progress
 from services.errors import BadInputError
 from services.ports import DecisionLog
 from services.recounting import Asked, RecountRefusedError
-from services.settings import Settings
+from services.settings import EXPERIMENT_NAME, Settings
 
 app = typer.Typer(no_args_is_help=True, help="Experiments: what serves, what competes, what was decided.")
 
@@ -39,9 +40,11 @@ def start(
 ) -> None:
     """Begin, with a first champion."""
     settings = Settings()
+    name = experiment or settings.experiment
+    if re.fullmatch(EXPERIMENT_NAME, name) is None:  # the other commands reach what an older version began
+        raise BadInputError("--experiment", f"{name!r} does not match {EXPERIMENT_NAME}")
     _require_model(settings, model_version)
     champion = {"name": arm or model_version, "model_version": model_version}
-    name = experiment or settings.experiment
     with _log(settings) as log:
         if name in log.catch_up():
             raise BadInputError("experiment", f"{name!r} was already started; see `ringside experiment show`")

@@ -223,7 +223,7 @@ def from_query(kind: type[S], query: bytes) -> S:
 
 def _pairs(query: str) -> Iterable[tuple[str, str]]:
     """Names and values of a query string; without escapes a split does what parse_qsl does, in a fifth of
-    the time. Raises BadInputError for escapes that are not UTF-8: replaced, they would make one id of many."""
+    the time. Raises BadInputError for escapes that are not UTF-8: replaced, they would make many ids one."""
     if "%" in query or "+" in query:
         try:
             return parse_qsl(query, keep_blank_values=True, errors="strict")

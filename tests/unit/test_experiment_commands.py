@@ -114,8 +114,14 @@ def test_show_tells_arms_weights_and_the_last_decisions(log):
         (["start", "pop-1", "--set", "speed=3"], "rules.speed: unknown; known are unit"),
         (["start", "pop-1", "--set", "margin=much"], "rules.margin: 'much' is not like"),
         (["start", "pop-1", "--set", "margin"], "--set margin: expected RULE=VALUE"),
-        (["start", "pop-1", "--set", "alpha=2"], "rules.alpha: 2.0 is not strictly between 0 and 1"),
+        (["start", "pop-1", "--set", "alpha=2"], "rules.alpha: 2.0 is not at least 1e-12 and below 1"),
         (["start", "pop-1", "--arm", "a|b"], "arm name 'a|b' must match"),
+        (
+            ["start", "pop-1", "--experiment", "a/b"],
+            "--experiment: 'a/b' does not match ^[A-Za-z0-9._-]{1,64}$",
+        ),
+        (["start", "pop-1", "--experiment", "shop\n"], "--experiment: 'shop\\n' does not match"),
+        (["start", "pop-1", "--experiment", "s" * 65], "--experiment: 'sss"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_reason(log, words, message):
