@@ -439,6 +439,7 @@ def test_a_malformed_record_is_refused_and_the_fold_goes_on(detail):
     ("field", "value"),
     [
         ("alpha", 0),
+        ("alpha", 5e-324),
         ("margin", 1.0),
         ("floor", -0.1),
         ("ramp", (0.2, 0.1)),
