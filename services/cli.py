@@ -1,9 +1,11 @@
 """`ringside …`: the list of commands, each translated into one call. A process imports only what it needs."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from services.decider.commands import app as experiment_app
 from services.errors import RingsideError
@@ -26,12 +28,24 @@ app.add_typer(models_app, name="models")
 app.command()(train)
 
 
+def _positive(number: float | None) -> float | None:
+    """Refuse what is no length of time and no rate. Nan passes every bound: it is neither below nor above."""
+    if number is not None and not 0 < number < math.inf:
+        raise typer.BadParameter(f"{number:g} is not a positive number")
+    return number
+
+
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Default: a free one.")]
+
+
 @app.command()
 def recommend(
     reload: Annotated[
         bool, typer.Option("--reload", help="Replace the workers that run here one by one, then return.")
     ] = False,
-    within_s: Annotated[float, typer.Option("--within", help="Seconds to wait for a reload.")] = 300.0,
+    within_s: Annotated[
+        float, typer.Option("--within", callback=_positive, help="Seconds to wait for a reload.")
+    ] = 300.0,
 ) -> None:
     """Serve recommendations over HTTP."""
     if reload:
@@ -103,8 +117,12 @@ def shop() -> None:
 
 @app.command()
 def simulate(
-    sessions_per_s: Annotated[float, typer.Option("--sessions", help="Sessions opened a second.")] = 10.0,
-    for_s: Annotated[float | None, typer.Option("--for", help="Seconds; without it until stopped.")] = None,
+    sessions_per_s: Annotated[
+        float, typer.Option("--sessions", callback=_positive, help="Sessions opened a second.")
+    ] = 10.0,
+    for_s: Annotated[
+        float | None, typer.Option("--for", callback=_positive, help="Seconds; without it until stopped.")
+    ] = None,
     summary: Annotated[Path | None, typer.Option(help="JSON file, replaced every second.")] = None,
     seed: Annotated[int, typer.Option(help="Of who comes when, and of their luck.")] = 0,
 ) -> None:
@@ -117,7 +135,9 @@ def simulate(
 @app.command()
 def demo(
     headless: Annotated[bool, typer.Option(help="Play the story without a person.")] = False,
-    for_s: Annotated[float, typer.Option("--for", help="Seconds to run when headless.")] = 240.0,
+    for_s: Annotated[
+        float, typer.Option("--for", callback=_positive, help="Seconds to run when headless.")
+    ] = 240.0,
     report: Annotated[Path | None, typer.Option(help="Where the JSON report goes.")] = None,
 ) -> None:
     """The whole loop on this machine, with simulated shoppers."""
@@ -128,7 +148,7 @@ def demo(
 
 @app.command()
 def broker(
-    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Default: a free one.")] = None,
+    port: Port = None,
     partitions: Annotated[
         int | None,
         typer.Option(min=1, help="Of exposures and events. Default: RINGSIDE_KAFKA_PARTITIONS, else 4."),
@@ -148,9 +168,7 @@ def broker(
 
 
 @app.command()
-def redis(
-    port: Annotated[int | None, typer.Option(help="Default: a free one.")] = None,
-) -> None:
+def redis(port: Port = None) -> None:
     """Run a Redis that keeps its data under RINGSIDE_HOME until stopped; prints how to reach it."""
     from services import bootstrap
 
@@ -163,8 +181,8 @@ def redis(
 
 @app.command()
 def kafka(
-    port: Annotated[int | None, typer.Option(help="Default: a free one.")] = None,
-    partitions: Annotated[int, typer.Option(help="Of exposures and events; fixed at creation.")] = 32,
+    port: Port = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Of exposures and events; fixed at creation.")] = 32,
 ) -> None:
     """Run Apache Kafka that keeps its log under RINGSIDE_HOME until stopped; prints how to reach it."""
     from services import bootstrap
@@ -198,7 +216,9 @@ def topics() -> None:
 @app.command()
 def health(
     process: Annotated[str, typer.Argument(help="recommend, console, shop, or a worker such as bandit.")],
-    within_s: Annotated[float, typer.Option("--within", help="Seconds a worker may be silent.")] = 30.0,
+    within_s: Annotated[
+        float, typer.Option("--within", callback=_positive, help="Seconds a worker may be silent.")
+    ] = 30.0,
 ) -> None:
     """Health check of a process on this host: exit status 0, or 1 with what is wrong."""
     from services import bootstrap
@@ -230,9 +250,19 @@ def champion_only(
 
 
 def main() -> None:
-    """Entry point: a RingsideError is one line on stderr, not a traceback."""
+    """Entry point: a RingsideError, or a setting that makes no sense, is one line on stderr, not a
+    traceback."""
     try:
         app()
     except RingsideError as error:
-        typer.secho(f"ringside: {error}", err=True, fg=typer.colors.RED)
-        raise SystemExit(2) from error
+        raise _refused(str(error)) from error
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        bad = [f"RINGSIDE_{one['loc'][0]}".upper() + f": {one['msg']}" for one in error.errors()]
+        raise _refused("; ".join(bad)) from error  # a value may be a secret: it is not repeated
+
+
+def _refused(why: str) -> SystemExit:
+    typer.secho(f"ringside: {why}", err=True, fg=typer.colors.RED)
+    return SystemExit(2)
