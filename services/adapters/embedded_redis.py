@@ -7,6 +7,7 @@ from pathlib import Path
 
 import redis
 
+from services.adapters.claim import Claim
 from services.adapters.server import Server, free_port
 from services.errors import ConfigurationError, UnavailableError
 
@@ -40,10 +41,14 @@ class EmbeddedRedis:
     def __init__(self, directory: Path | None = None, port: int | None = None, executable: str | None = None):
         self._temporary = tempfile.TemporaryDirectory(prefix="ringside-redis-") if directory is None else None
         self.directory = Path(self._temporary.name) if self._temporary else Path(directory or "")
-        self.directory.mkdir(parents=True, exist_ok=True)
         self._log = self.directory / "redis.log"
         self._executable = executable or redis_executable()
-        self.server, self.port = self._start(port)
+        self._claim = Claim(self.directory, "Redis")
+        try:
+            self.server, self.port = self._start(port)
+        except BaseException:
+            self._claim.release()
+            raise
 
     @property
     def url(self) -> str:
@@ -58,6 +63,7 @@ class EmbeddedRedis:
     def stop(self) -> None:
         """Stop, and remove what was temporary; idempotent."""
         self.server.stop()
+        self._claim.release()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -78,7 +84,7 @@ class EmbeddedRedis:
         raise failure or AssertionError("unreachable")
 
     def _start_on(self, port: int) -> Server:
-        server = Server(self._command(port), log=self._log)
+        server = Server(self._command(port), log=self._log, claim=self._claim)
         server.wait_until(lambda: _pings(port, server.pid), START_S, "redis")
         return server
 

@@ -10,6 +10,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
+from services.adapters.claim import Claim
 from services.adapters.kafka_admin import KafkaLogAdmin
 from services.adapters.server import Server, answers, free_port
 from services.errors import ConfigurationError
@@ -52,8 +53,13 @@ class LocalKafka:
         self.partitions = partitions
         self.port = port or free_port(HOST)
         self._jars = kafka_jars()
-        self._format()
-        self.server = self._start()
+        self._claim = Claim(self.directory, "Kafka")
+        try:
+            self._format()
+            self.server = self._start()
+        except BaseException:
+            self._claim.release()
+            raise
 
     @property
     def bootstrap(self) -> str:
@@ -83,6 +89,7 @@ class LocalKafka:
     def stop(self) -> None:
         """Stop; the log stays in `directory`. Idempotent."""
         self.server.stop()
+        self._claim.release()
 
     def __enter__(self) -> "LocalKafka":
         return self
@@ -91,7 +98,6 @@ class LocalKafka:
         self.stop()
 
     def _format(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
         properties = self.directory / "server.properties"
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
         if (self.directory / "log" / "meta.properties").exists():
@@ -107,7 +113,7 @@ class LocalKafka:
 
     def _start(self) -> Server:
         command = self._java("kafka.Kafka", str(self.directory / "server.properties"))
-        server = Server(command, log=self.directory / "kafka.log")
+        server = Server(command, log=self.directory / "kafka.log", claim=self._claim)
         server.wait_until(lambda: answers(HOST, self.port), START_S, "Apache Kafka")
         return server
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from services.adapters.claim import Claim
 from services.errors import ConfigurationError, UnavailableError
 
 STOP_S = 10.0
@@ -20,9 +21,15 @@ STOP_S = 10.0
 
 class Server:
     """A running server. `pid` is its process (not the leash that holds it); `log` its output, None:
-    inherited; `env` its whole environment, None: ours."""
+    inherited; `env` its whole environment, None: ours; `claim`: of its folder, kept while it lives."""
 
-    def __init__(self, command: Sequence[str], log: Path | None = None, env: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        claim: Claim | None = None,
+    ):
         leash = [sys.executable, "-m", "services.adapters.leash"]
         options = [] if log is None else ["--log", str(log)]
         self.log = log
@@ -32,6 +39,7 @@ class Server:
             stdout=subprocess.PIPE,
             start_new_session=True,
             env=None if env is None else dict(env),
+            pass_fds=() if claim is None else (claim.file,),
         )
         self.pid = int(self.read_line() or 0)
 

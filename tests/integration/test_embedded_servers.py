@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from services import bootstrap
-from services.adapters import embedded_redis
+from services.adapters import claim, embedded_redis, local_kafka
 from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis, check_embedded_window
 from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
 from services.adapters.server import Server, free_port
@@ -272,7 +272,6 @@ def test_an_id_of_the_cluster_may_begin_with_a_dash(
     kafka_broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`kafka_broker`: only where a Kafka can run."""
-    from services.adapters import local_kafka
 
     class Formatted(local_kafka.LocalKafka):
         def _start(self) -> Any:
@@ -282,3 +281,39 @@ def test_an_id_of_the_cluster_may_begin_with_a_dash(
     Formatted(tmp_path / "kafka", partitions=1)
     told = (tmp_path / "kafka" / "log" / "meta.properties").read_text("utf-8")
     assert "cluster.id=-AAAAAAAAAAAAAAAAAAAAA" in told
+
+
+def test_a_folder_has_one_redis_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would write one append-only file."""
+    with EmbeddedRedis(tmp_path) as running, redis.Redis.from_url(running.url) as client:
+        client.set("a", 1)
+        monkeypatch.setattr(claim, "PATIENCE_S", 0.2)
+        with pytest.raises(ConfigurationError, match="another Redis keeps its data there"):
+            EmbeddedRedis(tmp_path)
+        running.server.kill()
+        running.restart()
+        assert client.get("a") == b"1"
+    with EmbeddedRedis(tmp_path):
+        pass
+
+
+def test_a_folder_is_claimed_until_the_server_of_a_killed_owner_has_ended(tmp_path: Path) -> None:
+    words = command("redis", "--port", str(free_port()))
+    env = os.environ | {"RINGSIDE_HOME": str(tmp_path)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        [kept] = tmp_path.rglob(claim.LOCK)
+        owner.kill()
+        with EmbeddedRedis(kept.parent) as running:  # waits for it
+            assert running.server.alive()
+
+
+def test_a_folder_has_one_kafka_at_a_time(kafka_broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "PATIENCE_S", 0.2)
+    properties = kafka_broker.directory / "server.properties"
+    before = properties.read_bytes()
+    with pytest.raises(ConfigurationError, match="another Kafka keeps its data there; use that one, stop it"):
+        local_kafka.LocalKafka(kafka_broker.directory)
+    assert properties.read_bytes() == before
+    assert kafka_broker.server.alive()
