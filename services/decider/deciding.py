@@ -208,10 +208,12 @@ def last_look_ms(state: Experiment, history: Sequence[Decision]) -> int:
 
 
 def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:
-    """Positions of the latest decision that was made from sums, unless somebody resumed since, or let
-    counting start at a moment: who accepts a loss accepts that counting stands elsewhere."""
+    """Positions of the latest decision that was made from sums, unless somebody accepted a cause since, or
+    let counting start at a moment: who accepts a loss accepts that counting stands elsewhere. Older records
+    don't say what a `resume` accepted."""
     for decision in reversed(history):
-        if decision.kind == "resume" or (decision.kind == "recount" and decision.detail.get("from_ms")):
+        accepted = decision.kind == "resume" and decision.detail.get("accepts", True)
+        if accepted or (decision.kind == "recount" and decision.detail.get("from_ms")):
             return {}
         if decision.positions and decision.kind in ("allocate", "rollback"):
             return decision.positions

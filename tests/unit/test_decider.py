@@ -3,8 +3,9 @@
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from traffic import EXPERIMENT, RULES, Clock
@@ -519,9 +520,14 @@ def test_after_an_accepted_loss_all_units_are_new():
         "exposures/0": 3
     }
     assert decided_at([Decided("allocate", {"exposures/0": 3}), Decided("resume", {})]) == {}
+    after_a_pause = Decided("resume", {}, {"accepts": []})
+    assert decided_at([Decided("allocate", {"exposures/0": 3}), after_a_pause]) == {"exposures/0": 3}
+    accepted = Decided("resume", {}, {"accepts": ["partition 0: gone"]})
+    assert decided_at([Decided("allocate", {"exposures/0": 3}), accepted]) == {}
 
 
 @dataclass
 class Decided:
     kind: str
     positions: dict[str, int]
+    detail: dict[str, Any] = field(default_factory=dict)
