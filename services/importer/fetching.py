@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def fetched(url: str, folder: Path, most_bytes: int) -> Path:
     except httpx.HTTPStatusError as error:
         code, phrase = error.response.status_code, error.response.reason_phrase
         raise BadInputError("source", f"{shown(url)}: the server answered {code} {phrase}") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: no name of a host
         raise BadInputError("source", f"{shown(url)}: {error or type(error).__name__}") from error
     return path
 
@@ -71,6 +72,6 @@ def _save(response: httpx.Response, path: Path, most_bytes: int) -> None:
             if size > most_bytes:
                 raise BadInputError("source", f"{shown(str(response.url))}: {too_large(most_bytes)}")
             file.write(chunk)
-    if (changed := response.headers.get("last-modified")) is not None:
-        at_s = parsedate_to_datetime(changed).timestamp()
+    with suppress(ValueError, OverflowError):  # a server may say anything
+        at_s = parsedate_to_datetime(response.headers.get("last-modified", "")).timestamp()
         os.utime(path, (at_s, at_s))

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
+import pyarrow.compute as pc
 from pandera.pandas import Check, Column
 
 from models.contract import KINDS
 from services.importer.refusal import SHOWN, Finding, RefusedFileError
 
+MOST_STOCK = 2**31 - 1  # as /items takes
 _EARLIEST, _LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _finite = Check(lambda values: np.isfinite(values), name="is finite")
 _whole = Check(lambda values: values == np.floor(values), name="is a whole number")
@@ -22,6 +24,11 @@ _title = Check(lambda values: values.str.len() <= 500, name="has at most 500 cha
 _long = Check(lambda values: values.str.len() <= 10_000, name="has at most 10,000 characters")
 _plain = Check(  # numpy drops a NUL at the end: two ids would be one
     lambda values: ~values.str.match(r".*[\x00-\x1f\x7f]"), name="has no control characters"
+)
+
+_printed = Check(
+    lambda values: ~values.str.contains(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
+    name="has no control characters but tabs and ends of lines",
 )
 
 
@@ -54,11 +61,16 @@ RETAIL_LINES = pandera.DataFrameSchema(
 CATALOGUE = pandera.DataFrameSchema(
     {
         "item_id": _text(_short, _plain, unique=True),
-        "title": _text(_title),
-        "category": _text(_short, nullable=True),
+        "title": _text(_title, _printed),
+        "category": _text(_short, _printed, nullable=True),
         "price": _number(_not_negative, nullable=True),
-        "description": _text(_long, nullable=True),
-        "stock": _number(_whole, Check.ge(-1, error="is -1 (not tracked) or more"), nullable=True),
+        "description": _text(_long, _printed, nullable=True),
+        "stock": _number(
+            _whole,
+            Check.ge(-1, error="is -1 (not tracked) or more"),
+            Check.le(MOST_STOCK, error=f"is at most {MOST_STOCK}"),
+            nullable=True,
+        ),
         "hidden": Column(None, nullable=True),
         "first_seen": _time(nullable=True),
     }
@@ -132,4 +144,12 @@ def _finding(case: dict[str, object], table: pa.Table) -> Finding:
     sheet = table["sheet"][index].as_py() if "sheet" in table.column_names else ""
     row = table["row"][index].as_py() if "row" in table.column_names else index + 1
     rule = _RULES.get(str(case["check"]), str(case["check"]))
-    return Finding(sheet, row, str(case["column"]), rule, str(table[case["column"]][index].as_py()))
+    return Finding(sheet, row, str(case["column"]), rule, _shown(table[case["column"]][index]))
+
+
+def _shown(value: pa.Scalar) -> str:
+    """Also a time that Python has no word for."""
+    try:
+        return str(value.as_py())
+    except OverflowError:
+        return str(pc.cast(value, pa.string()).as_py())

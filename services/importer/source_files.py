@@ -34,11 +34,14 @@ _TYPED = {
     "DOUBLE": "TRY_CAST({} AS DOUBLE)",
     "BOOLEAN": "TRY_CAST({} AS BOOLEAN)",
 }
-# A time is ISO 8601 (without a zone: UTC), or seconds or milliseconds since the epoch.
+# A time is ISO 8601 (without a zone: UTC), or seconds or milliseconds since the epoch. DuckDB takes any two
+# digits as hours of an offset; nobody lives further than 14 hours from UTC.
+_NO_OFFSET = r":[0-9.]+\s*[+-](1[5-9]|[2-9][0-9]|[0-9]{{2}}:?[6-9])"
 _TIME_TEXT = (
+    f"CASE WHEN regexp_matches({{0}}, '{_NO_OFFSET}') THEN NULL ELSE "
     "coalesce(TRY_CAST({0} AS TIMESTAMPTZ), CASE WHEN abs(TRY_CAST({0} AS DOUBLE)) BETWEEN 1e8 AND 1e11 THEN "
     "to_timestamp(TRY_CAST({0} AS DOUBLE)) WHEN abs(TRY_CAST({0} AS DOUBLE)) BETWEEN 1e11 AND 1e14 THEN "
-    "to_timestamp(TRY_CAST({0} AS DOUBLE) / 1000) END)"
+    "to_timestamp(TRY_CAST({0} AS DOUBLE) / 1000) END) END"
 )
 
 
@@ -101,7 +104,9 @@ def read(
         raise BadInputError(path.name, "is empty")
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        _register(connection, path)
+        header = _register(connection, path)
+        if again := [name for name in columns if header.count(name) > 1]:
+            raise BadInputError(path.name, f"has the column {again[0]!r} more than once")
         present = {row[0]: row[1] for row in connection.sql("DESCRIBE raw").fetchall()}
         missing = [name for name in columns if name not in present and name not in optional]
         if missing:
@@ -116,17 +121,20 @@ def read(
         return connection.sql("SELECT * FROM typed ORDER BY sheet, row").to_arrow_table()
 
 
-def _register(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Make the view `raw`: the file's columns as they are, with `sheet` and `row`."""
+def _register(connection: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
+    """Make the table `raw`: the file's columns as they are, with `sheet` and `row`. Returns the names in its
+    header: DuckDB renames a column that comes twice."""
     reader = {".csv": _csv, ".parquet": _parquet, ".xlsx": _xlsx}.get(path.suffix.lower())
     if reader is None:
         raise BadInputError("source", f"{path.name}: kind {path.suffix!r} is not one of {', '.join(KINDS)}")
     try:
         with evenly_ended(path) if reader is _csv else nullcontext(path) as even:
-            connection.execute(f"CREATE TEMP TABLE raw AS {reader(connection, even)}")
+            query, header = reader(connection, even)
+            connection.execute(f"CREATE TEMP TABLE raw AS {query}")
     except duckdb.Error as error:
         said = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise BadInputError("source", f"{path.name} can't be read: {said}") from error
+    return header
 
 
 @contextmanager
@@ -155,20 +163,56 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line + file.read(1) if line.endswith(b"\r") else line
 
 
-def _csv(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
+def _csv(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, list[str]]:
+    """Several threads could not pad lines and take quoted line ends."""
     encoding = "utf-8" if _is_utf8(path) else "latin-1"
-    return (
-        f"SELECT *, '' AS sheet, row_number() OVER () + 1 AS row FROM read_csv({_quoted(path)}, "
-        f"header = true, all_varchar = true, encoding = '{encoding}', null_padding = true, "
-        "parallel = false)"  # several threads could not pad lines and take quoted line ends
+    told = (
+        f"{_quoted(path)}, all_varchar = true, encoding = '{encoding}', null_padding = true, parallel = false"
     )
+    quote = _quote(connection, told)
+    if quote != '"' and _holds_quotes(path):
+        told += ", sample_size = -1"  # DuckDB guesses by the first rows, which may need no quotes
+        quote = _quote(connection, told)
+    query = f"SELECT *, '' AS sheet, row_number() OVER () + 1 AS row FROM read_csv({told}, header = true)"
+    if quote != '"':
+        _refuse_unclosed(connection, path.name, query)
+    first = connection.sql(f"SELECT * FROM read_csv({told}, header = false) LIMIT 1").fetchall()
+    return query, list(first[0]) if first else []
 
 
-def _parquet(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
-    return f"SELECT *, '' AS sheet, row_number() OVER () AS row FROM read_parquet({_quoted(path)})"
+def _quote(connection: duckdb.DuckDBPyConnection, told: str) -> str:
+    """What DuckDB takes for the sign around fields."""
+    return connection.sql(f"SELECT Quote FROM sniff_csv({told}, header = true)").fetchall()[0][0]
 
 
-def _xlsx(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
+def _holds_quotes(path: Path) -> bool:
+    with path.open("rb") as file:
+        return any(b'"' in chunk for chunk in iter(lambda: file.read(LONGEST_LINE), b""))
+
+
+def _refuse_unclosed(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
+    """A quote that is opened and never closed lets DuckDB take every quote of the file for text."""
+    findings, total = [], 0
+    for column, *_ in connection.sql(f"DESCRIBE {query}").fetchall():
+        quoted = '"' + column.replace('"', '""') + '"'
+        odd = f"""length({quoted}) - length(replace({quoted}, '"', ''))"""
+        found = f"""FROM ({query}) WHERE {quoted} LIKE '"%' AND ({odd}) % 2 = 1"""
+        if column in _OURS or not (count := connection.sql(f"SELECT count(*) {found}").fetchall()[0][0]):
+            continue
+        total += count
+        shown = connection.sql(f"SELECT row, {quoted} {found} ORDER BY row LIMIT {SHOWN}").fetchall()
+        findings += [Finding("", row, column, "closes its quotes", value) for row, value in shown]
+    if findings:
+        raise RefusedFileError(name, findings, total)
+
+
+def _parquet(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, list[str]]:
+    query = f"SELECT *, '' AS sheet, row_number() OVER () AS row FROM read_parquet({_quoted(path)})"
+    schema = connection.sql(f"SELECT name FROM parquet_schema({_quoted(path)})").fetchall()
+    return query, [name for (name,) in schema]
+
+
+def _xlsx(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, list[str]]:
     from python_calamine import CalamineError, CalamineWorkbook
 
     try:
@@ -179,11 +223,12 @@ def _xlsx(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
     sheets = [sheet for sheet in sheets if sheet is not None]
     if not sheets:
         raise BadInputError("source", f"{path.name} has no rows")
-    connection.register("sheets", pa.concat_tables(sheets, promote_options="default"))
-    return "SELECT * FROM sheets"
+    connection.register("sheets", pa.concat_tables([table for table, _ in sheets], promote_options="default"))
+    again = [name for _, header in sheets for name in header if header.count(name) > 1]
+    return "SELECT * FROM sheets", again
 
 
-def _sheet(workbook: object, name: str) -> pa.Table | None:
+def _sheet(workbook: object, name: str) -> tuple[pa.Table, list[str]] | None:
     rows = workbook.get_sheet_by_name(name).to_python(skip_empty_area=False)
     if len(rows) < 2:
         return None
@@ -193,7 +238,8 @@ def _sheet(workbook: object, name: str) -> pa.Table | None:
         {title: pa.array(column, pa.string()) for title, column in zip(header, texts, strict=True) if title}
     )
     numbers = pa.array(range(2, len(rows) + 1), pa.int64())
-    return table.append_column("sheet", pa.array([name] * len(numbers))).append_column("row", numbers)
+    table = table.append_column("sheet", pa.array([name] * len(numbers))).append_column("row", numbers)
+    return table, header
 
 
 def _is_utf8(path: Path) -> bool:

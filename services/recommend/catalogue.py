@@ -23,7 +23,10 @@ from services.recommend.wire import MAX_LISTED
 MAX_CHANGES = 1_000
 PLAIN = r"^[^\x00-\x1f\x7f]+$"  # numpy drops a NUL at the end: two ids would be one
 ItemId = Annotated[str, Field(min_length=1, max_length=200, pattern=PLAIN)]
-Text = Annotated[str, Field(max_length=500)]
+PRINTED = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"  # tabs and ends of lines are
+Title = Annotated[str, Field(max_length=500, pattern=PRINTED)]
+Category = Annotated[str, Field(max_length=200, pattern=PRINTED)]
+Description = Annotated[str, Field(max_length=10_000, pattern=PRINTED)]
 
 
 class Change(BaseModel):
@@ -31,14 +34,14 @@ class Change(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
-    title: Text | None = None
-    category: Annotated[str, Field(max_length=200)] | None = None
+    title: Title | None = None
+    category: Category | None = None
     price: Annotated[float, Field(ge=0, le=1e9)] | None = None
     stock: (
         Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")] | None
     ) = None
     hidden: bool | None = None
-    description: Annotated[str, Field(max_length=10_000)] | None = None
+    description: Description | None = None
 
 
 class ItemChange(Change):
@@ -50,12 +53,12 @@ class ItemChange(Change):
 class Item(ItemChange):
     """A whole item: new, or replacing what was known."""
 
-    title: Annotated[str, Field(min_length=1, max_length=500)]
-    category: Annotated[str, Field(max_length=200)] = ""
+    title: Annotated[Title, Field(min_length=1)]
+    category: Category = ""
     price: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     stock: Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")] = -1
     hidden: bool = False
-    description: Annotated[str, Field(max_length=10_000)] = ""
+    description: Description = ""
 
 
 class Changed(BaseModel):

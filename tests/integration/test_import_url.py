@@ -70,7 +70,7 @@ class Server(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(length))
-        self.send_header("Last-Modified", CHANGED)
+        self.send_header("Last-Modified", "yesterday" if self.path == "/lines.csv" else CHANGED)
         self.end_headers()
 
     def _pour(self) -> None:
@@ -155,8 +155,10 @@ def test_a_broken_download_leaves_everything_as_it_was(
     assert not list((tmp_path / "fetched").iterdir())
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1/items.csv", "http://[::bad/items.csv", "http:///x"])
+@pytest.mark.parametrize("address", [
+    "http://127.0.0.1:1/items.csv", "http://[::bad/items.csv", "http:///x", "http://..a/x", r"http://xn--\x00/a.csv",
+])  # fmt: skip
 def test_an_address_where_nobody_answers_is_refused(address: str, settings: Settings) -> None:
-    with pytest.raises(BadInputError, match="source"):
+    with pytest.raises(BadInputError, match="source: http:"):
         import_data(settings, Order(address, address), NOW)
     assert not settings.data_path.exists()

@@ -255,12 +255,78 @@ def test_a_mistake_in_a_file_whose_lines_end_in_two_ways_is_named_by_its_row(set
             "has no column 'item_id'; it has at, user_id$",
         ),
         ("", "user_id,item_id,at\nu,a,2026-01-01\n", "items.csv: is empty"),
+        (
+            "item_id,title,stock\na,x,3000000000\n",
+            "user_id,item_id,at\nu,a,2026-01-01\n",
+            "'stock', row 2: '3000000000.0' .*is at most 2147483647",
+        ),
+        (
+            'item_id,title\na,x\nb,"unclosed\nc,z\n',
+            "user_id,item_id,at\nu,a,2026-01-01\n",
+            "'title', row 3: '\"unclosed' .*closes its quotes",
+        ),
+        ("item_id,title\na,x\x00\n", "user_id,item_id,at\nu,a,2026-01-01\n", "'title', row 2.*no control"),
+        ("item_id,title,title\na,x,y\n", "user_id,item_id,at\nu,a,2026-01-01\n", "'title' more than once"),
+        *(
+            ("item_id,title\na,x\n", f"user_id,item_id,at\nu,a,2026-01-01T00:00:00{offset}\n", "'at', row 2")
+            for offset in ("+99:00", "-15:00", "+2400", "+01:60")
+        ),
     ],
 )
 def test_a_bad_storefront_file_is_refused(items, interactions, message, settings, tmp_path) -> None:
     with pytest.raises(BadInputError, match=message):
         import_data(settings, Order(str(write_storefront(tmp_path, items, interactions))), NOW)
     assert not settings.data_path.exists()
+
+
+@pytest.mark.parametrize("offset", ["+14:00", "-12:00", "+0545", "-03", "Z"])
+def test_an_offset_of_a_place_on_earth_is_taken(offset, settings, tmp_path) -> None:
+    write_storefront(
+        tmp_path, "item_id,title\na,x\n", f"user_id,item_id,at\nu,a,2026-01-02T00:00:00{offset}\n"
+    )
+    wanted = datetime.fromisoformat(f"2026-01-02T00:00:00{offset}")
+    assert import_data(settings, Order(str(tmp_path)), NOW)["window"][0] == wanted.astimezone(UTC).isoformat()
+
+
+def test_quotes_are_quotes_however_late_the_first_one_comes_and_inches_are_text(settings, tmp_path) -> None:
+    plain = "".join(f"i{row},T{row},c\n" for row in range(25_000))
+    lines = "user_id,item_id,at\nu,z,2026-01-01\n"
+    write_storefront(tmp_path, f'item_id,title,category\n{plain}y,"A, ""b""",c\nz,"B",c\n', lines)
+    import_data(settings, Order(str(tmp_path)), NOW)
+    assert ParquetDataStore(settings.data_path).load().catalogue.title[-2:].tolist() == ['A, "b"', "B"]
+    write_storefront(tmp_path, 'item_id,title\na,5" nail\nz,6" x 3" nail\n', lines)
+    import_data(settings, Order(str(tmp_path)), NOW)
+    assert ParquetDataStore(settings.data_path).load().catalogue.title[0] == '5" nail'
+
+
+@pytest.mark.parametrize(("unit", "far"), [("ms", 9 * 10**15), ("us", -9 * 10**18)])
+def test_a_time_beyond_every_calendar_is_named_by_its_row(unit, far, settings, tmp_path) -> None:
+    seen = pa.array([1_700_000_000 * {"ms": 10**3, "us": 10**6}[unit], far], pa.timestamp(unit))
+    pq.write_table(
+        pa.table({"item_id": ["a", "b"], "title": ["x", "y"], "first_seen": seen}), tmp_path / "items.parquet"
+    )
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu,a,2026-01-01\n")
+    with pytest.raises(RefusedFileError, match="'first_seen', row 2: .*lies between 1990 and 2100"):
+        import_data(settings, Order(str(tmp_path)), NOW)
+
+
+def test_a_column_that_comes_twice_is_refused_in_every_kind_of_file(settings, tmp_path) -> None:
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu,a,2026-01-01\n")
+    columns = [["a"], ["x"], ["y"]]
+    twice = pa.Table.from_arrays([pa.array(column) for column in columns], ["item_id", "title", "title"])
+    pq.write_table(twice, tmp_path / "items.parquet")
+    with pytest.raises(BadInputError, match="items.parquet: has the column 'title' more than once"):
+        import_data(settings, Order(str(tmp_path)), NOW)
+    (tmp_path / "items.parquet").unlink()
+    book = openpyxl.Workbook()
+    for row in (["item_id", "title", "item_id"], ["a", "x", "b"]):
+        book.active.append(row)
+    book.save(tmp_path / "items.xlsx")
+    with pytest.raises(BadInputError, match="items.xlsx: has the column 'item_id' more than once"):
+        import_data(settings, Order(str(tmp_path)), NOW)
+    write_storefront(tmp_path, "item_id,title,x,x\na,x,1,2\n", "user_id,item_id,at\nu,a,2026-01-01\n")
+    (tmp_path / "items.xlsx").unlink()
+    assert import_data(settings, Order(str(tmp_path)), NOW)["counts"]["items"] == 1  # not one of ours
 
 
 def test_rebasing_moves_every_time_alike_and_the_held_out_part_begins_at_the_given_moment(

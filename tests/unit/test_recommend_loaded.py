@@ -132,6 +132,17 @@ def test_items_that_do_not_exist_are_not_changed(shop: Shop) -> None:
     assert (wrong.status_code, wrong.json()["error"]["field"]) == (422, "0.price")
 
 
+@pytest.mark.parametrize("field", ["title", "category", "description"])
+def test_a_text_with_control_characters_is_refused_by_its_name(shop: Shop, field: str) -> None:
+    shop.start()
+    with shop.client() as call:
+        for text in ("\x00", "Tea\x00", "Tea\x1b[2J"):
+            said = call.send("PATCH", "/items/i0", "admin", json={field: text})
+            assert (said.status_code, said.json()["error"]["field"]) == (422, field)
+        said = call.send("PATCH", "/items/i0", "admin", json={field: "two\nlines,\ttabbed"})
+    assert said.status_code == 200
+
+
 def test_a_change_that_the_log_did_not_take_changes_nothing(shop: Shop) -> None:
     shop.start()
     with shop.client() as call:
