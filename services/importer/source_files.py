@@ -169,12 +169,11 @@ def _csv(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, list[s
     told = (
         f"{_quoted(path)}, all_varchar = true, encoding = '{encoding}', null_padding = true, parallel = false"
     )
-    quote = _quote(connection, told)
-    if quote != '"' and _holds_quotes(path):
+    unsure = _quote(connection, told) != '"' and _holds_quotes(path)
+    if unsure:
         told += ", sample_size = -1"  # DuckDB guesses by the first rows, which may need no quotes
-        quote = _quote(connection, told)
     query = f"SELECT *, '' AS sheet, row_number() OVER () + 1 AS row FROM read_csv({told}, header = true)"
-    if quote != '"':
+    if unsure and _quote(connection, told) != '"':
         _refuse_unclosed(connection, path.name, query)
     first = connection.sql(f"SELECT * FROM read_csv({told}, header = false) LIMIT 1").fetchall()
     return query, list(first[0]) if first else []
@@ -192,18 +191,23 @@ def _holds_quotes(path: Path) -> bool:
 
 def _refuse_unclosed(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
     """A quote that is opened and never closed lets DuckDB take every quote of the file for text."""
-    findings, total = [], 0
-    for column, *_ in connection.sql(f"DESCRIBE {query}").fetchall():
-        quoted = '"' + column.replace('"', '""') + '"'
-        odd = f"""length({quoted}) - length(replace({quoted}, '"', ''))"""
-        found = f"""FROM ({query}) WHERE {quoted} LIKE '"%' AND ({odd}) % 2 = 1"""
-        if column in _OURS or not (count := connection.sql(f"SELECT count(*) {found}").fetchall()[0][0]):
-            continue
-        total += count
-        shown = connection.sql(f"SELECT row, {quoted} {found} ORDER BY row LIMIT {SHOWN}").fetchall()
-        findings += [Finding("", row, column, "closes its quotes", value) for row, value in shown]
+    described = connection.sql(f"DESCRIBE {query}").fetchall()
+    quoted = {
+        column: '"' + column.replace('"', '""') + '"' for column, *_ in described if column not in _OURS
+    }
+    odd = {
+        column: f"""{text} LIKE '"%' AND (length({text}) - length(replace({text}, '"', ''))) % 2 = 1"""
+        for column, text in quoted.items()
+    }
+    counts = ", ".join(f"count(*) FILTER ({condition})" for condition in odd.values())
+    found = dict(zip(odd, connection.sql(f"SELECT {counts} FROM ({query})").fetchall()[0], strict=True))
+    findings = []
+    for column in filter(found.get, odd):
+        where = f"FROM ({query}) WHERE {odd[column]} ORDER BY row LIMIT {SHOWN}"
+        rows = connection.sql(f"SELECT row, {quoted[column]} {where}").fetchall()
+        findings += [Finding("", row, column, "closes its quotes", value) for row, value in rows]
     if findings:
-        raise RefusedFileError(name, findings, total)
+        raise RefusedFileError(name, findings, sum(found.values()))
 
 
 def _parquet(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, list[str]]:
