@@ -9,6 +9,7 @@ command does no harm. Types live in `experiments.state`, what each kind of decis
 from collections.abc import Iterable
 from dataclasses import replace
 
+from experiments.shapes import require_detail
 from experiments.state import (
     Arm,
     Counting,
@@ -84,6 +85,7 @@ def apply(state: Experiment | None, decision: Decision, *, spare: bool = False) 
     expected = state.revision + 1 if state else 1
     if decision.revision != expected:
         raise VoidRevision(f"revision {decision.revision} is void, the next one is {expected}")
+    _require_detail(decision)
     try:
         changed = weigh(_step(state, decision), decision, spare)
     except (LookupError, TypeError, AttributeError) as error:
@@ -101,3 +103,11 @@ def _step(state: Experiment | None, decision: Decision) -> Experiment:
     possible = step is not None and state.status in step.allowed
     require(possible, f"{kind} is not possible while {name} is {state.status}")
     return step.effect(state, decision)
+
+
+def _require_detail(decision: Decision) -> None:
+    """What the effects take for granted, and whoever reads the record later."""
+    try:
+        require_detail(decision.kind, decision.detail)
+    except ValueError as error:
+        raise IllegalTransition(f"{decision.kind}: {error}") from error

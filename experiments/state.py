@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from experiments.shapes import LATEST_MS, moment, require_evidence, require_writable
+
 Unit = Literal["request", "session", "user_day"]
 Role = Literal["champion", "challenger", "holdback", "retired"]
 Status = Literal["running", "paused", "held", "ended"]
@@ -183,6 +185,9 @@ class Decision:
     answer {answers, outcome: refused or failed, ...}, confirm {confirms: revision, replicas, seconds},
     hold {causes: [...]}, resume {accepts: causes of the hold that it lifts, rules?}, recount {from_ms,
     dropped}.
+
+    Raises ValueError where a value can't be one of a decision, whatever the history: a time that no clock of
+    ours shows, evidence in another shape (experiments.shapes), a number or a nesting without end.
     """
 
     experiment: str
@@ -200,6 +205,13 @@ class Decision:
     detail: Mapping[str, Any] = field(default_factory=dict)
     code_version: str = ""
     v: int = 1
+
+    def __post_init__(self) -> None:
+        if not moment(self.received_at) or self.received_at < 0:
+            raise ValueError(f"received_at is not between 0 and {LATEST_MS}")
+        for name in ("positions", "evidence", "detail"):
+            require_writable(name, getattr(self, name))
+        require_evidence(self.evidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

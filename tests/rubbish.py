@@ -46,6 +46,18 @@ UNFIT: dict[str, dict[str, dict[str, Any]]] = {  # by topic: what our own proces
         "no id": {"event_id": ""},
         "an unknown deed": {"type": "stare"},
     },
+    events.DECISIONS: {
+        "evidence that is a list": {"evidence": []},
+        "arms that are a text": {"evidence": {"arms": "text"}},
+        "a count that is a text": {"evidence": {"arms": {"a": {"n": "many"}}}},
+        "races that are a number": {"evidence": {"races": 5}},
+        "a race of nobody": {"evidence": {"races": [{"log_e": 1.0}]}},
+        "a race to nowhere": {"evidence": {"races": [{"arm": "a", "log_e": 1.0, "log_threshold": 0}]}},
+        "an account that is a text": {"evidence": {"accounting": {"a": {"counted": "x"}}}},
+        "a watermark after time": {"evidence": {"watermark_ms": 10**17}},
+        "a number without end": {"detail": {"number": 10**40}},
+        "detail without end": {"detail": {"deep": json.loads("[" * 60 + "]" * 60)}},
+    },
     events.ITEMS: {
         "stock that no shelf holds": {"stock": 3_000_000_000},
         "stock below nothing": {"stock": -2},
@@ -70,7 +82,6 @@ UNFIT: dict[str, dict[str, dict[str, Any]]] = {  # by topic: what our own proces
         "nobody": {"user_id": ""},
     },
 }
-UNBOUNDED = (events.DECISIONS,)  # whole numbers in them have no bounds: the fold judges decisions
 HEADERS: tuple[tuple[str, bytes], ...] = (  # of letters that nobody sent
     ("origin", b"events/0/" + b"9" * 5_000),
     ("origin", b"events/" + b"9" * 5_000 + b"/0"),
@@ -85,9 +96,7 @@ def worse(topic: str, message: object) -> dict[str, bytes]:
     """`message` with one field that makes it unreadable, by what is wrong with it."""
     said = json.loads(events.encode(message))
     return {
-        name: json.dumps(said | change).encode()
-        for name, change in (WORSE | UNFIT.get(topic, {})).items()
-        if topic not in UNBOUNDED or not isinstance(change.get("received_at"), int)
+        name: json.dumps(said | change).encode() for name, change in (WORSE | UNFIT.get(topic, {})).items()
     }
 
 
@@ -196,10 +205,10 @@ def illegal(state: Experiment, at_ms: int) -> dict[str, bytes]:
         "no weights": {"weights": {}},
         "a weights version beyond all counting": {"weights_version": 10**400},
         "an unknown kind of rules": {"kind": "resume", "detail": {"rules": {"alpha": "much"}}},
+        "a step of the ramp that is a text": {"kind": "allocate", "detail": {"ramp": {champion: "two"}}},
+        "a model that is a list": {"kind": "enter", "detail": {"arm": "late", "model_version": ["m"]}},
+        "a retraining of nothing": {"kind": "retrain", "detail": {}},
         "an arm that is a list": {"kind": "rollback", "detail": {"arm": [champion]}},
         "an undoing of a list": {"kind": "undo", "detail": {"reverts": [1]}},
-        "a time in nanoseconds": {"received_at": 1_700_000_000_000_000_000},
-        "a time without end": {"received_at": 10**400},
-        "a negative time": {"received_at": -1},
     }
     return {name: json.dumps(said | change, separators=(",", ":")).encode() for name, change in worse.items()}

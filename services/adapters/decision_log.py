@@ -83,7 +83,6 @@ class Ledger:
     def _fold(self, offset: int, decision: Decision) -> bool:
         name = decision.experiment
         try:
-            _require_time(decision)
             self.states[name] = apply(self.states.get(name), decision, spare=name in self._ours)
         except MemoryError:  # says nothing about the record
             raise
@@ -276,12 +275,6 @@ class KafkaDecisionLog:
             self._cache.put(state)
         except UnavailableError as error:
             logger.warning("%s: revision %d is decided, not cached: %s", state.name, state.revision, error)
-
-
-def _require_time(decision: Decision) -> None:
-    """The state carries the time on, to whoever shows or adds it. Raises ValueError."""
-    if not 0 <= decision.received_at <= events.LATEST_MS:
-        raise ValueError(f"received_at is not between 0 and {events.LATEST_MS}")
 
 
 def _perhaps(decision: Decision, error: UnavailableError) -> str:

@@ -436,6 +436,64 @@ def test_a_malformed_record_is_refused_and_the_fold_goes_on(detail):
 
 
 @pytest.mark.parametrize(
+    ("kind", "detail"),
+    [
+        ("allocate", {"ramp": {"popularity": "two"}}),
+        ("allocate", {"units": "many"}),
+        ("enter", {"arm": "als", "model_version": ["als-1"]}),
+        ("hold", {"causes": "text"}),
+        ("hold", {"causes": [1]}),
+        ("retrain", {"arm": "popularity"}),
+        ("recount", {"from_ms": 10**17}),
+        ("recount", {"from_ms": 0, "dropped": {"arms": {"popularity": 3}}}),
+    ],
+)
+def test_what_effects_and_readers_take_for_granted_is_refused_where_it_is_not_so(kind, detail):
+    state = apply(None, FIRST)
+    weights = {"popularity": 1.0} | ({"als": 0.0} if kind == "enter" else {})
+    bad = replace(
+        FIRST, revision=2, kind=kind, detail=detail, weights=weights, weights_version=1 + (kind == "enter")
+    )
+    with pytest.raises(IllegalTransition, match=rf"{kind}: detail\."):
+        apply(state, bad)
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [
+        ("received_at", 10**17),
+        ("received_at", -1),
+        ("evidence", {"arms": "text"}),
+        ("evidence", {"arms": {"a": {"n": "many"}}}),
+        ("evidence", {"arms": {"a": {"n": True}}}),
+        ("evidence", {"races": 5}),
+        ("evidence", {"races": [{"arm": None}]}),
+        ("evidence", {"accounting": {"a": {"counted": "x"}}}),
+        ("evidence", {"watermark_ms": 10**17}),
+        ("evidence", {"new_units": 10**40}),
+        ("detail", {"number": -(10**40)}),
+        ("detail", {"deep": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}),
+        ("positions", {"events/0": 2**63}),
+    ],
+)
+def test_what_can_be_of_no_decision_makes_none(what, value):
+    with pytest.raises(ValueError, match=what):
+        replace(FIRST, **{what: value})
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        {"gate": {"passed": True, "champion": None}, "of a later version": [{"x": "y"}]},
+        {"arms": {"a": {"n": None, "low": None, "new": "y"}}, "races": [{"arm": "a"}], "watermark_ms": None},
+        {"arms": {"a": {"n": 2, "rate": 0, "low": math.nan}}, "races": [{"arm": "a", "log_e": -math.inf}]},
+    ],
+)
+def test_what_is_missing_new_or_null_in_evidence_stops_no_record(evidence):
+    assert replace(FIRST, evidence=evidence).evidence == evidence
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("alpha", 0),
