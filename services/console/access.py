@@ -25,7 +25,9 @@ def login_page(request: Request, next: str = "/") -> HTMLResponse:
 
 @router.post("/login")
 def login(
-    request: Request, key: Annotated[str, Form(max_length=400)] = "", next: Annotated[str, Form()] = "/"
+    request: Request,
+    key: Annotated[str, Form(max_length=400)] = "",
+    next: Annotated[str, Form(max_length=2_000)] = "/",
 ) -> Response:
     """Exchange a key for a session."""
     desk = desk_of(request)

@@ -11,6 +11,8 @@ from urllib.parse import quote, urlsplit
 import httpx
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -64,6 +66,7 @@ def create_app(settings: Settings, client: httpx.AsyncClient, *, stock: bool = T
     app.add_middleware(GZipMiddleware, minimum_size=2_000)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
+    app.add_exception_handler(RequestValidationError, _bad_request)
     return app
 
 
@@ -106,6 +109,13 @@ def _headers(
         return response
 
     return add
+
+
+async def _bad_request(_: Request, error: Exception) -> Response:
+    """Which field is wrong and how, without what was sent: not all of that is text that can be sent back."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return PlainTextResponse(f"{first['loc'][-1]}: {first['msg']}", 422)
 
 
 def _templates() -> Jinja2Templates:

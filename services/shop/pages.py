@@ -176,7 +176,7 @@ async def checkout(at: InShop) -> Response:
 async def shopper(at: InShop, user: Annotated[str, Form(max_length=64)] = "") -> RedirectResponse:
     """Become another shopper (empty: nobody in particular); a new session starts, with an empty cart."""
     answer = RedirectResponse("/", 303)
-    keep(answer, USER, user.strip() if is_user_id(user.strip()) else "")
+    keep(answer, USER, quote(user.strip(), safe="@:+") if is_user_id(user.strip()) else "")
     keep(answer, SESSION, new_session())
     keep(answer, SEEN, "")
     write_cart(answer, {})

@@ -30,7 +30,7 @@ class Visit:
 def visit_of(request: Request) -> Visit:
     """The visit a request belongs to; whatever a cookie says that makes no sense is as good as absent."""
     cookies = request.cookies
-    user = cookies.get(USER, "")
+    user = unquote(cookies.get(USER, ""))
     session = cookies.get(SESSION, "")
     fresh = _ID.fullmatch(session) is None
     shopper = Shopper(

@@ -295,6 +295,61 @@ def test_rubbish_at_the_shop_ends_in_no_500() -> None:
         assert not drawn(got), str(sent)
 
 
+# ---- forms in a charset of the sender's choice -------------------------------------------------------------
+
+HALVES = {"unicode_escape": b"\\ud800", "utf-7": b"+2AA-"}  # half a character: no page holds it
+
+
+def in_charset(charset: str, **fields: bytes) -> dict[str, Any]:
+    """A form of several parts whose sender says how to read it."""
+    part = b'--xx\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    body = b"".join(part % (name.encode(), value) for name, value in fields.items()) + b"--xx--\r\n"
+    return {
+        "content": body,
+        "headers": {"content-type": f"multipart/form-data; boundary=xx; charset={charset}"},
+    }
+
+
+@pytest.mark.parametrize("charset", HALVES)
+def test_half_a_character_in_a_form_of_the_shop_is_refused_by_the_name_of_its_field(charset: str) -> None:
+    transport = httpx.ASGITransport(FakeApi().app())
+    settings = Settings(storefront_key=KEY, recommend_url="http://api")
+    shop = TestClient(create_shop(settings, httpx.AsyncClient(transport=transport), stock=False))
+    half = HALVES[charset]
+    for path, field, more in (
+        ("/cart", "item_id", {}),
+        ("/cart", "quantity", {"item_id": b"i1"}),
+        ("/cart", "add", {"item_id": b"i1"}),
+        ("/shopper", "user", {}),
+    ):
+        answer = shop.post(path, **in_charset(charset, **more, **{field: half}), follow_redirects=False)
+        assert (answer.status_code, answer.text.partition(":")[0]) == (422, field)
+
+
+@pytest.mark.parametrize("charset", HALVES)
+def test_half_a_character_in_a_form_of_the_console_changes_nothing(console: Console, charset: str) -> None:
+    half, client = HALVES[charset], console.client("admin")
+    token = re.search(r'name="csrf" value="([^"]+)"', client.get("/experiments", headers=HTML).text)
+    assert token is not None
+    csrf, command = token[1].encode().replace(b"+", b"+-"), "/experiments/storefront/commands/"
+    before = console.log.catch_up()
+    kinds = ("pause", "resume", "promote", "rollback", "undo", "recount")
+    for path in ("/logout", *(command + kind for kind in kinds)):
+        assert client.post(path, **in_charset(charset, csrf=half, reason=b"x")).status_code == 403, path
+    for path, fields in (
+        *((command + kind, {"csrf": csrf, "reason": half}) for kind in kinds),
+        (f"{command}rollback", {"csrf": csrf, "reason": b"x", "arm": half}),
+        (f"{command}undo", {"csrf": csrf, "reason": b"x", "reverts": half}),
+        (f"{command}recount", {"csrf": csrf, "reason": b"x", "seen": half}),
+        (f"{command}recount", {"csrf": csrf, "reason": b"x", "from_now": half}),
+        ("/login", {"key": half}),
+        ("/login", {"key": KEYS["admin"][0].encode(), "next": b"/" + half}),
+    ):
+        answer = client.post(path, **in_charset(charset, **fields))
+        assert answer.status_code == 422, (path, answer.text)
+    assert console.log.catch_up() == before
+
+
 # ---- markup in a real browser ------------------------------------------------------------------------------
 
 

@@ -85,6 +85,12 @@ def test_becoming_somebody_starts_a_new_visit_with_an_empty_cart(shop, api):
     assert "user_id" not in api.asked[-1]
 
 
+@pytest.mark.parametrize("user", ["12748", "ana@example.com", "Łucja", "ж:1+2"])
+def test_whoever_the_shop_takes_for_a_user_is_one_at_the_next_page(shop, api, user):
+    assert shop.post("/shopper", data={"user": user}).status_code == 200
+    assert api.asked[-1]["user_id"] == user
+
+
 def test_an_item_page_shows_similar_items_and_remembers_what_was_looked_at(shop, api):
     page = shop.get("/item/sku-010").text
     category = api.items["sku-010"]["category"]
