@@ -103,9 +103,9 @@ class Follower:
                 followed = self._followed[name] = Followed(state)
             seen = followed.history[-1].revision if followed.history else 0
             if state.revision > seen:
-                fresh = decisions.history(name, after_revision=seen)
-                followed.history.extend(fresh)
-                followed.axis.extend(fresh)
+                for decision in decisions.history(name, after_revision=seen):
+                    followed.axis.extend([decision])  # first: what has no point there is read again
+                    followed.history.append(decision)
             followed.state = state
 
 

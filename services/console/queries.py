@@ -66,7 +66,8 @@ def latest_race(history: Sequence[Decision], arm: str) -> Mapping[str, Any] | No
     for decision in reversed(history):
         races = [race for race in decision.evidence.get("races") or () if race.get("arm") == arm]
         if races:
-            return max(races, key=lambda race: race.get("index", 0))
+            newest = max(races, key=lambda race: race.get("index") or 0)
+            return {name: newest.get(name) for name in series.RACE_FIELDS}
     return None
 
 
@@ -103,7 +104,7 @@ def _arm_row(
         "weight": float(arm.name == state.champion) if state.status == "paused" else share,
         "loaded_on": sum(arm.model_version in beat.loaded for beat in beats),
         "seen_at_revision": revision,
-        "numbers": dict(numbers),
+        "numbers": series.numbers_of(numbers) if numbers else {},
         "counted": words.is_counted(numbers),
     }
 
@@ -113,7 +114,7 @@ def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     found = {}
     for row in rows:
         numbers = row["numbers"]
-        if row["role"] == "retired" or not row["counted"] or numbers.get("low") is None:
+        if row["role"] == "retired" or not row["counted"] or numbers["low"] is None:
             continue
         curve = series.density(numbers["posterior_mean"], numbers["low"], numbers["high"])
         if curve is not None:

@@ -91,14 +91,20 @@ def point(decision: Decision, realised: Mapping[str, float] | None) -> Point:
         "weights_version": decision.weights_version,
         "weights": dict(decision.weights),
         "realised": realised,
-        "arms": {
-            name: {key: arm.get(key) for key in ARM_FIELDS}
-            for name, arm in (decision.evidence.get("arms") or {}).items()
-        },
+        "arms": {name: numbers_of(arm) for name, arm in (decision.evidence.get("arms") or {}).items()},
         "races": [
-            {key: race.get(key) for key in RACE_FIELDS} for race in decision.evidence.get("races") or ()
+            {key: race.get(key) for key in RACE_FIELDS}
+            for race in decision.evidence.get("races") or ()
+            if race.get("log_e") is not None and race.get("log_threshold") is not None
         ],
     }
+
+
+def numbers_of(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm's numbers as a look told them, None where it did not; its interval as a whole or not at all."""
+    numbers = {key: arm.get(key) for key in ARM_FIELDS}
+    whole = None not in (numbers["posterior_mean"], numbers["low"], numbers["high"])
+    return numbers if whole else numbers | {"posterior_mean": None, "low": None, "high": None}
 
 
 def thin(points: Sequence[Point], limit: int) -> list[Point]:
@@ -118,10 +124,14 @@ def density(mean: float, low: float, high: float, points: int = 160) -> dict[str
     A record holds mean and interval of each posterior, and these determine the Beta distribution. None if
     they can't belong to one (an interval of no width, or outside (0, 1)).
     """
-    shape = beta_shape(mean, low, high)
-    if shape is None:
+    try:
+        shape = beta_shape(mean, low, high)
+        return None if shape is None else _curve(*shape, points)
+    except (ArithmeticError, ValueError):  # no float holds what these numbers ask for
         return None
-    a, b = shape
+
+
+def _curve(a: float, b: float, points: int) -> dict[str, list[float]]:
     left, right = (float(end) for end in beta.ppf([0.0005, 0.9995], a, b))
     xs = [left + (right - left) * i / (points - 1) for i in range(points)]
     return {"x": xs, "y": [float(y) for y in beta.pdf(xs, a, b)]}

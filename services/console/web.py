@@ -109,6 +109,7 @@ def templates() -> Jinja2Templates:
     env.filters |= {
         "share": share, "rate": rate, "grouped": grouped, "significant": significant, "moment": moment,
         "seconds": words.seconds, "evidence": words.evidence, "chance": words.chance,
+        "nearness": words.nearness,
     }  # fmt: skip
     env.globals |= {"title_of": words.title, "assets": assets_version, "plotly": lambda: plotting_script()[0]}
     return Jinja2Templates(env=env)

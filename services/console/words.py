@@ -26,8 +26,11 @@ def seconds(span_s: float) -> str:
     return f"{span} s"
 
 
-def evidence(log_e: float) -> str:
-    """e^log_e with three digits, also where a float overflows: "31.4", "1.2e+05", "10^480"."""
+def evidence(log_e: float | None) -> str:
+    """e^log_e with three digits, also where a float overflows: "31.4", "1.2e+05", "10^480"; an en dash when
+    there is none."""
+    if log_e is None:
+        return "–"
     if log_e > 690:
         return f"10^{log_e / math.log(10):.0f}"
     value = math.exp(log_e)
@@ -92,10 +95,11 @@ def _probability(p: float) -> str:
 def _against(state: Experiment, last_look: Decision | None) -> str:
     live = {arm.name for arm in state.live_arms()}
     races = [] if last_look is None else [r for r in last_look.evidence.get("races", ()) if r["arm"] in live]
-    if not races:
+    known = [race for race in races if nearness(race) is not None]
+    if not known:
         return ""
-    worst = max(races, key=lambda race: race["log_e"] / race["log_threshold"])
-    progress = worst["log_e"] / worst["log_threshold"]
+    worst = max(known, key=nearness)
+    progress = nearness(worst)
     if progress < 0.25:
         return "No evidence against any arm."
     needed = f"E = {evidence(worst['log_e'])} of the {evidence(worst['log_threshold'])} that a rollback needs"
@@ -103,6 +107,12 @@ def _against(state: Experiment, last_look: Decision | None) -> str:
         return f"{worst['arm']} has lost its race: {needed}."
     word = "Strong" if progress > 0.75 else "Some"
     return f"{word} evidence against {worst['arm']}: {needed}."
+
+
+def nearness(race: Mapping[str, Any]) -> float | None:
+    """How far a race is on its way to the threshold, 1 there; None if its record does not say."""
+    log_e, log_threshold = race.get("log_e"), race.get("log_threshold")
+    return None if log_e is None or log_threshold is None else log_e / log_threshold
 
 
 def title(decision: Decision) -> str:

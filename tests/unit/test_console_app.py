@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from experiments import commands
 from experiments.commands import Origin
+from experiments.shapes import LATEST_MS
 from experiments.tally import Tally
 from services.adapters.memory import MemoryStateCache
 from services.console.app import create_app
@@ -185,6 +186,54 @@ def test_the_csv_has_a_row_a_decision_and_the_numbers_of_the_log(console, story)
             assert (int(row[f"{arm}.n"]), float(row[f"{arm}.low"])) == (numbers["n"], numbers["low"])
         for race in record.evidence.get("races", ()):
             assert float(row[f"{race['arm']}.race.log_e"]) == race["log_e"]
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        {"arms": {"als": {}, "broken": {"n": None}}, "races": [{"arm": "als"}], "accounting": {"als": {}}},
+        {
+            "arms": {"als": {"n": 5, "p_best": 0.4}, "popularity": {"n": 9, "p_best": None, "low": 0.1}},
+            "races": [{"arm": "als", "log_e": None, "log_threshold": 3.0, "index": None}],
+        },
+        {
+            "arms": dict.fromkeys(
+                ("als", "popularity"),
+                {"n": 2**62, "p_best": 1e308, "low": 0.0, "posterior_mean": 5e-324, "high": 1.0},
+            ),
+            "races": [{"arm": "als", "log_e": 1e308, "log_threshold": 5e-324}],
+            "watermark_ms": LATEST_MS,
+            "new_units": -(2**62),
+        },
+    ],
+)
+def test_a_look_that_says_little_or_too_much_breaks_no_page(console, evidence):
+    state = console.log.catch_up()["storefront"]
+    origin = Origin("decider", LATEST_MS, evidence=evidence)
+    after = console.log.append(commands.allocate(state, dict(state.weights.shares), {}, 0, origin))
+    console.follower.refresh()
+    client = console.client("ana")
+    assert console.follower.view.sources.log_error is None
+    for path in ("", "/live", "/decisions", f"/decisions/{after.revision}", "/log.jsonl"):
+        answer = client.get(f"{PAGE}{path}", headers=HTML)
+        assert answer.status_code == 200, path
+    rows = list(csv.DictReader(io.StringIO(client.get(f"{PAGE}/log.csv").text)))
+    assert (rows[-1]["revision"], rows[-1]["time_utc"][:4]) == (str(after.revision), "2255")
+    for race in client.get(f"{PAGE}/live").json()["points"][-1]["races"]:
+        assert None not in (race["log_e"], race["log_threshold"])
+
+
+def test_a_record_that_makes_no_point_is_read_again(console, monkeypatch):
+    followed = console.follower.view.experiments["storefront"]
+    before = len(followed.history), len(followed.axis.points)
+    state = console.log.catch_up()["storefront"]
+    console.log.append(commands.pause(state, Origin("anna", state.updated_ms + 1)))
+    with monkeypatch.context() as broken:
+        broken.setattr(followed.axis, "extend", lambda _: 1 / 0)
+        console.follower.refresh()
+    assert (len(followed.history), len(followed.axis.points)) == before
+    console.follower.refresh()
+    assert (len(followed.history), len(followed.axis.points)) == (before[0] + 1, before[1] + 1)
 
 
 def test_a_reason_that_looks_like_a_formula_stays_a_text(console):
