@@ -1,13 +1,16 @@
 """The log of decisions, measured: what was decided, what is in force, and the evidence of the newest look."""
 
+import logging
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from experiments.experiment import Decision, Experiment, Kind, Status
 from services.adapters.measured import Measured
 from services.ports import DecisionLog
+
+logger = logging.getLogger(__name__)
 
 # Number of an arm's evidence (experiments.verdict) -> metric
 EVIDENCE = {
@@ -29,7 +32,8 @@ ARM = ["experiment", "arm"]
 class MeteredDecisionLog(Measured):
     """A DecisionLog that tells of what it has read, whoever decided it.
 
-    After a restart everything is read again, so the counters go on where they stood.
+    After a restart everything is read again, so the counters go on where they stood. Nobody who decides or
+    reads is stopped by what can't be told: it is logged, once a revision.
     """
 
     def __init__(self, inner: DecisionLog, registry: CollectorRegistry):
@@ -78,7 +82,13 @@ class MeteredDecisionLog(Measured):
         if seen == state.revision:
             return
         before = seen if seen is not None and seen < state.revision else 0  # else it is another log
-        fresh = self._inner.history(state.name, before)
+        self._seen[state.name] = state.revision  # whatever becomes of it: nothing is counted twice
+        try:
+            self._tell_all(state, self._inner.history(state.name, before))
+        except Exception:
+            logger.exception("%s: revision %d can't be told", state.name, state.revision)
+
+    def _tell_all(self, state: Experiment, fresh: list[Decision]) -> None:
         for kind in get_args(Kind):  # from 0 on: a first rollback must be seen as an increase
             self._decisions.labels(state.name, kind)
         for decision in fresh:
@@ -88,7 +98,6 @@ class MeteredDecisionLog(Measured):
             if decision.evidence.get("arms"):
                 self._tell_evidence(state, decision.evidence)
                 break
-        self._seen[state.name] = state.revision
 
     def _tell(self, state: Experiment) -> None:
         name = state.name
@@ -105,12 +114,17 @@ class MeteredDecisionLog(Measured):
             share = state.weights.shares.get(arm.name, 0.0)
             self._weight.labels(name, arm.name, arm.role).set(share)
 
-    def _tell_evidence(self, state: Experiment, evidence: Mapping[str, Mapping]) -> None:
+    def _tell_evidence(self, state: Experiment, evidence: Mapping[str, Any]) -> None:
         for gauge in (*self._of_arm.values(), *self._of_race.values()):
             gauge.remove_by_labels({"experiment": state.name})
         for arm, numbers in evidence["arms"].items():
-            for key in self._of_arm.keys() & numbers.keys():  # another version may have decided it
-                self._of_arm[key].labels(state.name, arm).set(numbers[key])
+            _set(self._of_arm, numbers, state.name, arm)
         for race in evidence.get("races", ()):
-            for key in self._of_race.keys() & race.keys():
-                self._of_race[key].labels(state.name, race["arm"]).set(race[key])
+            _set(self._of_race, race, state.name, race["arm"])
+
+
+def _set(gauges: Mapping[str, Gauge], numbers: Mapping[str, Any], *labels: str) -> None:
+    """The numbers that are there: another version may have decided it."""
+    for key in gauges.keys() & numbers.keys():
+        if numbers[key] is not None:
+            gauges[key].labels(*labels).set(numbers[key])

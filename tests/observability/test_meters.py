@@ -177,6 +177,28 @@ def test_the_evidence_of_the_newest_look_is_told(meters: Meters, tmp_path: Path)
     assert value(found, "ringside_race_log_threshold", arm="other") == 3.5
 
 
+@pytest.mark.parametrize("lack", [None, "text"])
+def test_a_number_that_is_none_stops_no_reader_and_is_told_once(
+    meters: Meters, tmp_path: Path, lack: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even one that no record of a topic can hold."""
+    shop = Shop(tmp_path)
+    shop.race()
+    origin = commands.Origin(author="test", now_ms=shop.now_ms, evidence={"arms": {"good": {"n": 40}}})
+    shop.log.append(commands.allocate(shop.state, {"good": 0.5, "other": 0.5}, {}, 0, origin))
+    newest = shop.log.history(shop.state.name)[-1]
+    newest.evidence["arms"]["good"]["n"] = lack
+    looks = sum(decision.kind == "allocate" for decision in shop.log.history(shop.state.name))
+    measured = meters.decisions(shop.log)
+    for _ in range(3):
+        assert measured.catch_up() == shop.log.catch_up()
+    assert len(caplog.messages) == (lack is not None)
+    found = samples(meters.registry)
+    assert value(found, "ringside_decisions_total", kind="allocate") == looks
+    measured.append(commands.pause(shop.state, commands.Origin("test", shop.now_ms)))
+    assert value(samples(meters.registry), "ringside_experiment_status", status="paused") == 1
+
+
 def test_another_log_is_told_from_its_start(meters: Meters) -> None:
     cache = MemoryStateCache(clock=lambda: 1)
     switched = [MemoryDecisionLog(apply, cache), MemoryDecisionLog(apply, cache)]
