@@ -51,6 +51,13 @@ def complaint(settings: Settings, process: str, within_s: float) -> str:
     return pulse.complaint(settings, process, within_s)
 
 
+def complain(settings: Settings, process: str, why: str) -> None:
+    """Let `complaint` tell what goes wrong though the loop of `process` turns; empty: nothing any more."""
+    from services.adapters import pulse
+
+    pulse.complain(settings, process, why)
+
+
 def silent_s(settings: Settings) -> dict[str, float]:
     """How long ago each process of this host that was not told to stop gave its last sign of life, s."""
     from services.adapters import pulse

@@ -60,6 +60,12 @@ def pulse_file(settings: Settings, process: str) -> Path:
     return settings.home / "alive" / f"{process}@{socket.gethostname()}"
 
 
+def complain(settings: Settings, process: str, why: str) -> None:
+    """Leave with the sign of life of `process` what goes wrong though its loop turns; empty: nothing does."""
+    with contextlib.suppress(OSError):
+        pulse_file(settings, process).write_text(why)
+
+
 def silent_s(settings: Settings) -> dict[str, float]:
     """How long ago each process of this host that was not told to stop gave its last sign of life, s."""
     found = {}
@@ -83,7 +89,10 @@ def complaint(settings: Settings, process: str, within_s: float) -> str:
     if not file.exists():
         return f"{process} left no sign of life in {file}"
     age_s = time.time() - file.stat().st_mtime
-    return f"{process} gave its last sign of life {age_s:.0f} s ago" if age_s > within_s else ""
+    if age_s > within_s:
+        return f"{process} gave its last sign of life {age_s:.0f} s ago"
+    wrong = file.read_text(errors="replace")
+    return f"{process} is alive, but {wrong}" if wrong else ""
 
 
 def _unanswered(url: str) -> str:

@@ -3,11 +3,13 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 from models.contract import Progress
 from services import bootstrap
-from services.decider.deciding import Decider, Identity, Ports
+from services.decider.deciding import Decider, Identity, LooksFailedError, Ports
 from services.errors import UnavailableError
 from services.settings import Settings
 
@@ -21,7 +23,8 @@ def run(settings: Settings) -> None:
     bootstrap.configure_logging(settings, "decider")
     stop = bootstrap.stop_on_signal(settings, "decider")
     with bootstrap.metered(settings, "decider") as meters:
-        loop(decider(settings, meters), stop, meters)
+        complain = partial(bootstrap.complain, settings, "decider")
+        loop(decider(settings, meters), stop, meters, complain)
 
 
 def decider(settings: Settings, meters: "bootstrap.Meters") -> Decider:
@@ -35,16 +38,34 @@ def decider(settings: Settings, meters: "bootstrap.Meters") -> Decider:
     return Decider(ports, identity, settings.kafka_partitions, clock=lambda: time.time_ns() // 1_000_000)
 
 
-def loop(deciding: Decider, stop: threading.Event, meters: "bootstrap.Meters") -> None:
-    """Tick until `stop`; what is unavailable is tried again at the next tick."""
+def loop(
+    deciding: Decider,
+    stop: threading.Event,
+    meters: "bootstrap.Meters",
+    complain: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Tick until `stop`; what is unavailable is tried again at the next tick. What goes wrong by itself is
+    told to `complain` (empty: nothing any more). All is said when it changes, not at every tick."""
+    logged, complained = "", "?"  # a process before this one may have left a complaint
     while not stop.wait(TICK_S):
+        why, wrong = "", ""
         try:
             with meters.step():
                 deciding.tick()
+        except LooksFailedError as error:  # they are in the log of this process
+            wrong = str(error)
         except UnavailableError as error:
-            logger.warning("%s; trying again", error)
-        except Exception:  # whatever somebody put into Redis or the log: a dead decider would help nobody
-            logger.exception("a look failed; trying again")
+            why, wrong = str(error), complained
+            if why != logged:
+                logger.warning("%s; trying again", error)
+        except Exception as error:  # whatever somebody put there: a dead decider would help nobody
+            why = wrong = f"{type(error).__name__}: {error}"
+            if why != logged:
+                logger.exception("a tick failed; trying again")
+        logged = why
+        if wrong != complained:
+            complain(wrong)
+            complained = wrong
 
 
 def rebuild(settings: Settings, progress: Progress) -> str:

@@ -12,13 +12,17 @@ from experiments import commands
 from experiments.commands import Origin
 from experiments.experiment import Decision, Experiment
 from experiments.verdict import Sight, look
-from services.errors import StalePositionError, UnavailableError
+from services.errors import RingsideError, StalePositionError, UnavailableError
 from services.ports import DecisionLog, Heartbeat, StateCache, TallyStore
 
 logger = logging.getLogger(__name__)
 
 AUTHOR = "decider"
 LOOKS = ("allocate", "hold", "rollback", "retrain")  # what looks leave in the log (retrain: older ones)
+
+
+class LooksFailedError(RingsideError):
+    """Some experiments can't be looked at; all others were. The message names them and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Decider:
 
     A tick that raises UnavailableError may have decided something; the next one reads what the log says.
     `looked_ms`: when each experiment was last looked at; `unfinished`: experiments whose latest look is in
-    the log by half.
+    the log by half; `failing`: experiments whose latest look failed by itself: why, and `looked_ms` then.
     """
 
     ports: Ports
@@ -55,23 +59,45 @@ class Decider:
     clock: Callable[[], int]
     looked_ms: dict[str, int] = field(default_factory=dict)
     unfinished: set[str] = field(default_factory=set)
+    failing: dict[str, tuple[str, int | None]] = field(default_factory=dict)
 
     def tick(self) -> list[Decision]:
-        """All that is due now, for every experiment; the decisions appended. Raises UnavailableError."""
+        """All that is due now, for every experiment; the decisions appended. Raises UnavailableError, and
+        LooksFailedError as long as looks of some experiment fail: at every tick, also between its looks."""
         if not self.ports.cache.lease("decider", self.identity.holder, self.identity.lease_s):
             return []
         decided: list[Decision] = []
         missed: UnavailableError | None = None
         states = self.ports.decisions.catch_up()
+        self.failing = {name: failed for name, failed in self.failing.items() if name in states}
         for state in states.values():
             try:
                 decided += self._tend(state)
+                self._went_well(state.name)
             except UnavailableError as error:  # perhaps its sums alone: it keeps no other one waiting
                 missed = error
+            except Exception as error:  # noqa: BLE001 (nor does whatever its sums, state and records hold)
+                self._failed(state.name, error)
         self._accept_losses(states)
+        if self.failing:
+            told = "; ".join(f"{name}: {why}" for name, (why, _) in sorted(self.failing.items()))
+            raise LooksFailedError(f"looks fail: {told}")
         if missed is not None:
             raise missed
         return decided
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Logged as a whole once, not at every tick or look."""
+        why = f"{type(error).__name__}: {error}"
+        if self.failing.get(name, ("", None))[0] != why:
+            logger.error("%s: a look failed; it is tried again", name, exc_info=error)
+        self.failing[name] = why, self.looked_ms.get(name)
+
+    def _went_well(self, name: str) -> None:
+        """A tick between two looks says nothing of the look that failed."""
+        if name in self.failing and self.failing[name][1] != self.looked_ms.get(name):
+            del self.failing[name]
+            logger.info("%s: looks succeed again", name)
 
     def _tend(self, state: Experiment) -> list[Decision]:
         """All that is due now for one experiment."""
@@ -144,8 +170,9 @@ class Decider:
 
     def _last_look_ms(self, state: Experiment) -> int:
         """Of whoever decided last: a restart, or a second decider, does not look more often."""
-        logged_ms = last_look_ms(state, self.ports.decisions.history(state.name))
-        return max(logged_ms, self.looked_ms.get(state.name, 0))
+        history, now_ms = self.ports.decisions.history(state.name), self.clock()
+        ours_ms = self.looked_ms.get(state.name, 0)
+        return max(last_look_ms(state, history, now_ms), ours_ms if ours_ms <= now_ms else 0)
 
     # ---- confirmations -------------------------------------------------------------------------------------
 
@@ -201,10 +228,12 @@ class Decider:
         return True
 
 
-def last_look_ms(state: Experiment, history: Sequence[Decision]) -> int:
-    """When the latest look that left a decision was; the start if there was none."""
+def last_look_ms(state: Experiment, history: Sequence[Decision], now_ms: int) -> int:
+    """When the latest look that left a decision was; the start if there was none. A time later than now is
+    of a clock that was wrong: it puts off no look."""
     looks = (d.received_at for d in reversed(history) if d.author == AUTHOR and d.kind in LOOKS)
-    return next(looks, state.started_ms)
+    found = next((at_ms for at_ms in looks if at_ms <= now_ms), state.started_ms)
+    return found if found <= now_ms else 0
 
 
 def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:

@@ -42,7 +42,7 @@ def progress(state: Experiment, counted: Counted, history: Sequence[Decision], n
     if counted.tally is not None:
         yield _counting(state, counted.tally.units, counted.watermark_ms, now_ms)
     if state.status == "running" and history:
-        due_ms = last_look_ms(state, history) + round(1_000 * state.rules.look_every_s)
+        due_ms = last_look_ms(state, history, now_ms) + round(1_000 * state.rules.look_every_s)
         if now_ms < due_ms + LATE_MS:
             yield f"the next look is due {_at(due_ms, now_ms)}"
         else:

@@ -12,6 +12,7 @@ from traffic import EXPERIMENT, RULES, Clock
 
 from experiments import commands
 from experiments.experiment import Decision, Experiment, apply
+from experiments.shapes import LATEST_MS
 from experiments.tally import Tally
 from experiments.thompson import new_units
 from services.adapters.memory import MemoryDecisionLog, MemoryStateCache, MemoryTallyStore
@@ -19,8 +20,10 @@ from services.decider import app as decider_app
 from services.decider.deciding import (
     Decider,
     Identity,
+    LooksFailedError,
     Ports,
     decided_at,
+    last_look_ms,
     loaded_everywhere,
     serves_everywhere,
 )
@@ -283,6 +286,89 @@ def test_sums_that_cannot_be_loaded_keep_no_other_experiment_waiting(company, mo
     assert kinds(company.log.history("another")) == ["start"] + ["allocate"] * 3
 
 
+def failing(company: Company, monkeypatch, error: Exception) -> None:
+    """Sums of one experiment that no look can be made of."""
+    load_all = company.store.load_all
+
+    def broken(experiment: str, *given):
+        if experiment == EXPERIMENT:
+            raise error
+        return load_all(experiment, *given)
+
+    monkeypatch.setattr(company.store, "load_all", broken)
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("a text"), KeyError("als"), OverflowError("much"), OSError("full")]
+)
+def test_a_look_that_fails_keeps_no_other_experiment_waiting(company, error, monkeypatch, caplog):
+    company.start("another")
+    decider = company.decider()
+    with monkeypatch.context() as broken:
+        failing(company, broken, error)
+        for _ in range(3):
+            company.pass_time(LOOK_MS)
+            for _ in range(2):  # also between two looks
+                with pytest.raises(LooksFailedError, match=f"{EXPERIMENT}: {type(error).__name__}"):
+                    decider.tick()
+        assert kinds(company.log.history("another")) == ["start"] + ["allocate"] * 3
+        assert len([record for record in caplog.records if record.exc_info]) == 1
+        failing(company, broken, ZeroDivisionError())
+        company.pass_time(LOOK_MS)
+        with pytest.raises(LooksFailedError, match="ZeroDivisionError"):
+            decider.tick()
+    assert len([record for record in caplog.records if record.exc_info]) == 2
+    with pytest.raises(LooksFailedError):
+        decider.tick()
+    company.pass_time(LOOK_MS)
+    assert kinds(decider.tick()) == ["allocate"] * 2
+    assert decider.tick() == []
+
+
+def test_a_loss_is_accepted_while_looks_fail(company, monkeypatch):
+    decider = company.decider()
+    company.store.report_loss(1, "offsets 7 to 9 of exposures/1 are gone, the log begins at 10")
+    company.pass_time(LOOK_MS)
+    decider.tick()
+    company.log.append(commands.resume(company.state, company.origin()))
+    company.pass_time(LOOK_MS)
+    failing(company, monkeypatch, TypeError("a text"))
+    with pytest.raises(LooksFailedError):
+        decider.tick()
+    assert company.store.losses() == {}
+
+
+@pytest.mark.parametrize("ahead_ms", [1_000, LATEST_MS])
+def test_a_record_from_the_future_puts_off_no_look(company, ahead_ms):
+    later = commands.Origin("decider", min(company.clock.now_ms + LOOK_MS + ahead_ms, LATEST_MS))
+    company.log.append(commands.allocate(company.state, {"pop": 1.0}, {}, 0, later))
+    company.pass_time(LOOK_MS)
+    history = company.log.history(EXPERIMENT)
+    assert last_look_ms(company.state, history, company.clock.now_ms) == company.state.started_ms
+    decider = company.decider()
+    assert kinds(decider.tick()) == ["allocate"]
+    company.pass_time(LOOK_MS - 1)
+    assert decider.tick() == []
+    assert company.decider("reborn").tick() == []
+
+
+def test_an_experiment_that_starts_in_the_future_is_looked_at(company):
+    origin = commands.Origin("anna", LATEST_MS)
+    champion = {"name": "pop", "model_version": "pop-1"}
+    company.log.append(commands.start("later", champion, RULES, "salt", origin))
+    decided = company.decider().tick()
+    assert [(d.experiment, d.kind) for d in decided] == [("later", "allocate")]
+
+
+def test_a_clock_that_goes_back_puts_off_no_look(company):
+    decider = company.decider()
+    company.pass_time(2 * LOOK_MS)
+    assert kinds(decider.tick()) == ["allocate"]
+    company.clock.now_ms -= LOOK_MS
+    assert kinds(decider.tick()) == ["allocate"]
+    assert decider.tick() == []
+
+
 def unavailable(*_):
     raise UnavailableError("Redis", "timeout")
 
@@ -474,20 +560,26 @@ def test_a_stalled_watermark_holds_and_a_good_look_lifts_it(company):
 
 
 def test_the_process_outlives_whatever_a_look_meets(monkeypatch, caplog):
+    """What it meets is said when it changes, not at every tick."""
     monkeypatch.setattr(decider_app, "TICK_S", 0.0)
-    stop, left = threading.Event(), [ValueError("rubbish"), UnavailableError("Redis", "gone"), None]
+    rubbish, gone, failed = ValueError("rubbish"), UnavailableError("Redis", "gone"), LooksFailedError("a: b")
+    stop, left = threading.Event(), [rubbish, rubbish, gone, gone, failed, failed, gone, rubbish, 0, None]
+    complaints: list[str] = []
 
     class Meeting:
         def tick(self):
             met = left.pop(0)
             if met is None:
                 stop.set()
-            else:
+            elif met:
                 raise met
 
-    decider_app.loop(Meeting(), stop, SimpleNamespace(step=nullcontext))
+    decider_app.loop(Meeting(), stop, SimpleNamespace(step=nullcontext), complaints.append)
     assert left == []
-    assert len(caplog.messages) == 2
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "a tick failed", "Redis is unavailable: gone", "Redis is unavailable: gone", "a tick failed",
+    ]  # fmt: skip
+    assert complaints == ["ValueError: rubbish", "a: b", "ValueError: rubbish", ""]
 
 
 def test_nothing_is_decided_from_sums_that_are_being_counted_again(company):

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from services.adapters.pulse import Stop, complaint, pulse_file, silent_s
+from services.adapters.pulse import Stop, complain, complaint, pulse_file, silent_s
 from services.settings import Settings
 
 
@@ -16,6 +16,17 @@ def test_a_loop_that_asks_whether_to_stop_is_alive(settings_for: Callable[..., S
     assert not stop.is_set()
     assert complaint(settings, "bandit", 30) == ""
     assert complaint(settings, "decider", 30) != "", "another process's pulse says nothing"
+
+
+def test_a_loop_that_turns_in_vain_says_so(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
+    stop = Stop(pulse_file(settings, "decider"))
+    assert not stop.is_set()
+    complain(settings, "decider", "looks fail: a: ValueError: b")
+    assert not stop.wait(0)
+    assert complaint(settings, "decider", 30) == "decider is alive, but looks fail: a: ValueError: b"
+    complain(settings, "decider", "")
+    assert complaint(settings, "decider", 30) == ""
 
 
 def test_a_loop_that_stopped_asking_is_not(settings_for: Callable[..., Settings]) -> None:
