@@ -232,7 +232,7 @@ def health(
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for machines.")] = False,
 ) -> None:
-    """Look at settings, Redis, broker, features, models, clocks, disk and ports; say what to do."""
+    """Look at settings, Redis, broker, features, models, disk, clocks, processes; say what to do."""
     from services.doctor.app import run
 
     raise typer.Exit(run(as_json=as_json))

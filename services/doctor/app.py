@@ -23,6 +23,7 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Iterable[Finding] | Finding]], ...
     ("disk", on_files.disk),
     ("ports", on_settings.ports),
     ("processes", on_processes.processes),
+    ("replicas", on_processes.replicas),
 )
 
 

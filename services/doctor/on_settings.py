@@ -3,13 +3,14 @@
 import difflib
 import socket
 from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from services import bootstrap
 from services.doctor.findings import Finding, fail, ok, warn
 from services.errors import ConfigurationError
-from services.keys import Keys, digest_of, signing_keys
+from services.keys import ROLES, Keys, digest_of, signing_keys
 from services.settings import Settings
 
 PREFIX = "RINGSIDE_"
@@ -33,7 +34,10 @@ def variables(environ: Mapping[str, str]) -> Iterator[Finding]:
 def read(environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
     """The settings; None when one makes no sense."""
     try:
-        return Settings(), [*variables(environ), ok("settings", "every value makes sense")]
+        settings = Settings()
+        if odd := [*_odd(settings)]:
+            return None, [*variables(environ), *odd]
+        return settings, [*variables(environ), ok("settings", "every value makes sense")]
     except ValidationError as error:
         bad = [
             fail(
@@ -44,6 +48,37 @@ def read(environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
             for one in error.errors(include_input=False)
         ]
         return None, [*variables(environ), *bad]
+
+
+def _odd(settings: Settings) -> Iterator[Finding]:
+    """Text that its readers would refuse. It is not repeated: addresses hold passwords."""
+    if not _is_redis(settings.redis_url):
+        todo = "set it like redis://127.0.0.1:6379/0, or rediss://user:password@host:6379/0"
+        yield fail("settings", f"{PREFIX}REDIS_URL is no address of a Redis", todo)
+    wrong = [at for at, pair in enumerate(settings.rates.split(","), start=1) if not _is_rate(pair.strip())]
+    if wrong:
+        said = f"{PREFIX}RATES: entry {wrong[0]} is no rate"
+        yield fail("settings", said, f"set it like {Settings.model_fields['rates'].default}")
+
+
+def _is_redis(url: str) -> bool:
+    """As redis-py reads it."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("redis", "rediss", "unix") and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    database = parts.path.strip("/")
+    return known and (parts.scheme == "unix" or not database or database.isdecimal())
+
+
+def _is_rate(pair: str) -> bool:
+    """As services.recommend.gate reads it."""
+    name, _, number = pair.partition("=")
+    try:
+        return not pair or (name in (*ROLES, "client") and 0 < float(number) < 1e9)
+    except ValueError:
+        return False
 
 
 def window(settings: Settings) -> Finding:

@@ -3,9 +3,14 @@
 import io
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ import pytest
 from small_shop import KEYS, SIGNING, catalogue, interactions
 
 from experiments import commands
-from experiments.experiment import Rules
+from experiments.experiment import Rules, apply
 from models.popularity import Popularity
 from services import bootstrap
 from services.adapters.examining import RedisFacts, TopicFacts
@@ -21,8 +26,10 @@ from services.adapters.pulse import pulse_file
 from services.adapters.topics import TOPICS, topic_configuration, topic_partitions
 from services.doctor import app, on_files, on_processes, on_settings, on_stores
 from services.doctor.findings import Finding
-from services.errors import UnavailableError
+from services.errors import ConfigurationError, UnavailableError
 from services.events import DECISIONS, EXPOSURES
+from services.ports import Heartbeat
+from services.recommend.gate import parse_rates
 from services.settings import Settings
 
 STRONG = {
@@ -72,6 +79,61 @@ def test_a_value_that_makes_no_sense_is_named_and_never_repeated(monkeypatch: py
     assert "s3cret" not in str(found)
     monkeypatch.delenv("RINGSIDE_RECOMMEND_PORT")
     assert levels(on_settings.read(os.environ)[1]) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "redis://host:s3cret/0", "redis://:s3cret@host/zero", "http://h"]
+)
+def test_an_address_of_redis_that_is_none_is_told_and_nothing_breaks(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RINGSIDE_REDIS_URL", url)
+    found = list(app.examined(os.environ))
+    bad = complaint(found)
+    assert "RINGSIDE_REDIS_URL" in bad.said
+    assert "this check broke" not in str(found)
+    assert "s3cret" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "rediss://u:p@h:6380/3",
+        "unix:///tmp/redis.sock?db=1",
+        "redis://[::1]:6379/",
+        "redis://:p@ss@h:1",
+    ],
+)
+def test_an_address_that_redis_py_reads_is_fine(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGSIDE_REDIS_URL", url)
+    assert levels(on_settings.read(os.environ)[1]) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        "x=nan",
+        "client=-1",
+        "analyst=20,client",
+        "client=nan",
+        "client =1",
+        "admin=1e9",
+        "",
+        " analyst=20, client=0.5",
+    ],
+)
+def test_rates_are_told_exactly_when_recommend_refuses_them(
+    rates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RINGSIDE_RATES", rates)
+    found = on_settings.read(os.environ)[1]
+    try:
+        parse_rates(rates)
+    except ConfigurationError:
+        assert "RINGSIDE_RATES" in complaint(found).said
+    else:
+        assert levels(found) == {"ok"}
 
 
 def test_a_window_longer_than_the_embedded_broker_keeps_is_a_failure() -> None:
@@ -289,6 +351,98 @@ def test_a_process_that_died_or_hangs_is_told(tmp_path: Path) -> None:
     dead = complaint(found)
     assert dead.said.startswith("bandit: silent for 4")
     assert str(tmp_path / "alive") in dead.todo
+
+
+def living(home: Path, process: str) -> subprocess.Popen[str]:
+    """A process that is scraped, like ours that have no loop."""
+    code = (
+        "import sys, time; from services import bootstrap; from services.settings import Settings\n"
+        "with bootstrap.metered(Settings(), sys.argv[1], loops=False):\n"
+        "    print('on', flush=True); time.sleep(60)"
+    )
+    environ = os.environ | {"RINGSIDE_HOME": str(home)}
+    line = [sys.executable, "-c", code, process]
+    started = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "on\n"
+    return started
+
+
+def test_a_process_that_was_killed_is_told_and_one_that_was_stopped_is_not(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with living(tmp_path, "recommend") as first, living(tmp_path, "bandit") as second:
+        first.kill()
+        first.wait()
+        dead = complaint(on_processes.processes(settings))
+        assert dead.said == "recommend: gone, and nobody told it to stop"
+        assert str(tmp_path / "metrics") in dead.todo
+        second.send_signal(signal.SIGINT)
+        second.wait()
+    found = list(on_processes.processes(settings))
+    assert [row.said.partition(":")[0] for row in found] == ["recommend"]
+    [note] = (tmp_path / "metrics").glob("*.json")
+    note.unlink()
+    assert list(on_processes.processes(settings)) == []
+
+
+def test_one_of_several_that_was_killed_is_told_by_its_number(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    pulse = pulse_file(settings, "bandit")
+    pulse.parent.mkdir()
+    pulse.touch()
+    with living(tmp_path, "bandit") as first, living(tmp_path, "bandit") as second:
+        first.kill()
+        first.wait()
+        found = list(on_processes.processes(settings))
+        second.kill()
+    assert levels(row for row in found if row.said == "bandit is alive") == {"ok"}
+    assert complaint(found).said.startswith(f"bandit {first.pid}: gone")
+
+
+def test_a_process_that_answers_and_is_not_ready_is_told(tmp_path: Path) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health/live" else 503)
+            self.end_headers()
+            self.wfile.write(b'{"status": "loading"}')
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ports = {"console_port": _free(), "shop_port": _free()}
+        settings = Settings(home=tmp_path, recommend_port=server.server_port, **ports)
+        wrong = complaint(on_processes.processes(settings))
+        server.shutdown()
+    assert wrong.said.startswith("recommend: http://127.0.0.1:")
+    assert wrong.said.endswith("/health/ready: 503 Service Unavailable, loading")
+
+
+def test_a_decider_whose_looks_fail_is_told(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    bootstrap.stop_on_signal(settings, "decider").is_set()
+    assert levels(on_processes.processes(settings)) == {"ok"}
+    bootstrap.complain(settings, "decider", "every look fails")
+    assert complaint(on_processes.processes(settings)).said == "decider is alive, but every look fails"
+
+
+def test_replicas_that_are_gone_or_do_not_follow_are_told(redis_server: Any, settings_for: Any) -> None:
+    settings = settings_for(redis=redis_server)
+    assert list(on_processes.replicas(settings)) == []
+    cache = bootstrap.state_cache(settings)
+    origin = commands.Origin("t", 1_000)
+    state = apply(
+        None, commands.start("storefront", {"name": "a", "model_version": "a-1"}, Rules(), "s", origin)
+    )
+    cache.put(state)
+    assert "nobody serves storefront" in complaint(on_processes.replicas(settings)).said
+    cache.beat(Heartbeat("one", state.revision, "a", ("a-1",), 1_000), 60)
+    assert levels(on_processes.replicas(settings)) == {"ok"}
+    cache.beat(Heartbeat("two", state.revision - 1, "a", ("a-1",), 1_000), 60)
+    assert complaint(on_processes.replicas(settings), "warn").said.startswith("two serves revision 0")
+    assert list(on_processes.replicas(Settings(redis_url="redis://127.0.0.1:1"))) == []
 
 
 # ---- the whole ---------------------------------------------------------------------------------------------

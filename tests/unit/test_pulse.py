@@ -1,6 +1,8 @@
 """Health checks from outside: a loop that turns leaves signs of life, one that hangs does not."""
 
+import math
 import os
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -47,6 +49,20 @@ def test_who_is_told_to_stop_takes_its_sign_away(settings_for: Callable[..., Set
     assert sleeps.wait(20)
     while not asks.is_set():
         asks.wait(0.01)
+    assert silent_s(settings) == {}
+
+
+def test_a_note_of_a_process_whose_number_is_another_s_by_now_is_of_one_that_is_gone(
+    settings_for: Callable[..., Settings],
+) -> None:
+    settings = settings_for()
+    (settings.home / "metrics").mkdir(parents=True)
+    note = settings.home / "metrics" / f"recommend@{socket.gethostname()}-{os.getpid()}.json"
+    note.write_text("[]")
+    assert silent_s(settings) == {"recommend": 0.0}
+    os.utime(note, (1, 1))
+    assert silent_s(settings) == {"recommend": math.inf}
+    note.rename(note.with_name("recommend@another-host-1.json"))
     assert silent_s(settings) == {}
 
 
