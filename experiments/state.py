@@ -42,10 +42,7 @@ _NOT_NEGATIVE = (lambda x: 0 <= x <= _MOST, "between 0 and 1e9")
 _COUNT = (lambda x: isinstance(x, int) and 0 <= x <= _MOST, "a whole number between 0 and 1e9")
 _SHARE = (lambda x: 0 <= x < 1, "in [0, 1)")
 _PROPER = (lambda x: 0 < x < 1, "strictly between 0 and 1")
-_LEVEL = (
-    lambda x: 1e-12 <= x < 1,
-    "at least 1e-12 and below 1",
-)  # its share of the 1e9th race has a logarithm
+_LEVEL = (lambda x: 1e-12 <= x < 1, "at least 1e-12 and below 1")  # every race's share has a logarithm
 _SENSE = {
     "unit": (lambda x: x in get_args(Unit), f"one of {', '.join(get_args(Unit))}"),
     "outcome": (lambda x: x in OUTCOMES, f"one of {', '.join(OUTCOMES)}"),
