@@ -59,13 +59,14 @@ class Client:
         for _ in range(2):  # a kept connection may be gone: once more, on a new one
             try:
                 answer = self._http.post("/recommend", json=fields, headers=self._headers)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 self._tell(type(error).__name__, str(error))
                 if isinstance(error, httpx.TimeoutException):
                     return None
                 continue
-            if answer.status_code == 200:
-                return answer.json()
+            told = _told(answer) if answer.status_code == 200 else None
+            if told is not None:
+                return told
             self._tell(str(answer.status_code), answer.text[:300])
             return None
         return None
@@ -93,19 +94,25 @@ class Client:
     def deliver(self) -> float:
         """Send what waits. 0 when nothing is left, else the seconds to wait before the next call.
 
-        An event leaves the outbox only when Ringside has it (202), or says that it is wrong (4xx)."""
+        An event leaves the outbox only when Ringside has it (202), or says itself that it is wrong. A proxy's
+        page, a wrong address or key: it waits."""
+        size = BATCH
         while self._waiting:
-            batch = list(islice(self._waiting, BATCH))
+            batch = list(islice(self._waiting, size))
             try:
                 answer = self._http.post("/events", json=batch, headers=self._headers)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 log.warning("events wait: %r", error)
                 return WAIT_S
-            if answer.status_code >= 500 or answer.status_code in (401, 403, 408, 429):
+            if answer.status_code == 413 and len(batch) > 1:  # large ids: fewer at once
+                size = len(batch) // 2
+                continue
+            refused = _refused(answer, batch)
+            if refused is None:
                 log.warning("events wait: %d %s", answer.status_code, answer.text[:200])
                 return _pause_s(answer)
-            for rejected in answer.json().get("rejected", []) if answer.status_code in (202, 422) else batch:
-                log.error("an event is refused: %s", rejected)
+            for event in refused:
+                log.error("an event is refused: %s", event)
             for _ in batch:
                 self._waiting.popleft()
         return 0.0
@@ -120,6 +127,27 @@ class Client:
     def close(self) -> None:
         """Hang up."""
         self._http.close()
+
+
+def _refused(answer: httpx.Response, batch: list[dict[str, Any]]) -> list[Any] | None:
+    """Those of `batch` that won't ever be taken; None if Ringside has not settled it."""
+    if answer.status_code == 413:
+        return batch  # of one event
+    if answer.status_code not in (202, 400, 422):
+        return None
+    told = _told(answer) or {}
+    if "rejected" in told:
+        return list(told["rejected"])
+    return batch if "error" in told else None
+
+
+def _told(answer: httpx.Response) -> dict[str, Any] | None:
+    """What Ringside says; None for somebody else's page."""
+    try:
+        told = answer.json()
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def _pause_s(answer: httpx.Response) -> float:

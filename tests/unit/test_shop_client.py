@@ -76,6 +76,31 @@ def test_a_wrong_key_or_overload_loses_nothing(call: Caller) -> None:
     assert (ours.deliver(), ours.undelivered) == (1.0, 1)
 
 
+PAGE = "<html>Please log in to the hotel's network</html>"
+
+
+@pytest.mark.parametrize("status", [200, 202, 204, 301, 308, 400, 404, 409, 413, 422, 502])
+def test_what_somebody_else_answers_settles_no_event_and_is_no_slate(status: int) -> None:
+    """A proxy, a wrong address: events wait, and a page goes on without a slate."""
+    elsewhere = httpx.MockTransport(lambda _: httpx.Response(status, text=PAGE))
+    ours = Client("", "key", http=httpx.Client(transport=elsewhere, base_url="http://x"))
+    for _ in range(3):
+        ours.record("view", "i1", session_id="s")
+    if status == 413:  # one event after the other is too large for whoever is in between
+        assert (ours.deliver(), ours.undelivered) == (0.0, 0)
+    else:
+        assert (ours.deliver(), ours.undelivered) == (1.0, 3)
+    assert ours.recommend(session_id="s") is None
+
+
+def test_events_too_large_for_one_request_come_in_several(shop: Shop, call: Caller) -> None:
+    ours = client(call)
+    slate = ["x" * 36] * 400
+    ids = [ours.record("view", "i1", session_id="s", recommendation_id="".join(slate)) for _ in range(BATCH)]
+    assert (ours.deliver(), ours.undelivered) == (0.0, 0)
+    assert [event.event_id for event in shop.events()] == ids
+
+
 def test_the_outbox_is_bounded(call: Caller) -> None:
     ours = client(call, outbox=1)
     ours.record("view", "i1")
