@@ -85,9 +85,10 @@ def apply(state: Experiment | None, decision: Decision, *, spare: bool = False) 
     expected = state.revision + 1 if state else 1
     if decision.revision != expected:
         raise VoidRevision(f"revision {decision.revision} is void, the next one is {expected}")
-    _require_detail(decision)
     try:
-        changed = weigh(_step(state, decision), decision, spare)
+        stepped = _step(state, decision)  # first: where an effect refuses, it says why in a better sentence
+        _require_detail(decision)
+        changed = weigh(stepped, decision, spare)
     except (LookupError, TypeError, AttributeError) as error:
         raise IllegalTransition(f"{decision.kind}: detail is malformed: {error!r}") from error
     return replace(changed, revision=decision.revision, updated_ms=decision.received_at)
@@ -106,7 +107,7 @@ def _step(state: Experiment | None, decision: Decision) -> Experiment:
 
 
 def _require_detail(decision: Decision) -> None:
-    """What the effects take for granted, and whoever reads the record later."""
+    """What the effects took for granted, and whoever reads state and record will."""
     try:
         require_detail(decision.kind, decision.detail)
     except ValueError as error:
