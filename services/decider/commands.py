@@ -123,7 +123,9 @@ def rollback(arm: ArmName, experiment: Name = "", reason: Why = "") -> None:
 
 @app.command()
 def undo(
-    revision: Annotated[int, typer.Argument(help="Of the rollback or promotion to take back.")],
+    revision: Annotated[
+        int, typer.Argument(min=1, max=2**53, help="Of the rollback or promotion to take back.")
+    ],
     experiment: Name = "",
     reason: Why = "",
 ) -> None:
@@ -138,7 +140,9 @@ def end(experiment: Name = "", reason: Why = "") -> None:
 
 
 @app.command()
-def show(experiment: Name = "", last: Annotated[int, typer.Option(help="Decisions to list.")] = 10) -> None:
+def show(
+    experiment: Name = "", last: Annotated[int, typer.Option(min=1, help="Decisions to list.")] = 10
+) -> None:
     """Arms, weights, what was counted so far, the next look and the latest decisions."""
     settings = Settings()
     with _log(settings) as log:

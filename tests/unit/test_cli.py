@@ -22,6 +22,8 @@ from services.settings import Settings
         ("health lake --within -1", "--within"),
         ("recommend --reload --within nan", "--within"),
         ("simulate --sessions nan", "--sessions"),
+        ("experiment undo 9223372036854775808", "revision"),
+        ("experiment show --last 0", "--last"),
         ("simulate --for 0", "--for"),
         ("demo --headless --for nan", "--for"),
     ],
