@@ -116,7 +116,11 @@ class Settings(BaseSettings):
     # Features
     recent_items: int = Field(50, ge=1)
     activity_flush_ms: int = Field(50, ge=1, description="Longest wait of an event for its Feast push.")
-    activity_ttl_s: int = Field(30 * 86_400, description="Age after which recent activity is not served.")
+    activity_ttl_s: int = Field(
+        90 * 86_400,
+        description="Age after which recent activity is not served. Longer knows more of who comes seldom, "
+        "and keeps the rows of guests who never come back for as long in Redis.",
+    )
     activity_horizon_ms: int = Field(
         500, ge=0, description="Rows are stamped this far ahead, so that none is readable before its time."
     )

@@ -66,6 +66,7 @@ def make_workshop(settings: Settings) -> Workshop:
         registry=bootstrap.model_registry(settings),
         encoder=lambda: bootstrap.text_encoder(settings),
         features=bootstrap.feature_store(settings),
+        activity_ttl_s=settings.activity_ttl_s,
         clock_ms=lambda: time.time_ns() // 1_000_000,
     )
 

@@ -26,7 +26,7 @@ TEST_SHARE = 0.2  # of the window, when that is shorter
 FEWEST_USERS = 30  # below this the gate can't judge, and says so
 
 Fit = Callable[[Recipe, TimeSplit, Progress], Recommender]
-Serve = Callable[[list[Case], TimeSplit], list[Case]]  # the same cases, asked as serving would have
+Serve = Callable[[list[Case], TimeSplit], list[Case]]  # the cases that serving would ask about, as it would
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ def judge(
     except ValueError as error:
         return Verdict(True, f"not judged: {error}", None, None, TOLERANCE, 0, 0.0, {})
     judged = [case for case in cases(split) if len(np.setdiff1d(case.chosen, case.known))]
+    judged = serve(judged, split)
     if len(judged) < FEWEST_USERS:
         reason = f"not judged: {len(judged)} users on both sides of the cut, {FEWEST_USERS} are needed"
         return Verdict(True, reason, None, None, TOLERANCE, len(judged), split.cut_s, {})
-    judged = serve(judged, split)
     metrics = metrics_of(fit(candidate, split, progress), judged)
     rival = None if champion is None else metrics_of(fit(champion, split, progress), judged)[METRIC]
     return compare(metrics, rival, split.cut_s)

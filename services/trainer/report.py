@@ -102,7 +102,7 @@ PROTOCOL = (
     "Split by time: models learn from the {train_rows:,} interactions up to {cut} and are judged on the "
     "{test_rows:,} up to {until} ({test_days:g} days), over {items:,} items. Judged are the {users_judged:,} "
     "users with interactions on both sides of the cut; a model knows each by the last 50 interactions before "
-    "it, as when serving. New items: only items that the user had not bought before are shown and count "
+    "it, however old. New items: only items that the user had not bought before are shown and count "
     "({users_judged_new:,} users bought one). All items: everything may be shown and counts. recall@k = hits "
     "/ min(k, items bought); ndcg@k with binary gain; coverage@k = share of the catalogue in any list."
 )

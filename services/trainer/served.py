@@ -2,7 +2,8 @@
 
 Models are fitted on interactions; they are judged on the questions that serving asks. Where the offline
 store has a row of the user as of the cut, that row is the question; where it has none (before Ringside was
-there) the user's last interactions are, which is what the first row would have been seeded with.
+there) the user's last interactions are, which is what the first row would have been seeded with. Whose
+latest act is older than rows are served is left out: serving asks every model the same nothing.
 """
 
 from collections.abc import Mapping
@@ -23,10 +24,22 @@ FEATURES = ("item_ids", "item_at", "item_types")
 
 
 def as_served(
+    judged: list[Case],
+    split: TimeSplit,
+    catalogue: Catalogue,
+    features: FeatureStore,
+    ttl_s: float = float("inf"),
+) -> list[Case]:
+    """The cases with the queries that serving would have made at the cut, without those of users whose row
+    would have been older than `ttl_s`. Feast is asked (and imported) only if the history has a row early
+    enough of somebody who is judged."""
+    served = _asked_of_feast(judged, split, catalogue, features)
+    return [case for case in served if float(case.query.recent_at.max()) >= split.cut_s - ttl_s]
+
+
+def _asked_of_feast(
     judged: list[Case], split: TimeSplit, catalogue: Catalogue, features: FeatureStore
 ) -> list[Case]:
-    """The cases with the queries that serving would have made at the cut. Feast is asked (and imported) only
-    if the history has a row early enough of somebody who is judged."""
     if not features.applied():
         return judged
     users = split.train.users

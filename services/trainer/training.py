@@ -45,6 +45,7 @@ class Workshop:
     encoder: EncoderFactory
     clock_ms: Callable[[], int]
     features: FeatureStore | None = None  # None: judge on interactions alone
+    activity_ttl_s: float = float("inf")  # how long rows of recent activity are served
 
     def train(self, made: Recipe, champion: Recipe | None = None, progress: Progress = silent) -> Trained:
         """Judge the recipe on a time split, fit it on everything, save the model.
@@ -81,7 +82,7 @@ class Workshop:
         def serve(judged: list[Case], split: TimeSplit) -> list[Case]:
             if self.features is None:
                 return judged
-            return as_served(judged, split, dataset.catalogue, self.features)
+            return as_served(judged, split, dataset.catalogue, self.features, self.activity_ttl_s)
 
         return serve
 

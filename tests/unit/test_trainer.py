@@ -486,6 +486,19 @@ def test_queries_are_the_rows_that_serving_would_have_read():
     np.testing.assert_array_equal(served[0].chosen, judged[0].chosen)
 
 
+def test_who_was_away_for_longer_than_rows_are_served_is_not_judged():
+    """Neither by a row of Feast nor by old interactions: serving would know nothing."""
+    split, judged = judged_cases()
+    away_s = [split.cut_s - float(case.query.recent_at[0]) for case in judged]
+    ttl_s = float(np.median(away_s))
+    lately = str(split.train.users[judged[int(np.argmax(away_s))].user])
+    row = (lately, int((split.cut_s - 1) * 1_000), ["item-001"])
+    kept = as_served(judged, split, catalogue(), Features(row), ttl_s)
+    recent = [case.user for case, away in zip(judged, away_s, strict=True) if away <= ttl_s]
+    assert {case.user for case in kept} == {*recent, judged[int(np.argmax(away_s))].user}
+    assert 0 < len(recent) < len(judged)
+
+
 @pytest.mark.parametrize("applied", [True, False])
 def test_without_early_rows_feast_is_not_asked(applied):
     split, judged = judged_cases()
