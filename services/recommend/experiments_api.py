@@ -57,7 +57,7 @@ class OnArm(Command):
 class Undo(Command):
     """Take back a rollback or a promotion, named by its revision."""
 
-    revision: Annotated[int, Field(ge=1)]
+    revision: Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class Resume(Command):
