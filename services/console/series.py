@@ -59,7 +59,9 @@ class TimeAxis:
             realised = self._realised(counts(decision)) if is_look(decision) else None
             self.points.append(point(decision, realised))
 
-    def _realised(self, now: dict[str, int]) -> dict[str, float] | None:
+    def _realised(self, seen: dict[str, int]) -> dict[str, float] | None:
+        # A look tells of live arms; one that comes back has the units it had when it went.
+        now = (self._looks[-1] if self._looks else {}) | seen
         self._looks.append(now)
         # Forget a look only when the one after it still leaves enough units: the window depends on the
         # past alone.

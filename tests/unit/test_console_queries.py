@@ -54,6 +54,21 @@ def test_realised_share_is_a_share_and_follows_the_target(story):
     assert abs(sum(gaps) / len(gaps)) < 0.03  # 180 units a look under a weight that moves by 5 points at most
 
 
+def test_an_arm_that_comes_back_brings_its_old_units_not_as_new_ones():
+    start = commands.start("shop", {"name": "als", "model_version": "v"}, RULES, "salt", Origin("anna", 1))
+    looks = (
+        {"als": 5_000, "text": 5_000},
+        {"als": 5_280, "text": 5_150},
+        {"als": 6_000},
+        {"als": 6_280, "text": 5_180},
+    )
+    axis = series.TimeAxis()
+    axis.extend(
+        replace(start, evidence={"arms": {name: {"n": n} for name, n in units.items()}}) for units in looks
+    )
+    assert axis.points[-1]["realised"] == pytest.approx({"als": 280 / 310, "text": 30 / 310})
+
+
 def test_realised_share_without_new_units_is_unknown_not_zero():
     assert series.realised_share({"a": 5}, {"a": 5}) is None
     assert series.realised_share({"a": 5}, {"a": 8, "b": 1}) == {"a": 0.75, "b": 0.25}
