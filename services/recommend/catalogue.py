@@ -99,15 +99,24 @@ class LiveCatalogue:
         )
         return ItemChanged(received_at=self._deps.clock_ms(), item_id=item_id, author=by.name, **fields)
 
-    async def require(self, item_ids: Sequence[str]) -> None:
-        """Refuse to change what does not exist. Raises NotFoundError naming the row."""
-        unknown = [item for item in item_ids if item not in self._shelf().index]
+    async def require(self, item_ids: Sequence[str], *, deleted: bool = False) -> None:
+        """Refuse to change what does not exist; `deleted`: items of the import that were taken out will do.
+        Raises NotFoundError naming the row. Items that our shelf lacks are looked for in what was laid since.
+        """
+        shelf = self._shelf()
+        gone = frozenset[str]() if deleted else shelf.deleted
+        unknown = [item for item in item_ids if item not in shelf.index or item in gone]
         _, changes = await asyncio.to_thread(self._deps.overlay.changes) if unknown else (None, [])
-        held = standing(changes, self._shelf().imported)
-        missing = [item for item in unknown if not shown(held.get(item))]
+        held = standing(changes, shelf.imported)
+        missing = [item for item in unknown if not _exists(held.get(item), item in shelf.index)]
         if missing:
             row = list(item_ids).index(missing[0])
             raise NotFoundError(f"{row}.item_id", f"no item {missing[0]!r} in the catalogue")
+
+
+def _exists(change: ItemChanged | None, imported: bool) -> bool:
+    """Whether there is an item of which this holds."""
+    return shown(change) or (imported and not (change is not None and change.deleted))
 
 
 def catalogue_routes(deps: Deps, gate: Gate, live: LiveCatalogue) -> APIRouter:
@@ -129,14 +138,15 @@ def catalogue_routes(deps: Deps, gate: Gate, live: LiveCatalogue) -> APIRouter:
 
     @router.patch("/items", openapi_extra=extra, responses=failures("404"))
     async def change_items(changes: Annotated[list[ItemChange], rows, Body()], by: admin) -> Changed:
-        """Change stock, price, visibility, … of several items."""
+        """Change stock, price, visibility, … of several items. A deleted item is 404: a POST brings it back."""
         await live.require([change.item_id for change in changes])
         return await live.change([live.changed(change.item_id, by, change) for change in changes])
 
     @router.delete("/items", openapi_extra=extra, responses=failures("404"))
     async def delete_items(item_id: Annotated[list[ItemId], few, Query()], by: admin) -> Changed:
-        """Take items out of the catalogue; `item_id` may be repeated."""
-        await live.require(item_id)
+        """Take items out of the catalogue; `item_id` may be repeated. A POST brings them back, or a newer
+        import that has them."""
+        await live.require(item_id, deleted=True)
         return await live.change([live.changed(item, by, None) for item in item_id])
 
     @router.patch("/items/{item_id:path}", openapi_extra=extra, responses=failures("404"))
@@ -148,7 +158,7 @@ def catalogue_routes(deps: Deps, gate: Gate, live: LiveCatalogue) -> APIRouter:
     @router.delete("/items/{item_id:path}", openapi_extra=extra, responses=failures("404"))
     async def delete_item(item_id: Annotated[ItemId, Path()], by: admin) -> Changed:
         """Take one item out of the catalogue."""
-        await live.require([item_id])
+        await live.require([item_id], deleted=True)
         return await live.change([live.changed(item_id, by, None)])
 
     return router

@@ -22,8 +22,8 @@ HALF_LIFE_S = 7 * 86_400.0  # the fast clock of models.popularity
 class Shelf:
     """The catalogue with the live changes in it: those of the log up to `laid`.
 
-    index: item id -> place in the arrays; live: bool [n_items], what may be shown to anybody; codes: int32
-    [n_items];
+    index: item id -> place in the arrays; deleted: ids of items that were taken out (those of the import keep
+    their place); live: bool [n_items], what may be shown to anybody; codes: int32 [n_items];
     price: float32 [n_items]; metadata: JSON of each item, encoded once; popular: every item, most popular
     first; popularity: float32 [n_items].
     """
@@ -33,6 +33,7 @@ class Shelf:
     imported: Imported
     laid: Laid | None
     index: Mapping[str, int]
+    deleted: frozenset[str]
     ids: tuple[str, ...]
     live: NDArray[np.bool_]
     codes: NDArray[np.int32]
@@ -99,7 +100,8 @@ def stock(
     laid: Laid | None = None,
 ) -> Shelf:
     """A shelf from an imported catalogue, its popularity (float32 [n_items]) and the changes that hold."""
-    changed = merged(catalogue, changes or {})
+    changes = changes or {}
+    changed = merged(catalogue, changes)
     counts = np.append(counts, np.zeros(len(changed) - len(counts), np.float32))
     ids = tuple(changed.items.tolist())
     codes = category_codes(changed)
@@ -109,6 +111,7 @@ def stock(
         imported=imported or Imported(),
         laid=laid,
         index={item: place for place, item in enumerate(ids)},
+        deleted=frozenset(item for item, change in changes.items() if change.deleted),
         ids=ids,
         live=available(changed),
         codes=codes,

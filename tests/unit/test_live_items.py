@@ -19,7 +19,13 @@ from services.recommend.live_items import shown, standing
 said = st.fixed_dictionaries(
     {}, optional={"title": st.sampled_from("TU"), "price": st.integers(0, 3), "stock": st.integers(0, 3)}
 )
+WHOLE = {"title": "W", "category": "c", "price": 1.0, "stock": 1, "hidden": False, "description": "d"}
 change = st.one_of(
+    st.builds(
+        lambda item, stock: {"item_id": item, **WHOLE, "stock": stock},
+        st.sampled_from("ab"),
+        st.integers(0, 3),
+    ),
     st.builds(lambda item, fields: {"item_id": item, **fields}, st.sampled_from("ab"), said),
     st.builds(lambda item: {"item_id": item, "deleted": True}, st.sampled_from("ab")),
 )
@@ -54,10 +60,14 @@ def test_a_compacted_log_means_what_the_whole_one_means(rows: list[dict], as_of_
 
 @given(ANY)
 def test_without_a_newer_import_the_last_word_on_each_field_holds(rows: list[dict]) -> None:
+    """Of a deleted item nothing less than a whole one is a word."""
     expected: dict[str, dict] = {}
     for row in rows:
-        now = {} if row.get("deleted") or expected.get(row["item_id"], {}).get("deleted") else None
-        expected[row["item_id"]] = {**(expected.get(row["item_id"], {}) if now is None else now), **row}
+        now = expected.get(row["item_id"], {})
+        if row.get("deleted") or (now.get("deleted") and WHOLE.keys() <= row.keys()):
+            now = {}
+        if not now.get("deleted"):
+            expected[row["item_id"]] = {**now, **row}
     held = standing(timed(rows), Imported())
     assert {item: now.deleted for item, now in held.items()} == {
         item: row.get("deleted", False) for item, row in expected.items()
@@ -65,6 +75,22 @@ def test_without_a_newer_import_the_last_word_on_each_field_holds(rows: list[dic
     assert all(
         getattr(now, name) == expected[item].get(name) for item, now in held.items() for name in ITEM_FIELDS
     )
+
+
+@given(ANY, ANY, st.integers(0, 12))
+def test_what_is_deleted_stays_so_until_it_is_whole_again(
+    before: list[dict], after: list[dict], as_of_ms: int
+) -> None:
+    """Whoever laid how much of the log when: a replica that goes on, one that starts, a compacted log."""
+    partial = [row for row in after if not row.get("deleted") and not WHOLE.keys() <= row.keys()]
+    rows = [*before, {"item_id": "a", "deleted": True}, *partial]
+    imported = Imported(min(as_of_ms, len(before)), frozenset({"title", "price"}))
+    for changes in (timed(rows), compacted(timed(rows))):
+        assert standing(changes, imported)["a"].deleted
+    back = timed([*rows, {"item_id": "a", **WHOLE}])
+    for changes in (back, compacted(back)):
+        held = standing(changes, imported)["a"]
+        assert {name: getattr(held, name) for name in ITEM_FIELDS} == WHOLE
 
 
 @given(ANY)
@@ -207,6 +233,44 @@ def test_a_change_that_no_shelf_holds_is_passed_over_and_the_next_one_is_seen(
     assert following.bad == {"schema": 1}
     call.look()
     assert ids(call.slate(n=1)) == ["i1"]
+
+
+def test_only_a_post_brings_a_deleted_item_back(shop: Shop, call: Caller) -> None:
+    """Of the import or added: a stock sync that knows nothing of the deletion is refused by name."""
+    call.post("/items", [{"item_id": "new", "title": "New"}], "admin")
+    call.look()
+    for item in ("i0", "new"):
+        assert call.send("DELETE", f"/items/{item}", "admin").status_code == 200
+    call.look()
+    for item in ("i0", "new"):
+        rows = [{"item_id": "i1"}, {"item_id": item, "stock": 5}]
+        refused = call.send("PATCH", "/items", "admin", json=rows)
+        assert (refused.status_code, refused.json()["error"]["field"]) == (404, "1.item_id")
+        assert call.send("PATCH", f"/items/{item}", "admin", json={"stock": 5}).status_code == 404
+    assert call.send("DELETE", "/items/i0", "admin").status_code == 200  # once more does no harm
+    call.look()
+    assert ids(call.slate(n=2)) == ["i1", "i2"]
+    call.post("/items", [{"item_id": "i0", "title": "Back", "price": 7}], "admin")
+    assert call.send("PATCH", "/items/i0", "admin", json={"price": 8}).status_code == 200  # before the look
+    call.look()
+    assert call.slate(n=1)["items"][0]["metadata"] == {"title": "Back", "category": "", "price": 8.0}
+    assert call.send("PATCH", "/items/i0", "admin", json={"price": 9}).status_code == 200
+
+
+def test_a_change_that_another_replica_let_through_brings_no_deleted_item_back(
+    shop: Shop, call: Caller
+) -> None:
+    """It had not seen the deletion, which stands before the change in the log."""
+    with shop.client() as other:
+        other.send("DELETE", "/items/i0", "admin")
+        assert call.send("PATCH", "/items/i0", "admin", json={"stock": 5}).status_code == 200
+        for replica in (call, other):
+            replica.look()
+            assert ids(replica.slate(n=1)) == ["i1"]
+    shop.overlay.forget()
+    follower(shop).follow()
+    with shop.client() as late:
+        assert ids(late.slate(n=1)) == ["i1"]
 
 
 def test_a_log_that_lost_its_data_takes_nothing_away(shop: Shop, call: Caller) -> None:
