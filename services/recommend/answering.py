@@ -81,10 +81,14 @@ class Answering:
         """What is popular now; nobody's slate, so nothing is counted."""
         serving = self._serving()
         check(ask, serving.shelf, self._placements)
-        items = self._slates.popular(serving.shelf, ask)
-        short = "fewer_eligible" if len(items) < ask.n else None
+        made = self._slates.popular(serving.shelf, ask)
         return Answer(
-            recommendation_id=None, items=items, experiment=None, arm=None, model_version=None, degraded=short
+            recommendation_id=None,
+            items=made.items,
+            experiment=None,
+            arm=None,
+            model_version=None,
+            degraded=",".join(made.notes) or None,
         )
 
     async def _read(

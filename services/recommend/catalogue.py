@@ -138,7 +138,7 @@ def catalogue_routes(deps: Deps, gate: Gate, live: LiveCatalogue) -> APIRouter:
 
     @router.patch("/items", openapi_extra=extra, responses=failures("404"))
     async def change_items(changes: Annotated[list[ItemChange], rows, Body()], by: admin) -> Changed:
-        """Change stock, price, visibility, … of several items. A deleted item is 404: a POST brings it back."""
+        """Change stock, price, visibility, … of several items. A deleted one is 404 until it is posted."""
         await live.require([change.item_id for change in changes])
         return await live.change([live.changed(change.item_id, by, change) for change in changes])
 

@@ -1,4 +1,5 @@
-"""Which items of rankings make a slate, and what fills one that models left short. Pure."""
+"""Which items of rankings make a slate, and what fills one that models left short, or of too few categories.
+Pure."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,3 +48,32 @@ def fillers(shelf: Shelf, ask: Ask, mask: NDArray[np.bool_]) -> list[Ranking]:
         alike = mask & (shelf.codes == shelf.codes[shelf.index[ask.anchor]])
         return [shelf.most_popular(many, alike), shelf.most_popular(many, mask)]
     return [shelf.most_popular(many, mask)]
+
+
+def keepable(shelf: Shelf, mask: NDArray[np.bool_], n: int, cap: int) -> bool:
+    """Whether there are `n` of the masked items (bool [n_items]) with at most `cap` of a category."""
+    many = np.bincount(shelf.codes[mask] - UNKNOWN, minlength=1)  # at 0 those of no category: never capped
+    return int(many[0] + np.minimum(many[1:], cap).sum()) >= n
+
+
+def varied(shelf: Shelf, mask: NDArray[np.bool_], n: int, cap: int) -> Ranking:
+    """The most popular of the masked items (bool [n_items]), at most `cap` of a category.
+
+    2 n of them end any slate of `n` within the cap, if that can be done at all: an item that is in the slate
+    already rules one of them out, itself or one of its category.
+    """
+    many = 16 * n  # nearly always enough; sorting the whole catalogue takes ten times as long
+    while True:
+        item = shelf.most_popular(many, mask).item
+        few = item[_first(shelf.codes[item], cap)][: 2 * n]
+        if len(few) == 2 * n or len(item) < many:
+            return Ranking(few, shelf.popularity[few], "popular now")
+        many *= 16
+
+
+def _first(code: NDArray[np.int32], many: int) -> NDArray[np.bool_]:
+    """Which are among the first `many` of their code, bool [len(code)]; UNKNOWN is no code."""
+    order = np.argsort(code, kind="stable")
+    at = np.empty(len(code), np.intp)
+    at[order] = np.arange(len(code)) - np.searchsorted(code[order], code[order])
+    return (at < many) | (code == UNKNOWN)

@@ -10,13 +10,13 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from models.blend import slate
+from models.blend import UNKNOWN, Candidate, slate
 from models.contract import Ranking
 from services.ports import UserRow
 from services.recent import Recent
 from services.recommend.asks import Ask, allowed
 from services.recommend.assigning import NOBODY
-from services.recommend.filling import fillers, leading
+from services.recommend.filling import fillers, keepable, leading, varied
 from services.recommend.fitted import ModelFailedError, Placed
 from services.recommend.serving import Champion, Serving
 from services.recommend.shelf import Shelf
@@ -34,6 +34,14 @@ class Made:
     answered_by: str
     model_version: str
     notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Items of a slate; `within`: no category has more places than its share."""
+
+    items: list[SlateItem]
+    within: bool = True
 
 
 class Slates:
@@ -66,15 +74,15 @@ class Slates:
                 notes.append(f"{failed.how}:{name}")
                 continue
             other = champion if champion is not None and champion.arm != name else None
-            items = await self._filled(serving, ask, row, mask, best, other)
-            self._remember(ask, items, notes)
-            return self._made(items, name, model.fitted.model_version, notes, ask)
+            chosen = await self._filled(serving, ask, row, mask, best, other)
+            self._remember(ask, chosen.items, notes)
+            return _made(chosen, name, model.fitted.model_version, notes, ask)
         return self._without_models(serving.shelf, ask, mask, notes)
 
-    def popular(self, shelf: Shelf, ask: Ask) -> list[SlateItem]:
+    def popular(self, shelf: Shelf, ask: Ask) -> Made:
         """What is popular among the allowed items."""
         mask = allowed(ask, shelf, UserRow())
-        return self._items(shelf, ask, [shelf.most_popular(ask.n, mask)], mask)
+        return _made(self._chosen(shelf, ask, fillers(shelf, ask, mask), mask), POPULAR, POPULAR, [], ask)
 
     async def _ask_model(self, model: Placed, ask: Ask, row: UserRow, mask: NDArray[np.bool_]) -> Ranking:
         many = ask.n if self._cap(ask) is None else 3 * ask.n
@@ -96,59 +104,80 @@ class Slates:
         mask: NDArray[np.bool_],
         best: Ranking,
         other: Champion | None,
-    ) -> list[SlateItem]:
+    ) -> Chosen:
         """The arm's items; where they are too few (a user it can't judge), the champion's, then the
         popular ones."""
-        items = self._items(serving.shelf, ask, [best], mask)
-        if len(items) == ask.n:
-            return items
+        chosen = self._chosen(serving.shelf, ask, [best], mask)
+        if len(chosen.items) == ask.n:
+            return chosen
         rankings = [best]
         model = serving.models.get(other.model_version) if other is not None else None
         if model is not None and len(best.item) < ask.n:
             with suppress(ModelFailedError):  # only a filler; what is popular follows anyway
                 rankings.append(await self._ask_model(model, ask, row, mask))
-        return self._items(serving.shelf, ask, [*rankings, *fillers(serving.shelf, ask, mask)], mask)
+        return self._chosen(serving.shelf, ask, [*rankings, *fillers(serving.shelf, ask, mask)], mask)
 
     def _without_models(self, shelf: Shelf, ask: Ask, mask: NDArray[np.bool_], notes: list[str]) -> Made:
         last = self._last.get(_memory_key(ask)) if ask.visitor.key is not None and ask.given is None else None
         if last is not None:
-            kept = [
-                item for item in last if (place := shelf.index.get(item.item_id)) is not None and mask[place]
-            ]
-            items = [_moved(item, at) for at, item in enumerate(kept[: ask.n])]
+            items = self._again(shelf, ask, last, mask)
             if len(items) == ask.n:
                 return Made(items, POPULAR, POPULAR, [*notes, "cached_slate"])
-        items = self._items(shelf, ask, fillers(shelf, ask, mask), mask)
-        return self._made(items, POPULAR, POPULAR, [*notes, POPULAR], ask)
+        chosen = self._chosen(shelf, ask, fillers(shelf, ask, mask), mask)
+        return _made(chosen, POPULAR, POPULAR, [*notes, POPULAR], ask)
 
-    def _made(
-        self, items: list[SlateItem], answered_by: str, version: str, notes: list[str], ask: Ask
-    ) -> Made:
-        if len(items) < ask.n:
-            notes.append("fewer_eligible")
-        return Made(items, answered_by, version, notes)
+    def _again(
+        self, shelf: Shelf, ask: Ask, last: list[SlateItem], mask: NDArray[np.bool_]
+    ) -> list[SlateItem]:
+        """What of a slate may be shown still, told as it is now."""
+        placed = zip(shelf.places(item.item_id for item in last), last, strict=True)
+        kept = [(place, item) for place, item in placed if place != UNKNOWN and mask[place]]
+        chosen = leading([place for place, _ in kept], ask.n, shelf.codes, self._cap(ask))
+        return [
+            _slate_item(shelf, ask, at, place, item.score, item.reason)
+            for at, (place, item) in enumerate(kept[here] for here in chosen)
+        ]
 
     def _cap(self, ask: Ask) -> int | None:
         free = not ask.category and ask.anchor is None and ask.given is None and self._share < 1.0
         return ceil(ask.n * self._share) if free else None
 
-    def _items(
-        self, shelf: Shelf, ask: Ask, rankings: list[Ranking], mask: NDArray[np.bool_]
-    ) -> list[SlateItem]:
+    def _chosen(self, shelf: Shelf, ask: Ask, rankings: list[Ranking], mask: NDArray[np.bool_]) -> Chosen:
+        """The slate of these rankings, one after another. Where they know too little of other categories,
+        what is popular there comes before what the cap held back."""
         cap = self._cap(ask)
         best = rankings[0]
         if mask[best.item].all():  # what models were asked for; only a sick one ranks what is not allowed
             chosen = leading(best.item.tolist(), ask.n, shelf.codes, cap)
             if len(chosen) == ask.n:
-                return _slate_items(shelf, ask, chosen, best)
+                return Chosen(_slate_items(shelf, ask, chosen, best))
         picks = slate(rankings, n=ask.n, allowed=mask, category=shelf.codes, cap=cap)
-        return [
+        within = cap is None or _within(shelf, picks, cap)
+        if cap is not None and not within and len(picks) == ask.n and keepable(shelf, mask, ask.n, cap):
+            wider = [*rankings, varied(shelf, mask, ask.n, cap)]
+            picks = slate(wider, n=ask.n, allowed=mask, category=shelf.codes, cap=cap)
+            within = True
+        items = [
             _slate_item(shelf, ask, at, pick.item, pick.score, pick.reason) for at, pick in enumerate(picks)
         ]
+        return Chosen(items, within)
 
     def _remember(self, ask: Ask, items: list[SlateItem], notes: list[str]) -> None:
         if not notes and ask.visitor.key is not None and ask.given is None:
             self._last.put(_memory_key(ask), items)
+
+
+def _made(chosen: Chosen, answered_by: str, version: str, notes: list[str], ask: Ask) -> Made:
+    if len(chosen.items) < ask.n:
+        notes.append("fewer_eligible")
+    if not chosen.within:
+        notes.append("category_share")
+    return Made(chosen.items, answered_by, version, notes)
+
+
+def _within(shelf: Shelf, picks: list[Candidate], cap: int) -> bool:
+    places = [pick.item for pick in picks]
+    return len(leading(places, len(places), shelf.codes, cap)) == len(places)
 
 
 def _slate_items(shelf: Shelf, ask: Ask, chosen: list[int], best: Ranking) -> list[SlateItem]:
@@ -169,9 +198,3 @@ def _slate_item(shelf: Shelf, ask: Ask, at: int, place: int, score: float, reaso
 
 def _memory_key(ask: Ask) -> tuple[str, str, str | None]:
     return ask.visitor.key or "", ask.placement, ask.anchor
-
-
-def _moved(item: SlateItem, position: int) -> SlateItem:
-    return SlateItem(
-        item_id=item.item_id, score=item.score, position=position, reason=item.reason, metadata=item.metadata
-    )

@@ -104,7 +104,8 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     champion_only (the kill switch is on), cut_off (no experiment state: the last champion serves alone),
     no_fresh_features, no_pins (they are being put back, the champion serves),
     failed:, late:, resting: or not_loaded: with the arm whose model it was, cached_slate,
-    popular, fewer_eligible, exposure_lost (the way to the log is full: the slate won't count).
+    popular, fewer_eligible, category_share (one category has more of the places than the shop allows: too few
+    of others are eligible), exposure_lost (the way to the log is full: the slate won't count).
     """
 
     recommendation_id: str | None

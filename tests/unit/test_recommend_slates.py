@@ -1,6 +1,8 @@
 """What /recommend, /similar, /rerank and /popular answer, healthy and sick."""
 
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_shop import START_MS, Ordered, Shop, ids
+from small_shop import START_MS, Ordered, Shop, catalogue, ids
 
 from models.blend import slate
 from models.contract import Ranking
 from services.ports import UserRow
 from services.recommend import fitted
-from services.recommend.filling import leading
+from services.recommend.filling import keepable, leading, varied
+from services.recommend.shelf import stock
 
 FULL = {"category_share": 1.0}
 
@@ -90,6 +93,59 @@ def test_no_category_takes_more_than_its_share(tmp_path: Path) -> None:
         answer = call.slate(n=8)
     lamps = [item for item in answer["items"] if item["metadata"]["category"] == "lamps"]
     assert (len(answer["items"]), len(lamps)) == (8, 4)
+
+
+def categories(answer: dict) -> Counter[str]:
+    return Counter(item["metadata"]["category"] for item in answer["items"])
+
+
+def test_the_share_of_a_category_is_kept_where_others_are_eligible(tmp_path: Path) -> None:
+    """Also by what is popular, and by a model that knows one category only."""
+    shop = Shop(tmp_path, category_share=0.5)
+    shop.good.order.sort(key=lambda place: (place % 4, place))  # ten lamps first
+    shop.start()
+    with shop.client() as call:
+        few = call.slate(n=3)
+        hidden = [{"item_id": f"i{place}", "hidden": True} for place in range(20, 40) if place % 4 != 3]
+        call.send("PATCH", "/items", "admin", json=hidden)  # left of the most popular: bags
+        call.look()
+        popular = [call.get(f"/popular?n={n}").json() for n in (1, 2, 6, 8)]
+        shop.good.cold = True
+        stranger = call.slate(n=2, user="stranger")
+        shop.good.fails = True
+        no_model = call.slate(n=6, user="another")
+    assert (categories(few)["lamps"], few["degraded"]) == (2, None)
+    assert few["items"][2]["reason"] == "popular now"
+    for answer, most in zip([*popular, stranger], (1, 1, 3, 4, 1), strict=True):
+        assert (max(categories(answer).values()), answer["degraded"]) == (most, None)
+    assert (max(categories(no_model).values()), no_model["degraded"]) == (3, "failed:good,popular")
+    assert ids(popular[2]) == ["i39", "i35", "i31", "i18", "i17", "i16"]
+
+
+def test_a_share_that_can_not_be_kept_is_said_and_the_slate_is_full(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, category_share=0.5)
+    shop.start()
+    with shop.client() as call:
+        others = [place for place in range(39) if place % 4]
+        hidden = [{"item_id": f"i{place}", "hidden": True} for place in others]
+        call.send("PATCH", "/items", "admin", json=hidden)
+        call.look()
+        answers = [call.slate(n=4), call.get("/popular?n=4").json()]
+        lamps = call.slate(n=4, category="lamps")  # asked for
+    assert [(len(answer["items"]), answer["degraded"]) for answer in answers] == [(4, "category_share")] * 2
+    assert [categories(answer)["lamps"] for answer in answers] == [3, 3]
+    assert (len(lamps["items"]), lamps["degraded"]) == (4, None)
+
+
+def test_a_cached_slate_of_fewer_items_keeps_the_share(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, category_share=0.5)
+    shop.good.order.sort(key=lambda place: (place % 4, place))
+    shop.start()
+    with shop.client() as call:
+        call.slate(n=6)
+        shop.good.fails = True
+        answer = call.slate(n=4)
+    assert (ids(answer), answer["degraded"]) == (["i0", "i4", "i1", "i5"], "failed:good,cached_slate")
 
 
 def test_similar_leaves_the_item_out_and_fills_from_its_category(shop: Shop) -> None:
@@ -236,6 +292,49 @@ def test_a_cached_slate_shows_nothing_that_was_hidden_since(shop: Shop) -> None:
     assert len(ids(answer)) == 3
 
 
+def test_a_cached_slate_tells_items_as_they_are_now_and_as_they_are_asked(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        good = call.slate(n=2, metadata="false")
+        call.send("PATCH", "/items/i0", "admin", json={"price": 99.0})
+        call.look()
+        shop.good.fails = True
+        told, bare = call.slate(n=2), call.slate(n=2, metadata="false")
+    assert told["degraded"] == bare["degraded"] == "failed:good,cached_slate"
+    assert told["items"][0]["metadata"] == {"title": "Item 0", "category": "lamps", "price": 99.0}
+    assert bare["items"] == good["items"]
+
+
+def test_a_cached_slate_is_of_its_shopper_its_placement_and_its_item(shop: Shop) -> None:
+    shop.start()
+    with shop.client() as call:
+        call.slate(n=3)
+        call.get("/similar/i5?n=3&user_id=anna")
+        shop.good.fails = True
+        asked = [
+            "/recommend?n=3&user_id=anna",
+            "/recommend?n=3&user_id=anna&placement=cart",
+            "/recommend?n=3&user_id=anna&placement=item",
+            "/recommend?n=3&user_id=bert",
+            "/similar/i5?n=3&user_id=anna",
+            "/similar/i6?n=3&user_id=anna",
+            "/similar/i5?n=3&user_id=anna&placement=home",
+        ]
+        notes = [call.get(path).json()["degraded"].split(",")[-1] for path in asked]
+    cached, other = "cached_slate", "popular"
+    assert notes == [cached, other, other, other, cached, other, other]
+
+
+def test_an_exposure_says_when_its_features_became_readable(shop: Shop) -> None:
+    """Point-in-time reads of training rest on it."""
+    shop.start()
+    shop.reader.rows["anna"] = UserRow(("i3",), (START_MS - 9,), ("view",), START_MS - 5)
+    with shop.client() as call:
+        call.slate()
+        call.slate(user="stranger")
+    assert [exposure.features_at for exposure in shop.exposures()] == [START_MS - 5, None]
+
+
 def test_an_artifact_that_is_refused_leaves_the_rest_serving(shop: Shop) -> None:
     shop.models.damage("other")
     _all_on_other(shop)
@@ -315,3 +414,26 @@ def test_the_short_way_equals_the_blend(places: list[int], n: int, cap: int | No
         assert [places[at] for at in chosen] == [pick.item for pick in blended]
     else:
         assert len(set(places)) < n or cap is not None
+
+
+@given(
+    names=st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=40, max_size=40),
+    off=st.sets(st.integers(0, 39)),
+    places=st.lists(st.integers(0, 39), max_size=12),
+    counts=st.lists(st.integers(0, 3), min_size=40, max_size=40),
+    n=st.integers(1, 6),
+    cap=st.integers(1, 6),
+)
+def test_a_cap_is_kept_exactly_if_the_eligible_items_allow_it(
+    names: list[str], off: set[int], places: list[int], counts: list[int], n: int, cap: int
+) -> None:
+    shelf = stock(replace(catalogue(), category=np.array(names)), np.array(counts, np.float32))
+    mask = np.ones(40, np.bool_)
+    mask[list(off)] = False
+    best = Ranking(np.array(places, np.int32), np.zeros(len(places), np.float32))
+    rankings = [best, varied(shelf, mask, n, cap), shelf.most_popular(3 * n, mask)]
+    picks = slate(rankings, n=n, allowed=mask, category=shelf.codes, cap=cap)
+    used = Counter(names[pick.item] for pick in picks if names[pick.item])
+    assert len(picks) == min(n, mask.sum())
+    within = len(picks) == n and max(used.values(), default=0) <= cap
+    assert within == keepable(shelf, mask, n, cap)
