@@ -102,6 +102,13 @@ def test_an_alert_says_how_bad_it_is_and_where_to_read_on(rule: dict[str, Any]) 
         assert part in paragraph
 
 
+def test_features_are_old_also_when_nobody_says_when_they_were_made() -> None:
+    """`max` of no series is no number, and no alert: the process may be gone, or never have been started."""
+    [rule] = [rule for rule in RULES if rule["alert"] == "RingsideFeaturesOld"]
+    made = "ringside_materialized_timestamp_seconds"
+    assert f"time() - (max({made}) or 0 * absent({made})) > 3 * 3600" == rule["expr"]
+
+
 def test_an_alert_has_one_paragraph_and_a_paragraph_one_alert() -> None:
     assert sorted(PARAGRAPHS) == sorted(rule["alert"] for rule in RULES)
 
