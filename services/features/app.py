@@ -23,14 +23,16 @@ Step = Callable[[str], None]
 TURN_S = 1.0
 RETRY_S = 60.0
 LONGEST_S = 1_800.0  # a run is one long turn of the loop
+_FAILED = "features are not materialised, what is served grows old; trying again soon: %s"
 
-# Events of the lake as acts. A purchase's value is what was paid; without one it is the price in the
-# catalogue.
+# Events of the lake as acts, from where the data set ends, as training reads on: an export of the shop's own
+# has what was done before. A purchase's value is what was paid; without one it is the price in the catalogue.
 _LIVE = """
 SELECT coalesce(user_id, session_id) AS user_id, item_id, to_timestamp(received_at / 1000.0) AS "at",
        type AS kind, 1.0 AS quantity, coalesce(value, items.price, 0) AS price, event_id
 FROM read_parquet($files, hive_partitioning = false, union_by_name = true) LEFT JOIN items USING (item_id)
 WHERE type <> 'impression' AND coalesce(user_id, session_id) IS NOT NULL
+      AND received_at > (SELECT coalesce(epoch_ms(max("at")), 0) FROM imported)
 QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY received_at) = 1
 """
 
@@ -48,8 +50,8 @@ def environment(settings: Settings) -> dict[str, str]:
 def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: None) -> Materialized:
     """Compute profiles, statistics and contents as of `now` and load them online.
 
-    Rows are stamped `materialize_horizon_ms` ahead, the moment by which all of them can be read. Users whom
-    the online store doesn't know get the recent items of the data set.
+    Rows are stamped `materialize_horizon_ms` ahead, the moment by which all of them can be read. Users of
+    whom nothing online would be served get their recent items (services.features.seed).
     """
     bootstrap.data_store(settings).table("items")  # without data: refused before Feast takes its seconds
     store = bootstrap.feature_store(settings)
@@ -97,7 +99,7 @@ def _batch_views(
 
 
 def _acts(settings: Settings, imported: pa.Table, items: pa.Table) -> pa.Table:
-    """Everything that was done: the data set's interactions, then the lake's events."""
+    """Everything that was done: the data set's interactions, then what the lake has later than its last."""
     columns = ["user_id", "item_id", "at", "kind", "quantity", "price"]
     imported = imported.select(columns)
     files = [str(path) for path in sorted((settings.lake_path / "events").glob("**/*.parquet"))]
@@ -106,6 +108,7 @@ def _acts(settings: Settings, imported: pa.Table, items: pa.Table) -> pa.Table:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("items", items)
+        connection.register("imported", imported)
         live = connection.sql(_LIVE, params={"files": files}).to_arrow_table()
     return pa.concat_tables([imported, live.select(columns).cast(imported.schema)])
 
@@ -120,14 +123,16 @@ def run_every(settings: Settings, every_s: float) -> None:
         while not stop.wait(TURN_S):
             if time.monotonic() < due:
                 continue
-            due = time.monotonic() + every_s
+            begun, done = time.monotonic(), False
             try:
                 with meters.step(), ProcessPoolExecutor(1, get_context("spawn")) as aside:
                     metrics.done(aside.submit(_materialize_aside, settings, first).result())
-                first = False
+                first, done = False, True
             except (RingsideError, OSError, BrokenExecutor) as error:
-                due = time.monotonic() + min(every_s, RETRY_S)
-                logger.error("features are not materialised: %s; trying again", error)
+                logger.error(_FAILED, error)
+            except Exception as error:  # DuckDB, Arrow and Feast have their own, of a damaged file, say
+                logger.exception(_FAILED, error)
+            due = begun + every_s if done else time.monotonic() + min(every_s, RETRY_S)
 
 
 def _materialize_aside(settings: Settings, first: bool) -> Materialized:

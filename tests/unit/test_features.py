@@ -1,18 +1,25 @@
-"""Batch views as functions of what was done and a moment; seeds; the environment that Feast reads."""
+"""Batch views as functions of what was done and a moment; what was done; the environment that Feast reads; a
+loop that no error ends."""
 
+import logging
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from prometheus_client import CollectorRegistry
 
-from services import turns
 from services.adapters.feast_schemas import SCHEMAS
 from services.adapters.feast_store import connection_string, environment
-from services.adapters.memory_activity import MemoryActivityStore
 from services.errors import ConfigurationError, UnavailableError
-from services.features import seed, statistics
+from services.features import app, statistics
+from services.features.metrics import Materialized
 from services.features.seed import recent_activity
+from services.lake.tables import EVENTS
 from services.settings import Settings
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -116,15 +123,6 @@ def test_rows_have_the_columns_of_their_view(view, rows) -> None:
     assert sorted(rows.schema.names) == sorted(SCHEMAS[view].names)
 
 
-def test_a_seed_holds_the_latest_things_done_and_their_time() -> None:
-    u, v = recent_activity(DONE, "v1", NOW, 3).to_pylist()
-    assert (u["item_ids"], u["item_types"]) == (["a", "a", "a"], ["purchase", "click", "view"])
-    assert u["event_timestamp"] == NOW - timedelta(hours=0.5)
-    assert u["item_at"][0] == int(u["event_timestamp"].timestamp() * 1_000)
-    assert len(set(u["event_ids"] + v["event_ids"])) == 4
-    assert v["event_timestamp"] == NOW - timedelta(days=40)  # what has not happened yet is not known
-
-
 def test_feast_connects_without_retries_and_with_timeouts() -> None:
     text = connection_string("rediss://someone:se%3Dcret@redis.example:7000/3")
     parts = dict(part.split("=", 1) for part in text.split(",")[1:])
@@ -141,24 +139,101 @@ def test_feast_gets_absolute_paths_whatever_the_working_directory() -> None:
     assert variables["RINGSIDE_FEAST_REGISTRY"].startswith("sqlite:////")
 
 
-def test_a_seed_takes_no_row_that_somebody_is_writing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Feast reads a row's timestamp, and writes then: a first click pushed in between would be lost."""
-    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
-    monkeypatch.setattr(seed, "CHUNK", 2)
-    rows, written = MemoryActivityStore(), []
+def in_lake(settings: Settings, file: str, *rows: dict) -> None:
+    """Events of the lake; what a row doesn't say is null."""
+    folder = settings.lake_path / "events" / "date=2026-06-01" / "hour=11"
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows), EVENTS), folder / f"{file}.parquet")
 
-    class Online:
-        def write_online(self, view: str, seeds: pa.Table) -> None:
-            users = seeds["user_id"].to_pylist()
-            with rows.writing(users) as free:
-                assert not free, "the activity worker could write meanwhile"
-            written.extend(users)
 
-    interactions = acts(*((user, "a", 1, "click", 1, 0) for user in "pqrst"))
-    seeds = seed.recent_activity(interactions, "v1", NOW, 5)
-    with rows.writing(["s"]), pytest.raises(UnavailableError, match="1 of them"):
-        seed.load_seeds(seeds, Online(), rows)
-    assert written == ["p", "q", "r"]
-    written.clear()
-    seed.load_seeds(seeds, Online(), rows)
-    assert written == ["p", "q", "r", "s", "t"]
+def event(event_id: str, hours: float, **more: object) -> dict:
+    at_ms = int((NOW - timedelta(hours=hours)).timestamp() * 1_000)
+    acted = {"type": "purchase", "item_id": "a", "user_id": "u"}
+    return {"event_id": event_id, "received_at": at_ms} | acted | more
+
+
+def done_to(settings: Settings, imported: pa.Table) -> list[tuple]:
+    names = ("user_id", "item_id", "kind", "price")
+    table = app._acts(settings, imported, ITEMS)
+    assert table.schema.names == imported.schema.names
+    return [tuple(row[name] for name in names) for row in table.to_pylist()]
+
+
+def test_events_are_acts_each_once_whatever_the_lake_holds_twice(tmp_path) -> None:
+    settings = Settings(home=tmp_path)
+    assert done_to(settings, DONE.slice(0, 0)) == []
+    in_lake(settings, "one", event("e1", 3, value=9.5), event("e2", 2), event("e3", 2, type="impression"))
+    in_lake(settings, "two", event("e1", 3, value=9.5), event("e4", 1, type="click", user_id=None))
+    in_lake(settings, "three", event("e5", 1, type="view", user_id=None, session_id="s", item_id="gone"))
+    assert sorted(done_to(settings, DONE.slice(0, 0))) == [
+        ("s", "gone", "view", 0.0),
+        ("u", "a", "purchase", 3.5),  # the catalogue's price
+        ("u", "a", "purchase", 9.5),
+    ]
+
+
+def test_what_is_in_the_lake_and_in_a_later_import_is_counted_once(tmp_path) -> None:
+    """A shop's own export has the sales made through Ringside as well; training reads on after it, too."""
+    settings = Settings(home=tmp_path)
+    in_lake(settings, "sales", event("e1", 2, value=3.5), event("e2", 1, item_id="b", value=8.0))
+    exported = acts(("v", "b", 3, "purchase", 1, 10), ("u", "a", 2, "purchase", 1, 3.5))
+    assert done_to(settings, exported) == [
+        ("v", "b", "purchase", 10.0),
+        ("u", "a", "purchase", 3.5),
+        ("u", "b", "purchase", 8.0),
+    ]
+    u, _ = statistics.user_profile(app._acts(settings, exported, ITEMS), NOW, STAMP).to_pylist()
+    assert (u["purchases_1d"], u["spend_1d"]) == (2.0, 11.5)
+
+
+class Turns:
+    """A stop that comes after so many turns."""
+
+    def __init__(self, turns: int):
+        self.left = turns
+
+    def wait(self, _: float) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+class Meters:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+    def step(self) -> nullcontext:
+        return nullcontext()
+
+
+@pytest.mark.parametrize(
+    "error", [UnavailableError("Redis", "gone"), duckdb.InvalidInputException("no magic")]
+)
+def test_no_error_ends_the_loop(error, monkeypatch, tmp_path, caplog) -> None:
+    """The process would be gone, and with it the metric that says how old features are."""
+    runs: list[BaseException | Materialized] = [error, Materialized(STAMP, {}, 1.0, 0.0)]
+    told = []
+
+    class Aside(AbstractContextManager):
+        def __exit__(self, *_: object) -> None: ...
+
+        def submit(self, _task, _settings, first: bool) -> Future:
+            future, outcome = Future(), runs.pop(0)
+            told.append(first)
+            if isinstance(outcome, Materialized):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+            return future
+
+    monkeypatch.setattr(app, "ProcessPoolExecutor", lambda *_: Aside())
+    monkeypatch.setattr(app, "RETRY_S", 0.0)
+    monkeypatch.setattr(app.bootstrap, "configure_logging", lambda *_: None)
+    monkeypatch.setattr(app.bootstrap, "stop_on_signal", lambda *_: Turns(3))
+    monkeypatch.setattr(app.bootstrap, "metered", lambda *_, **__: nullcontext(Meters()))
+    with caplog.at_level(logging.ERROR):
+        app.run_every(Settings(home=tmp_path), 3_600.0)
+    assert told == [True, True]  # once more at once, and then not before its time
+    [record] = caplog.records
+    assert record.getMessage().startswith("features are not materialised")
+    assert str(error) in record.getMessage()
+    assert bool(record.exc_info) == (not isinstance(error, UnavailableError))
