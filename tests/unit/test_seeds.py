@@ -1,0 +1,211 @@
+"""Seeds fill in where nothing would be served; a row that would be is never replaced by one."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from services import turns
+from services.adapters.feast_schemas import SCHEMAS
+from services.adapters.memory_activity import MemoryActivityStore
+from services.errors import UnavailableError
+from services.events import ActivityRow
+from services.features import seed
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+OLDEST = NOW - timedelta(days=30)
+SCHEMA = SCHEMAS[seed.VIEW]
+
+
+def at_ms(hours: float) -> int:
+    return int((NOW - timedelta(hours=hours)).timestamp() * 1_000)
+
+
+def file_of(*lines: tuple[str, str, float], version: str = "v1") -> pa.Table:
+    """Seeds of an import: (user, item, hours before NOW), each a purchase."""
+    names = ("user_id", "item_id", "at", "kind")
+    whole = [dict(zip(names, (u, i, NOW - timedelta(hours=h), "purchase"), strict=True)) for u, i, h in lines]
+    kinds = [pa.string(), pa.string(), pa.timestamp("us", "UTC"), pa.string()]
+    interactions = pa.Table.from_pylist(whole, pa.schema(list(zip(names, kinds, strict=True))))
+    return seed.recent_activity(interactions, version, NOW, 5)
+
+
+def clicked(user: str, item: str, hours: float) -> ActivityRow:
+    stamp = at_ms(hours)
+    return ActivityRow(
+        received_at=stamp,
+        user_id=user,
+        item_ids=[item],
+        item_at=[stamp],
+        item_types=["click"],
+        event_ids=[f"e-{item}"],
+    )
+
+
+def table_of(*rows: ActivityRow) -> pa.Table:
+    lists = ("item_ids", "item_at", "item_types", "event_ids")
+    plain = [
+        {"user_id": row.user_id, "event_timestamp": datetime.fromtimestamp(row.received_at / 1_000, UTC)}
+        | {name: getattr(row, name) for name in lists}
+        for row in rows
+    ]
+    return pa.Table.from_pylist(plain, SCHEMA)
+
+
+class Features:
+    """FeatureStore over an ActivityStore in memory. `broken`: nothing goes online."""
+
+    def __init__(self, *told: ActivityRow):
+        self.online = MemoryActivityStore()
+        self.files = {"told": table_of(*told)}
+        self.read: list[Sequence[str] | None] = []
+        self.broken = False
+
+    def history(self, view: str, columns: Sequence[str] | None = None) -> pa.Table:
+        assert view == seed.VIEW
+        self.read.append(columns)
+        whole = pa.concat_tables(self.files.values())
+        return whole.select(columns) if columns else whole
+
+    def append(self, view: str, rows: pa.Table, name: str) -> None:
+        assert view == seed.VIEW
+        assert name not in self.files, "a file of history would be replaced"
+        self.files[name] = rows.select(SCHEMA.names).cast(SCHEMA)
+
+    def write_online(self, view: str, rows: pa.Table) -> None:
+        if self.broken:
+            raise UnavailableError("Redis", "out of memory")
+        with self.online.writing(rows["user_id"].to_pylist()) as free:
+            assert not free, "the activity worker could write meanwhile"
+        plain = rows.drop_columns("event_timestamp").to_pylist()
+        stamps = [round(stamp.timestamp() * 1_000) for stamp in rows["event_timestamp"].to_pylist()]
+        self.online.push([ActivityRow(received_at=ms, **row) for ms, row in zip(stamps, plain, strict=True)])
+
+    def load(self, seeds: pa.Table, run: str = "run1") -> int:
+        return seed.load_seeds(seeds, run, OLDEST, self, self.online)
+
+    @property
+    def served(self) -> dict[str, list[str]]:
+        return {user: row.item_ids for user, row in self.online.rows.items()}
+
+    @property
+    def told(self) -> list[tuple[str, list[str]]]:
+        """What history has, by user and time."""
+        rows = pa.concat_tables(self.files.values()).sort_by(
+            [("user_id", "ascending"), ("event_timestamp", "ascending")]
+        )
+        return [(row["user_id"], row["item_ids"]) for row in rows.to_pylist()]
+
+
+def test_a_seed_holds_the_latest_things_done_and_their_time() -> None:
+    u, v = file_of(
+        *(("u", f"i{hour}", hour) for hour in range(9)), ("v", "z", 24), ("v", "w", -1)
+    ).to_pylist()
+    assert u["item_ids"] == ["i0", "i1", "i2", "i3", "i4"]
+    assert u["item_types"] == ["purchase"] * 5
+    assert u["event_timestamp"] == NOW
+    assert u["item_at"] == [at_ms(hour) for hour in range(5)]
+    assert len(set(u["event_ids"] + v["event_ids"])) == 6
+    assert v["event_timestamp"] == NOW - timedelta(days=1)  # what has not happened yet is not known
+    assert v["item_ids"] == ["z"]
+
+
+def test_a_user_of_whom_nothing_is_online_gets_a_seed_and_history_gets_it_too() -> None:
+    features = Features()
+    assert features.load(file_of(("u", "a", 48), ("u", "b", 24), ("v", "c", 1))) == 2
+    assert features.served == {"u": ["b", "a"], "v": ["c"]}
+    assert features.told == [("u", ["b", "a"]), ("v", ["c"])]
+    assert features.online.rows["u"].received_at == at_ms(24)
+    assert (
+        features.load(file_of(("u", "a", 48), ("u", "b", 24), ("v", "c", 1)), "run2") == 0
+    )  # nobody is left
+    assert features.told == [("u", ["b", "a"]), ("v", ["c"])]
+
+
+def test_a_later_import_takes_nobody_s_clicks_and_tells_history_nothing_that_was_not_served() -> None:
+    """Bought at the till since: the file's last line is later than the row."""
+    features = Features()
+    features.online.push([clicked("u", "f", 2)])
+    assert features.load(file_of(("u", "c", 1), ("v", "d", 1))) == 1
+    assert features.served == {"u": ["f"], "v": ["d"]}
+    assert features.told == [("v", ["d"])]
+
+
+def test_a_row_that_comes_while_seeds_are_computed_stays() -> None:
+    features = Features()
+    before = features.online.load
+
+    def load(users: Sequence[str]) -> dict[str, ActivityRow]:
+        found = before(users)
+        features.online.push([clicked("u", "f", 2)])
+        return found
+
+    features.online.load = load
+    assert features.load(file_of(("u", "c", 1))) == 0
+    assert features.served == {"u": ["f"]}
+    assert features.told == []
+
+
+def test_a_seed_past_its_time_to_live_is_neither_loaded_nor_told() -> None:
+    features = Features()
+    hours = 30 * 24
+    seeds = file_of(("old", "a", hours + 0.001), ("edge", "b", hours), ("new", "c", hours - 1))
+    assert features.load(seeds) == 2
+    assert features.served == {"edge": ["b"], "new": ["c"]}  # `>=`, as Feast and the reader have it
+    assert features.told == [("edge", ["b"]), ("new", ["c"])]
+
+
+def test_a_row_past_its_time_to_live_is_filled_in() -> None:
+    """It is not served. Who was seeded once and never clicked would else stay unknown for ever."""
+    features = Features(clicked("u", "f", 31 * 24))
+    features.online.push([clicked("u", "f", 31 * 24)])
+    assert features.load(file_of(("u", "c", 3))) == 1
+    assert features.served == {"u": ["c"]}
+    assert features.told == [("u", ["f"]), ("u", ["c"])]
+
+
+def test_an_emptied_redis_gets_the_rows_of_history_before_seeds() -> None:
+    """The activity worker restores the latest row of history: a seed there would hide the clicks."""
+    features = Features(clicked("u", "e", 5), clicked("u", "f", 2), clicked("v", "g", 31 * 24))
+    assert features.load(file_of(("u", "c", 1), ("v", "d", 1))) == 2
+    assert features.served == {"u": ["f"], "v": ["d"]}
+    assert features.online.rows["u"] == clicked("u", "f", 2)
+    assert features.told == [("u", ["e"]), ("u", ["f"]), ("v", ["g"]), ("v", ["d"])]
+
+
+def test_who_is_killed_between_history_and_online_store_has_lost_nothing() -> None:
+    features = Features()
+    features.broken = True
+    with pytest.raises(UnavailableError):
+        features.load(file_of(("u", "c", 3)))
+    features.broken = False
+    assert features.served == {}
+    assert features.load(file_of(("u", "c", 3), ("u", "d", 2), version="v2"), "run2") == 1
+    assert features.served == {"u": ["c"]}
+    assert features.told == [("u", ["c"])]
+
+
+def test_histories_are_read_only_as_far_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seed, "CHUNK", 2)
+    features = Features(clicked("x", "e", 5))
+    seeds = file_of(*((user, "a", 1) for user in "pqrst"))
+    assert features.load(seeds) == 5
+    assert features.read == [("user_id", "event_timestamp")]
+    assert len(features.files) == 4  # one of the test's, three of chunks
+    features.load(seeds, "run2")
+    assert len(features.read) == 1
+
+
+def test_a_seed_takes_no_row_that_somebody_is_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feast reads a row's timestamp, and writes then: a first click pushed in between would be lost."""
+    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(seed, "CHUNK", 2)
+    features = Features()
+    seeds = file_of(*((user, "a", 1) for user in "pqrst"))
+    with features.online.writing(["s"]), pytest.raises(UnavailableError, match="1 of them"):
+        features.load(seeds)
+    assert sorted(features.served) == ["p", "q", "r"]
+    features.load(seeds, "run2")
+    assert sorted(features.served) == ["p", "q", "r", "s", "t"]
+    assert [user for user, _ in features.told] == ["p", "q", "r", "s", "t"]
