@@ -310,13 +310,6 @@ def activity_store(settings: Settings) -> ports.ActivityStore:
     return FeastActivityStore(settings)
 
 
-def row_locks(settings: Settings) -> ports.RowLocks:
-    """Who may write rows of recent activity."""
-    from services.adapters.row_locks import RedisRowLocks
-
-    return RedisRowLocks(settings)
-
-
 def lake_files(settings: Settings) -> ports.LakeFiles:
     """Parquet files of the topics."""
     from services.adapters.lake_files import LakeFiles
