@@ -69,7 +69,7 @@ def success(struct: type, description: str, example: Any, status: str = "200") -
 
 
 def query_parameters(struct: type, examples: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One query parameter for each field of a request struct."""
+    """One query parameter for each field of a request struct; lists say how they are written there."""
     schema = components()[struct.__name__]
     required = schema.get("required", [])
     return [
@@ -78,11 +78,18 @@ def query_parameters(struct: type, examples: Mapping[str, Any]) -> list[dict[str
             "in": "query",
             "required": name in required,
             "schema": {**part, "maxItems": MAX_LISTED} if part.get("type") == "array" else part,
-            **({"description": part["description"]} if "description" in part else {}),
+            **({"description": told} if (told := _told(name, part)) else {}),
             **({"example": examples[name]} if name in examples else {}),
         }
         for name, part in schema["properties"].items()
     ]
+
+
+def _told(name: str, part: Mapping[str, Any]) -> str:
+    written = " Repeated, or parted by commas" if part.get("type") == "array" else ""
+    if written:
+        written += "; %2C is a comma of a name." if name == "category" else ", escaped ones too."
+    return part.get("description", "") + written
 
 
 def body(schema: Mapping[str, Any], example: Any, *media: str) -> dict[str, Any]:

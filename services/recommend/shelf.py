@@ -3,6 +3,7 @@ items change."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -57,13 +58,18 @@ class Shelf:
         without filters."""
         mask = self.live
         if categories:
-            codes = [self.categories[name] for name in categories if name in self.categories]
+            names = chain.from_iterable(self._names(said) for said in categories)
+            codes = [self.categories[name] for name in names if name in self.categories]
             mask = mask & np.isin(self.codes, codes)
         if price_min is not None:
             mask = mask & (self.catalogue.price >= price_min)
         if price_max is not None:
             mask = mask & (self.catalogue.price <= price_max)
         return mask
+
+    def _names(self, said: str) -> list[str]:
+        """One category, or several whose commas were escaped on their way."""
+        return [said] if said in self.categories else said.split(",")
 
     def most_popular(self, n: int, allowed: NDArray[np.bool_]) -> Ranking:
         """The `n` most popular of the allowed items (bool [n_items])."""

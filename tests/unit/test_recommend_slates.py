@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_shop import START_MS, Ordered, Shop, catalogue, ids
+from small_shop import CATEGORIES, START_MS, Ordered, Shop, catalogue, ids
 
 from models.blend import slate
 from models.contract import Ranking
 from services.ports import UserRow
 from services.recommend import fitted
+from services.recommend.application import create_app
 from services.recommend.filling import keepable, leading, varied
 from services.recommend.shelf import stock
 
@@ -93,6 +94,52 @@ def test_no_category_takes_more_than_its_share(tmp_path: Path) -> None:
         answer = call.slate(n=8)
     lamps = [item for item in answer["items"] if item["metadata"]["category"] == "lamps"]
     assert (len(answer["items"]), len(lamps)) == (8, 4)
+
+
+COMMA = "Home, Garden"
+LONG = "%2C".join(["lamps", *(f"nowhere-{number}" for number in range(20)), "mugs"])
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("category=Home%2C%20Garden", {COMMA}),
+        ("category=Home%2C+Garden", {COMMA}),
+        ("price_min=0&category=Home%2C%20Garden", {COMMA}),
+        ("category=lamps,mugs", {"lamps", "mugs"}),
+        ("category=lamps%2Cmugs", {"lamps", "mugs"}),  # as URLSearchParams writes a list
+        ("category=lamps&category=mugs", {"lamps", "mugs"}),
+        ("category=Home%2C%20Garden,lamps", {COMMA, "lamps"}),
+        ("category=Home%2C%20Garden&category=lamps", {COMMA, "lamps"}),
+        (
+            "category=" + "%2C".join(["lamps", *(f"nowhere-{n}" for n in range(20)), "mugs"]),
+            {"lamps", "mugs"},
+        ),
+        ("exclude=i1%2Ci2,i3&category=lamps", {"lamps"}),
+        ("category=,", {*CATEGORIES, COMMA}),
+    ],
+)
+def test_categories_are_asked_for_by_name_whatever_is_in_it(
+    shop: Shop, query: str, expected: set[str]
+) -> None:
+    shop.start()
+    with shop.client() as call:
+        home = [{"item_id": f"i{place}", "category": COMMA} for place in range(8)]
+        call.send("PATCH", "/items", "admin", json=home)
+        call.look()
+        for path in ("/popular?n=100&", "/recommend?n=100&user_id=anna&", "/similar/i0?n=100&"):
+            answer = call.get(path + query)
+            assert answer.status_code == 200, answer.text
+            assert set(categories(answer.json())) == expected, path
+        posted = call.post("/recommend", {"user_id": "anna", "category": [COMMA]}).json()
+    assert set(categories(posted)) == {COMMA}
+
+
+def test_lists_of_a_query_say_how_they_are_written(shop: Shop) -> None:
+    asked = create_app(shop.deps()).openapi()["paths"]["/popular"]["get"]["parameters"]
+    told = {part["name"]: part.get("description", "") for part in asked}
+    assert "%2C" in told["category"]
+    assert "commas" in told["exclude"]
 
 
 def categories(answer: dict) -> Counter[str]:
