@@ -244,11 +244,37 @@ def test_every_parameter_that_is_taken_is_documented(shop: Shop) -> None:
     }
 
 
+ANDROID = "Mozilla/5.0 (Linux; Android 12"
+PHONE = "AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/120.0 Mobile Safari/537.36"
+YANDEX = "Mozilla/5.0 (compatible;"
+
+
 @pytest.mark.parametrize(
     ("agent", "bot"),
     [
         ("Googlebot/2.1", True),
         ("facebookexternalhit/1.1", True),
+        ("AdsBot-Google (+http://www.google.com/adsbot.html)", True),
+        ("TelegramBot (like TwitterBot)", True),
+        (f"{YANDEX} YandexBot/3.0; +http://yandex.com/bots)", True),
+        (f"{YANDEX} YandexImages/3.0)", True),
+        (f"{YANDEX} YandexTurbo/1.0; +http://yandex.ru/bots)", True),
+        ("Mozilla/5.0 (compatible; Baiduspider/2.0; +http://www.baidu.com/search/spider.html)", True),
+        ("DuckDuckBot/1.1; (+http://duckduckgo.com/duckduckbot.html)", True),
+        (f"{ANDROID}; CUBOT KINGKONG; {PHONE} Googlebot/2.1)", True),
+        (f"{ANDROID}; CUBOT X20 PRO) {PHONE}", False),
+        (f"{ANDROID}; CUBOT/NOTE20) {PHONE}", False),
+        (
+            f"{ANDROID}; Pixel 8) {PHONE} Telegram-Android/11.1.3 (Google Pixel 8; SDK 34; HIGH)",
+            False,
+        ),
+        (f"{ANDROID}; SM-A515F) {PHONE} YandexSearch/8.10", False),
+        (
+            f"{ANDROID}; SM-A515F) {PHONE} YaApp_Android/24.10 YandexSearchBrowser/24.10",
+            False,
+        ),
+        (f"{ANDROID}; V2002A) {PHONE} baiduboxapp/13.10.0.10 (Baidu; P1 10)", False),
+        (f"{ANDROID}; Pixel 8) {PHONE} DuckDuckGo/5", False),
         ("curl/8.1", False),
         ("", False),
     ],
