@@ -58,7 +58,14 @@ ROWS: dict[str, Sequence[Panel]] = {
     ),
     "Degradation": (
         ("Slates by arm", "reqps", [(rate("ringside_slates_total", "arm"), "{{arm}}")]),
-        ("Degraded slates by step", "reqps", [(rate("ringside_slates_degraded_total", "step"), "{{step}}")]),
+        (
+            "Degraded slates by step",
+            "reqps",
+            [
+                (rate("ringside_slates_degraded_total", "step"), "{{step}}"),
+                ("sum(rate(ringside_slates_lacking_total[$__rate_interval]))", "slates, once each"),
+            ],
+        ),
         (
             "Answered by another arm",
             "percentunit",
@@ -267,7 +274,7 @@ ROWS: dict[str, Sequence[Panel]] = {
             "short",
             [
                 ("ringside_models_loaded", "{{replica}} models"),
-                ("ringside_catalogue_items", "{{replica}} items"),
+                ("ringside_catalogue_items", "{{replica}} items to show"),
             ],
         ),
         (

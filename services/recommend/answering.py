@@ -67,14 +67,14 @@ class Answering:
         made = await self._slates.make(serving, assigned.arm, ask, row)
         made.notes[:0] = notes if serving.alone is None else [serving.alone, *notes]
         exposure = self._exposure(asked, assigned, made, row.activity_at)
-        lost = self._report(exposure)
+        degraded = self._report(exposure)
         return Answer(
             recommendation_id=self._tokens.sign(exposure),
             items=made.items,
             experiment=serving.state.name if serving.state is not None else None,
             arm=assigned.arm if assigned.arm != NOBODY else None,
             model_version=made.model_version,
-            degraded=",".join([*made.notes, LOST]) if lost else exposure.degraded,
+            degraded=degraded,
         )
 
     def popular(self, ask: Ask) -> Answer:
@@ -154,16 +154,15 @@ class Answering:
             features_at=features_at or None,
         )
 
-    def _report(self, exposure: Exposure) -> bool:
-        """Queue the exposure, and whether it is lost already (the queue is full); one that the producer gives
-        up later is counted, never waited for."""
-        self._metrics.slate(exposure)
+    def _report(self, exposure: Exposure) -> str | None:
+        """Queue the exposure; what the answer lacks, also that its exposure is lost already (the queue is
+        full). One that the producer gives up later is counted, never waited for."""
         future = self._deps.producer.send(EXPOSURES, exposure.routing_key, encode(exposure))
         future.add_done_callback(self._acknowledged)
         lost = future.done() and future.exception() is not None
-        if lost:
-            self._metrics.degraded(LOST)
-        return lost
+        degraded = ",".join(filter(None, (exposure.degraded, LOST))) if lost else exposure.degraded
+        self._metrics.slate(exposure, degraded)
+        return degraded
 
     def _acknowledged(self, future: "Future[Record]") -> None:
         if future.cancelled() or future.exception() is not None:

@@ -160,7 +160,8 @@ class Loaded:
         revision = serving.state.revision if serving.state is not None else 0
         age_s = time.monotonic() - self._seen_s
         self._metrics.state(self._deps.replica, revision, len(serving.models), age_s)
-        self._metrics.shelf(self._deps.replica, len(serving.shelf), serving.alone is not None)
+        shown = int(serving.shelf.live.sum())
+        self._metrics.shelf(self._deps.replica, shown, serving.alone is not None)
         beat = Heartbeat(
             replica=self._deps.replica,
             revision=revision,

@@ -2,6 +2,7 @@
 merged."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -34,6 +35,8 @@ _LATENCY_S = (
 _GRAINS = 2**20
 _PIN_OF = {"pin_unreachable": "unreachable", "overridden": "overridden"}
 SHED = ("overload", "rate_limit", "connections")
+# What the catalogue does not hold: told by step, but nothing is broken.
+_SPARSE = frozenset({"fewer_eligible", "category_share"})
 _NO_PIN = "r:"  # units of one request keep none, see experiments.assignment.unit_id
 
 
@@ -84,6 +87,9 @@ class Metrics:
             "ringside_slate_fallbacks", "Slates that another arm than the assigned one answered.", "arm"
         )
         self._degraded = counter("ringside_slates_degraded", "Degraded slates, by step.", "step")
+        self._lacking = counter(
+            "ringside_slates_lacking", "Slates that some step degraded, once each; not for want of items."
+        )
         self._excluded = counter("ringside_slates_excluded", "Slates that don't count, by reason.", "reason")
         self._pins = counter(
             "ringside_pins", "Slates by their unit's pin: made, kept, overridden, unreachable.", "result"
@@ -134,17 +140,16 @@ class Metrics:
         of a client's too many `connections`."""
         self._shed.labels(reason).inc()
 
-    def slate(self, exposure: Exposure) -> None:
-        """A slate was made."""
+    def slate(self, exposure: Exposure, degraded: str | None) -> None:
+        """A slate was made; `degraded` as in its answer."""
         counter = self._slates_of.get(exposure.arm)
         if counter is None:
             counter = self._slates_of.setdefault(exposure.arm, self._slates.labels(exposure.arm))
         counter.inc()
         if exposure.answered_by != exposure.arm:
             self._fallbacks.labels(exposure.arm).inc()
-        if exposure.degraded is not None:
-            for code in exposure.degraded.split(","):
-                self.degraded(code.partition(":")[0])
+        if degraded is not None:
+            self._steps([code.partition(":")[0] for code in degraded.split(",")])
         if exposure.excluded is not None:
             self._excluded.labels(exposure.excluded).inc()
         self._pin(exposure)
@@ -159,10 +164,13 @@ class Metrics:
         if result is not None:
             self._pins_of[result].inc()
 
-    def degraded(self, step: str) -> None:
-        """A slate lacked something; `step`: the code in its answer, without the arm."""
-        counter = self._degraded_of.get(step)
-        (counter or self._degraded_of.setdefault(step, self._degraded.labels(step))).inc()
+    def _steps(self, steps: Sequence[str]) -> None:
+        """A slate lacked something; `steps`: the codes in its answer, without arms."""
+        for step in steps:
+            counter = self._degraded_of.get(step)
+            (counter or self._degraded_of.setdefault(step, self._degraded.labels(step))).inc()
+        if not _SPARSE.issuperset(steps):
+            self._lacking.inc()
 
     def events(self, result: str, count: int) -> None:
         """Events were acknowledged, refused, or given up (unavailable)."""

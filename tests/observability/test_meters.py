@@ -12,6 +12,7 @@ import httpx
 import pytest
 from scraping import parsed, samples, value
 from small_shop import Shop, manifest
+from test_dashboard import RULES, metrics_in
 
 from experiments import commands
 from experiments.experiment import apply
@@ -374,6 +375,43 @@ def test_a_slate_whose_exposure_is_lost_at_once_is_counted_as_degraded(tmp_path:
         found = parsed(caller.get("/metrics", "analyst").text)
     assert value(found, "ringside_slates_degraded_total", step="exposure_lost") == 1
     assert value(found, "ringside_exposures_lost_total") == 1
+
+
+def test_a_degraded_slate_is_counted_once_whatever_it_lacks(tmp_path: Path) -> None:
+    """And not at all for want of eligible items: there is nothing to mend."""
+    shop = Shop(tmp_path)
+    shop.start()
+    with shop.client() as caller:
+        for number in range(7):
+            caller.slate(f"user{number}")
+        caller.slate("user8", category="no such category")
+        shop.good.fails = True
+        for number in range(2):
+            assert caller.slate(f"stranger{number}")["degraded"] == "failed:good,popular"
+        before = parsed(caller.get("/metrics", "analyst").text)
+        shop.broker.down = True
+        assert caller.slate("stranger2", category="none")["degraded"].count(",") == 3
+        after = parsed(caller.get("/metrics", "analyst").text)
+    [rule] = [rule for rule in RULES if rule["alert"] == "RingsideDegraded"]
+    assert metrics_in(rule["expr"]) == {"ringside_slates_lacking_total", "ringside_slates_total"}
+    for found, slates, lacking in ((before, 10, 2), (after, 11, 3)):
+        assert value(found, "ringside_slates_total") == slates
+        assert value(found, "ringside_slates_lacking_total") == lacking
+
+
+def test_items_that_nobody_may_see_do_not_fill_a_catalogue(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.start()
+    with shop.client() as caller:
+        told = []
+        for change in ({"stock": 0}, {"hidden": True}):
+            half = range(20) if "stock" in change else range(20, 40)
+            rows = [{"item_id": f"i{place}", **change} for place in half]
+            assert caller.send("PATCH", "/items", "admin", json=rows).status_code == 200
+            caller.look()
+            found = parsed(caller.get("/metrics", "analyst").text)
+            told.append(value(found, "ringside_catalogue_items"))
+    assert told == [20, 0]
 
 
 def test_pins_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
