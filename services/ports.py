@@ -457,6 +457,9 @@ class DataStore(Protocol):
     def current(self) -> str | None:
         """The version that training uses; None before the first import."""
 
+    def versions(self) -> list[str]:
+        """Versions present, oldest first."""
+
     def load(self, version: str | None = None) -> Dataset:
         """A version (None: the current one). Raises ConfigurationError if there is none, or it is damaged."""
 

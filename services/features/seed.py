@@ -1,12 +1,14 @@
 """Recent items from before Ringside: one row a user of the data set, stamped with the user's last
 interaction.
 
-A seed fills in where nothing would be served: no row is online, or only one past the view's ttl. It could be
-later than a row that the activity worker pushed (a file says what was bought elsewhere since), and Feast
-would take it for that row's successor, clicks and all. What is not loaded is not put into history either.
+A seed fills in where nothing would be served (no row is online, or only one past the view's ttl), or an
+earlier seed. It could be later than a row that the activity worker pushed (a file says what was bought
+elsewhere since), and Feast would take it for that row's successor, clicks and all. What is not loaded is not
+put into history either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
 
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from services import bootstrap, ports
+from services.events import ActivityRow
 from services.settings import Settings
 from services.turns import in_turns
 
@@ -53,21 +56,53 @@ def seed_activity(settings: Settings, store: ports.FeatureStore, now: datetime) 
     seeds = recent_activity(data.table("interactions"), version, now, settings.recent_items)
     oldest = now - timedelta(seconds=settings.activity_ttl_s)
     name = f"seed-{version}-{int(now.timestamp() * 1_000)}"
-    return load_seeds(seeds, name, oldest, store, bootstrap.activity_store(settings))
+    online = _Online(bootstrap.activity_store(settings), oldest, frozenset(data.versions()))
+    return load_seeds(seeds, name, store, online)
 
 
-def load_seeds(
-    seeds: pa.Table, name: str, oldest: datetime, store: ports.FeatureStore, online: ports.ActivityStore
-) -> int:
-    """Load the seeds of users of whom no row since `oldest` is online, and keep those in history as files
-    `name`-…; returns how many rows were loaded.
+@dataclass(frozen=True, slots=True)
+class _Online:
+    """What would be served: rows since `oldest`. Seeds among them hold nothing but interactions of `imports`
+    (data versions)."""
+
+    store: ports.ActivityStore
+    oldest: datetime
+    imports: frozenset[str]
+
+    def lacks(self, seeds: pa.Table) -> list[str]:
+        """Users of whom nothing would be served, or a seed that is earlier than theirs of `seeds`."""
+        users = seeds["user_id"].to_pylist()
+        stamps = pc.cast(pc.cast(seeds["event_timestamp"], pa.timestamp("ms", "UTC")), pa.int64()).to_pylist()
+        lacking: list[str] = []
+        for at in range(0, len(users), CHUNK):
+            found = self.store.load(users[at : at + CHUNK])
+            lacking += [
+                user
+                for user, stamp_ms in zip(users[at : at + CHUNK], stamps[at : at + CHUNK], strict=True)
+                if self._yields(found.get(user), stamp_ms)
+            ]
+        return lacking
+
+    def _yields(self, row: ActivityRow | None, stamp_ms: int) -> bool:
+        if row is None or row.received_at < self.oldest.timestamp() * 1_000:
+            return True
+        return row.received_at < stamp_ms and self.is_seed(row.event_ids)
+
+    def is_seed(self, event_ids: Sequence[str]) -> bool:
+        """Whether nobody ever did anything that these rows tell of before our eyes."""
+        return all(event_id.partition(":")[0] in self.imports for event_id in event_ids)
+
+
+def load_seeds(seeds: pa.Table, name: str, store: ports.FeatureStore, online: _Online) -> int:
+    """Load the seeds of users whom `online` lacks, and keep those in history as files `name`-…; returns how
+    many rows were loaded.
 
     A user whose row is in history only (Redis was emptied, or a run was killed) gets that one as it stands:
     beside it a later seed would be what the activity worker restores, without the clicks.
     """
-    seeds = _since(oldest, seeds)
-    seeds = _of(seeds, _lacking(online, seeds["user_id"].to_pylist(), oldest))
-    told = _told(store, seeds, oldest)
+    seeds = _since(online.oldest, seeds)
+    seeds = _of(seeds, online.lacks(seeds))
+    told = _told(store, seeds, online)
     new = seeds.filter(pc.invert(_among(seeds, told["user_id"].to_pylist())))
     files = count()
 
@@ -80,46 +115,44 @@ def load_seeds(
         store.append(VIEW, rows, f"{name}-{next(files)}")
         load(rows)
 
-    return _fill_in(told, online, oldest, load) + _fill_in(new, online, oldest, keep_and_load)
+    return _fill_in(told, online, load) + _fill_in(new, online, keep_and_load)
 
 
-def _fill_in(
-    rows: pa.Table, online: ports.ActivityStore, oldest: datetime, load: Callable[[pa.Table], None]
-) -> int:
+def _fill_in(rows: pa.Table, online: _Online, load: Callable[[pa.Table], None]) -> int:
     """`load` each row while nobody else writes that user's, unless one has come meanwhile: Feast compares the
     timestamps, and then writes, and a first click in between would be lost."""
 
     def write(users: list[str]) -> list[str]:
-        lacking = _lacking(online, users, oldest)
+        lacking = online.lacks(_of(rows, users))
         if lacking:
             load(_of(rows, lacking))
         return lacking
 
     users = rows["user_id"].to_pylist()
-    return sum(len(in_turns(online, users[at : at + CHUNK], write)) for at in range(0, len(users), CHUNK))
+    return sum(
+        len(in_turns(online.store, users[at : at + CHUNK], write)) for at in range(0, len(users), CHUNK)
+    )
 
 
-def _lacking(online: ports.ActivityStore, users: list[str], oldest: datetime) -> list[str]:
-    """Those of whom nothing online would be served."""
-    oldest_ms, lacking = oldest.timestamp() * 1_000, []
-    for at in range(0, len(users), CHUNK):
-        asked = users[at : at + CHUNK]
-        found = online.load(asked)
-        lacking += [u for u in asked if u not in found or found[u].received_at < oldest_ms]
-    return lacking
-
-
-def _told(store: ports.FeatureStore, seeds: pa.Table, oldest: datetime) -> pa.Table:
-    """The latest row since `oldest` that history has of each user of `seeds`. Most have none, so rows are
-    read whole only if some have."""
+def _told(store: ports.FeatureStore, seeds: pa.Table, online: _Online) -> pa.Table:
+    """The latest row that would be served and history has of each user of `seeds`, unless a seed of theirs is
+    later. Most have none, so rows are read whole only if some have."""
     users = seeds["user_id"].to_pylist()
-    if not users or not _since(oldest, _of(store.history(VIEW, _STAMPS), users)).num_rows:
+    if not users or not _since(online.oldest, _of(store.history(VIEW, _STAMPS), users)).num_rows:
         return seeds.slice(0, 0)
-    rows = _since(oldest, _of(store.history(VIEW), users))
+    rows = _since(online.oldest, _of(store.history(VIEW), users))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("rows", rows)
-        return connection.sql(_LATEST).to_arrow_table()
+        latest = connection.sql(_LATEST).to_arrow_table()
+    later = dict(zip(users, seeds["event_timestamp"].to_pylist(), strict=True))
+    stand = [
+        not online.is_seed(ids) or at >= later[user]
+        for user, at, ids in zip(
+            *(latest[name].to_pylist() for name in ("user_id", "event_timestamp", "event_ids")), strict=True
+        )
+    ]
+    return latest.filter(pa.array(stand, pa.bool_()))
 
 
 def _since(oldest: datetime, rows: pa.Table) -> pa.Table:

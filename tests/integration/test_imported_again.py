@@ -3,6 +3,7 @@
 import asyncio
 import csv
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import redis
 
@@ -48,6 +49,11 @@ def served(settings: Settings, user: str) -> UserRow:
     return asyncio.run(read())
 
 
+def empty(server: Any) -> None:
+    with redis.Redis.from_url(server.url) as raw:
+        raw.flushall()
+
+
 def known(settings: Settings, user: str, at_ms: int) -> tuple[str, ...] | None:
     """The user's items as training sees them at a moment."""
     rows = bootstrap.feature_store(settings).rows_as_of(VIEW, ["item_ids"], [user], [at_ms])
@@ -72,24 +78,26 @@ def test_what_shoppers_did_stays_and_training_sees_what_was_served(redis_server,
     bootstrap.activity_store(settings).push([click])
     # Ten minutes after the click anna bought c at the till, and somebody new came.
     export(settings, *first, ("anna", "c", ago(1.8)), ("bob", "c", ago(1.8)), ("carl", "d", ago(1.7)))
-    assert materialize(settings, datetime.now(UTC)).rows[VIEW] == 1
+    bob_before = served(settings, "bob")
+    assert materialize(settings, datetime.now(UTC)).rows[VIEW] == 2
     assert served(settings, "anna").recent_items == ("f", "a")
-    assert served(settings, "bob").recent_items == ("b",)
+    assert served(settings, "bob").recent_items == ("c", "b")  # who was only ever seeded moves on
     assert served(settings, "carl").recent_items == ("d",)
 
     history = bootstrap.feature_store(settings)
     told = history.history(VIEW)["user_id"].to_pylist()
-    assert sorted(told) == ["anna", "bob", "carl"]
+    assert sorted(told) == ["anna", "bob", "bob", "carl"]
+    assert known(settings, "bob", bob_before.activity_at) == ("b",)
     assert known(settings, "anna", ms(ago(1))) == ("a",)  # the lake has yet to write the click's row
     for user in ("bob", "carl"):
         row = served(settings, user)
         assert known(settings, user, row.activity_at) == row.recent_items
 
     before = {user: served(settings, user) for user in ("bob", "carl")}
-    with redis.Redis.from_url(redis_server.url) as raw:
-        raw.flushall()
+    empty(redis_server)
     assert materialize(settings, datetime.now(UTC)).rows[VIEW] == 3
     for user, row in before.items():
         after = served(settings, user)
         assert (after.recent_items, after.activity_at) == (row.recent_items, row.activity_at)
-    assert history.history(VIEW).num_rows == 3
+    assert served(settings, "anna").recent_items == ("c", "a")  # until her click is read from the log again
+    assert history.history(VIEW).num_rows == 5
