@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from models.contract import Catalogue, Ranking
 
 UNKNOWN = -1  # index of an item that the other vocabulary lacks, and code of an empty category
-KEEPS_BOUGHT = frozenset(
-    {"buy_again"}
-)  # placements that may show what the user has bought; all others discover
+# Placements that may show what the user has bought. All others leave out what the caller names as bought:
+# serving names purchases among the recent acts that it remembers, so what was bought long ago may come back.
+KEEPS_BOUGHT = frozenset({"buy_again"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ def check(ask: Ask, shelf: Shelf, placements: frozenset[str]) -> None:
 
 
 def allowed(ask: Ask, shelf: Shelf, row: UserRow) -> NDArray[np.bool_]:
-    """Items that may stand in this slate, bool [n_items]; read only."""
+    """Items that may stand in this slate, bool [n_items]; read only. What the user bought is left out as far
+    back as the row goes: Settings.recent_items acts."""
     mask = shelf.mask(ask.category, ask.price_min, ask.price_max)
     hidden = [*ask.exclude, *ask.context] if ask.exclude or ask.context else []
     if ask.anchor is not None:

@@ -25,6 +25,9 @@ MAX_EVENTS = 500
 MAX_RERANK = 500
 MAX_QUERY_BYTES = 65_536
 LONGEST_NAME = 200  # characters, of services.events.Id
+# A recommendation id as it is signed for the longest slate: base64 of names of up to four bytes a character,
+# and ten more for shopper, visit and unit. Less would refuse clicks; bodies have a limit of their own.
+MAX_TOKEN = (MAX_RERANK + 10) * (4 * LONGEST_NAME + 3) * 4 // 3
 
 Length = Annotated[int, Meta(ge=1, le=MAX_SLATE, description="How many items.")]
 Excludes = Annotated[list[Id], Meta(max_length=MAX_EXCLUDED, description="Items that must not be shown.")]
@@ -135,7 +138,7 @@ class EventIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     item_id: Id
     user_id: Id | None = None
     session_id: Id | None = None
-    recommendation_id: Annotated[str, Meta(max_length=65_536)] | None = None
+    recommendation_id: Annotated[str, Meta(max_length=MAX_TOKEN)] | None = None
     value: float | None = None
     ts: Millis | Moment | None = None
 

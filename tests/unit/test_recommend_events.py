@@ -1,9 +1,11 @@
 """POST /events: what is taken, what is refused, and what counts for which slate."""
 
 import asyncio
+import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from small_shop import KEYS, SIGNING, START_MS, Shop, ids
@@ -45,6 +47,51 @@ def test_a_click_carries_what_its_slate_was(shop: Shop) -> None:
         2,
         second.recommendation_id,
     )
+
+
+def long(name: str) -> str:
+    """As long as an id may be, of the longest characters."""
+    return (name + "\U0001f3f7" * 200)[:200]
+
+
+def test_what_the_longest_slate_of_each_route_signs_can_be_clicked(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, category_share=1.0)
+    shop.start()
+    items = [{"item_id": long(f"{place}-"), "title": "T", "category": long("c")} for place in range(500)]
+    who = {"user_id": long("u"), "session_id": long("s")}
+    names = [item["item_id"] for item in items]
+    asked = {
+        **who,
+        "n": 100,
+        "exclude": [long(f"x{place}-") for place in range(1_000)],
+        "context": [long(f"y{place}-") for place in range(100)],
+        "category": [long("c"), *(long(f"c{place}-") for place in range(49))],
+    }
+    query = urlencode({**who, "n": 100, "category": long("c")})
+    with shop.client() as call:
+        assert call.post("/items", items, "admin").status_code == 200
+        call.look()
+
+        def send(path: str, said: Any) -> Any:
+            answer = call.send("POST", path, content=json.dumps(said, ensure_ascii=False).encode())
+            assert answer.status_code in (200, 202), answer.text[:300]
+            return answer.json()
+
+        slates = [
+            call.get(f"/recommend?{query}").json(),
+            call.get(f"/similar/{quote(names[7], safe='')}?{query}").json(),
+            send("/recommend", asked),
+            send("/rerank", {**who, "items": names}),
+        ]
+        assert [len(slate["items"]) for slate in slates] == [100, 100, 100, 500]
+        for number, slate in enumerate(slates):
+            row = click(ids(slate)[-1], slate["recommendation_id"], long(f"e{number}"), **who)
+            assert send("/events", [row])["attributed"] == 1
+        plain = {"type": "view", "item_id": "i" * 200, "user_id": "u" * 200, "session_id": "s" * 200}
+        many = [{"event_id": f"{number:0200}", **plain} for number in range(500)]
+        assert send("/events", many)["accepted"] == 500
+    assert len(shop.events()) == 504
+    assert [len(exposure.items) for exposure in shop.exposures()] == [100, 100, 100, 500]
 
 
 def test_a_forged_foreign_expired_or_misused_token_counts_for_nothing(shop: Shop) -> None:
