@@ -69,7 +69,7 @@ class Slates:
                     notes.append(f"not_loaded:{name}")
                 continue
             try:
-                best = await self._ask_model(model, ask, row, mask)
+                best = await self._ask_model(model, serving.shelf, ask, row, mask)
             except ModelFailedError as failed:
                 notes.append(f"{failed.how}:{name}")
                 continue
@@ -84,8 +84,10 @@ class Slates:
         mask = allowed(ask, shelf, UserRow())
         return _made(self._chosen(shelf, ask, fillers(shelf, ask, mask), mask), POPULAR, POPULAR, [], ask)
 
-    async def _ask_model(self, model: Placed, ask: Ask, row: UserRow, mask: NDArray[np.bool_]) -> Ranking:
-        many = ask.n if self._cap(ask) is None else 3 * ask.n
+    async def _ask_model(
+        self, model: Placed, shelf: Shelf, ask: Ask, row: UserRow, mask: NDArray[np.bool_]
+    ) -> Ranking:
+        many = ask.n if self._cap(shelf, ask) is None else 3 * ask.n
         anchor = ask.anchor
         query = None if anchor is not None else model.query(row, ask.context, self._now_s(), ask.visitor.key)
 
@@ -114,7 +116,7 @@ class Slates:
         model = serving.models.get(other.model_version) if other is not None else None
         if model is not None and len(best.item) < ask.n:
             with suppress(ModelFailedError):  # only a filler; what is popular follows anyway
-                rankings.append(await self._ask_model(model, ask, row, mask))
+                rankings.append(await self._ask_model(model, serving.shelf, ask, row, mask))
         return self._chosen(serving.shelf, ask, [*rankings, *fillers(serving.shelf, ask, mask)], mask)
 
     def _without_models(self, shelf: Shelf, ask: Ask, mask: NDArray[np.bool_], notes: list[str]) -> Made:
@@ -132,20 +134,22 @@ class Slates:
         """What of a slate may be shown still, told as it is now."""
         placed = zip(shelf.places(item.item_id for item in last), last, strict=True)
         kept = [(place, item) for place, item in placed if place != UNKNOWN and mask[place]]
-        chosen = leading([place for place, _ in kept], ask.n, shelf.codes, self._cap(ask))
+        chosen = leading([place for place, _ in kept], ask.n, shelf.codes, self._cap(shelf, ask))
         return [
             _slate_item(shelf, ask, at, place, item.score, item.reason)
             for at, (place, item) in enumerate(kept[here] for here in chosen)
         ]
 
-    def _cap(self, ask: Ask) -> int | None:
+    def _cap(self, shelf: Shelf, ask: Ask) -> int | None:
+        """Places of one category; None where nobody would miss the others: who asked for some, a shop that
+        has only one."""
         free = not ask.category and ask.anchor is None and ask.given is None and self._share < 1.0
-        return ceil(ask.n * self._share) if free else None
+        return ceil(ask.n * self._share) if free and len(shelf.categories) > 1 else None
 
     def _chosen(self, shelf: Shelf, ask: Ask, rankings: list[Ranking], mask: NDArray[np.bool_]) -> Chosen:
         """The slate of these rankings, one after another. Where they know too little of other categories,
         what is popular there comes before what the cap held back."""
-        cap = self._cap(ask)
+        cap = self._cap(shelf, ask)
         best = rankings[0]
         if mask[best.item].all():  # what models were asked for; only a sick one ranks what is not allowed
             chosen = leading(best.item.tolist(), ask.n, shelf.codes, cap)

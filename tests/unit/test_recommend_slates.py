@@ -184,6 +184,17 @@ def test_a_share_that_can_not_be_kept_is_said_and_the_slate_is_full(tmp_path: Pa
     assert (len(lamps["items"]), lamps["degraded"]) == (4, None)
 
 
+def test_a_shop_with_one_category_has_no_share_to_keep(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, category_share=0.5)
+    shop.start()
+    with shop.client() as call:
+        alike = [{"item_id": f"i{place}", "category": "lamps"} for place in range(40)]
+        call.send("PATCH", "/items", "admin", json=alike)
+        call.look()
+        answers = [call.slate(n=4), call.get("/popular?n=4").json()]
+    assert [(categories(answer), answer["degraded"]) for answer in answers] == [({"lamps": 4}, None)] * 2
+
+
 def test_a_cached_slate_of_fewer_items_keeps_the_share(tmp_path: Path) -> None:
     shop = Shop(tmp_path, category_share=0.5)
     shop.good.order.sort(key=lambda place: (place % 4, place))
