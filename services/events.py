@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from experiments.shapes import LATEST_MS
 from services.errors import BadMessageError
 
 EXPOSURES = "exposures"  # key: routing key; co-partitioned with EVENTS
@@ -25,7 +26,6 @@ Excluded = Literal[
 EventType = Literal["impression", "view", "click", "add_to_cart", "purchase"]
 ActedType = Literal["view", "click", "add_to_cart", "purchase"]  # leaves a trace in its user's row
 
-LATEST_MS = 9_000_000_000_000  # in ns it still fits 64 bits
 Millis = Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]  # of our clock
 ClientMillis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 Whole = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
