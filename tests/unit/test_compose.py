@@ -190,8 +190,8 @@ def test_the_image_starts_our_script_on_a_python_we_support() -> None:
     assert lines["USER"] != "root"
 
 
-@pytest.mark.parametrize("broken", [None, "lint", "test", "test-demo"])
-def test_the_ci_script_runs_lint_tests_and_demo_and_stops_at_the_first_that_fails(
+@pytest.mark.parametrize("broken", [None, "lint", "test", "test-demo", "test-fuzz"])
+def test_the_ci_script_runs_every_kind_of_tests_and_stops_at_the_first_that_fails(
     tmp_path: Path, broken: str | None
 ) -> None:
     """The script itself, between commands that only note how they were called."""
@@ -210,12 +210,12 @@ def test_the_ci_script_runs_lint_tests_and_demo_and_stops_at_the_first_that_fail
         text=True,
         timeout=60,
     )
-    targets = ["lint", "test", "test-demo"]
+    targets = ["lint", "test", "test-demo", "test-statistical", "test-fuzz"]
     expected = targets if broken is None else targets[: targets.index(broken) + 1]
     called = [line.split(" ", 1) for line in calls.read_text("utf-8").splitlines()]
     assert [target for command, target in called if command == "make"] == expected
     assert (ran.returncode == 0) == (broken is None), ran.stderr
     if broken is None:
-        assert ran.stdout.splitlines()[-2:] == ["== 7 passed, 2 warnings in 3.00s =="] * 2
+        assert ran.stdout.splitlines()[-4:] == ["== 7 passed, 2 warnings in 3.00s =="] * 4
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
