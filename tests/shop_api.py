@@ -62,6 +62,7 @@ class FakeApi:
     events: list[dict[str, Any]] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    agents: list[str] = field(default_factory=list)
     lag: int = 0
     down: bool = False
 
@@ -82,6 +83,7 @@ class FakeApi:
             return JSONResponse({"error": "down"}, 503)
         key = request.headers.get("x-api-key") or request.query_params.get("key")
         self.keys.append(key)
+        self.agents.append(request.headers.get("user-agent", ""))
         return await call_next(request) if key == KEY else JSONResponse({"error": "no key"}, 401)
 
     async def _recommend(self, request: Request) -> Any:

@@ -101,7 +101,8 @@ class RecommendApi:
     async def _slate(self, method: str, path: str, shopper: Shopper | None, **sent: Any) -> Slate:
         self._calls += 1
         origin = self.origins[self._calls % len(self.origins)]
-        headers = {"X-API-Key": self.key, "User-Agent": shopper.user_agent if shopper else ""}
+        agent = shopper.user_agent if shopper else ""
+        headers = {"X-API-Key": self.key.encode(), "User-Agent": agent.encode("latin-1", "replace")}
         try:
             answer = await self.client.request(
                 method, origin + path, headers=headers, timeout=TIMEOUT, **sent

@@ -63,6 +63,13 @@ def test_every_call_carries_the_storefront_key_the_session_and_the_browsers_name
     assert "user_id" not in api.asked[0]
 
 
+@pytest.mark.parametrize("agent", [b"Mozilla/5.0 Firefox/140", b"T\xe9l\xe9phone/1", b"\xd0\x9f\xff", b""])
+def test_a_browser_may_have_any_name(shop, api, agent):
+    assert shown_in(shop.get("/", headers={"user-agent": agent}).text, "for-you")
+    sent = agent.decode("latin-1").encode()  # as the test's client writes it
+    assert sent.decode("latin-1") in api.agents
+
+
 def test_the_slate_and_why_it_came_stand_on_the_page(shop):
     page = shop.get("/").text
     for text in ("Answered by", "als-20261123T140500-ee7637", "storefront", "no, a full answer"):
