@@ -30,9 +30,10 @@ Millis = Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]  # of our clock
 ClientMillis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 Whole = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 ArmName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # "|" parts the keys of sums
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]  # as the HTTP API takes it
+LONGEST_ID = 200  # characters
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]  # as the HTTP API takes it
 ItemId = Annotated[  # of the catalogue: numpy drops a NUL at the end, two ids would be one
-    str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+\Z")
+    str, msgspec.Meta(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f\x7f]+\Z")
 ]
 
 

@@ -163,7 +163,5 @@ def _row(user: str, values: list[bytes | None]) -> ActivityRow:
         return msgspec.convert(told, ActivityRow)
     except msgspec.ValidationError as error:
         logger.error("what is online of the activity of %r is made anew: %s", user, error)
-        at_ms = layout.timestamp_ms(stamp)
-        return ActivityRow(
-            received_at=at_ms, user_id=user, item_ids=[], item_at=[], item_types=[], event_ids=[]
-        )
+        empty = {name: [] for name in layout.ACTIVITY_FEATURES}
+        return ActivityRow(received_at=told["received_at"], user_id=user, **empty)

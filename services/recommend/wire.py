@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from services.errors import BadInputError
-from services.events import EventType, Id
+from services.events import LONGEST_ID, EventType, Id
 from services.recommend.failures import MalformedBodyError, Problem, shortened
 from services.recommend.tokens import Refusal
 
@@ -24,10 +24,9 @@ MAX_CONTEXT = 100
 MAX_EVENTS = 500
 MAX_RERANK = 500
 MAX_QUERY_BYTES = 65_536
-LONGEST_NAME = 200  # characters, of services.events.Id
 # A recommendation id as it is signed for the longest slate: base64 of names of up to four bytes a character,
 # and ten more for shopper, visit and unit. Less would refuse clicks; bodies have a limit of their own.
-MAX_TOKEN = (MAX_RERANK + 10) * (4 * LONGEST_NAME + 3) * 4 // 3
+MAX_TOKEN = (MAX_RERANK + 10) * (4 * LONGEST_ID + 3) * 4 // 3
 
 Length = Annotated[int, Meta(ge=1, le=MAX_SLATE, description="How many items.")]
 Excludes = Annotated[list[Id], Meta(max_length=MAX_EXCLUDED, description="Items that must not be shown.")]
@@ -232,7 +231,7 @@ def from_query(kind: type[S], query: bytes) -> S:
 def _listed(name: str, value: str) -> list[str]:
     """What one value of a list says. Categories were parted before. Where every comma was escaped, the value
     is too long for a name, or Shelf.mask sees that none is called so."""
-    if name == "category" and len(value) <= LONGEST_NAME:
+    if name == "category" and len(value) <= LONGEST_ID:
         return [value] if value else []
     return [part for part in value.split(",") if part]
 
