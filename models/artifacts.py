@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.als import Als
-from models.content import Content
-from models.contract import FORMAT, Manifest, Recommender
-from models.inverted import Inverted
-from models.linear import Linear
-from models.popularity import Popularity
+from models.algorithms.als import Als
+from models.algorithms.content import Content
+from models.algorithms.ease import Linear
+from models.algorithms.popularity import Popularity
+from models.algorithms.reversed_popularity import Inverted
+from models.recommender import FORMAT, Manifest, Recommender
 
 MANIFEST = "manifest.json"
 ALGORITHMS: Mapping[str, type[Any]] = {

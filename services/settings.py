@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     lake_flush_s: float = Field(10.0, gt=0, description="Longest time a record waits for its Parquet file.")
     lake_flush_records: int = Field(50_000, ge=1, description="Records of a topic that make a file at once.")
 
-    # Deciding: defaults of a new experiment's rules (experiments.experiment.Rules)
+    # Deciding: defaults of a new experiment's rules (experiments.lifecycle.fold.Rules)
     unit: Literal["request", "session", "user_day"] = "session"
     window_s: float = Field(1_800.0, description="Attribution window A.")
     lateness_s: float = Field(120.0, description="Allowed lateness L.")

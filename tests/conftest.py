@@ -10,7 +10,7 @@ from typing import Any
 import prometheus_client  # noqa: F401 (before Feast, which would make it count in files)
 import pytest
 
-from services.adapters.memory import MemoryBroker
+from services.adapters.memory.broker import MemoryBroker
 from services.settings import Settings
 
 MARKER_OF_FIXTURE = {
@@ -68,8 +68,8 @@ def memory_broker() -> MemoryBroker:
 
 @pytest.fixture
 def embedded_broker() -> Iterator[Any]:
-    """An embedded broker of this test's own (services.adapters.embedded.EmbeddedBroker; 0.2 s)."""
-    from services.adapters.embedded import EmbeddedBroker
+    """An embedded broker of this test's own (services.local_servers.embedded_kafka.EmbeddedBroker; 0.2 s)."""
+    from services.local_servers.embedded_kafka import EmbeddedBroker
 
     with EmbeddedBroker(partitions=4) as broker:
         yield broker
@@ -77,8 +77,8 @@ def embedded_broker() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def _redis_process(require: Callable[[object, str], None]) -> Iterator[Any]:
-    from services.adapters.embedded import EmbeddedRedis, redis_executable
     from services.errors import ConfigurationError
+    from services.local_servers.redis import EmbeddedRedis, redis_executable
 
     try:
         executable = redis_executable()
@@ -106,7 +106,7 @@ def redis_server(_redis_process: Any) -> Iterator[Any]:
 def _kafka_process(
     require: Callable[[object, str], None], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
-    from services.adapters.local_kafka import LocalKafka
+    from services.local_servers.kafka import LocalKafka
 
     require(shutil.which("java"), "Apache Kafka needs Java 17 (`java` is not on PATH)")
     require(shutil.which("mvn"), "the jars of Apache Kafka are resolved by Maven (`mvn` is not on PATH)")

@@ -1,7 +1,7 @@
 """A seeded history of decisions like an hour at the demo: ALS wins, a broken challenger is rolled back.
 
-Outcomes are drawn under the weights in force, and every decision is what experiments.verdict makes of the
-sums: the console is tested on what the decider really writes.
+Outcomes are drawn under the weights in force, and every decision is what experiments.decision_rules makes of
+the sums: the console is tested on what the decider really writes.
 """
 
 import hashlib
@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from experiments import commands, verdict
-from experiments.commands import Origin
-from experiments.experiment import Decision, Experiment, Rules, apply
-from experiments.verdict import Sight
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryDecisionLog,
-    MemoryEventConsumer,
-    MemoryStateCache,
-    MemoryTallyStore,
-)
-from services.ports import Heartbeat, Positions
-from services.recounting import Recounting
+from experiments import decision_rules
+from experiments.decision_rules import Observation
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import Decision, Experiment, Rules, apply
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.event_log import MemoryEventConsumer
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.control.recount import Recounting
+from services.ports.state import Heartbeat, Positions
 
 START_MS = 1_790_000_000_000
 LOOK_MS = 5_000
@@ -65,7 +63,7 @@ class Story:
         """One look of the decider, and the confirmation of what it took out."""
         self.now_ms += LOOK_MS
         self._draw()
-        for decision in verdict.look(self.state, self._sight()):
+        for decision in decision_rules.look(self.state, self._sight()):
             self.add(decision)
         for revision in self.state.unconfirmed:
             self.now_ms += 900
@@ -96,11 +94,11 @@ class Story:
             }
             self.sums.update({f"acct|{arm}|{key}": count for key, count in account.items()})
 
-    def _sight(self) -> Sight:
+    def _sight(self) -> Observation:
         partitions = [(topic, p) for topic in ("exposures", "events") for p in range(4)]
         positions = {f"{topic}/{p}": 40 * len(self.records) + p for topic, p in partitions}
         loaded = frozenset(arm.model_version for arm in self.state.live_arms())
-        return Sight(
+        return Observation(
             now_ms=self.now_ms,
             sums={key: count for key, count in self.sums.items() if count},
             watermark_ms=self.now_ms - LATE_MS,
@@ -125,7 +123,7 @@ def log_of(story: Story, cache: MemoryStateCache | None = None) -> MemoryDecisio
 
 def recounting_of(story: Story) -> Recounting:
     """The story's sums, all in one partition, and a log that holds everything (`.store`, `.open_log`)."""
-    store, broker = MemoryTallyStore(), MemoryBroker(partitions=4, clock=lambda: story.now_ms)
+    store, broker = MemorySumStore(), MemoryBroker(partitions=4, clock=lambda: story.now_ms)
     store.apply(0, None, Positions("memory-1", 1, 1, 1), {story.name: dict(story.sums)})
     return Recounting(store, lambda: MemoryEventConsumer(broker), broker.keyed_partitions)
 

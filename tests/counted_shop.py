@@ -6,24 +6,19 @@ import msgspec
 from recount import added, recount
 from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, Sent, play, traffic
 
-from experiments import commands
-from experiments.experiment import Decision, Experiment
-from services import events
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryDecisionLog,
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryLogAdmin,
-    MemoryStateCache,
-    MemoryTallyStore,
-)
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Ports, Worker
-from services.decider.deciding import Decider, Identity
-from services.decider.deciding import Ports as DeciderPorts
-from services.ports import TallyStore
-from services.recounting import Recounting
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Decision, Experiment
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.decider.decider import Decider, Identity
+from services.bandit.decider.decider import Ports as DeciderPorts
+from services.control.recount import Recounting
+from services.messages import events
+from services.ports.state import SumStore
 
 PARTITIONS = 2
 POISON = {
@@ -39,12 +34,12 @@ LOOK_MS = round(RULES.look_every_s * 1_000)
 class Shop:
     """`trade` lets shoppers come, `look` lets the decider look later. `store`: of sums; default: memory."""
 
-    def __init__(self, store: TallyStore | None = None) -> None:
+    def __init__(self, store: SumStore | None = None) -> None:
         self.clock = Clock()
         self.broker = MemoryBroker(PARTITIONS, self.clock)
         self.cache = MemoryStateCache(self.clock)
         self.log = MemoryDecisionLog(cache=self.cache)
-        self.store = MemoryTallyStore() if store is None else store
+        self.store = MemorySumStore() if store is None else store
         champion = {"name": "popularity", "model_version": "popularity-1"}
         state = self.log.append(commands.start(EXPERIMENT, champion, RULES, "salt", self.origin()))
         state = self.log.append(commands.enter(state, "als", "als-1", self.origin()))
@@ -65,7 +60,7 @@ class Shop:
 
     def poison(self, sums: dict[str, int]) -> None:
         """As a bug, or a hand in Redis, would. In memory only."""
-        assert isinstance(self.store, MemoryTallyStore)
+        assert isinstance(self.store, MemorySumStore)
         mine = self.store._sums[0].setdefault(EXPERIMENT, {})
         mine.update({key: mine.get(key, 0) + count for key, count in sums.items()})
 

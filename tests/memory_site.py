@@ -10,36 +10,33 @@ import numpy as np
 from small_shop import KEYS, Shop
 from small_shop import manifest as small_manifest
 
-from experiments import commands
-from experiments.experiment import Experiment
-from experiments.world_chance import text_key
-from experiments.world_history import history
-from experiments.world_synthetic import SyntheticShop, synthetic_shop
-from models.als import Als
-from models.contract import Catalogue, Interactions
-from models.inverted import Inverted
-from models.popularity import Popularity
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Experiment
+from experiments.simulation.hash_uniform import text_key
+from experiments.simulation.history import history
+from experiments.simulation.synthetic_shop import SyntheticShop, synthetic_shop
+from models.algorithms.als import Als
+from models.algorithms.popularity import Popularity
+from models.algorithms.reversed_popularity import Inverted
+from models.recommender import Catalogue, Interactions
 from services.activity.worker import ActivityWorker
 from services.activity.worker import Deps as ActivityDeps
-from services.adapters.memory import (
-    MemoryDataStore,
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryLogAdmin,
-)
-from services.adapters.memory_activity import MemoryActivityStore
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Worker
-from services.bandit.worker import Ports as WorkerPorts
-from services.decider.deciding import Decider, Identity
-from services.decider.deciding import Ports as DeciderPorts
-from services.events import EVENTS
-from services.ports import Dataset, UserRow
-from services.recommend.application import create_app, hot_path
-from services.simulator.crowd import synthetic_crowd
-from services.simulator.http import Reply
-from services.simulator.measures import Measures
+from services.adapters.memory.activity_store import MemoryActivityStore
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
+from services.adapters.memory.stores import MemoryDataStore
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Worker
+from services.bandit.attribution.worker import Ports as WorkerPorts
+from services.bandit.decider.decider import Decider, Identity
+from services.bandit.decider.decider import Ports as DeciderPorts
+from services.messages.events import EVENTS
+from services.ports.features import UserRow
+from services.ports.training import Dataset
+from services.recommend.http_app import create_app, hot_path
+from services.simulator.http_client import Reply
+from services.simulator.measurements import Measures
 from services.simulator.session import Habits, Session, Visit
+from services.simulator.shoppers import synthetic_crowd
 
 PARTITIONS = 4
 STEP_MS = 1_000

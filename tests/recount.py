@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import duckdb
 import pyarrow as pa
 
-from services.ports import Record
+from services.ports.event_log import Record
 
 VIEWS = """
 create view raw as select topic, "partition" p, "offset" o, append_ms, try_cast(value as json) j from records;

@@ -5,9 +5,9 @@ from typing import Any
 
 from traffic import click, exposure
 
-from experiments import commands
-from experiments.experiment import Decision, Experiment
-from services import events
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Decision, Experiment
+from services.messages import events
 
 HOUR_MS = 3_600_000
 

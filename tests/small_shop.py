@@ -10,30 +10,24 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import Experiment, Rules, apply
-from models.contract import Catalogue, Interactions, Query, Ranking
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryDataStore,
-    MemoryDecisionLog,
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryItemOverlay,
-    MemoryLogAdmin,
-    MemoryModelStore,
-    MemoryOnlineReader,
-    MemoryStateCache,
-    MemoryTallyStore,
-)
-from services.events import EVENTS, EXPOSURES, Event, Exposure, decode
-from services.keys import new_key
-from services.ports import Dataset, Manifest
-from services.recommend.application import create_app, hot_path
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import Experiment, Rules, apply
+from models.recommender import Catalogue, Interactions, Manifest, Query, Ranking
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
+from services.adapters.memory.item_overlay import MemoryItemOverlay
+from services.adapters.memory.pins import MemoryOnlineReader
+from services.adapters.memory.stores import MemoryDataStore, MemoryModelStore
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.control.recount import Recounting
+from services.messages.events import EVENTS, EXPOSURES, Event, Exposure, decode
+from services.ports.training import Dataset
 from services.recommend.deps import Deps
-from services.recounting import Recounting
+from services.recommend.http_app import create_app, hot_path
 from services.settings import Settings
+from services.web.api_keys import new_key
 
 ITEMS = np.array([f"i{place}" for place in range(40)])
 CATEGORIES = ("lamps", "mugs", "cards", "bags")
@@ -140,7 +134,7 @@ class Shop:
         self.cache = MemoryStateCache(clock=lambda: self.now_ms)
         self.log = MemoryDecisionLog(apply, self.cache)
         self.overlay = MemoryItemOverlay()
-        self.tally = MemoryTallyStore()
+        self.tally = MemorySumStore()
         self.models = MemoryModelStore()
         self.data = MemoryDataStore(Dataset("d1", catalogue(), interactions(), "test"))
         self.good = self.add("good", Ordered(list(range(40))))
@@ -166,7 +160,7 @@ class Shop:
         return self.log.append(commands.allocate(self.state, shares, {}, 0, self.origin()))
 
     def decide(self, make: Callable[..., Any], *args: Any) -> Experiment:
-        """Append what one of `experiments.commands` makes of the state."""
+        """Append what one of `experiments.lifecycle.commands` makes of the state."""
         return self.log.append(make(self.state, *args, self.origin()))
 
     @property

@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from experiments.experiment import Rules
-from services import events
-from services.adapters.memory import MemoryBroker
+from experiments.lifecycle.fold import Rules
+from services.adapters.memory.broker import MemoryBroker
+from services.messages import events
 
 START_MS = 1_700_000_000_000
 RULES = Rules(window_s=4.0, lateness_s=1.0)

@@ -8,13 +8,15 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
 
-from models.contract import Progress
+from models.recommender import Progress
 from services import bootstrap
 from services.activity.metrics import ActivityMetrics
 from services.activity.worker import ActivityWorker, Deps
 from services.errors import UnavailableError
-from services.events import EVENTS
-from services.ports import ActivityStore, EventConsumer
+from services.messages.events import EVENTS
+from services.ports.event_log import EventConsumer
+from services.ports.features import ActivityStore
+from services.runtime.process import stop_on_signal
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ REPORT_S = 60.0
 def run(settings: Settings) -> None:
     """Push until SIGTERM."""
     bootstrap.configure_logging(settings, "activity")
-    stop = bootstrap.stop_on_signal(settings, "activity")
+    stop = stop_on_signal(settings, "activity")
     with bootstrap.metered(settings, "activity") as meters:
         store = meters.activity(bootstrap.activity_store(settings))
         warm_up(store)

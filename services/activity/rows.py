@@ -7,7 +7,7 @@ idempotent and order irrelevant, so a replay after a crash changes nothing.
 from collections.abc import Iterable
 from typing import get_args
 
-from services.events import ActedType, ActivityRow, Event
+from services.messages.events import ActedType, ActivityRow, Event
 
 COUNTED = frozenset(get_args(ActedType))
 

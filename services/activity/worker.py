@@ -10,14 +10,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from models.contract import Progress, silent
-from services import events, ports
+from models.recommender import Progress, silent
 from services.activity import rows
-from services.activity.rebuilding import Restored, Shape, restore
+from services.activity.restore import Restored, Shape, restore
 from services.errors import BadMessageError, DataLossError, StalePositionError
-from services.events import ActivityRow, Event
-from services.ports import Record
-from services.turns import in_turns
+from services.messages import events
+from services.messages.events import ActivityRow, Event
+from services.ports.event_log import EventConsumer, EventProducer, LogAdmin, Record
+from services.ports.features import ActivityStore, FeatureStore
+from services.runtime.row_turns import in_turns
 
 logger = logging.getLogger(__name__)
 
@@ -205,10 +206,10 @@ class ActivityWorker:
 class Deps:
     """What a worker works with. owned: the (topic, partition) pairs that are this worker's now."""
 
-    consumer: ports.EventConsumer
-    producer: ports.EventProducer
-    admin: ports.LogAdmin
-    store: ports.ActivityStore
+    consumer: EventConsumer
+    producer: EventProducer
+    admin: LogAdmin
+    store: ActivityStore
     owned: Callable[[], frozenset[tuple[str, int]]]
-    features: ports.FeatureStore | None = None  # histories to restore from; None: the log is all there is
+    features: FeatureStore | None = None  # histories to restore from; None: the log is all there is
     ttl_ms: int = 30 * 86_400_000  # of a row

@@ -1,1 +1,1 @@
-"""What the ports are made of: Kafka, Redis, Feast, MLflow, folders; and their doubles in memory."""
+"""Implementations of the ports, by technology."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract import Progress, silent
+from models.recommender import Progress, silent
 from services.errors import ConfigurationError
 from services.settings import Settings
 

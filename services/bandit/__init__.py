@@ -1,1 +1,1 @@
-"""Counts matured units, exactly once in effect."""
+"""The bandit: attribution turns exposures and events into sums, the decider turns sums into decisions."""

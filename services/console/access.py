@@ -6,7 +6,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from services.console.desk import desk_of, reader
+from services.console.deps import desk_of, reader
 from services.console.sessions import COOKIE, MAX_AGE_S, Person, csrf_holds
 
 router = APIRouter()

@@ -14,12 +14,14 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from services import bootstrap
-from services.console import access, commands, metrics, pages, recounts, web
-from services.console.desk import Desk, LogInFirstError
-from services.console.follower import Follower
-from services.console.sessions import COOKIE, Guesses, Sessions
-from services.recounting import Recounting
+from services.console import access, commands, metrics, pages, recount, web
+from services.console.deps import ConsoleDeps, LogInFirstError
+from services.console.log_follower import Follower
+from services.console.sessions import COOKIE, LoginThrottle, Sessions
+from services.control.recount import Recounting
+from services.runtime.process import many_connections
 from services.settings import Settings
+from services.web.connection_limits import http_protocol
 
 FOLLOW_EVERY_S = 1.0
 FORM_BYTES = 16_384  # of a request's body: forms only
@@ -51,13 +53,13 @@ def create_app(
     app = FastAPI(
         title="Ringside console", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    guesses = Guesses(lambda: now_ms() / 1_000)
-    app.state.desk = Desk(
+    guesses = LoginThrottle(lambda: now_ms() / 1_000)
+    app.state.desk = ConsoleDeps(
         settings, follower, recounting, Sessions(settings), guesses, web.templates(), now_ms
     )
     app.middleware("http")(web.harden)
     app.add_middleware(GZipMiddleware, minimum_size=2_000)
-    for router in (access.router, pages.router, recounts.router, commands.router):
+    for router in (access.router, pages.router, recount.router, commands.router):
         app.include_router(router)
     app.add_api_route("/static/plotly-{digest}.js", plotting_script, include_in_schema=False)
     app.mount("/static/{version}", StaticFiles(directory=web.HERE / "static"))
@@ -78,7 +80,7 @@ def plotting_script(digest: str) -> Response:
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Starts without Kafka and Redis, and says on the page what is missing."""
     bootstrap.configure_logging(settings, "console")
-    bootstrap.many_connections()
+    many_connections()
     follower = Follower(
         lambda: (bootstrap.decision_log(settings), bootstrap.state_cache(settings)),
         _now_ms,
@@ -90,7 +92,7 @@ def run(settings: Settings) -> None:
         uvicorn.run(
             meters.app(app), host=settings.host, port=settings.console_port, log_config=None,
             access_log=False, server_header=False, ws="none",
-            http=bootstrap.http_protocol(settings, body_bytes=FORM_BYTES),
+            http=http_protocol(settings, body_bytes=FORM_BYTES),
         )  # fmt: skip
 
 
@@ -122,7 +124,7 @@ async def _bad_request(request: Request, error: Exception) -> Response:
 def _error(request: Request, status_code: int, message: str) -> Response:
     if _wants_json(request):
         return JSONResponse({"error": message}, status_code)
-    desk: Desk = request.app.state.desk
+    desk: ConsoleDeps = request.app.state.desk
     person = desk.sessions.person(request.cookies.get(COOKIE))
     values = {"message": message, "status_code": status_code, "person": person}
     return desk.templates.TemplateResponse(request, "error.html", values, status_code=status_code)

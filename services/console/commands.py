@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import JSONResponse
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import Decision, Experiment, IllegalTransition
-from services.console.desk import Found, commander, desk_of, found
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
+from services.console.deps import Found, commander, desk_of, found
 from services.console.sessions import Person, csrf_holds
 from services.errors import BadInputError, RingsideError, UnavailableError
 

@@ -6,9 +6,9 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from experiments.experiment import Decision
+from experiments.lifecycle.fold import Decision
 from services.console.series import ARM_FIELDS, RACE_FIELDS
-from services.events import encode
+from services.messages.events import encode
 
 FIXED = (
     "revision", "received_at", "time_utc", "kind", "rule", "author", "reason", "weights_version",

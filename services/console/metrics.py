@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from services.console.follower import Follower
+from services.console.log_follower import Follower
 
 
 def watch(follower: Follower, registry: CollectorRegistry) -> None:

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.templating import Jinja2Templates
 
-from experiments.experiment import Decision, Experiment
+from experiments.lifecycle.fold import Decision, Experiment
 from services.console import exports, queries, series
-from services.console.desk import Desk, Found, desk_of, found, reader
+from services.console.deps import ConsoleDeps, Found, desk_of, found, reader
 from services.console.sessions import Person
 
 router = APIRouter()
@@ -26,7 +26,7 @@ class Page:
     """What every page needs: the desk, the request, and who reads."""
 
     request: Request
-    desk: Desk
+    desk: ConsoleDeps
     person: Person
 
     def render(self, template: str, status_code: int = 200, **values: Any) -> HTMLResponse:
@@ -70,7 +70,7 @@ def experiments(page: ReadPage) -> HTMLResponse:
     """Every experiment of this log, newest first."""
     view = page.desk.view
     listed = sorted(view.experiments.values(), key=lambda f: -f.state.started_ms)
-    rows = [(f, queries.words.sentence(f.state, queries.last_look(f.history))) for f in listed]
+    rows = [(f, queries.wording.sentence(f.state, queries.last_look(f.history))) for f in listed]
     return page.render(
         "experiments.html", rows=rows, sources=view.sources, wanted=page.desk.settings.experiment
     )
@@ -173,7 +173,7 @@ def _download(lines: Any, filename: str, media_type: str) -> StreamingResponse:
     return StreamingResponse(lines, media_type=media_type, headers={"Content-Disposition": disposition})
 
 
-def _values(desk: Desk, chosen: Found) -> dict[str, Any]:
+def _values(desk: ConsoleDeps, chosen: Found) -> dict[str, Any]:
     """Everything the parts of an experiment's page show."""
     followed, view = chosen.followed, desk.view
     history = followed.history

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.experiment import Arm, Decision, Experiment
-from services.console import series, words
-from services.ports import Heartbeat
+from experiments.lifecycle.fold import Arm, Decision, Experiment
+from services.console import series, wording
+from services.ports.state import Heartbeat
 
 LOOKS_OVERDUE = 3  # looks that may be missed before the page says that the decider is silent
 STYLES = 7  # colours, dashes and markers an arm can have, by order of entry
@@ -76,7 +76,7 @@ def arm_rows(
 ) -> list[dict[str, Any]]:
     """One row an arm: champion first, retired last, each with what the newest look knew of it."""
     numbers = latest_evidence(history, state.arms)
-    known = sum(words.is_counted(numbers.get(arm.name, (0, {}))[1]) for arm in state.live_arms())
+    known = sum(wording.is_counted(numbers.get(arm.name, (0, {}))[1]) for arm in state.live_arms())
     style = styles(state)
     ordered = sorted(state.arms.values(), key=lambda arm: (ROLE_ORDER[arm.role], arm.entered_revision))
     return [
@@ -105,7 +105,7 @@ def _arm_row(
         "loaded_on": sum(arm.model_version in beat.loaded for beat in beats),
         "seen_at_revision": revision,
         "numbers": series.numbers_of(numbers) if numbers else {},
-        "counted": words.is_counted(numbers),
+        "counted": wording.is_counted(numbers),
     }
 
 
@@ -176,7 +176,7 @@ def warnings(
 
 def _source_warnings(sources: Sources, now_ms: int) -> Iterable[Warning]:
     if sources.log_error is not None:
-        age = words.seconds((now_ms - sources.read_at_ms) / 1_000) if sources.read_at_ms else None
+        age = wording.seconds((now_ms - sources.read_at_ms) / 1_000) if sources.read_at_ms else None
         since = f"what you see is {age} old" if age else "nothing has been read yet"
         yield Warning("bad", f"The decision log can't be read, {since}. {sources.log_error}")
     if sources.cache_error is not None:
@@ -203,12 +203,12 @@ def _look_warnings(state: Experiment, look: Decision | None, now_ms: int) -> Ite
     rules = state.rules
     since_s = (now_ms - max(state.updated_ms, state.started_ms)) / 1_000
     if look is None:
-        matures = words.seconds(rules.window_s + rules.lateness_s)
+        matures = wording.seconds(rules.window_s + rules.lateness_s)
         yield Warning("note", f"No look yet: units mature {matures} after they are served.")
     if since_s > LOOKS_OVERDUE * rules.look_every_s:
-        due = words.seconds(rules.look_every_s)
+        due = wording.seconds(rules.look_every_s)
         yield Warning(
-            "bad", f"The decider has been silent for {words.seconds(since_s)}; a look is due every {due}."
+            "bad", f"The decider has been silent for {wording.seconds(since_s)}; a look is due every {due}."
         )
     lag_s = (
         0.0
@@ -216,7 +216,7 @@ def _look_warnings(state: Experiment, look: Decision | None, now_ms: int) -> Ite
         else (look.received_at - int(look.evidence.get("watermark_ms") or look.received_at)) / 1_000
     )
     if lag_s > rules.stall_s:
-        yield Warning("bad", f"Counting lags {words.seconds(lag_s)} behind; decisions wait for it.")
+        yield Warning("bad", f"Counting lags {wording.seconds(lag_s)} behind; decisions wait for it.")
 
 
 def summary(
@@ -230,7 +230,7 @@ def summary(
     """Everything above the fold, as plain values for a template or JSON."""
     look = last_look(history)
     return {
-        "sentence": words.sentence(state, look),
+        "sentence": wording.sentence(state, look),
         "warnings": warnings(state, look, beats, sources, now_ms),
         "look": look,
         "arms": arm_rows(state, history, realised, beats),

@@ -8,7 +8,7 @@ from typing import Any
 from scipy.optimize import brentq
 from scipy.stats import beta
 
-from experiments.experiment import Decision
+from experiments.lifecycle.fold import Decision
 
 REALISED_UNITS = (
     200  # a realised share is shown over the last looks that together counted at least this many units

@@ -9,9 +9,9 @@ from math import ceil
 from fastapi import Request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from services.keys import Keys, Principal, Role, digest_of, signing_keys
-from services.rates import Buckets
 from services.settings import Settings
+from services.web.api_keys import Keys, Principal, Role, digest_of, signing_keys
+from services.web.rate_limit import RateLimiter
 
 COOKIE = "ringside_console"
 MAX_AGE_S = 12 * 3_600
@@ -84,11 +84,11 @@ class Sessions:
         return principal if principal is not None and principal.role in READERS else None
 
 
-class Guesses:
+class LoginThrottle:
     """Wrong keys by address. Keys can't be guessed; this keeps those who try from costing anything."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
-        self._buckets = Buckets(GUESSES_PER_S, GUESSES_AT_ONCE_S)
+        self._buckets = RateLimiter(GUESSES_PER_S, GUESSES_AT_ONCE_S)
         self._now_s = now_s
 
     def wait_s(self, request: Request) -> int:

@@ -14,7 +14,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from services.console import words
+from services.console import wording
 from services.errors import ConfigurationError
 
 HERE = Path(__file__).parent
@@ -79,12 +79,12 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 def rate(value: float | None) -> str:
     """0.0231 → "2.31 %"."""
-    return "–" if value is None else words.percent(value, 2)
+    return "–" if value is None else wording.percent(value, 2)
 
 
 def share(value: float | None) -> str:
     """0.784 → "78.4 %"."""
-    return "–" if value is None else words.percent(value, 1)
+    return "–" if value is None else wording.percent(value, 1)
 
 
 def grouped(value: int | None) -> str:
@@ -108,8 +108,12 @@ def templates() -> Jinja2Templates:
     )
     env.filters |= {
         "share": share, "rate": rate, "grouped": grouped, "significant": significant, "moment": moment,
-        "seconds": words.seconds, "evidence": words.evidence, "chance": words.chance,
-        "nearness": words.nearness,
+        "seconds": wording.seconds, "evidence": wording.evidence, "chance": wording.chance,
+        "nearness": wording.nearness,
     }  # fmt: skip
-    env.globals |= {"title_of": words.title, "assets": assets_version, "plotly": lambda: plotting_script()[0]}
+    env.globals |= {
+        "title_of": wording.title,
+        "assets": assets_version,
+        "plotly": lambda: plotting_script()[0],
+    }
     return Jinja2Templates(env=env)

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from services.demo.site import Site
+from services.demo.installation import Site
 from services.errors import UnavailableError
 
 Json = Mapping[str, Any]

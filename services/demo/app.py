@@ -19,18 +19,20 @@ from rich.console import Console
 from rich.live import Live
 
 from services import bootstrap
-from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+from services.demo.actions import StoppedError
 from services.demo.api import Api
-from services.demo.board import Board
-from services.demo.children import Children
+from services.demo.installation import Site, found, fresh_home
 from services.demo.observer import observe
 from services.demo.profile import Profile
 from services.demo.report import report as make_report
-from services.demo.screen import Screen
-from services.demo.site import Site, found, fresh_home
-from services.demo.stage import StoppedError
+from services.demo.state import Board
 from services.demo.story import Story
+from services.demo.supervisor import Children
+from services.demo.terminal_ui import Screen
 from services.errors import ConfigurationError, RingsideError
+from services.local_servers.embedded_kafka import EmbeddedBroker
+from services.local_servers.redis import EmbeddedRedis
+from services.runtime.process import stop_on_signal
 from services.settings import Settings
 
 REAL_DATA = "online?retail?ii.*"  # under any of the names it goes by: parquet, xlsx, zip, csv
@@ -54,7 +56,7 @@ class Playing:
 def run(settings: Settings, *, headless: bool, for_s: float, report: Path | None) -> int:
     """Play the demo. Returns the exit code: 0 only if, headless, every claim of the story held."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    console, stop, profile = Console(), bootstrap.stop_on_signal(), Profile()
+    console, stop, profile = Console(), stop_on_signal(), Profile()
     board, began_s, began_ms = Board(), time.monotonic(), time.time_ns() // 1_000_000
     screen = Screen(board, console, profile.differences(Settings()))
     with ExitStack() as stack:

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 
 from services.demo.api import Api
-from services.demo.board import Board
-from services.demo.site import answers
+from services.demo.installation import answers
+from services.demo.state import Board
 from services.errors import UnavailableError
 
 EVERY_S = 0.5

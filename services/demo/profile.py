@@ -1,7 +1,7 @@
 """The demo profile: what differs from a production installation so that the loop can be watched in minutes.
 
 Only clocks, deadlines and traffic differ. What decides (alpha, margin, floor, cap, ramp, burn-in, the units
-needed for a look) is the product's: `experiments.experiment.Rules` and `services.settings.Settings`,
+needed for a look) is the product's: `experiments.lifecycle.fold.Rules` and `services.settings.Settings`,
 untouched."""
 
 from dataclasses import dataclass

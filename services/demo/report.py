@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.demo.board import Board, Json
-from services.demo.stage import BETTER, BROKEN, CHAMPION, ENOUGH, MOVED, TEXT
+from services.demo.actions import BETTER, BROKEN, CHAMPION, ENOUGH, MOVED, TEXT
+from services.demo.state import Board, Json
 
 FIRST_SLATE_S = 60.0
 MOST_ERRORS = 0.001  # share of requests

@@ -9,11 +9,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from services.demo.board import Json
-from services.demo.children import Spec, run_step
-from services.demo.stage import BETTER, BROKEN, CHAMPION, ENOUGH, MOVED, TEXT, Stage
+from services.demo.actions import BETTER, BROKEN, CHAMPION, ENOUGH, MOVED, TEXT, Stage
+from services.demo.state import Json
+from services.demo.supervisor import Spec, run_step
 from services.errors import UnavailableError
-from services.ports import DataStore
+from services.ports.training import DataStore
 
 SETTLE_S = 70.0  # what a new challenger needs to get its share, or not
 SHOP_USERS = 6  # users that the sample shop offers to slip into

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.experiment import Experiment
+from experiments.lifecycle.fold import Experiment
 from services import bootstrap
 from services.doctor.findings import Finding, fail, ok, warn
 from services.errors import ArtifactError, ConfigurationError, UnavailableError
@@ -52,11 +52,11 @@ def data(settings: Settings) -> Finding:
 
 def features(settings: Settings) -> Finding:
     """Views are registered."""
-    views = bootstrap.registered_views(settings)
+    views = bootstrap.diagnostics(settings).registered_views()
     todo = "run `ringside features apply`, then `ringside features materialize`"
     if views is None:
         return fail("features", "Feast's registry is not there", todo)
-    missing = [view for view in bootstrap.wanted_views() if view not in views]
+    missing = [view for view in bootstrap.diagnostics(settings).required_views() if view not in views]
     if missing:
         return fail("features", f"not registered: {', '.join(missing)}", todo)
     return ok("features", f"{len(views)} views are registered")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from services import bootstrap
 from services.doctor.findings import Finding, fail, ok, warn
 from services.errors import UnavailableError
+from services.runtime.liveness import answers_as_ours, complaint, silent_s
 from services.settings import Settings
 
 SILENT_S = 30.0
@@ -20,11 +21,11 @@ def processes(settings: Settings) -> Iterator[Finding]:
     """Each one that was not told to stop is there, still turns, is ready, and has nothing to complain about.
     Those of other hosts and containers are their own doctor's business: a container that is gone leaves a
     file under a name that never comes again."""
-    known = bootstrap.silent_s(settings)
+    known = silent_s(settings)
     for process, age_s in known.items():
         yield _found(settings, process, age_s)
     for process in OVER_HTTP:  # it may have no place for metrics, or another home
-        if process not in known and bootstrap.answers_as_ours(settings.host, _port(settings, process)):
+        if process not in known and answers_as_ours(settings.host, _port(settings, process)):
             yield _found(settings, process, 0.0)
 
 
@@ -35,7 +36,7 @@ def _found(settings: Settings, process: str, age_s: float) -> Finding:
         return fail("processes", f"{process}: gone, and nobody told it to stop", todo)
     if age_s > within_s:
         return fail("processes", f"{process}: silent for {_spoken(age_s)}", todo)
-    if wrong := bootstrap.complaint(settings, process, within_s):
+    if wrong := complaint(settings, process, within_s):
         named = wrong if wrong.startswith(process) else f"{process}: {wrong}"
         return fail("processes", named, "see its log; if it does not get well, start it anew")
     return ok("processes", f"{process} is alive")

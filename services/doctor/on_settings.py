@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from services import bootstrap
 from services.doctor.findings import Finding, fail, ok, warn
 from services.errors import ConfigurationError
-from services.keys import ROLES, Keys, digest_of, signing_keys
+from services.runtime.liveness import answers_as_ours
 from services.settings import Settings
+from services.web.api_keys import ROLES, Keys, digest_of, signing_keys
 
 PREFIX = "RINGSIDE_"
 FEAST = "RINGSIDE_FEAST_"  # read by feature_repo, see `ringside features environment`
@@ -73,7 +74,7 @@ def _is_redis(url: str) -> bool:
 
 
 def _is_rate(pair: str) -> bool:
-    """As services.recommend.gate reads it."""
+    """As services.web.access reads it."""
     name, _, number = pair.partition("=")
     try:
         return not pair or (name in (*ROLES, "client") and 0 < float(number) < 1e9)
@@ -154,6 +155,6 @@ def _port(host: str, port: int, user: str) -> Finding:
             return ok("ports", f"{port} ({user}) is free")
         except OSError as error:
             said = f"{port} ({user}): {error.strerror}"
-    if bootstrap.answers_as_ours(host, port):
+    if answers_as_ours(host, port):
         return ok("ports", f"{port} ({user}) is answered by Ringside")
     return fail("ports", said, f"stop what has it, or change {PREFIX}{user.upper()}_PORT")

@@ -7,7 +7,8 @@ import msgspec
 from services import bootstrap
 from services.doctor.findings import Finding, fail, ok, warn
 from services.errors import UnavailableError
-from services.events import DECISIONS, EVENTS, EXPOSURES, ITEMS
+from services.messages.events import DECISIONS, EVENTS, EXPOSURES, ITEMS
+from services.messages.topics import topic_partitions
 from services.settings import Settings
 
 OLDEST_REDIS = (6, 2)
@@ -23,7 +24,7 @@ class _Stamped(msgspec.Struct):
 def redis(settings: Settings) -> Iterator[Finding]:
     """Reachable, new enough, forgets nothing, fast enough, and of our time."""
     try:
-        facts = bootstrap.redis_facts(settings)
+        facts = bootstrap.diagnostics(settings).redis()
     except UnavailableError as error:
         yield fail("redis", str(error), "start it (`ringside redis`), or mend RINGSIDE_REDIS_URL")
         return
@@ -69,7 +70,7 @@ def _clock(check: str, whose: str, ahead_s: float, settings: Settings) -> Findin
 def broker(settings: Settings) -> Iterator[Finding]:
     """Reachable; topics there, with their partitions, stamped by the broker, kept long enough."""
     try:
-        facts = bootstrap.topic_facts(settings)
+        facts = bootstrap.diagnostics(settings).topics()
     except UnavailableError as error:
         yield fail("broker", str(error), "start it (`ringside kafka`), or mend RINGSIDE_KAFKA_BOOTSTRAP")
         return
@@ -77,7 +78,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
     if missing:
         yield fail("topics", f"{', '.join(missing)}: there is none", "run `ringside topics`")
     for topic, found in facts.items():
-        wanted = bootstrap.partitions_wanted(settings, topic)
+        wanted = topic_partitions(topic, settings.kafka_partitions)
         if found.partitions and found.partitions != wanted:
             todo = "set RINGSIDE_KAFKA_PARTITIONS to what exposures and events have; it is fixed at creation"
             yield fail("topics", f"{topic} has {found.partitions} partitions, not {wanted}", todo)
@@ -119,7 +120,7 @@ def _stamps(settings: Settings, missing: list[str]) -> Iterator[Finding]:
     if EXPOSURES in missing:
         return
     try:
-        newest = bootstrap.newest_records(settings, EXPOSURES)
+        newest = bootstrap.diagnostics(settings).newest_records(EXPOSURES)
     except UnavailableError as error:
         yield warn("clock", f"no record can be read: {error}", "see the broker's log")
         return

@@ -11,10 +11,12 @@ import duckdb
 import pyarrow as pa
 from rich.console import Console
 
-from services import bootstrap, ports
+from services import bootstrap
 from services.errors import RingsideError
-from services.features import seed, statistics
+from services.features import backfill, statistics
 from services.features.metrics import FeaturesMetrics, Materialized
+from services.ports.features import FeatureStore
+from services.runtime.process import stop_on_signal
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     """Compute profiles, statistics and contents as of `now` and load them online.
 
     Rows are stamped `materialize_horizon_ms` ahead, the moment by which all of them can be read. Users of
-    whom nothing online would be served get their recent items (services.features.seed).
+    whom nothing online would be served get their recent items (services.features.backfill).
     """
     bootstrap.data_store(settings).table("items")  # without data: refused before Feast takes its seconds
     store = bootstrap.feature_store(settings)
@@ -63,7 +65,7 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     for view, rows in tables.items():
         store.append(view, rows, f"batch-{int(stamp.timestamp() * 1_000)}")
     on_step("loading recent items of the data set")
-    seeded = seed.seed_activity(settings, store, now)
+    seeded = backfill.seed_activity(settings, store, now)
     on_step(f"materialising {sum(rows.num_rows for rows in tables.values()):,} rows")
     store.materialize(list(tables), stamp)
     seconds = time.perf_counter() - started
@@ -86,7 +88,7 @@ def _readable_at(settings: Settings, now: datetime) -> datetime:
 
 
 def _batch_views(
-    settings: Settings, store: ports.FeatureStore, now: datetime, stamp: datetime
+    settings: Settings, store: FeatureStore, now: datetime, stamp: datetime
 ) -> dict[str, pa.Table]:
     data = bootstrap.data_store(settings)
     items = data.table("items")
@@ -117,7 +119,7 @@ def run_every(settings: Settings, every_s: float) -> None:
     """`ringside features materialize --every`: until SIGTERM, each run in a process of its own, because Feast
     takes hundreds of megabytes that nobody needs in between."""
     bootstrap.configure_logging(settings, "features")
-    stop = bootstrap.stop_on_signal(settings, "features")
+    stop = stop_on_signal(settings, "features")
     with bootstrap.metered(settings, "features", silent_s=LONGEST_S) as meters:
         metrics, due, first = FeaturesMetrics(meters.registry), 0.0, True
         while not stop.wait(TURN_S):

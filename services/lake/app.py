@@ -9,6 +9,7 @@ from services import bootstrap
 from services.errors import UnavailableError
 from services.lake.tables import KINDS
 from services.lake.worker import Deps, LakeWorker
+from services.runtime.process import stop_on_signal
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ REPORT_S = 60.0
 def run(settings: Settings) -> None:
     """Write until SIGTERM."""
     bootstrap.configure_logging(settings, "lake")
-    stop = bootstrap.stop_on_signal(settings, "lake")
+    stop = stop_on_signal(settings, "lake")
     with bootstrap.metered(settings, "lake") as meters:
         consumer = meters.consumer(bootstrap.group_consumer(settings, GROUP, tuple(KINDS)))
         producer = meters.producer(bootstrap.producer(settings))

@@ -8,10 +8,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.experiment import Decision
-from services import events
+from experiments.lifecycle.fold import Decision
 from services.errors import BadMessageError
-from services.ports import Record
+from services.messages import events
+from services.ports.event_log import Record
 
 _ORIGIN = [
     ("topic", pa.string()),

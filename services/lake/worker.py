@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 
-from services import events, ports
-from services.dead_letters import BURIED_BY, DeadLetters
 from services.errors import BadMessageError, DataLossError, StalePositionError, UnavailableError
 from services.lake import tables
-from services.ports import Record, Span
+from services.messages import events
+from services.ports.event_log import EventConsumer, EventProducer, LogAdmin, Record
+from services.ports.features import FeatureStore
+from services.ports.lake import LakeFiles, Span
+from services.runtime.dead_letters import DEAD_LETTERED_BY, DeadLetters
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +49,11 @@ class Waiting:
 class Deps:
     """What a worker works with. owned: the (topic, partition) pairs that are this worker's now."""
 
-    consumer: ports.EventConsumer
-    producer: ports.EventProducer
-    admin: ports.LogAdmin
-    files: ports.LakeFiles
-    features: ports.FeatureStore
+    consumer: EventConsumer
+    producer: EventProducer
+    admin: LogAdmin
+    files: LakeFiles
+    features: FeatureStore
     owned: Callable[[], frozenset[Pair]]
 
 
@@ -212,8 +214,8 @@ class LakeWorker:
         another worker does that."""
         for record, error in bad:
             self.bad[topic, error.code] += 1
-            if BURIED_BY.get(topic) == READER:
-                self._letters.bury(record, error)
+            if DEAD_LETTERED_BY.get(topic) == READER:
+                self._letters.dead_letter(record, error)
         self._letters.acknowledged()
 
 

@@ -17,14 +17,17 @@ from threadpoolctl import threadpool_limits
 
 from services import bootstrap
 from services.errors import UnavailableError
-from services.keys import Keys, signing_keys
-from services.rates import Moments
-from services.recommend.application import create_app, hot_path
 from services.recommend.deps import Deps
-from services.recommend.draining import DrainingServer
-from services.recommend.sending import WholeResponses
-from services.recommend.workers import listener, supervise
+from services.recommend.http_app import create_app, hot_path
+from services.runtime.metrics_endpoint import scraped_registry
+from services.runtime.process import many_connections, replica_name, stop_on_signal
 from services.settings import Settings
+from services.web.api_keys import Keys, signing_keys
+from services.web.connection_limits import http_protocol
+from services.web.graceful_server import DrainingServer
+from services.web.rate_limit import Moments
+from services.web.response_coalescing import WholeResponses
+from services.web.worker_supervisor import listener, supervise
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ def run(settings: Settings) -> None:
         serve(settings, listener(settings.host, settings.recommend_port))
     else:
         bootstrap.configure_logging(settings, "recommend")
-        supervise(settings, serve, bootstrap.stop_on_signal())
+        supervise(settings, serve, stop_on_signal())
 
 
 def _check_partitions(settings: Settings) -> None:
@@ -62,7 +65,7 @@ def serve(
     if parent is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
-    bootstrap.many_connections()
+    many_connections()
     app = create_app(compose(settings, moments or Moments()))
     leaving, scraped = app.state.parts.leaving, _scraped(settings, app, parent)
     server = DrainingServer(serving_config(settings, app), settings.drain_s, leaving, parent, scraped)
@@ -80,7 +83,7 @@ def _scraped(
     """Our own metrics port, unless a supervisor has one for all of its workers."""
     if parent is not None:
         return contextlib.nullcontext()
-    return bootstrap.scraped(settings, "recommend", app.state.parts.metrics.exposed)
+    return scraped_registry(settings, "recommend", app.state.parts.metrics.exposed)
 
 
 def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
@@ -89,7 +92,7 @@ def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         hot_path(app),
         loop="uvloop",
-        http=bootstrap.http_protocol(settings, WholeResponses, refused=lambda: metrics.shed("connections")),
+        http=http_protocol(settings, WholeResponses, refused=lambda: metrics.shed("connections")),
         ws="none",
         access_log=False,
         log_config=None,
@@ -125,7 +128,7 @@ def compose(settings: Settings, moments: Moments) -> Deps:
         clock_ms=lambda: time.time_ns() // 1_000_000,
         new_id=Ids(),
         moments=moments,
-        replica=bootstrap.replica_name(settings),
+        replica=replica_name(settings),
     )
 
 

@@ -6,20 +6,14 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.ports import (
-    DataStore,
-    DecisionLog,
-    EventConsumer,
-    EventProducer,
-    ItemOverlay,
-    LogAdmin,
-    ModelStore,
-    OnlineReader,
-    StateCache,
-)
-from services.rates import Moments
-from services.recounting import Recounting
+from services.control.recount import Recounting
+from services.ports.catalogue import ItemOverlay
+from services.ports.event_log import EventConsumer, EventProducer, LogAdmin
+from services.ports.features import OnlineReader
+from services.ports.state import DecisionLog, StateCache
+from services.ports.training import DataStore, ModelStore
 from services.settings import Settings
+from services.web.rate_limit import Moments
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -4,16 +4,16 @@ Pure."""
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blend import UNKNOWN
-from models.contract import Ranking
-from services.recommend.asks import Ask
-from services.recommend.shelf import Shelf
+from models.recommender import Ranking
+from models.slate import UNKNOWN
+from services.recommend.slate_request import Ask
+from services.recommend.snapshot.catalogue_index import Shelf
 
 
 def leading(places: list[int], n: int, codes: NDArray[np.int32], cap: int | None) -> list[int]:
     """Where in a ranking the slate's `n` items stand, in order: distinct items, at most `cap` of a category.
 
-    Equals `models.blend.slate` on one ranking long enough, in a tenth of its time; fewer than `n` when the
+    Equals `models.slate.slate` on one ranking long enough, in a tenth of its time; fewer than `n` when the
     ranking alone can't fill the slate (then the blend decides what fills it).
 
     >>> leading([7, 7, 3, 5], 2, np.int32([0] * 8), None)

@@ -8,10 +8,9 @@ from pathlib import Path
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from services.events import Exposure
-from services.recommend import merging
+from services.messages.events import Exposure
+from services.web import worker_metrics
 
-MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is first imported
 _LATENCY_S = (
     0.0005,
     0.001,
@@ -37,7 +36,7 @@ _PIN_OF = {"pin_unreachable": "unreachable", "overridden": "overridden"}
 SHED = ("overload", "rate_limit", "connections")
 # What the catalogue does not hold: told by step, but nothing is broken.
 _SPARSE = frozenset({"fewer_eligible", "category_share"})
-_NO_PIN = "r:"  # units of one request keep none, see experiments.assignment.unit_id
+_NO_PIN = "r:"  # units of one request keep none, see experiments.allocation.assignment.unit_id
 
 
 class _Gauges:
@@ -66,7 +65,9 @@ class Metrics:
         """merged: /metrics answers for all workers, from the files that they share."""
         self._process = psutil.Process()
         registry = CollectorRegistry()
-        self.exposed = merging.merged(Path(os.environ[MULTIPROCESS_DIR])) if merged else registry
+        self.exposed = (
+            worker_metrics.merged(Path(os.environ[worker_metrics.MULTIPROCESS_DIR])) if merged else registry
+        )
 
         def counter(name: str, told: str, *labels: str) -> Counter:
             return Counter(name, told, labels, registry=registry)

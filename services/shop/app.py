@@ -20,13 +20,15 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from services import bootstrap
 from services.errors import ConfigurationError
+from services.runtime.process import many_connections
 from services.settings import Settings
 from services.shop import pages
 from services.shop.api import RecommendApi
+from services.shop.images import tile
 from services.shop.pages import Store
-from services.shop.rails import Rails
-from services.shop.shelf import Shelf
-from services.shop.tiles import tile
+from services.shop.product_cache import Shelf
+from services.shop.sections import Rails
+from services.web.connection_limits import http_protocol
 
 HERE = Path(__file__).parent
 FORM_BYTES = 16_384  # of a request's body: forms only
@@ -73,13 +75,13 @@ def create_app(settings: Settings, client: httpx.AsyncClient, *, stock: bool = T
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Needs nobody: without the recommend service the shelves say so."""
     bootstrap.configure_logging(settings, "shop")
-    bootstrap.many_connections()
+    many_connections()
     with bootstrap.metered(settings, "shop", loops=False) as meters:
         calls = meters.transport(httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=64)))
         app = meters.app(create_app(settings, httpx.AsyncClient(transport=calls)))
         uvicorn.run(
             app, host=settings.host, port=settings.shop_port, log_config=None, access_log=False,
-            server_header=False, http=bootstrap.http_protocol(settings, body_bytes=FORM_BYTES), ws="none",
+            server_header=False, http=http_protocol(settings, body_bytes=FORM_BYTES), ws="none",
         )  # fmt: skip
 
 

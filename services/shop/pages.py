@@ -14,9 +14,9 @@ from fastapi.templating import Jinja2Templates
 
 from services.settings import Settings
 from services.shop.api import Product
-from services.shop.rails import Rails
-from services.shop.shelf import Shelf
-from services.shop.visits import (
+from services.shop.product_cache import Shelf
+from services.shop.sections import Rails
+from services.shop.session import (
     MAX_QUANTITY,
     SEEN,
     SESSION,
@@ -27,7 +27,7 @@ from services.shop.visits import (
     new_session,
     visit_of,
     write_cart,
-)  # fmt: skip
+)
 
 router = APIRouter()
 

@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from experiments.world_synthetic import synthetic_shop
+from experiments.simulation.synthetic_shop import synthetic_shop
 from services import bootstrap
 from services.errors import ConfigurationError
+from services.runtime.process import stop_on_signal
 from services.settings import Settings
-from services.simulator.crowd import Crowd, acquainted, holdout_crowd, synthetic_crowd
-from services.simulator.http import HttpClient
-from services.simulator.measures import Measures
+from services.simulator.arrivals import Traffic
+from services.simulator.http_client import HttpClient
+from services.simulator.measurements import Measures
 from services.simulator.session import Habits, Session, Visit
-from services.simulator.traffic import Traffic
+from services.simulator.shoppers import Shoppers, acquainted, holdout_crowd, synthetic_crowd
 
 log = logging.getLogger(__name__)
 _SYNTHETIC = re.compile(r"synthetic shop, seed (\d+)")
@@ -43,13 +44,16 @@ class Options:
 def run(settings: Settings, options: Options) -> None:
     """Simulate until the time is over or a signal comes."""
     bootstrap.configure_logging(settings, "simulator")
-    crowd = known_crowd(settings, options.seed)
-    stop = bootstrap.stop_on_signal()
+    shoppers = known_crowd(settings, options.seed)
+    stop = stop_on_signal()
     measures = Measures()
     log.info(
-        "%d shoppers, %g sessions/s at %s", crowd.world.n_shoppers, options.sessions_per_s, targets(settings)
+        "%d shoppers, %g sessions/s at %s",
+        shoppers.world.n_shoppers,
+        options.sessions_per_s,
+        targets(settings),
     )
-    uvloop.run(simulate(crowd, targets(settings), settings.storefront_key, options, measures, stop))
+    uvloop.run(simulate(shoppers, targets(settings), settings.storefront_key, options, measures, stop))
 
 
 def targets(settings: Settings) -> list[str]:
@@ -58,22 +62,27 @@ def targets(settings: Settings) -> list[str]:
     return listed or [f"http://{settings.host}:{settings.recommend_port}"]
 
 
-def known_crowd(settings: Settings, seed: int = 0) -> Crowd:
+def known_crowd(settings: Settings, seed: int = 0) -> Shoppers:
     """The people of the current data version: of the synthetic shop, or of its held-out weeks."""
     store = bootstrap.data_store(settings)
     dataset = store.load()
     if made := _SYNTHETIC.fullmatch(dataset.source):
-        crowd = synthetic_crowd(synthetic_shop(seed=int(made[1])))
-        return acquainted(crowd, dataset.catalogue, dataset.interactions)
+        shoppers = synthetic_crowd(synthetic_shop(seed=int(made[1])))
+        return acquainted(shoppers, dataset.catalogue, dataset.interactions)
     try:
-        crowd = holdout_crowd(dataset.catalogue, store.load_holdout(), seed=seed)
-        return acquainted(crowd, dataset.catalogue, dataset.interactions)
+        shoppers = holdout_crowd(dataset.catalogue, store.load_holdout(), seed=seed)
+        return acquainted(shoppers, dataset.catalogue, dataset.interactions)
     except ConfigurationError as error:
         raise ConfigurationError(f"simulated shoppers need a truth to click by, and {error}") from error
 
 
 async def simulate(
-    crowd: Crowd, origins: list[str], key: str, options: Options, measures: Measures, stop: threading.Event
+    shoppers: Shoppers,
+    origins: list[str],
+    key: str,
+    options: Options,
+    measures: Measures,
+    stop: threading.Event,
 ) -> None:
     """Open sessions at the rate wanted, over all replicas in turn, until `stop` is set or the time is
     over."""
@@ -83,8 +92,8 @@ async def simulate(
     began = time.monotonic()
 
     async def session(number: int) -> None:
-        visit = Visit(int(crowd.world.visitors(rng, 1)[0]), f"{run_id}-{number}", time.time())
-        await Session(crowd, clients[number % len(clients)], measures, options.habits, visit).run()
+        visit = Visit(int(shoppers.world.visitors(rng, 1)[0]), f"{run_id}-{number}", time.time())
+        await Session(shoppers, clients[number % len(clients)], measures, options.habits, visit).run()
 
     def over() -> bool:
         return stop.is_set() or (options.for_s is not None and time.monotonic() - began >= options.for_s)

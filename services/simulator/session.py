@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.world import Visits, after_click, clicks, slate_value
-from experiments.world_chance import luck, text_key
-from services.simulator.crowd import Crowd
-from services.simulator.http import HttpClient, HttpError, Reply
-from services.simulator.measures import Measures
+from experiments.simulation.click_model import Visits, after_click, clicks, slate_value
+from experiments.simulation.hash_uniform import luck, text_key
+from services.simulator.http_client import HttpClient, HttpError, Reply
+from services.simulator.measurements import Measures
+from services.simulator.shoppers import Shoppers
 
 Sleep = Callable[[float], Awaitable[None]]
 _decode = msgspec.json.Decoder().decode
@@ -69,19 +69,19 @@ class Session:
 
     def __init__(
         self,
-        crowd: Crowd,
+        shoppers: Shoppers,
         client: HttpClient,
         measures: Measures,
         habits: Habits,
         visit: Visit,
         sleep: Sleep = asyncio.sleep,
     ):
-        self._crowd, self._client, self._measures = crowd, client, measures
+        self._crowd, self._client, self._measures = shoppers, client, measures
         self._habits, self._visit, self._sleep = habits, visit, sleep
         self._key = text_key(visit.session_id)
         who = {"session_id": visit.session_id}
         if self._luck(_GUEST) >= habits.guest:
-            who["user_id"] = str(crowd.users[visit.shopper])
+            who["user_id"] = str(shoppers.users[visit.shopper])
         self._who = who
         self._events = 0
 

@@ -15,12 +15,14 @@ from tempfile import TemporaryDirectory
 
 from kafka import KafkaConsumer, TopicPartition
 
-from experiments import commands
-from experiments.experiment import Rules
-from services import bootstrap, events
-from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Ports, Worker
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Rules
+from services import bootstrap
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.local_servers.embedded_kafka import EmbeddedBroker
+from services.local_servers.redis import EmbeddedRedis
+from services.messages import events
 from services.settings import Settings
 
 PARTITIONS = 4
@@ -96,7 +98,7 @@ def _consume(settings: Settings, records: int) -> None:
 
 def _count(settings: Settings, records: int, units: int) -> None:
     store, consumer, producer = (
-        bootstrap.tally_store(settings),
+        bootstrap.sum_store(settings),
         bootstrap.consumer(settings),
         bootstrap.producer(settings),
     )

@@ -21,8 +21,8 @@ from starlette.responses import Response
 from threadpoolctl import threadpool_limits
 
 from services import bootstrap
-from services.adapters.feast_store import open_store
-from services.events import EXPOSURES
+from services.adapters.feast.feature_store import open_store
+from services.messages.events import EXPOSURES
 from services.settings import Settings
 
 FEATURES = ["user_activity:item_ids", "user_activity:item_at", "user_activity:item_types"]

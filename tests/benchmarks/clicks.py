@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from models.als import Als
-from models.blend import category_codes
-from models.contract import KINDS, Query
-from models.evaluation import Case, cases
-from models.splits import by_time
-from services.adapters.data_store import ParquetDataStore
-from services.importer.app import Order, import_data
-from services.ports import Dataset
+from models.algorithms.als import Als
+from models.evaluation.offline import Case, cases
+from models.evaluation.splits import by_time
+from models.recommender import KINDS, Query
+from models.slate import category_codes
+from services.adapters.files.data_store import ParquetDataStore
+from services.data_import.app import Order, import_data
+from services.ports.training import Dataset
 from services.recommend.filling import leading
 from services.settings import Settings
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from models.algorithms.time_decay import DAY_S
 from models.artifacts import ALGORITHMS
-from models.contract import Interactions
-from models.decay import DAY_S
-from models.evaluation import cases, evaluate
-from models.splits import last
-from services.adapters.data_store import ParquetDataStore
-from services.importer.app import Order, import_data
+from models.evaluation.offline import cases, evaluate
+from models.evaluation.splits import last
+from models.recommender import Interactions
+from services.adapters.files.data_store import ParquetDataStore
+from services.data_import.app import Order, import_data
 from services.settings import Settings
 
 ALGORITHMS_FITTED = ("popularity", "als", "linear")

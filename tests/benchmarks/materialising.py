@@ -8,6 +8,7 @@ from typing import Any
 
 from services import bootstrap
 from services.features.app import materialize
+from services.local_servers.redis import EmbeddedRedis
 from tests.benchmarks.serving import Effort
 from tests.benchmarks.stage import Stage
 
@@ -15,12 +16,12 @@ from tests.benchmarks.stage import Stage
 def measure(stage: Stage, effort: Effort, say: Callable[[str], None]) -> dict[str, Any]:
     """Ours computes the rows, stamps and stores them, and seeds activity, before it calls Feast; Feast alone
     finds the batch views' rows in their files. Each has an empty Redis."""
-    with bootstrap.embedded_redis() as redis:
+    with EmbeddedRedis() as redis:
         done = materialize(stage.settings.model_copy(update={"redis_url": redis.url}), datetime.now(UTC))
     rows = sum(done.rows.values())
     views = [view for view in done.rows if view != "user_activity"]
     batch = sum(done.rows[view] for view in views)
-    with bootstrap.embedded_redis() as redis:
+    with EmbeddedRedis() as redis:
         feast_s = _feast_s(stage, redis.url, views, done.stamp)
     say(f"materialised {rows} rows in {done.seconds:.1f} s; Feast alone {batch} rows in {feast_s:.1f} s")
     return {"rows": done.rows, "rows_per_s": rows / done.seconds, "feast_rows_per_s": batch / feast_s}

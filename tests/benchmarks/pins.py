@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 import msgspec
 import redis
 
-from models.contract import silent
-from services import bootstrap, events
-from services.adapters.embedded import EmbeddedRedis
-from services.adapters.local_kafka import LocalKafka
-from services.bandit.rebuilding import rebuild_pins
+from models.recommender import silent
+from services import bootstrap
+from services.bandit.attribution.rebuild import rebuild_pins
+from services.local_servers.kafka import LocalKafka
+from services.local_servers.redis import EmbeddedRedis
+from services.messages import events
 from services.settings import Settings
 from tests.benchmarks.bandit_worker import exposure, start_experiment
 

@@ -17,14 +17,16 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from models.als import Als
-from models.contract import Interactions
+from models.algorithms.als import Als
+from models.recommender import Interactions
 from services import bootstrap
-from services.adapters.feast_schemas import SCHEMAS
-from services.adapters.server import free_port
-from services.importer.app import Order, import_data
-from services.keys import new_key
+from services.adapters.feast.schemas import SCHEMAS
+from services.data_import.app import Order, import_data
+from services.local_servers.embedded_kafka import EmbeddedBroker
+from services.local_servers.process import free_port
+from services.local_servers.redis import EmbeddedRedis
 from services.settings import Settings
+from services.web.api_keys import new_key
 
 USERS = 2_000
 RECENT = 50
@@ -115,7 +117,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], seconds: float = 180.0) ->
 def stage(home: Path) -> Iterator[Stage]:
     """Prepare everything below `home`; Redis and the broker stop in the end."""
     made = {role: new_key(role) for role in ("storefront", "analyst", "admin")}
-    with bootstrap.embedded_redis() as redis, bootstrap.embedded_broker(4) as broker:
+    with EmbeddedRedis() as redis, EmbeddedBroker(4) as broker:
         settings = Settings(
             home=home,
             redis_url=redis.url,

@@ -15,11 +15,11 @@ from multiprocessing.connection import Connection
 import msgspec
 import redis
 
-from experiments import commands
-from experiments.experiment import Experiment, Rules, apply
-from services.adapters.embedded import EmbeddedRedis
-from services.adapters.redis_state import RedisTallyStore
-from services.ports import Positions, Sums
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Experiment, Rules, apply
+from services.adapters.redis.sum_store import RedisSumStore
+from services.local_servers.redis import EmbeddedRedis
+from services.ports.state import Positions, Sums
 from services.settings import Settings
 
 PARTITIONS = 32
@@ -32,7 +32,7 @@ def measure(days: int) -> dict[str, float]:
     """After `days`: size of Redis, fields, size of the cached state, time of one load of all sums."""
     with EmbeddedRedis() as server:
         settings = Settings(redis_url=server.url, kafka_partitions=PARTITIONS, state_deadline_ms=60_000)
-        store = RedisTallyStore(settings)
+        store = RedisSumStore(settings)
         with redis.Redis.from_url(server.url) as client:
             before = client.info("memory")["used_memory"]
             for partition in range(PARTITIONS):
@@ -78,7 +78,7 @@ def _ping(url: str, pipe: Connection) -> None:
         pipe.send(longest_s)
 
 
-def _fill(store: RedisTallyStore, partition: int, days: int) -> None:
+def _fill(store: RedisSumStore, partition: int, days: int) -> None:
     at: Positions | None = None
     for day in range(days):
         moved = Positions("log", day + 1, day + 1, day + 1)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.world import Visits, clicks
-from experiments.world_synthetic import synthetic_shop
+from experiments.simulation.click_model import Visits, clicks
+from experiments.simulation.synthetic_shop import synthetic_shop
 from tests.benchmarks.serving import Effort
 from tests.benchmarks.stage import Stage
 

@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from services import ports
-from services.adapters import memory
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import (
+    MemoryEventConsumer,
+    MemoryEventProducer,
+    MemoryGroupConsumer,
+    MemoryLogAdmin,
+)
+from services.ports.event_log import EventConsumer, EventProducer, GroupConsumer, LogAdmin
 from services.settings import Settings
 
 
@@ -15,20 +21,20 @@ from services.settings import Settings
 class MemoryLog:
     """The in-memory broker."""
 
-    broker: memory.MemoryBroker
+    broker: MemoryBroker
     name: str = "memory"
 
-    def producer(self) -> ports.EventProducer:
-        return memory.MemoryEventProducer(self.broker)
+    def producer(self) -> EventProducer:
+        return MemoryEventProducer(self.broker)
 
-    def consumer(self) -> ports.EventConsumer:
-        return memory.MemoryEventConsumer(self.broker)
+    def consumer(self) -> EventConsumer:
+        return MemoryEventConsumer(self.broker)
 
-    def member(self, group: str, topics: tuple[str, ...]) -> ports.GroupConsumer:
-        return memory.MemoryGroupConsumer(self.broker, group, topics)
+    def member(self, group: str, topics: tuple[str, ...]) -> GroupConsumer:
+        return MemoryGroupConsumer(self.broker, group, topics)
 
-    def admin(self) -> ports.LogAdmin:
-        return memory.MemoryLogAdmin(self.broker)
+    def admin(self) -> LogAdmin:
+        return MemoryLogAdmin(self.broker)
 
     def kill(self) -> None:
         self.broker.down = True
@@ -55,23 +61,23 @@ class KafkaLog:
         self.opened.append(client)
         return client
 
-    def producer(self) -> ports.EventProducer:
-        from services.adapters.kafka import KafkaEventProducer
+    def producer(self) -> EventProducer:
+        from services.adapters.kafka.producer import KafkaEventProducer
 
         return self._keep(KafkaEventProducer(self.settings))
 
-    def consumer(self) -> ports.EventConsumer:
-        from services.adapters.kafka import KafkaEventConsumer
+    def consumer(self) -> EventConsumer:
+        from services.adapters.kafka.consumer import KafkaEventConsumer
 
         return self._keep(KafkaEventConsumer(self.settings))
 
-    def member(self, group: str, topics: tuple[str, ...]) -> ports.GroupConsumer:
-        from services.adapters.kafka import KafkaGroupConsumer
+    def member(self, group: str, topics: tuple[str, ...]) -> GroupConsumer:
+        from services.adapters.kafka.consumer import KafkaGroupConsumer
 
         return self._keep(KafkaGroupConsumer(self.settings, group, topics))
 
-    def admin(self) -> ports.LogAdmin:
-        from services.adapters.kafka import KafkaLogAdmin
+    def admin(self) -> LogAdmin:
+        from services.adapters.kafka.admin import KafkaLogAdmin
 
         return KafkaLogAdmin(self.settings)
 

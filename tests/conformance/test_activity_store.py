@@ -9,9 +9,9 @@ import msgspec
 import pytest
 import redis
 
-from services.adapters.memory_activity import MemoryActivityStore
+from services.adapters.memory.activity_store import MemoryActivityStore
 from services.errors import StalePositionError, UnavailableError
-from services.events import ActivityRow
+from services.messages.events import ActivityRow
 
 AT_MS = 1_790_000_000_123
 
@@ -31,8 +31,8 @@ def row(user: str, at_ms: int, *items: str) -> ActivityRow:
 def store(request, settings_for) -> Any:
     if request.param == "memory":
         return MemoryActivityStore()
-    from services.adapters.feast_push import FeastActivityStore
-    from services.adapters.feast_store import FeastFeatureStore
+    from services.adapters.feast.activity_store import FeastActivityStore
+    from services.adapters.feast.feature_store import FeastFeatureStore
 
     settings = settings_for(redis=request.getfixturevalue("redis_server"))
     FeastFeatureStore(settings).apply()
@@ -99,8 +99,8 @@ def test_what_nobody_gives_back_ends_by_itself(redis_server, two) -> None:
 
 
 def test_a_push_before_views_are_registered_is_told_and_works_after(settings_for, redis_server) -> None:
-    from services.adapters.feast_push import FeastActivityStore
-    from services.adapters.feast_store import FeastFeatureStore
+    from services.adapters.feast.activity_store import FeastActivityStore
+    from services.adapters.feast.feature_store import FeastFeatureStore
 
     settings = settings_for(redis=redis_server)
     settings.home.mkdir()
@@ -132,8 +132,8 @@ def test_a_row_that_is_not_later_is_dropped(store) -> None:
 
 def test_a_senseless_row_counts_as_empty_and_the_next_one_replaces_it(settings_for, redis_server) -> None:
     """An older worker restored it so from its history."""
-    from services.adapters.feast_push import FeastActivityStore
-    from services.adapters.feast_store import FeastFeatureStore
+    from services.adapters.feast.activity_store import FeastActivityStore
+    from services.adapters.feast.feature_store import FeastFeatureStore
 
     settings = settings_for(redis=redis_server)
     FeastFeatureStore(settings).apply()
@@ -156,8 +156,8 @@ def test_warming_up_leaves_no_trace(store) -> None:
 
 
 def test_warming_up_sends_no_command_that_writes(redis_server, settings_for) -> None:
-    from services.adapters.feast_push import FeastActivityStore
-    from services.adapters.feast_store import FeastFeatureStore
+    from services.adapters.feast.activity_store import FeastActivityStore
+    from services.adapters.feast.feature_store import FeastFeatureStore
 
     settings = settings_for(redis=redis_server)
     FeastFeatureStore(settings).apply()
@@ -192,8 +192,8 @@ def test_positions_that_are_gone_are_not_made_up(store) -> None:
 
 
 def test_redis_down_and_back(redis_server, settings_for) -> None:
-    from services.adapters.feast_push import FeastActivityStore
-    from services.adapters.feast_store import FeastFeatureStore
+    from services.adapters.feast.activity_store import FeastActivityStore
+    from services.adapters.feast.feature_store import FeastFeatureStore
 
     settings = settings_for(redis=redis_server)
     FeastFeatureStore(settings).apply()
@@ -214,8 +214,8 @@ def test_redis_down_and_back(redis_server, settings_for) -> None:
 
 
 def test_rows_of_who_never_comes_back_leave_redis(redis_server, settings_for) -> None:
-    from services.adapters.feast_push import FeastActivityStore
-    from services.adapters.feast_store import FeastFeatureStore
+    from services.adapters.feast.activity_store import FeastActivityStore
+    from services.adapters.feast.feature_store import FeastFeatureStore
 
     settings = settings_for(redis=redis_server)
     FeastFeatureStore(settings).apply()
@@ -228,7 +228,7 @@ def test_rows_of_who_never_comes_back_leave_redis(redis_server, settings_for) ->
 
 def test_views_are_registered_once_all_of_them_are(redis_server, settings_for) -> None:
     """Whoever opens Feast makes the registry's file: that alone is no registration."""
-    from services.adapters.feast_store import FeastFeatureStore, open_store
+    from services.adapters.feast.feature_store import FeastFeatureStore, open_store
 
     settings = settings_for(redis=redis_server)
     store = FeastFeatureStore(settings)

@@ -9,20 +9,18 @@ import pytest
 from rubbish import illegal
 from traffic import EXPERIMENT, RULES, START_MS
 
-from experiments import commands
-from experiments.experiment import Decision, Experiment, IllegalTransition, apply, fold, to_dict
-from services import events
-from services.adapters import decision_log
-from services.adapters.decision_log import KafkaDecisionLog
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryDecisionLog,
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryStateCache,
-)
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition, apply, fold, to_dict
+from services.adapters.kafka import decision_log
+from services.adapters.kafka.decision_log import KafkaDecisionLog
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
+from services.adapters.memory.sum_store import MemoryStateCache
 from services.errors import StalePositionError, UnavailableError
-from services.ports import DecisionLog, Record
+from services.messages import events
+from services.ports.event_log import Record
+from services.ports.state import DecisionLog
 from services.settings import Settings
 
 ORIGIN = commands.Origin("anna", START_MS)
@@ -71,7 +69,8 @@ def opened(request: pytest.FixtureRequest, settings_for: Callable) -> Open:
 
 
 def _over_kafka(request: pytest.FixtureRequest, settings_for: Callable, cache: MemoryStateCache) -> Open:
-    from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer
+    from services.adapters.kafka.consumer import KafkaEventConsumer
+    from services.adapters.kafka.producer import KafkaEventProducer
 
     broker = request.getfixturevalue("kafka_broker" if request.param == "kafka" else "embedded_broker")
     settings = settings_for(broker=broker)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from services.adapters.kafka_admin import KafkaLogAdmin
-from services.adapters.topics import TOPICS, partition_of
+from services.adapters.kafka.admin import KafkaLogAdmin
 from services.errors import DataLossError, RingsideError, UnavailableError
-from services.events import DECISIONS, EVENTS, EXPOSURES, ITEMS
-from services.ports import EventConsumer, EventProducer, Record
+from services.messages.events import DECISIONS, EVENTS, EXPOSURES, ITEMS
+from services.messages.topics import TOPICS, partition_of
+from services.ports.event_log import EventConsumer, EventProducer, Record
 
 PARTITIONS = 4
 KEYS = [f"shopper-{number}" for number in range(40)]

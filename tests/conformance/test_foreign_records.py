@@ -11,10 +11,10 @@ from kafka import KafkaProducer
 from kafka.errors import CorruptRecordError
 from test_event_log import consumed
 
-from services.adapters.kafka import KafkaEventConsumer
-from services.adapters.record_batches import AnyNameBatch
-from services.events import EVENTS
-from services.ports import Record
+from services.adapters.kafka.consumer import KafkaEventConsumer
+from services.adapters.kafka.header_names import AnyNameBatch
+from services.messages.events import EVENTS
+from services.ports.event_log import Record
 from services.settings import Settings
 
 BROKERS = ["embedded_broker", pytest.param("kafka_broker", marks=pytest.mark.kafka)]

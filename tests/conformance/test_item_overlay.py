@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from services.adapters.item_overlay import RedisItemOverlay
-from services.adapters.memory import MemoryItemOverlay
+from services.adapters.memory.item_overlay import MemoryItemOverlay
+from services.adapters.redis.item_overlay import RedisItemOverlay
 from services.errors import StalePositionError, UnavailableError
-from services.events import ItemChanged
-from services.ports import ItemOverlay, Laid
+from services.messages.events import ItemChanged
+from services.ports.catalogue import ItemOverlay, OverlayPosition
 from services.settings import Settings
 
 
@@ -26,8 +26,8 @@ def change(item: str, **said: Any) -> ItemChanged:
     return ItemChanged(received_at=1, item_id=item, **said)
 
 
-def at(offset: int, log: str = "log") -> Laid:
-    return Laid(log, offset)
+def at(offset: int, log: str = "log") -> OverlayPosition:
+    return OverlayPosition(log, offset)
 
 
 def test_nothing_is_laid_at_first(overlay: ItemOverlay) -> None:

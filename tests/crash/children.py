@@ -20,29 +20,29 @@ from services.settings import Settings
 from tests.crash.instants import DISARMED, INSTANTS, install
 
 RUN = {
-    "bandit": "services.bandit.app",
-    "decider": "services.decider.app",
+    "bandit": "services.bandit.attribution.app",
+    "decider": "services.bandit.decider.app",
     "activity": "services.activity.app",
     "lake": "services.lake.app",
-    "trainer": "services.trainer.app",
+    "trainer": "services.training.app",
     "recommend": "services.recommend.app",
 }
 PRELOADED = [
     *RUN.values(),
     "tests.crash.children",
-    "services.adapters.meters",
+    "services.adapters.instrumented.meters",
     "services.adapters.kafka",
-    "services.adapters.redis_state",
-    "services.adapters.feast_online",
-    "services.adapters.feast_push",
-    "services.adapters.lake_files",
-    "services.adapters.lake_events",
-    "services.adapters.item_overlay",
-    "services.adapters.data_store",
-    "services.adapters.model_store",
-    "services.adapters.registry",
+    "services.adapters.redis.sum_store",
+    "services.adapters.feast.online_reader",
+    "services.adapters.feast.activity_store",
+    "services.adapters.files.lake_files",
+    "services.adapters.files.lake_history",
+    "services.adapters.redis.item_overlay",
+    "services.adapters.files.data_store",
+    "services.adapters.files.model_store",
+    "services.adapters.mlflow_registry",
     "services.features.app",
-    "services.importer.app",
+    "services.data_import.app",
     "mlflow",
     "duckdb",
     "pandera",
@@ -147,10 +147,10 @@ def live(
 ) -> None:
     """What `ringside <kind>` does, in this forked process."""
     settle_in(log)
-    from services.adapters import kafka_consumer
-    from services.decider import app as decider
+    from services.adapters.kafka import consumer
+    from services.bandit.decider import app as decider
 
-    kafka_consumer.SESSION_MS = round(session_s * 1_000)
+    consumer.SESSION_MS = round(session_s * 1_000)
     decider.TICK_S = TICK_S
     install(INSTANTS[kind], armed)
     module = importlib.import_module(RUN[kind])

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
-from experiments import commands
+from experiments.lifecycle import commands
 from services import bootstrap
-from services.commanding import decide
+from services.control.decide import decide
 from services.errors import BadInputError, UnavailableError
 from tests.crash.site import Site
 

@@ -30,48 +30,56 @@ class Instant:
 INSTANTS: dict[str, tuple[Instant, ...]] = {
     "bandit": (
         Instant(
-            "batch made, not applied", "services.adapters.redis_state:RedisTallyStore.apply", after=False
+            "batch made, not applied", "services.adapters.redis.sum_store:RedisSumStore.apply", after=False
         ),
         Instant(
-            "batch applied, not known", "services.adapters.redis_state:RedisTallyStore.apply", after=True
+            "batch applied, not known", "services.adapters.redis.sum_store:RedisSumStore.apply", after=True
         ),
-        Instant("read, not fed", "services.bandit.worker:Worker._feed", after=False),
+        Instant("read, not fed", "services.bandit.attribution.worker:Worker._feed", after=False),
     ),
     "decider": (
         Instant(
-            "in the log, not cached", "services.adapters.decision_log:KafkaDecisionLog._send", after=True
+            "in the log, not cached",
+            "services.adapters.kafka.decision_log:KafkaDecisionLog._send",
+            after=True,
         ),
         Instant(
-            "decided, not in the log", "services.adapters.decision_log:KafkaDecisionLog._send", after=False
+            "decided, not in the log",
+            "services.adapters.kafka.decision_log:KafkaDecisionLog._send",
+            after=False,
         ),
-        Instant("cached", "services.adapters.redis_state:RedisStateCache.put", after=True),
+        Instant("cached", "services.adapters.redis.sum_store:RedisStateCache.put", after=True),
     ),
     "activity": (
         Instant(
-            "row pushed, not published", "services.adapters.feast_push:FeastActivityStore.push", after=True
+            "row pushed, not published",
+            "services.adapters.feast.activity_store:FeastActivityStore.push",
+            after=True,
         ),
         Instant(
             "published, position not saved",
-            "services.adapters.feast_push:FeastActivityStore.save_positions",
+            "services.adapters.feast.activity_store:FeastActivityStore.save_positions",
             after=False,
         ),
     ),
     "lake": (
-        Instant("rows in hand, not held", "services.adapters.lake_files:LakeFiles.holding", after=False),
-        Instant("draft written, not renamed", "pyarrow.parquet:write_table", after=True),
-        Instant("file in place", "services.adapters.lake_files:LakeFiles.write", after=True),
         Instant(
-            "history extended, no file", "services.adapters.feast_store:FeastFeatureStore.extend", after=True
+            "rows in hand, not held", "services.adapters.files.lake_files:LakeFiles.holding", after=False
+        ),
+        Instant("draft written, not renamed", "pyarrow.parquet:write_table", after=True),
+        Instant("file in place", "services.adapters.files.lake_files:LakeFiles.write", after=True),
+        Instant(
+            "history extended, no file",
+            "services.adapters.feast.feature_store:FeastFeatureStore.extend",
+            after=True,
         ),
     ),
     "trainer": (
-        Instant("model saved, not entered", "services.trainer.worker:enter", after=False),
-        Instant("entered, not registered", "services.trainer.worker:enter", after=True),
+        Instant("model saved, not entered", "services.training.worker:enter", after=False),
+        Instant("entered, not registered", "services.training.worker:enter", after=True),
     ),
     "recommend": (
-        Instant(
-            "exposure queued, not answered", "services.recommend.answering:Answering._report", after=True
-        ),
+        Instant("exposure queued, not answered", "services.recommend.answer:Answering._report", after=True),
         Instant(
             "events in the log, not answered",
             "services.recommend.metrics:Metrics.events",

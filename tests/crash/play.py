@@ -13,9 +13,10 @@ import duckdb
 import httpx
 import redis
 
-from experiments.experiment import Experiment
-from services import bootstrap, events
-from services.adapters.pin_layout import vouch_key
+from experiments.lifecycle.fold import Experiment
+from services import bootstrap
+from services.adapters.redis.pin_keys import complete_key
+from services.messages import events
 from tests.crash.children import call
 from tests.crash.commander import Operator
 from tests.crash.dump import dump
@@ -187,7 +188,7 @@ def behind(what: str, positions: Mapping[Pair, int], ends: Mapping[Pair, int]) -
 def unvouched(site: Site) -> str:
     """Whether pins that Redis forgot are still being put back, so that nobody counts."""
     with connected(site) as client:
-        there = client.exists(vouch_key(f"{site.settings.experiment}|"))
+        there = client.exists(complete_key(f"{site.settings.experiment}|"))
     return "" if there else "pins are missing"
 
 

@@ -11,9 +11,9 @@ import duckdb
 import msgspec
 import redis
 
-from experiments.experiment import Decision, Experiment, fold, retraining_request
-from services import events
-from services.ports import Heartbeat
+from experiments.lifecycle.fold import Decision, Experiment, fold, retraining_request
+from services.messages import events
+from services.ports.state import Heartbeat
 from tests.crash.shoppers import Seen
 from tests.crash.site import Site
 
@@ -320,7 +320,7 @@ def retrained(found: Found, decided: list[Decision]) -> Finding:
 
 def online_rows(settings: Any, users: list[str], file: Path) -> None:
     """Event ids of the online rows, by user, as JSON; imports Feast, so it runs in a child."""
-    from services.adapters.feast_push import FeastActivityStore
+    from services.adapters.feast.activity_store import FeastActivityStore
 
     rows = FeastActivityStore(settings).load(users)
     file.write_text(json.dumps({user: list(row.event_ids) for user, row in rows.items()}))

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from models.popularity import Popularity
+from models.algorithms.popularity import Popularity
 from services import bootstrap
-from services.adapters.embedded_redis import EmbeddedRedis
-from services.adapters.local_kafka import LocalKafka
+from services.data_import.app import Order, import_data
 from services.features.app import apply
-from services.importer.app import Order, import_data
-from services.keys import ROLES, new_key, new_signing_key
-from services.recommend.workers import listener
+from services.local_servers.kafka import LocalKafka
+from services.local_servers.redis import EmbeddedRedis
 from services.settings import Settings
+from services.web.api_keys import ROLES, new_key, new_signing_key
+from services.web.worker_supervisor import listener
 from tests.crash.children import call
 from tests.crash.schedule import Scenario
 

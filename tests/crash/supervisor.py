@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import redis
 
-from services.adapters.local_kafka import LocalKafka
+from services.local_servers.kafka import LocalKafka
 from tests.crash.children import Child
 from tests.crash.instants import DISARMED, HANGING, INSTANTS, hanging
 from tests.crash.schedule import KINDS, Blow, Fault, blows, schedule

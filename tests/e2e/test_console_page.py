@@ -12,12 +12,13 @@ import pytest
 from console_story import Story, beat, log_of, recounting_of
 from page_server import Watch, scrolls_sideways, serve
 
-from experiments import commands
-from experiments.commands import Origin
-from services.adapters.memory import MemoryDecisionLog, MemoryStateCache
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
-from services.console.follower import Follower
-from services.recounting import Recounting
+from services.console.log_follower import Follower
+from services.control.recount import Recounting
 from services.settings import Settings
 
 WIDE, NARROW = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}

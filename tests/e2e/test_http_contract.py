@@ -18,9 +18,9 @@ from schemathesis.specs.openapi.checks import (
 )
 from small_shop import KEYS, Caller, Shop, ids
 
-from services.ports import UserRow
-from services.recommend.application import create_app
-from services.recommend.workers import listener
+from services.ports.features import UserRow
+from services.recommend.http_app import create_app
+from services.web.worker_supervisor import listener
 
 CHECKS = [
     not_a_server_error,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from played_demo import Played
 
-from services.adapters.data_store import ParquetDataStore
+from services.adapters.files.data_store import ParquetDataStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make test-demo`
 

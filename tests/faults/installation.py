@@ -16,10 +16,10 @@ import psutil
 from small_shop import KEYS, SIGNING
 from waiting import ready, until
 
-from models.popularity import Popularity
+from models.algorithms.popularity import Popularity
 from services import bootstrap
-from services.adapters.server import free_port
-from services.importer.app import Order, import_data
+from services.data_import.app import Order, import_data
+from services.local_servers.process import free_port
 from services.settings import Settings
 
 RINGSIDE = str(Path(sys.executable).with_name("ringside"))

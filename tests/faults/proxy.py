@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-from services.adapters.server import free_port
+from services.local_servers.process import free_port
 
 HOST = "127.0.0.1"
 

@@ -15,9 +15,9 @@ from shoppers import Crowd, Seen
 from waiting import until
 
 from services import bootstrap
-from services.events import EVENTS, EXPOSURES
+from services.client.client import Client
+from services.messages.events import EVENTS, EXPOSURES
 from services.settings import Settings
-from services.shop.client import Client
 
 SLOW_S = {"redis": 0.1, "broker": 0.2}  # each way: beyond the deadline of a slate, within that of events
 DEADLINES = {"redis_deadline_ms": 40, "rank_deadline_ms": 500, "broker_ack_deadline_ms": 800}

@@ -19,9 +19,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 
 from installation import STOREFRONT, Service, installed, serving, settings_of  # noqa: E402
 
-from services import bootstrap  # noqa: E402
+from services.client.client import Client  # noqa: E402
+from services.local_servers.embedded_kafka import EmbeddedBroker  # noqa: E402
+from services.local_servers.redis import EmbeddedRedis  # noqa: E402
 from services.settings import Settings  # noqa: E402
-from services.shop.client import Client  # noqa: E402
 
 CONNECTIONS = 64
 SAMPLES = 20
@@ -98,8 +99,8 @@ def main(seconds: float = 600.0, rate: float = 300.0) -> int:
     """Exit status."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        bootstrap.embedded_redis() as redis,
-        bootstrap.embedded_broker(Settings().kafka_partitions) as broker,
+        EmbeddedRedis() as redis,
+        EmbeddedBroker(Settings().kafka_partitions) as broker,
     ):
         home = Path(folder)
         model = installed(home)

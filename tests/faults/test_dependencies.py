@@ -11,7 +11,8 @@ from site_of_faults import BOTH, Site, check, recovered, suffered
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+    from services.local_servers.embedded_kafka import EmbeddedBroker
+    from services.local_servers.redis import EmbeddedRedis
 
     with EmbeddedRedis() as redis, EmbeddedBroker(partitions=4) as broker:
         site = Site(redis, broker)

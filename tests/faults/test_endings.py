@@ -10,14 +10,15 @@ from installation import STOREFRONT, Service, serving
 from shoppers import Crowd, Seen, grown
 from site_of_faults import Site, exposed
 
-from services.adapters.kafka_producer import LINGER_S
+from services.adapters.kafka.producer import LINGER_S
 
 SLACK_S = 1.0  # the producer's thread and the broker, on a machine with other work
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+    from services.local_servers.embedded_kafka import EmbeddedBroker
+    from services.local_servers.redis import EmbeddedRedis
 
     with EmbeddedRedis() as redis, EmbeddedBroker(partitions=4) as broker:
         site = Site(redis, broker)

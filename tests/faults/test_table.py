@@ -24,8 +24,9 @@ BOUND_MS = 2_000  # of accepted requests at 3 × capacity; without shedding they
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """On Apache Kafka where there is Java, else on the embedded broker."""
-    from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
-    from services.adapters.local_kafka import LocalKafka
+    from services.local_servers.embedded_kafka import EmbeddedBroker
+    from services.local_servers.kafka import LocalKafka
+    from services.local_servers.redis import EmbeddedRedis
 
     real = shutil.which("java") and shutil.which("mvn")
     with (

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from counted_shop import Shop
 
-from experiments import maturity
+from experiments.counting import attribution_join
 
 HOUR_MS = 3_600_000
 SOON_MS = 400_000  # a look is due and everything has matured, but the hour is not over
@@ -19,13 +19,13 @@ SOON_MS = 400_000  # a look is due and everything has matured, but the hour is n
 
 def taking(method: str, change: Callable) -> Callable[[pytest.MonkeyPatch], None]:
     """A join of which `method` gets the arguments that `change` makes of its own; None: it is not called."""
-    real = getattr(maturity.Join, method)
+    real = getattr(attribution_join.Join, method)
 
-    def broken(join: maturity.Join, *args: object) -> None:
+    def broken(join: attribution_join.Join, *args: object) -> None:
         for changed in change(*args):
             real(join, *changed)
 
-    return lambda patch: patch.setattr(maturity.Join, method, broken)
+    return lambda patch: patch.setattr(attribution_join.Join, method, broken)
 
 
 def every_seventh(other: Callable) -> Callable:
@@ -58,33 +58,33 @@ def _with(message: object, **changes: object) -> object:
 
 
 def always_succeeds(patch: pytest.MonkeyPatch) -> None:
-    real = maturity._Sums.unit
-    patch.setattr(maturity._Sums, "unit", lambda sums, unit, succeeded: real(sums, unit, True))
+    real = attribution_join._Sums.unit
+    patch.setattr(attribution_join._Sums, "unit", lambda sums, unit, succeeded: real(sums, unit, True))
 
 
 def matures_at_once(patch: pytest.MonkeyPatch) -> None:
     """Units are counted before their clicks came."""
-    real = maturity.Join._pop_exposures
+    real = attribution_join.Join._pop_exposures
 
-    def early(join: maturity.Join, sums: object) -> int:
+    def early(join: attribution_join.Join, sums: object) -> int:
         for unit in join._exposures:
-            if isinstance(unit, maturity._Unit):
+            if isinstance(unit, attribution_join._Unit):
                 unit.mature_ms = 0
         return real(join, sums)
 
-    patch.setattr(maturity.Join, "_pop_exposures", early)
+    patch.setattr(attribution_join.Join, "_pop_exposures", early)
 
 
 def passes_over_events(patch: pytest.MonkeyPatch) -> None:
     """A position that is moved without accounting for what it passes."""
-    real = maturity.Join._pass_events
+    real = attribution_join.Join._pass_events
 
-    def hasty(join: maturity.Join, sums: object) -> int:
+    def hasty(join: attribution_join.Join, sums: object) -> int:
         if len(join._events) > 3:
             join._events.popleft()
         return real(join, sums)
 
-    patch.setattr(maturity.Join, "_pass_events", hasty)
+    patch.setattr(attribution_join.Join, "_pass_events", hasty)
 
 
 BUGS = {

@@ -9,14 +9,16 @@ import pytest
 from recount import added, recount
 from traffic import EXPERIMENT, RULES, click, exposure
 
-from experiments import commands
-from experiments.experiment import apply
-from services import bootstrap, events
-from services.adapters.memory import MemoryDecisionLog, MemoryTallyStore
-from services.bandit.app import connect
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Ports, Worker
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import apply
+from services import bootstrap
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.sum_store import MemorySumStore
+from services.bandit.attribution.app import connect
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Ports, Worker
 from services.errors import UnavailableError
+from services.messages import events
 from services.settings import Settings
 
 WINDOW_S, LATENESS_S = RULES.window_s, RULES.lateness_s
@@ -56,7 +58,7 @@ class Member:
 @pytest.mark.kafka
 def test_rebalances_lose_and_double_nothing(kafka_broker: Any, settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(kafka_broker, window_s=WINDOW_S, lateness_s=LATENESS_S)
-    store = MemoryTallyStore()
+    store = MemorySumStore()
     decisions = MemoryDecisionLog(apply)
     champion = {"name": "als", "model_version": "als-1"}
     origin = commands.Origin("anna", now_ms())

@@ -12,19 +12,15 @@ from typing import Any
 import pytest
 from traffic import EXPERIMENT, RULES, START_MS, Clock
 
-from experiments import commands
-from experiments.experiment import Decision, Experiment, fold
-from services import events
-from services.adapters.decision_log import KafkaDecisionLog
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryStateCache,
-    MemoryTallyStore,
-)
-from services.decider.deciding import Decider, Identity, Ports
-from services.ports import Heartbeat, Positions
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Decision, Experiment, fold
+from services.adapters.kafka.decision_log import KafkaDecisionLog
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.decider.decider import Decider, Identity, Ports
+from services.messages import events
+from services.ports.state import Heartbeat, Positions
 from services.settings import Settings
 
 HOUR = START_MS // 3_600_000
@@ -83,7 +79,7 @@ class Scene:
         self.clock = Clock()
         self.broker = MemoryBroker(partitions=1, clock=self.clock)
         self.cache = Unleased(self.clock)
-        self.store = MemoryTallyStore()
+        self.store = MemorySumStore()
         log = self.log()
         origin = commands.Origin("anna", self.clock.now_ms)
         rules = replace(RULES, look_every_s=60.0)

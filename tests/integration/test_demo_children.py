@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from services.adapters.pulse import Stop, pulse_file
-from services.demo.children import Children, Spec, last_line, run_step
-from services.demo.site import MARKER, Site, fresh_home
+from services.demo.installation import MARKER, Site, fresh_home
+from services.demo.supervisor import Children, Spec, last_line, run_step
 from services.errors import ConfigurationError, UnavailableError
+from services.runtime.liveness import Stop, pulse_file
 from services.settings import Settings
 
 FOREVER = "import time; print('up', flush=True); time.sleep(600)"
@@ -127,7 +127,7 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     program = f"""
 import os, sys, time
 from pathlib import Path
-from services.demo.children import Children, Spec
+from services.demo.supervisor import Children, Spec
 children = Children(tell=print)
 children.add(Spec("child", [sys.executable, "-c", {FOREVER!r}], dict(os.environ), Path({log!r})))
 print(children.running["child"].server.pid, flush=True)

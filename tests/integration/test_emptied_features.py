@@ -8,16 +8,17 @@ import pyarrow as pa
 import pytest
 import redis
 
-from services import events
 from services.activity.worker import ActivityWorker, Deps
-from services.adapters.feast_schemas import SCHEMAS
-from services.adapters.lake_files import LakeFiles
-from services.adapters.memory import MemoryBroker, MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.adapters.memory_activity import MemoryActivityStore
+from services.adapters.feast.schemas import SCHEMAS
+from services.adapters.files.lake_files import LakeFiles
+from services.adapters.memory.activity_store import MemoryActivityStore
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.errors import UnavailableError
-from services.events import ACTIVITY, EVENTS, Event
 from services.lake.worker import Deps as LakeDeps
 from services.lake.worker import LakeWorker
+from services.messages import events
+from services.messages.events import ACTIVITY, EVENTS, Event
 
 NOW_MS = int(datetime.now(UTC).timestamp() * 1_000)
 USERS = [f"u{index}" for index in range(12)]
@@ -28,8 +29,8 @@ class Site:
     undisturbed twin of the worker in memory."""
 
     def __init__(self, settings: Any):
-        from services.adapters.feast_push import FeastActivityStore
-        from services.adapters.feast_store import FeastFeatureStore
+        from services.adapters.feast.activity_store import FeastActivityStore
+        from services.adapters.feast.feature_store import FeastFeatureStore
 
         self.now_ms, self.settings, self.sent = NOW_MS, settings, 0
         self.broker = MemoryBroker(partitions=4, clock=self.clock)
@@ -151,7 +152,7 @@ def test_it_is_noticed_while_nobody_comes_and_nothing_is_told_twice(site, redis_
 
 
 def entity(user: str) -> bytes:
-    from services.adapters.feast_layout import entity_key
+    from services.adapters.feast.redis_layout import entity_key
 
     return entity_key("user_id", user)
 

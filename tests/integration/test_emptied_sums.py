@@ -8,15 +8,16 @@ import redis
 from test_exactly_once import PARTITIONS, Shop, attempt, shop, steps, store  # noqa: F401 (fixtures)
 from traffic import EXPERIMENT, play, traffic
 
-from experiments import commands
-from services import events
-from services.adapters.memory import MemoryEventConsumer, MemoryStateCache, MemoryTallyStore
-from services.decider.deciding import Decider, Identity, Ports
+from experiments.lifecycle import commands
+from services.adapters.memory.event_log import MemoryEventConsumer
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.decider.decider import Decider, Identity, Ports
 from services.errors import DataLossError, UnavailableError
+from services.messages import events
 
 
 def empty(of: Shop) -> None:
-    if isinstance(of.store, MemoryTallyStore):
+    if isinstance(of.store, MemorySumStore):
         of.store.forget()
         return
     with redis.Redis.from_url(of.store._settings.redis_url) as client:

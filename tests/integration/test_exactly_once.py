@@ -8,23 +8,24 @@ import pytest
 from recount import added, recount
 from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, play, traffic
 
-from experiments import commands
-from experiments.experiment import apply
-from services import events
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryDecisionLog,
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import apply
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.event_log import (
     MemoryEventConsumer,
     MemoryEventProducer,
     MemoryGroupConsumer,
     MemoryLogAdmin,
-    MemoryTallyStore,
 )
-from services.adapters.redis_state import RedisTallyStore
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Ports, Worker
+from services.adapters.memory.sum_store import MemorySumStore
+from services.adapters.redis.sum_store import RedisSumStore
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Ports, Worker
 from services.errors import UnavailableError
-from services.ports import EventConsumer, Positions, Sums, TallyStore
+from services.messages import events
+from services.ports.event_log import EventConsumer
+from services.ports.state import Positions, Sums, SumStore
 
 PARTITIONS = 3
 PACE = Pace(safety_ms=2_000, settle_ms=200, max_records=40)
@@ -38,7 +39,7 @@ class KilledError(Exception):
 class Faulty:
     """A tally store between which and the worker anything can happen, by chance."""
 
-    def __init__(self, store: TallyStore, rng: random.Random, rate: float):
+    def __init__(self, store: SumStore, rng: random.Random, rate: float):
         self._store, self._rng, self._rate = store, rng, rate
         self.faults = 0
 
@@ -70,7 +71,7 @@ class Faulty:
 class Shop:
     """A broker with traffic, a decision log with one experiment, and workers that can be made at will."""
 
-    def __init__(self, store: TallyStore):
+    def __init__(self, store: SumStore):
         self.clock = Clock()
         self.broker = MemoryBroker(partitions=PARTITIONS, clock=self.clock)
         self.store = store
@@ -81,7 +82,7 @@ class Shop:
         champion = {"name": "popularity", "model_version": "popularity-1"}
         self.decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
 
-    def worker(self, store: TallyStore | None = None, consumer: EventConsumer | None = None) -> Worker:
+    def worker(self, store: SumStore | None = None, consumer: EventConsumer | None = None) -> Worker:
         ports = Ports(
             consumer or MemoryEventConsumer(self.broker),
             MemoryLogAdmin(self.broker),
@@ -123,15 +124,15 @@ def attempt(worker: Worker) -> bool:
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest, settings_for: Callable) -> TallyStore:
+def store(request: pytest.FixtureRequest, settings_for: Callable) -> SumStore:
     if request.param == "memory":
-        return MemoryTallyStore()
+        return MemorySumStore()
     redis = request.getfixturevalue("redis_server")
-    return RedisTallyStore(settings_for(redis=redis, kafka_partitions=PARTITIONS))
+    return RedisSumStore(settings_for(redis=redis, kafka_partitions=PARTITIONS))
 
 
 @pytest.fixture
-def shop(store: TallyStore) -> Shop:
+def shop(store: SumStore) -> Shop:
     shop = Shop(store)
     shop.start_experiment()
     return shop
@@ -213,7 +214,7 @@ def test_a_replay_from_nothing_gives_the_same_sums(shop):
         attempt(live)
     shop.finish(live)
     replayed = Shop.__new__(Shop)
-    replayed.__dict__ |= shop.__dict__ | {"store": MemoryTallyStore()}
+    replayed.__dict__ |= shop.__dict__ | {"store": MemorySumStore()}
     replayed.finish(replayed.worker())
     assert replayed.counted() == shop.counted() == shop.truth()
 

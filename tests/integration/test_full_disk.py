@@ -10,12 +10,13 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from services import events
-from services.adapters import memory
-from services.adapters.feast_offline import OfflineFolder
-from services.adapters.lake_files import LakeFiles
-from services.events import ActivityRow, Event
+from services.adapters.feast.offline_files import OfflineFolder
+from services.adapters.files.lake_files import LakeFiles
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.lake.worker import Deps, LakeWorker
+from services.messages import events
+from services.messages.events import ActivityRow, Event
 
 SIZE = "1m"
 PAIRS = frozenset({("events", 0), ("events", 1), ("activity-rows", 0), ("activity-rows", 1)})
@@ -40,17 +41,17 @@ class World:
     def __init__(self, disk: Path):
         self.now_ms = START_MS
         self.disk = disk
-        self.broker = memory.MemoryBroker(2, lambda: self.now_ms)
-        self.producer = memory.MemoryEventProducer(self.broker)
+        self.broker = MemoryBroker(2, lambda: self.now_ms)
+        self.producer = MemoryEventProducer(self.broker)
         self.history = OfflineFolder(disk / "offline")
         self.history.prepare()
         self.sent = 0
 
     def worker(self) -> LakeWorker:
         deps = Deps(
-            consumer=memory.MemoryEventConsumer(self.broker),
+            consumer=MemoryEventConsumer(self.broker),
             producer=self.producer,
-            admin=memory.MemoryLogAdmin(self.broker),
+            admin=MemoryLogAdmin(self.broker),
             files=LakeFiles(self.disk / "lake"),
             features=self.history,  # type: ignore[arg-type]
             owned=lambda: PAIRS,

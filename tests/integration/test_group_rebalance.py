@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services import bootstrap, events
+from services import bootstrap
+from services.messages import events
 from services.settings import Settings
 
 TOPICS = (events.EXPOSURES, events.EVENTS)

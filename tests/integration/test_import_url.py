@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import pytest
 
-from services.adapters.data_store import ParquetDataStore
+from services.adapters.files.data_store import ParquetDataStore
+from services.data_import.app import Order, import_data
 from services.errors import BadInputError
-from services.importer.app import Order, import_data
 from services.settings import Settings
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -8,11 +8,11 @@ from typing import Any
 import redis
 
 from services import bootstrap
-from services.adapters.feast_online import FeastOnlineReader
-from services.events import ActivityRow
+from services.adapters.feast.online_reader import FeastOnlineReader
+from services.data_import.app import Order, import_data
 from services.features.app import materialize
-from services.importer.app import Order, import_data
-from services.ports import UserRow
+from services.messages.events import ActivityRow
+from services.ports.features import UserRow
 from services.settings import Settings
 
 NOW = datetime.now(UTC)

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from small_shop import Caller, Shop, ids
 
 from services import bootstrap
-from services.recommend.application import create_app, hot_path
+from services.recommend.http_app import create_app, hot_path
 
 pytestmark = pytest.mark.redis
 

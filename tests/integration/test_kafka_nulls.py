@@ -6,9 +6,9 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from services.adapters.kafka import KafkaEventConsumer
-from services.adapters.kafka_client import connection
-from services.events import EVENTS
+from services.adapters.kafka.client import connection
+from services.adapters.kafka.consumer import KafkaEventConsumer
+from services.messages.events import EVENTS
 from services.settings import Settings
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from services.adapters import kafka_lane
-from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer
-from services.adapters.kafka_client import connection
-from services.adapters.server import free_port
+from services.adapters.kafka import producer_queue
+from services.adapters.kafka.client import connection
+from services.adapters.kafka.consumer import KafkaEventConsumer
+from services.adapters.kafka.producer import KafkaEventProducer
 from services.errors import BadMessageError, ConfigurationError, UnavailableError
-from services.events import EVENTS, EXPOSURES
+from services.local_servers.process import free_port
+from services.messages.events import EVENTS, EXPOSURES
 from services.settings import Settings
 from tests.waiting import until
 
@@ -106,11 +107,11 @@ def test_a_missing_topic_holds_up_its_own_records_alone(embedded_broker: Any, pr
 def test_a_record_that_is_stuck_does_not_keep_those_behind_it(embedded_broker: Any, producer_to: Any) -> None:
     producer = producer_to(embedded_broker, broker_ack_deadline_ms=60_000)
     stuck = producer.send("nowhere", "ada", b"x")
-    behind = [producer.send(EVENTS, "ada", b"x") for _ in range(3 * kafka_lane.SETTLED_KEPT)]
+    behind = [producer.send(EVENTS, "ada", b"x") for _ in range(3 * producer_queue.SETTLED_KEPT)]
     kept = [weakref.ref(future) for future in behind]
     assert {failure(future) for future in behind} == {None}
     behind.clear()
-    until(lambda: sum(ref() is not None for ref in kept) <= kafka_lane.SETTLED_KEPT + 2)
+    until(lambda: sum(ref() is not None for ref in kept) <= producer_queue.SETTLED_KEPT + 2)
     assert not stuck.done()
 
 
@@ -175,7 +176,7 @@ def test_exposures_outlive_a_crash_of_the_broker_each_of_them_once(
 def test_requests_sent_again_to_a_hung_broker_leave_one_copy(
     kafka_broker: Any, producer_to: Any, settings_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_lane, "REQUEST_TIMEOUT_MS", 300)
+    monkeypatch.setattr(producer_queue, "REQUEST_TIMEOUT_MS", 300)
     producer = producer_to(kafka_broker, lateness_s=60.0)
     assert failure(producer.send(EXPOSURES, "u", b"first")) is None
     sent = []

@@ -12,10 +12,12 @@ import pytest
 from recount import added, recount
 from traffic import EXPERIMENT, RULES, click, exposure
 
-from experiments import commands
-from services import bootstrap, events
-from services.bandit.app import run
-from services.ports import Record, TallyStore
+from experiments.lifecycle import commands
+from services import bootstrap
+from services.bandit.attribution.app import run
+from services.messages import events
+from services.ports.event_log import Record
+from services.ports.state import SumStore
 from services.settings import Settings
 
 KILLS = 6
@@ -39,7 +41,7 @@ def worker(settings: Settings) -> Iterator[Callable[[], BaseProcess]]:
     """Starts the process of `ringside bandit` anew; forked from one that has imported everything."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(
-        ["services.bandit.app", "services.adapters.kafka", "services.adapters.redis_state"]
+        ["services.bandit.attribution.app", "services.adapters.kafka", "services.adapters.redis.sum_store"]
     )
     started: list[BaseProcess] = []
 
@@ -58,7 +60,7 @@ def test_six_kills_lose_and_double_nothing(settings, worker):
     rng = random.Random(11)
     start_experiment(settings)
     producer = bootstrap.producer(settings)
-    store = bootstrap.tally_store(settings)
+    store = bootstrap.sum_store(settings)
     running, shown = worker(), 0
     for _ in range(KILLS):
         before, work_s = watermark(store), rng.random() * 0.7
@@ -78,7 +80,7 @@ def test_six_kills_lose_and_double_nothing(settings, worker):
     producer.close()
 
 
-def watermark(store: TallyStore) -> int | None:
+def watermark(store: SumStore) -> int | None:
     """It moves when the worker that runs now has stored its first batch."""
     return store.load_all(EXPERIMENT, 4)[2]
 
@@ -112,5 +114,5 @@ def whole_log(settings: Settings) -> list[Record]:
     return records
 
 
-def counted(store: TallyStore) -> dict[str, int]:
+def counted(store: SumStore) -> dict[str, int]:
     return added(store.load(index)[1].get(EXPERIMENT, {}) for index in range(4))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from memory_site import Site
 
-from services.events import EVENTS, EXPOSURES, Event, Exposure, decode
+from services.messages.events import EVENTS, EXPOSURES, Event, Exposure, decode
 
 WATCHED_S = 400  # virtual seconds after which a wait is in vain
 QUICK = {"window_s": 4.0, "lateness_s": 1.0, "look_every_s": 5.0}  # all other rules are the product's

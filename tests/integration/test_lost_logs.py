@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from traffic import EXPERIMENT, click, exposure
 
-from experiments import commands
-from experiments.experiment import Decision, Rules
-from services import bootstrap, events
-from services.adapters.decision_log import KafkaDecisionLog
-from services.adapters.memory import MemoryStateCache, MemoryTallyStore
-from services.adapters.topics import partition_of
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Ports, Worker
-from services.decider.deciding import Decider, Identity
-from services.decider.deciding import Ports as DeciderPorts
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Decision, Rules
+from services import bootstrap
+from services.adapters.kafka.decision_log import KafkaDecisionLog
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.decider.decider import Decider, Identity
+from services.bandit.decider.decider import Ports as DeciderPorts
 from services.errors import RingsideError
+from services.messages import events
+from services.messages.topics import partition_of
 from services.settings import Settings
 
 PARTITIONS = 4
@@ -35,7 +36,7 @@ def now_ms() -> int:
 class Rig:
     """A worker and a decider on a broker; the state in Redis (here in memory) outlives brokers."""
 
-    def __init__(self, settings: Settings, store: MemoryTallyStore, cache: MemoryStateCache):
+    def __init__(self, settings: Settings, store: MemorySumStore, cache: MemoryStateCache):
         self.store, self.shown = store, 0
         self.consumer, reader = bootstrap.consumer(settings), bootstrap.consumer(settings)
         self.producer, admin = bootstrap.producer(settings), bootstrap.log_admin(settings)
@@ -99,7 +100,7 @@ class Rig:
 
 @pytest.fixture
 def rig_on() -> Iterator[Callable[[Settings], Rig]]:
-    store, cache = MemoryTallyStore(), MemoryStateCache()
+    store, cache = MemorySumStore(), MemoryStateCache()
     with ExitStack() as opened:
 
         def make(settings: Settings) -> Rig:
@@ -165,7 +166,7 @@ def counts_on_after_its_word(before: Rig, after: Rig) -> None:
 def test_another_embedded_broker_is_another_log(
     settings_for: Callable[..., Settings], rig_on: Callable[[Settings], Rig]
 ) -> None:
-    from services.adapters.embedded import EmbeddedBroker
+    from services.local_servers.embedded_kafka import EmbeddedBroker
 
     with EmbeddedBroker(PARTITIONS) as broker:
         before = rig_on(settings_for(broker, experiment=EXPERIMENT))
@@ -183,7 +184,7 @@ def test_a_kafka_that_comes_back_with_an_empty_disk_is_another_log_for_who_kept_
     settings_for: Callable[..., Settings],
     rig_on: Callable[[Settings], Rig],
 ) -> None:
-    from services.adapters.local_kafka import LocalKafka
+    from services.local_servers.kafka import LocalKafka
 
     with LocalKafka(tmp_path / "first", PARTITIONS) as broker:
         broker.create_topics()

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from small_shop import Shop
 
-from services.adapters.memory import MemoryEventConsumer, MemoryPinStore
-from services.bandit.pins import PinKeeper, pins_of
+from services.adapters.memory.event_log import MemoryEventConsumer
+from services.adapters.memory.pins import MemoryPinStore
+from services.bandit.attribution.pin_recovery import PinKeeper, pins_of
 from services.errors import UnavailableError
-from services.ports import Record
+from services.ports.event_log import Record
 
 PARTITIONS = 4
 
@@ -89,7 +90,7 @@ def test_without_putting_pins_back_units_would_be_counted_twice(site):
     with site.client() as call:
         site.slates(call, rng, 30)
         site.pins.forget()
-        site.pins.vouch(["storefront"], 0)
+        site.pins.mark_complete(["storefront"], 0)
         site.slates(call, rng, 30)
     assert any(sum(one.first for one in shown) > 1 for shown in counted(site).values())
 
@@ -108,7 +109,7 @@ def test_an_exposure_on_its_way_is_waited_for(site):
 
 
 def test_a_loss_is_told_in_two_lines_not_in_one_a_partition(site, caplog):
-    with site.client() as call, caplog.at_level("INFO", "services.bandit.pins"):
+    with site.client() as call, caplog.at_level("INFO", "services.bandit.attribution.pin_recovery"):
         site.slates(call, random.Random(3), 30)
         site.keep()
         caplog.clear()
@@ -144,7 +145,7 @@ def test_a_loss_between_look_and_word_is_not_vouched_for(site):
 
     site.keeper.decisions = Forgetful()
     assert not site.keeper.step()
-    assert not site.reader.vouched
+    assert not site.reader.complete
 
 
 def test_a_loss_while_the_broker_is_away_is_made_good_when_it_is_back(site):
@@ -224,12 +225,12 @@ def test_partitions_are_vouched_for_together(site):
     for _ in range(10):
         site.now_ms += 500
         assert not halves[0].step()
-    assert not site.reader.vouched
+    assert not site.reader.complete
     for _ in range(10):
         site.now_ms += 500
         halves[1].step()
     assert halves[0].step()
-    assert site.reader.vouched
+    assert site.reader.complete
 
 
 def test_only_living_pins_of_known_experiments_are_put_back(site):

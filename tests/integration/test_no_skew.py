@@ -13,19 +13,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from services import events
 from services.activity.worker import ActivityWorker
 from services.activity.worker import Deps as ActivityDeps
-from services.adapters import memory
-from services.adapters.feast_layout import PROFILE_FEATURES
-from services.adapters.feast_online import FeastOnlineReader
-from services.adapters.lake_files import LakeFiles
-from services.events import EVENTS, Event
+from services.adapters.feast.online_reader import FeastOnlineReader
+from services.adapters.feast.redis_layout import PROFILE_FEATURES
+from services.adapters.files.lake_files import LakeFiles
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
+from services.data_import.app import Order, import_data
 from services.features.app import Materialized, materialize
-from services.importer.app import Order, import_data
 from services.lake.worker import Deps as LakeDeps
 from services.lake.worker import LakeWorker
-from services.ports import UserRow
+from services.messages import events
+from services.messages.events import EVENTS, Event
+from services.ports.features import UserRow
 from services.settings import Settings
 
 USERS = [f"u{index}" for index in range(60)]
@@ -55,7 +56,7 @@ class Traffic:
 
     settings: Settings
     worker: ActivityWorker
-    broker: memory.MemoryBroker
+    broker: MemoryBroker
     stop: threading.Event = field(default_factory=threading.Event)
     runs: list[Materialized] = field(default_factory=list)
     trouble: list[BaseException] = field(default_factory=list)
@@ -73,7 +74,7 @@ class Traffic:
                 item_id=rng.choice(ITEMS),
                 user_id=rng.choice(USERS[: 20 if quiet else 40]),
             )
-            memory.MemoryEventProducer(self.broker).send(EVENTS, event.key, events.encode(event)).result(1)
+            MemoryEventProducer(self.broker).send(EVENTS, event.key, events.encode(event)).result(1)
             self.clicks += 1
 
     def work(self) -> None:
@@ -155,22 +156,22 @@ def import_shop(settings: Settings) -> None:
     import_data(settings, Order(str(folder)), datetime.now(UTC))
 
 
-def activity_worker(settings: Settings, broker: memory.MemoryBroker) -> ActivityWorker:
-    from services.adapters.feast_push import FeastActivityStore
+def activity_worker(settings: Settings, broker: MemoryBroker) -> ActivityWorker:
+    from services.adapters.feast.activity_store import FeastActivityStore
 
     pairs = frozenset((EVENTS, index) for index in range(PARTITIONS))
-    consumer, producer = memory.MemoryEventConsumer(broker), memory.MemoryEventProducer(broker)
+    consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
     deps = ActivityDeps(
-        consumer, producer, memory.MemoryLogAdmin(broker), FeastActivityStore(settings), lambda: pairs
+        consumer, producer, MemoryLogAdmin(broker), FeastActivityStore(settings), lambda: pairs
     )
     return ActivityWorker(deps, now_ms, most=settings.recent_items, horizon_ms=settings.activity_horizon_ms)
 
 
-def drain_into_lake(settings: Settings, broker: memory.MemoryBroker, features: Any) -> None:
+def drain_into_lake(settings: Settings, broker: MemoryBroker, features: Any) -> None:
     pairs = frozenset((events.ACTIVITY, index) for index in range(PARTITIONS))
-    consumer, producer = memory.MemoryEventConsumer(broker), memory.MemoryEventProducer(broker)
+    consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
     files = LakeFiles(settings.lake_path)
-    deps = LakeDeps(consumer, producer, memory.MemoryLogAdmin(broker), files, features, lambda: pairs)
+    deps = LakeDeps(consumer, producer, MemoryLogAdmin(broker), files, features, lambda: pairs)
     worker = LakeWorker(deps, now_ms, flush_ms=0, most=1)
     while worker.step(0):
         pass
@@ -228,9 +229,9 @@ def profile_of(row: UserRow) -> tuple | None:
 @pytest.fixture
 def story(settings) -> Story:
     """Serve, click, materialise, all at once; then let the lake write the history."""
-    from services.adapters.feast_store import FeastFeatureStore
+    from services.adapters.feast.feature_store import FeastFeatureStore
 
-    broker = memory.MemoryBroker(partitions=PARTITIONS, clock=now_ms)
+    broker = MemoryBroker(partitions=PARTITIONS, clock=now_ms)
     features = FeastFeatureStore(settings)
     features.apply()
     worker = activity_worker(settings, broker)

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from services import bootstrap
-from services.importer.app import Order, import_data
+from services.data_import.app import Order, import_data
 from services.settings import Settings
-from services.trainer.report import LINE_UP, make_report
+from services.training.offline_report import LINE_UP, make_report
 
 JUDGED = ("popularity", "als", "inverted")
 

@@ -7,8 +7,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from services.adapters.data_store import ParquetDataStore
-from services.importer.app import Order, import_data
+from services.adapters.files.data_store import ParquetDataStore
+from services.data_import.app import Order, import_data
 from services.settings import Settings
 
 

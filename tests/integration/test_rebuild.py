@@ -8,15 +8,19 @@ import redis
 from recount import added, recount
 from rich.console import Console
 
-from experiments import commands
-from experiments.experiment import Rules, fold
-from models.contract import silent
-from services import bootstrap, events, rebuilding
-from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
-from services.adapters.pin_layout import vouch_key
-from services.bandit import rebuilding as bandit
-from services.events import Event
-from services.ports import Record
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Rules, fold
+from models.recommender import silent
+from services import bootstrap
+from services.adapters.kafka.admin import KafkaLogAdmin
+from services.adapters.kafka.consumer import KafkaEventConsumer
+from services.adapters.kafka.producer import KafkaEventProducer
+from services.adapters.redis.pin_keys import complete_key
+from services.bandit.attribution import rebuild as bandit
+from services.cli import rebuild
+from services.messages import events
+from services.messages.events import Event
+from services.ports.event_log import Record
 
 PARTITIONS = 4
 WINDOW_MS, LATENESS_MS = 1_000, 500
@@ -84,7 +88,7 @@ def begin(settings: Any) -> Any:
 
 def rebuilt(settings: Any) -> str:
     console = Console(record=True, width=200)
-    assert rebuilding.run(settings, console) == 0, console.export_text()
+    assert rebuild.run(settings, console) == 0, console.export_text()
     return console.export_text()
 
 
@@ -107,14 +111,14 @@ def test_everything_is_there_again(settings, redis_server):
     assert "storefront at revision 2" in told
     assert "every unit without one is new" in told
     with redis.Redis.from_url(redis_server.url) as raw:
-        assert raw.exists(vouch_key(f"{EXPERIMENT}|s:ada:1"))
+        assert raw.exists(complete_key(f"{EXPERIMENT}|s:ada:1"))
     assert "4 partitions counted to the end of the log" in told
     assert bootstrap.state_cache(settings).get(EXPERIMENT) == state == fold(log.history(EXPERIMENT))
     again = bootstrap.activity_store(settings).load(users)
     assert rows.keys() <= again.keys()
     for user, row in rows.items():
         assert set(row.event_ids) <= set(again[user].event_ids)
-    positions = bootstrap.tally_store(settings).load_all(EXPERIMENT, PARTITIONS)[1]
+    positions = bootstrap.sum_store(settings).load_all(EXPERIMENT, PARTITIONS)[1]
     assert positions.keys() == {f"{t}/{i}" for t in ("exposures", "events") for i in range(PARTITIONS)}
     assert_sums_are_the_truth(settings)
     load.producer.close()
@@ -123,7 +127,7 @@ def test_everything_is_there_again(settings, redis_server):
 def assert_sums_are_the_truth(settings: Any) -> None:
     truth, store = (
         recount(logged(settings), EXPERIMENT, WINDOW_MS, LATENESS_MS),
-        bootstrap.tally_store(settings),
+        bootstrap.sum_store(settings),
     )
     sums: dict[str, int] = {}
     for _ in range(20):  # until the last units have matured

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from small_shop import Caller, Shop, ids
 
 from services import bootstrap
-from services.recommend.application import create_app, hot_path
 from services.recommend.deps import Deps
+from services.recommend.http_app import create_app, hot_path
 
 pytestmark = pytest.mark.redis
 
@@ -77,7 +77,7 @@ def test_redis_hangs_or_dies_and_comes_back(shop: Shop, call: Caller, redis_serv
         assert healthy_again(call)["arm"] == before["arm"]  # the pin outlived the hang
     else:
         redis_server.restart()  # it comes back empty: nobody is pinned until the pins are vouched for
-        bootstrap.pin_store(shop.settings).vouch(["storefront"], 0)
+        bootstrap.pin_store(shop.settings).mark_complete(["storefront"], 0)
         assert healthy_again(call)["items"]
 
 

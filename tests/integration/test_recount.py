@@ -16,17 +16,18 @@ from small_shop import Shop as Front
 from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
 from typer.testing import CliRunner
 
-from experiments import commands
-from experiments.experiment import Experiment, IllegalTransition, apply, fold
-from services import bootstrap, events
-from services.adapters.redis_state import RedisTallyStore
-from services.bandit.worker import Worker
-from services.cli import app
-from services.commanding import decide
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Experiment, IllegalTransition, apply, fold
+from services import bootstrap
+from services.adapters.redis.sum_store import RedisSumStore
+from services.bandit.attribution.worker import Worker
+from services.cli.main import app
+from services.control.decide import decide
+from services.control.recount import Asked
 from services.errors import UnavailableError
-from services.ports import Positions
-from services.recommend.application import create_app
-from services.recounting import Asked
+from services.messages import events
+from services.ports.state import Positions
+from services.recommend.http_app import create_app
 
 SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000
 
@@ -162,7 +163,7 @@ def test_what_is_no_sum_in_redis_stops_counting_and_doubles_nothing(
     rubbish: str, redis_server: Any, settings_for: Callable
 ) -> None:
     """A script that fails half way leaves what it wrote: each retry would add the first counts again."""
-    shop = Shop(RedisTallyStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
+    shop = Shop(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
     shop.trade()
     shop.look()
     field = "acct|popularity|exposed"
@@ -206,7 +207,7 @@ def test_the_command_says_what_it_would_drop_and_does_it_when_told(
     settings = settings_for(embedded_broker, redis_server)
     for name in ("kafka_bootstrap", "kafka_mode", "kafka_partitions", "redis_url"):
         monkeypatch.setenv(f"RINGSIDE_{name.upper()}", str(getattr(settings, name)))
-    log, store = bootstrap.decision_log(settings), bootstrap.tally_store(settings)
+    log, store = bootstrap.decision_log(settings), bootstrap.sum_store(settings)
     champion = {"name": "als", "model_version": "als-1"}
     log.append(commands.start("storefront", champion, RULES, "salt", commands.Origin("anna", 1)))
     at = Positions("log", 7, 8, 7)
@@ -234,7 +235,7 @@ def test_over_http_the_sums_in_redis_go_when_they_were_seen(
     front = Front(tmp_path)
     front.log = bootstrap.decision_log(settings)
     front.start("good")
-    store = bootstrap.tally_store(settings)
+    store = bootstrap.sum_store(settings)
     store.apply(0, None, Positions("log", 7, 8, 7), {"storefront": {"1|good|0|n": 41, "what|is": 1}})
     deps = replace(front.deps(), recounting=bootstrap.recounting(settings))
     with TestClient(create_app(deps), headers={"X-API-Key": KEYS["admin"][0]}) as call:

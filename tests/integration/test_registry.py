@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.contract import Manifest
-from services.adapters.registry import MlflowRegistry
+from models.recommender import Manifest
+from services.adapters.mlflow_registry import MlflowRegistry
 from services.errors import ConfigurationError, UnavailableError
 from services.settings import Settings
 

@@ -6,26 +6,21 @@ from dataclasses import replace
 from recount import recount
 from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, click, exposure
 
-from experiments import commands
-from experiments.assignment import assign
-from experiments.experiment import apply, fold
-from experiments.tally import Tally
-from services import events
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryDecisionLog,
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryLogAdmin,
-    MemoryStateCache,
-    MemoryTallyStore,
-)
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Worker
-from services.bandit.worker import Ports as WorkerPorts
-from services.decider.deciding import Decider, Identity
-from services.decider.deciding import Ports as DeciderPorts
-from services.ports import Heartbeat
+from experiments.allocation.assignment import assign
+from experiments.counting.sums import Tally
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import apply, fold
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Worker
+from services.bandit.attribution.worker import Ports as WorkerPorts
+from services.bandit.decider.decider import Decider, Identity
+from services.bandit.decider.decider import Ports as DeciderPorts
+from services.messages import events
+from services.ports.state import Heartbeat
 
 PARTITIONS = 2
 RATES = {"pop": 0.20, "broken": 0.02}
@@ -40,7 +35,7 @@ class Site:
         self.broker = MemoryBroker(PARTITIONS, self.clock)
         self.cache = MemoryStateCache(self.clock)
         self.log = MemoryDecisionLog(apply, self.cache)
-        self.store = MemoryTallyStore()
+        self.store = MemorySumStore()
         decoder = Decoder(MemoryEventProducer(self.broker))
         ports = WorkerPorts(
             MemoryEventConsumer(self.broker), MemoryLogAdmin(self.broker), self.store, self.log, decoder

@@ -14,28 +14,31 @@ from recount import added, recount
 from rubbish import HEADERS, good, illegal, odd_items, odd_rows, senseless, unreadable
 from traffic import EXPERIMENT, RULES, click, exposure
 
-from experiments import commands
-from services import events, ports
+from experiments.lifecycle import commands
 from services.activity.worker import ActivityWorker
 from services.activity.worker import Deps as ActivityDeps
-from services.adapters import memory
-from services.adapters.decision_log import KafkaDecisionLog
-from services.adapters.lake_files import LakeFiles
-from services.adapters.memory_activity import MemoryActivityStore
-from services.adapters.topics import topic_partitions
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Ports, Worker
-from services.dead_letters import BURIED_BY, DeadLetters, origin_of
+from services.adapters.files.lake_files import LakeFiles
+from services.adapters.kafka.decision_log import KafkaDecisionLog
+from services.adapters.memory.activity_store import MemoryActivityStore
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
+from services.adapters.memory.item_overlay import MemoryItemOverlay
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.dead_letters.reader import letters
+from services.dead_letters.replay import put_back
 from services.errors import BadMessageError, UnavailableError
-from services.events import DEAD_LETTERS, DECISIONS, EVENTS, EXPOSURES
 from services.lake.tables import KINDS
 from services.lake.worker import Deps as LakeDeps
 from services.lake.worker import LakeWorker
-from services.letters.reading import letters
-from services.letters.replaying import put_back
-from services.ports import Record
-from services.recommend.following import ItemsFollower
-from services.recommend.keeping import ShelfKeeper
+from services.messages import events
+from services.messages.events import DEAD_LETTERS, DECISIONS, EVENTS, EXPOSURES
+from services.messages.topics import topic_partitions
+from services.ports.event_log import EventConsumer, EventProducer, LogAdmin, Record
+from services.recommend.catalogue_sync import ItemsFollower
+from services.recommend.snapshot.sources import ShelfKeeper
+from services.runtime.dead_letters import DEAD_LETTERED_BY, DeadLetters, origin_of
 from services.settings import Settings
 
 PARTITIONS = 4
@@ -67,14 +70,14 @@ class Site:
     """Every worker that reads a topic, over one broker. `now_ms` may run ahead: then everything matures."""
 
     home: Path
-    producer: ports.EventProducer
-    consumer: Callable[[], ports.EventConsumer]
-    admin: ports.LogAdmin
+    producer: EventProducer
+    consumer: Callable[[], EventConsumer]
+    admin: LogAdmin
     clock: Callable[[], int]
     sent: list[Record] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.store, self.cache = memory.MemoryTallyStore(), memory.MemoryStateCache()
+        self.store, self.cache = MemorySumStore(), MemoryStateCache()
         settings = Settings(experiment=EXPERIMENT, broker_ack_deadline_ms=10_000)
         self.decisions = KafkaDecisionLog(settings, self.producer, self.consumer(), self.cache)
         champion = {"name": "als", "model_version": "als-1"}
@@ -88,7 +91,7 @@ class Site:
         self.rows = MemoryActivityStore()
         activity = ActivityDeps(self.consumer(), self.producer, self.admin, self.rows, lambda: pairs)
         self.activity = ActivityWorker(activity, self.clock, most=50, horizon_ms=0)
-        overlay = memory.MemoryItemOverlay()
+        overlay = MemoryItemOverlay()
         self.items = ItemsFollower(self.consumer(), self.admin, overlay)
         self.shelf = ShelfKeeper(NoImport(), overlay)  # type: ignore[arg-type]
         self.history = History()
@@ -154,12 +157,14 @@ def site(
         return time.time_ns() // 1_000_000 + now_ms[0]
 
     if request.param == "memory":
-        broker = memory.MemoryBroker(PARTITIONS)
-        producer = memory.MemoryEventProducer(broker)
-        admin = memory.MemoryLogAdmin(broker)
-        yield Site(tmp_path, producer, lambda: memory.MemoryEventConsumer(broker), admin, clock)
+        broker = MemoryBroker(PARTITIONS)
+        producer = MemoryEventProducer(broker)
+        admin = MemoryLogAdmin(broker)
+        yield Site(tmp_path, producer, lambda: MemoryEventConsumer(broker), admin, clock)
         return
-    from services.adapters.kafka import KafkaEventConsumer, KafkaEventProducer, KafkaLogAdmin
+    from services.adapters.kafka.admin import KafkaLogAdmin
+    from services.adapters.kafka.consumer import KafkaEventConsumer
+    from services.adapters.kafka.producer import KafkaEventProducer
 
     settings = settings_for(request.getfixturevalue("kafka_broker"), broker_ack_deadline_ms=10_000)
     opened: list[Any] = []
@@ -230,7 +235,7 @@ def assert_buried(site: Site) -> None:
     """Each unreadable record lies there with its bytes, its key and a reason, and nothing else does."""
     found, _ = letters(site.consumer(), 10_000)
     by_origin = {str(letter.origin): letter for letter in found if letter.origin}
-    bad = [record for record in site.sent if record.topic in BURIED_BY and not _readable(record)]
+    bad = [record for record in site.sent if record.topic in DEAD_LETTERED_BY and not _readable(record)]
     bad += [record for record in site.sent if record.topic == DECISIONS and NO_COLUMN in record.value]
     assert by_origin.keys() == {origin_of(record) for record in bad}
     for record in bad:
@@ -238,7 +243,7 @@ def assert_buried(site: Site) -> None:
         assert (letter.key, letter.value) == (record.key, record.value)
         assert letter.reason
         assert letter.code in {"not-json", "schema", "version", "not-storable"}
-        assert letter.reader == BURIED_BY[record.topic]
+        assert letter.reader == DEAD_LETTERED_BY[record.topic]
 
 
 def assert_counted(site: Site) -> None:
@@ -274,9 +279,9 @@ def test_letters_put_back_twice_count_once(site, now_ms):
     site.say(EXPOSURES, slate)
     value = events.encode(click(slate, site.clock(), "e1"))  # as if an older worker could not read it
     unread = Record(EVENTS, 0, 10**6, site.clock(), slate.routing_key.encode(), value)
-    burier = DeadLetters(site.producer, "bandit")
-    burier.bury(unread, BadMessageError("not an Event: of a later version", "version"))
-    burier.acknowledged()
+    dead_letter_writer = DeadLetters(site.producer, "bandit")
+    dead_letter_writer.dead_letter(unread, BadMessageError("not an Event: of a later version", "version"))
+    dead_letter_writer.acknowledged()
     [letter], _ = letters(site.consumer(), 100)
     for _ in range(2):
         put_back(site.producer, letter, "anna")
@@ -295,9 +300,9 @@ def test_a_worker_that_starts_among_rubbish_works_too(site):
         for value in unreadable(EVENTS if topic == DEAD_LETTERS else topic, site.clock()).values():
             site.send(topic, value)
     site.work()
-    buried = len(letters(site.consumer(), 10_000)[0])
+    dead_lettered = len(letters(site.consumer(), 10_000)[0])
     site.lake = site.lake_worker()
     fresh = KafkaDecisionLog(Settings(experiment=EXPERIMENT), site.producer, site.consumer(), site.cache)
     site.work()
     assert fresh.catch_up() == site.decisions.catch_up()
-    assert len(letters(site.consumer(), 10_000)[0]) == buried
+    assert len(letters(site.consumer(), 10_000)[0]) == dead_lettered

@@ -9,14 +9,14 @@ from counted_shop import LOOK_MS, PARTITIONS, Shop
 from msgspec.structs import replace
 from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, exposure
 
-from experiments import commands
-from experiments.experiment import Experiment
-from experiments.tally import HOUR_MS
-from services import events
-from services.adapters.memory import MemoryTallyStore
-from services.adapters.redis_state import RedisTallyStore
-from services.adapters.topics import partition_of
-from services.bandit.worker import Pace
+from experiments.counting.sums import HOUR_MS
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Experiment
+from services.adapters.memory.sum_store import MemorySumStore
+from services.adapters.redis.sum_store import RedisSumStore
+from services.bandit.attribution.worker import Pace
+from services.messages import events
+from services.messages.topics import partition_of
 
 OTHER = "checkout"
 SAFETY_MS = Pace().safety_ms
@@ -26,9 +26,9 @@ LOSS = "offsets 5 to 7 of exposures/0 are gone, the log begins at 8"
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def shop(request: pytest.FixtureRequest, settings_for: Callable) -> Shop:
     if request.param == "memory":
-        return Shop(MemoryTallyStore())
+        return Shop(MemorySumStore())
     server = request.getfixturevalue("redis_server")
-    return Shop(RedisTallyStore(settings_for(redis=server, kafka_partitions=PARTITIONS)))
+    return Shop(RedisSumStore(settings_for(redis=server, kafka_partitions=PARTITIONS)))
 
 
 def start(shop: Shop, name: str) -> None:
@@ -89,7 +89,7 @@ def test_nor_does_it_where_redis_forgot_what_the_log_no_longer_holds(shop: Shop)
 
 def with_nothing_stored(shop: Shop) -> None:
     told = shop.store.losses()
-    if isinstance(shop.store, MemoryTallyStore):
+    if isinstance(shop.store, MemorySumStore):
         shop.store.forget()
     else:
         shop.store._redis.flushall()
@@ -151,7 +151,7 @@ def test_a_loss_is_written_off_for_whom_it_is_accepted_also_beside_a_recount(
 def test_sums_that_nobody_can_read_are_dropped_by_a_recount_that_accepts_a_loss(
     redis_server: Any, settings_for: Callable
 ) -> None:
-    shop = Shop(RedisTallyStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
+    shop = Shop(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
     shop.trade()
     lose(shop)
     shop.store._redis.hset(f"{{bandit:0}}:sums:{EXPERIMENT}", "1|als|472222|n", "abc")

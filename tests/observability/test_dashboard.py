@@ -12,8 +12,8 @@ import pytest
 import typer
 import yaml
 
-from experiments.verdict import HOLDS
-from services.cli import app
+from experiments.decision_rules import HOLDS
+from services.cli.main import app
 from services.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -17,20 +17,23 @@ from typing import Any
 import pytest
 from small_shop import KEYS, SIGNING, catalogue, interactions
 
-from experiments import commands
-from experiments.experiment import Rules, apply
-from models.popularity import Popularity
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Rules, apply
+from models.algorithms.popularity import Popularity
 from services import bootstrap
-from services.adapters.examining import RedisFacts, TopicFacts
-from services.adapters.pulse import pulse_file
-from services.adapters.topics import TOPICS, topic_configuration, topic_partitions
+from services.adapters.diagnostics import LiveDiagnostics
+from services.adapters.feast.schemas import SCHEMAS
 from services.doctor import app, on_files, on_processes, on_settings, on_stores
 from services.doctor.findings import Finding
 from services.errors import ConfigurationError, UnavailableError
-from services.events import DECISIONS, EXPOSURES
-from services.ports import Heartbeat
-from services.recommend.gate import parse_rates
+from services.messages.events import DECISIONS, EXPOSURES
+from services.messages.topics import TOPICS, topic_configuration, topic_partitions
+from services.ports.diagnostics import RedisFacts, TopicFacts
+from services.ports.state import Heartbeat
+from services.runtime.liveness import complain, pulse_file
+from services.runtime.process import stop_on_signal
 from services.settings import Settings
+from services.web.access import parse_rates
 
 STRONG = {
     "keys": ",".join(pair for _, pair in KEYS.values()),
@@ -190,7 +193,7 @@ GOOD_REDIS = RedisFacts("7.2.1", 0.2, "noeviction", 0, True, 0.0)
 
 def of_redis(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[Finding]:
     facts = RedisFacts(**{**{name: getattr(GOOD_REDIS, name) for name in GOOD_REDIS.__slots__}, **changes})
-    monkeypatch.setattr(bootstrap, "redis_facts", lambda settings: facts)
+    monkeypatch.setattr(LiveDiagnostics, "redis", lambda _: facts)
     return list(on_stores.redis(Settings()))
 
 
@@ -234,8 +237,8 @@ def of_broker(
     for topic, change in changes.items():
         partitions = change.pop("partitions", facts[topic].partitions)
         facts[topic] = TopicFacts(partitions, {**facts[topic].configs, **change} if partitions else {})
-    monkeypatch.setattr(bootstrap, "topic_facts", lambda settings: facts)
-    monkeypatch.setattr(bootstrap, "newest_records", lambda settings, topic: newest)
+    monkeypatch.setattr(LiveDiagnostics, "topics", lambda _: facts)
+    monkeypatch.setattr(LiveDiagnostics, "newest_records", lambda _, topic: newest)
     return list(on_stores.broker(settings))
 
 
@@ -310,7 +313,7 @@ def test_views_that_are_not_registered_are_told(tmp_path: Path, monkeypatch: pyt
     assert "not there" in complaint(on_files.features(settings)).said
     (tmp_path / "feast.sqlite").write_bytes(b"rubbish, not a database at all")
     assert "user_activity" in complaint(on_files.features(settings)).said
-    monkeypatch.setattr(bootstrap, "registered_views", lambda settings: list(bootstrap.wanted_views()))
+    monkeypatch.setattr(LiveDiagnostics, "registered_views", lambda _: list(SCHEMAS))
     assert levels(on_files.features(settings)) == {"ok"}
 
 
@@ -422,9 +425,9 @@ def test_a_process_that_answers_and_is_not_ready_is_told(tmp_path: Path) -> None
 
 def test_a_decider_whose_looks_fail_is_told(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    bootstrap.stop_on_signal(settings, "decider").is_set()
+    stop_on_signal(settings, "decider").is_set()
     assert levels(on_processes.processes(settings)) == {"ok"}
-    bootstrap.complain(settings, "decider", "every look fails")
+    complain(settings, "decider", "every look fails")
     assert complaint(on_processes.processes(settings)).said == "decider is alive, but every look fails"
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from services import bootstrap
-from services.about import RECOMMENDATION
-from services.adapters.log_lines import JsonLines, Repeated, TextLines
-from services.keys import new_key, new_signing_key
+from services.runtime.log_context import RECOMMENDATION
+from services.runtime.log_format import JsonLines, Repeated, TextLines
 from services.settings import Settings
+from services.web.api_keys import new_key, new_signing_key
 
 SIGNING = new_signing_key()
 KEY = new_key("storefront")[0]
@@ -35,7 +35,7 @@ def settings(home: Path, **values: Any) -> Settings:
 def logged(home: Path, capsys: pytest.CaptureFixture[str], log_format: str) -> logging.Logger:
     bootstrap.configure_logging(settings(home, log_format=log_format, replica="r-7"), "recommend")
     capsys.readouterr()
-    return logging.getLogger("services.recommend.answering")
+    return logging.getLogger("services.recommend.answer")
 
 
 def test_a_json_line_says_who_what_and_about_which_slate(tmp_path: Path, capsys: Any) -> None:
@@ -53,7 +53,7 @@ def test_a_json_line_says_who_what_and_about_which_slate(tmp_path: Path, capsys:
         "level": "WARNING",
         "process": "recommend",
         "replica": "r-7",
-        "logger": "services.recommend.answering",
+        "logger": "services.recommend.answer",
         "event": "model %s is late",
         "message": "model als is late",
         "recommendation_id": "0af7",
@@ -66,7 +66,7 @@ def test_a_json_line_says_who_what_and_about_which_slate(tmp_path: Path, capsys:
 def test_a_text_line_says_the_same(tmp_path: Path, capsys: Any) -> None:
     logged(tmp_path, capsys, "text").warning("late", extra={"trace_id": "ab"})
     line = capsys.readouterr().err
-    assert line.endswith(" recommend WARNING services.recommend.answering: late trace_id=ab\n")
+    assert line.endswith(" recommend WARNING services.recommend.answer: late trace_id=ab\n")
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
@@ -134,5 +134,5 @@ def test_what_is_tried_again_is_told_when_it_changes_and_once_a_minute() -> None
     assert not any(passes(f"no broker for {second}.0 s", 100.0 + second) for second in range(1, 60))
     assert passes("no broker for 61.0 s", 161.0)
     assert passes("no Redis", 162.0)
-    assert passes("no Redis", 163.0, "services.decider.app")
+    assert passes("no Redis", 163.0, "services.bandit.decider.app")
     assert all(seldom.filter(logging.makeLogRecord({"msg": "something else"})) for _ in range(3))

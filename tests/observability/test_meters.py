@@ -14,42 +14,39 @@ from scraping import parsed, samples, value
 from small_shop import Shop, manifest
 from test_dashboard import RULES, metrics_in
 
-from experiments import commands
-from experiments.experiment import apply
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import apply
 from services import bootstrap
 from services.activity.metrics import ActivityMetrics
 from services.activity.worker import Counts
-from services.adapters import metered_decisions, metered_log, metered_stores
-from services.adapters.memory import (
-    MemoryBroker,
-    MemoryDecisionLog,
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryStateCache,
-    MemoryTallyStore,
-)
-from services.adapters.memory_activity import MemoryActivityStore
-from services.adapters.meters import Meters
-from services.adapters.metrics_endpoint import Endpoint
-from services.bandit.metrics import BanditMetrics
-from services.dead_letters import DeadLetters
+from services.adapters.instrumented import decision_log, event_log, stores
+from services.adapters.instrumented.meters import Meters
+from services.adapters.memory.activity_store import MemoryActivityStore
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.attribution.metrics import BanditMetrics
 from services.errors import ArtifactError, BadMessageError, StalePositionError, UnavailableError
-from services.events import DEAD_LETTERS, EVENTS, Event, decode
 from services.features.metrics import FeaturesMetrics, Materialized
-from services.ports import Positions, Record
+from services.messages.events import DEAD_LETTERS, EVENTS, Event, decode
+from services.ports.event_log import Record
+from services.ports.state import Positions
 from services.recommend.metrics import Metrics
+from services.runtime.dead_letters import DeadLetters
+from services.runtime.metrics_endpoint import Endpoint
 from services.settings import Settings
-from services.trainer.gate import Verdict
-from services.trainer.metrics import TrainerMetrics
-from services.trainer.training import Trained
+from services.training.metrics import TrainerMetrics
+from services.training.offline_gate import Verdict
+from services.training.pipeline import Trained
 
 WRAPPED = [
-    metered_log.MeteredConsumer,
-    metered_log.MeteredProducer,
-    metered_decisions.MeteredDecisionLog,
-    metered_stores.MeteredTallyStore,
-    metered_stores.MeteredActivityStore,
-    metered_stores.MeteredLakeFiles,
+    event_log.MeteredConsumer,
+    event_log.MeteredProducer,
+    decision_log.MeteredDecisionLog,
+    stores.MeteredSumStore,
+    stores.MeteredActivityStore,
+    stores.MeteredLakeFiles,
 ]
 
 
@@ -101,7 +98,7 @@ def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
     for offset, raw in enumerate((b"{", b'{"v": 9}', b"[]")):
         with pytest.raises(BadMessageError) as bad:
             decode(Event, raw)
-        letters.bury(Record(EVENTS, 3, offset, 1, None, raw), bad.value)
+        letters.dead_letter(Record(EVENTS, 3, offset, 1, None, raw), bad.value)
     producer.send(DEAD_LETTERS, None, b"", [("replayed", b"17")])
     found = samples(meters.registry)
     for kind in ("not-json", "version", "schema"):
@@ -109,7 +106,7 @@ def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
 
 
 def test_sums_are_counted_by_what_they_mean_and_only_once_applied(meters: Meters) -> None:
-    store = meters.tally(MemoryTallyStore())
+    store = meters.tally(MemorySumStore())
     begun = Positions("log", 0, 0, 0)
     store.apply(0, None, begun, {})
     sums = {"3|als|490|n": 5, "3|als|490|s": 2, "3|als|490|f": 1, "acct|als|late": 4, "acct|als|exposed": 9}

@@ -12,9 +12,9 @@ from scraping import Samples, names, value
 from test_dashboard import QUERIES, RULES, metrics_in
 from watched_site import COMMANDS, WatchedSite, fitted, until, watched_site
 
-from experiments import commands
+from experiments.lifecycle import commands
 from services import bootstrap
-from services.events import ACTIVITY, EVENTS, EXPOSURES
+from services.messages.events import ACTIVITY, EVENTS, EXPOSURES
 
 ASKED = [*QUERIES, *(rule["expr"] for rule in RULES)]
 USED = {name for query in ASKED for name in metrics_in(query)} - {"up"}

@@ -19,13 +19,14 @@ from opentelemetry.trace import SpanKind, StatusCode
 from small_shop import Caller, Shop
 
 from services import bootstrap
-from services.adapters import log_lines, tracing
-from services.adapters.memory import MemoryEventConsumer, MemoryEventProducer
-from services.adapters.meters import Meters
-from services.adapters.tracing import Tracing
+from services.adapters.instrumented import tracing
+from services.adapters.instrumented.meters import Meters
+from services.adapters.instrumented.tracing import Tracing
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
 from services.errors import ConfigurationError
-from services.events import EVENTS, EXPOSURES
-from services.recommend.application import create_app, hot_path
+from services.messages.events import EVENTS, EXPOSURES
+from services.recommend.http_app import create_app, hot_path
+from services.runtime import log_format
 from services.settings import Settings
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -73,8 +74,8 @@ def test_one_click_is_one_trace_from_http_to_the_activity_worker(
     spans.clear()
     assert caller.post("/events", [click(slate)], headers=TRACEPARENT).status_code == 202
     from services.activity.worker import ActivityWorker, Deps
-    from services.adapters.memory import MemoryLogAdmin
-    from services.adapters.memory_activity import MemoryActivityStore
+    from services.adapters.memory.activity_store import MemoryActivityStore
+    from services.adapters.memory.event_log import MemoryLogAdmin
 
     shop: Shop = caller.shop  # type: ignore[attr-defined]
     meters = Meters(Settings(home=tmp_path), "activity", "r1", traced("activity", spans))
@@ -164,7 +165,7 @@ def test_records_without_a_trace_and_sends_outside_of_one_begin_none(
 
 
 def test_a_line_of_log_says_its_trace(tmp_path: Path, spans: InMemorySpanExporter) -> None:
-    lines = log_lines.JsonLines(Settings(home=tmp_path), "lake", "r1", tracing.ids)
+    lines = log_format.JsonLines(Settings(home=tmp_path), "lake", "r1", tracing.ids)
     record = logging.makeLogRecord({"msg": "written", "levelname": "INFO"})
     with traced("lake", spans)._tracer.start_as_current_span("turn") as span:
         told = json.loads(lines.format(record))
@@ -182,10 +183,11 @@ def test_by_default_there_are_no_traces_and_nothing_is_imported_or_wrapped(tmp_p
     [record] = shop.broker.records(EXPOSURES)
     assert record.headers == ()
     program = (
-        "import sys; from services.rates import Moments; from services.recommend.app import compose;"
+        "import sys; from services.web.rate_limit import Moments; from services.recommend.app import compose;"
         "from services.settings import Settings;"
         "compose(Settings(log_level='ERROR'), Moments());"
-        "sys.exit('services.adapters.tracing' in sys.modules)"  # redis-py itself imports OpenTelemetry
+        # redis-py itself imports OpenTelemetry
+        "sys.exit('services.adapters.instrumented.tracing' in sys.modules)"
     )
     assert (
         subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=_plain(), timeout=120).returncode

@@ -16,13 +16,14 @@ import httpx
 from scraping import Samples, parsed
 from small_shop import KEYS, SIGNING
 
-from models.contract import Manifest
-from models.popularity import Popularity
+from models.algorithms.popularity import Popularity
+from models.recommender import Manifest
 from services import bootstrap
-from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
-from services.adapters.server import Server, free_port
-from services.importer.app import Order, import_data
-from services.ports import Record
+from services.data_import.app import Order, import_data
+from services.local_servers.embedded_kafka import EmbeddedBroker
+from services.local_servers.process import Server, free_port
+from services.local_servers.redis import EmbeddedRedis
+from services.ports.event_log import Record
 from services.settings import Settings
 
 RINGSIDE = str(Path(sys.executable).with_name("ringside"))

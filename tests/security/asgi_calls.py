@@ -10,8 +10,8 @@ from typing import Any
 
 from small_shop import KEYS, Shop
 
-from services.ports import UserRow
-from services.recommend.application import create_app, hot_path
+from services.ports.features import UserRow
+from services.recommend.http_app import create_app, hot_path
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -12,10 +12,10 @@ from typing import Any
 import uvicorn
 from small_shop import KEYS
 
-from services import bootstrap
-from services.recommend.sending import WholeResponses
-from services.recommend.workers import listener
 from services.settings import Settings
+from services.web.connection_limits import http_protocol
+from services.web.response_coalescing import WholeResponses
+from services.web.worker_supervisor import listener
 
 PATIENCE_S = 30.0
 KEY = KEYS["storefront"][0].encode()
@@ -27,7 +27,7 @@ def served(app: Any, settings: Settings | None = None, **limits: Any) -> Iterato
     open_at = listener("127.0.0.1", 0)
     config = uvicorn.Config(
         app, lifespan="off", ws="none", log_level="critical", timeout_keep_alive=1,
-        http=bootstrap.http_protocol(settings or Settings(), WholeResponses, **limits),
+        http=http_protocol(settings or Settings(), WholeResponses, **limits),
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([open_at],))

@@ -17,7 +17,7 @@ from raw_sockets import RIGHT, WRONG, exchange, get, post, served, spoiled
 from small_shop import KEYS, SIGNING, Shop
 from spoiled_requests import HOSTILE, Fuzz, Maker, dumps, operations
 
-from services.recommend.application import create_app, hot_path
+from services.recommend.http_app import create_app, hot_path
 
 PATIENCE_S = 60.0  # far beyond any answer: whoever takes longer hangs
 SECRETS = [key.encode() for key, _ in KEYS.values()] + [SIGNING.encode()]

@@ -14,11 +14,11 @@ from small_shop import KEYS
 from spoiled_requests import Fuzz, Operation, operations, written
 
 from services.errors import ConfigurationError, NoKeyError
-from services.keys import Keys, digest_of, new_key
-from services.rates import CELLS, REMEMBERED, Buckets, Moments
-from services.recommend.application import create_app
-from services.recommend.gate import parse_rates
+from services.recommend.http_app import create_app
 from services.settings import Settings
+from services.web.access import parse_rates
+from services.web.api_keys import Keys, digest_of, new_key
+from services.web.rate_limit import CELLS, REMEMBERED, Moments, RateLimiter
 
 STOREFRONT, READ, COMMAND, OPEN = {"storefront", "admin"}, {"analyst", "admin"}, {"admin"}, {"nobody"}
 # A route that nobody thought of here fails the test until somebody does.
@@ -162,7 +162,7 @@ def test_every_digest_is_compared_whole_and_none_is_skipped(monkeypatch: pytest.
     pairs = [new_key("storefront") for _ in range(5)]
     keys = Keys(",".join(pair for _, pair in pairs))
     seen: list[str] = []
-    monkeypatch.setattr("services.keys.hmac.compare_digest", lambda a, b: seen.append(a) or a == b)
+    monkeypatch.setattr("services.web.api_keys.hmac.compare_digest", lambda a, b: seen.append(a) or a == b)
     for presented, _ in [*pairs, ("unknown", "")]:
         seen.clear()
         keys.principal(presented)
@@ -180,7 +180,7 @@ def test_every_digest_is_compared_whole_and_none_is_skipped(monkeypatch: pytest.
 def test_a_bucket_never_gives_more_than_its_rate_and_its_burst(
     gaps: list[float], per_s: float, burst_s: float
 ) -> None:
-    buckets, now_s, taken = Buckets(per_s, burst_s), 0.0, 0
+    buckets, now_s, taken = RateLimiter(per_s, burst_s), 0.0, 0
     for at, gap in enumerate(gaps):
         now_s += gap
         wait_s = buckets.wait_s("a", now_s)
@@ -191,7 +191,7 @@ def test_a_bucket_never_gives_more_than_its_rate_and_its_burst(
 
 
 def test_who_waits_as_told_is_let_in() -> None:
-    buckets = Buckets(10.0, 0.5)
+    buckets = RateLimiter(10.0, 0.5)
     assert [buckets.wait_s("a", 5.0) == 0.0 for _ in range(6)] == [True] * 5 + [False]
     wait_s = buckets.wait_s("a", 5.0)
     assert buckets.wait_s("a", 5.0 + wait_s) == 0.0
@@ -199,7 +199,7 @@ def test_who_waits_as_told_is_let_in() -> None:
 
 def test_many_clients_do_not_fill_the_memory_and_slow_nobody_else_down() -> None:
     moments = Moments(b"fixed, so that this test is the same each time")
-    buckets = Buckets(1.0, 5.0, moments)
+    buckets = RateLimiter(1.0, 5.0, moments)
     for at in range(500):
         while not buckets.wait_s(f"sends too much {at}", 7.0):
             pass
@@ -214,8 +214,8 @@ def test_many_clients_do_not_fill_the_memory_and_slow_nobody_else_down() -> None
 )
 def test_workers_share_their_buckets(asked: list[tuple[float, int, str]], per_s: float) -> None:
     """Whoever of them is asked: together they answer what one would."""
-    alone, moments, now_s = Buckets(per_s, 1.0), Moments(), 0.0
-    workers = [Buckets(per_s, 1.0, moments) for _ in range(4)]
+    alone, moments, now_s = RateLimiter(per_s, 1.0), Moments(), 0.0
+    workers = [RateLimiter(per_s, 1.0, moments) for _ in range(4)]
     for gap, worker, name in asked:
         now_s += gap
         assert workers[worker].wait_s(name, now_s) == alone.wait_s(name, now_s)
@@ -236,7 +236,7 @@ class Forgetful(list[float]):
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_lost_between_workers_only_lets_more_pass(seed: int) -> None:
     rng, now_s = random.Random(seed), 0.0
-    exact, lossy = Buckets(5.0, 2.0), Buckets(5.0, 2.0, Moments(cells=Forgetful(seed)))
+    exact, lossy = RateLimiter(5.0, 2.0), RateLimiter(5.0, 2.0, Moments(cells=Forgetful(seed)))
     passed = [0, 0]
     for _ in range(2_000):
         now_s += rng.expovariate(10.0)

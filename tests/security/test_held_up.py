@@ -13,14 +13,14 @@ from small_shop import KEYS
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.adapters.bounded_http import Crowd
-from services.addresses import strangers
-from services.rates import Buckets
 from services.recommend.app import serving_config
-from services.recommend.application import create_app, hot_path
-from services.recommend.gate import client_reader
-from services.recommend.visitors import is_bot
+from services.recommend.bots import is_bot
+from services.recommend.http_app import create_app, hot_path
 from services.settings import Settings
+from services.web.access import client_reader
+from services.web.client_address import strangers
+from services.web.connection_limits import ConnectionLimit
+from services.web.rate_limit import RateLimiter
 
 HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nconnection: close\r\nhost: x\r\n\r\n"
@@ -140,25 +140,29 @@ def test_a_refused_connection_is_counted_as_shed(tmp_path: Path) -> None:
     app = create_app(deps)
     config = serving_config(deps.settings.model_copy(update={"client_connections": 1}), app)
     config.load()
-    crowd = config.http_protocol_class.crowd
-    crowd.enter("1.2.3.4")
+    connection_limit = config.http_protocol_class.connection_limit
+    connection_limit.enter("1.2.3.4")
     with pytest.raises(PermissionError):
-        crowd.enter("1.2.3.4")
+        connection_limit.enter("1.2.3.4")
     shed = app.state.parts.metrics.exposed.get_sample_value
     assert shed("ringside_requests_shed_total", {"reason": "connections"}) == 1
     assert shed("ringside_requests_shed_total", {"reason": "overload"}) == 0
 
 
 def test_who_left_is_forgotten() -> None:
-    crowd = Crowd(strangers("10.0.0.0/8"), most=2)
-    names = [crowd.enter("1.2.3.4"), crowd.enter("[::ffff:1.2.3.4]:9"), crowd.enter("10.0.0.1")]
+    connection_limit = ConnectionLimit(strangers("10.0.0.0/8"), most=2)
+    names = [
+        connection_limit.enter("1.2.3.4"),
+        connection_limit.enter("[::ffff:1.2.3.4]:9"),
+        connection_limit.enter("10.0.0.1"),
+    ]
     assert names == ["1.2.3.4", "1.2.3.4", None]
     with pytest.raises(PermissionError, match=r"1\.2\.3\.4"):
-        crowd.enter("1.2.3.4")
-    assert crowd.enter("2001:db8::1") == crowd.enter("2001:db8::2") == "2001:db8::/64"
+        connection_limit.enter("1.2.3.4")
+    assert connection_limit.enter("2001:db8::1") == connection_limit.enter("2001:db8::2") == "2001:db8::/64"
     for name in ["1.2.3.4"] * 2 + ["2001:db8::/64"] * 2:
-        crowd.leave(name)
-    assert not crowd._of
+        connection_limit.leave(name)
+    assert not connection_limit._of
 
 
 def test_only_the_beginning_of_a_user_agent_is_looked_at() -> None:
@@ -182,7 +186,7 @@ def test_what_a_proxy_adds_in_its_own_way_is_no_way_around_the_rate(header: str,
 
 
 def test_tokens_for_what_was_let_in_are_owed() -> None:
-    buckets = Buckets(per_s=10, burst_s=1)
+    buckets = RateLimiter(per_s=10, burst_s=1)
     assert buckets.wait_s("a", 0.0) == 0.0
     buckets.spend("a", 99, 0.0)
     assert buckets.wait_s("a", 0.0) == pytest.approx(9.1)

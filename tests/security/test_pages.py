@@ -21,9 +21,9 @@ from shop_api import KEY, FakeApi
 from small_shop import KEYS, SIGNING
 from spoiled_requests import HOSTILE, Verbatim, dumps
 
-from services.adapters.memory import MemoryStateCache
+from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
-from services.console.follower import Follower
+from services.console.log_follower import Follower
 from services.settings import Settings
 from services.shop.app import create_app as create_shop
 

@@ -15,15 +15,11 @@ import pytest
 from asgi_calls import Sent, call, key, running
 from small_shop import SIGNING, START_MS, Caller, Shop, ids
 
-from services.adapters.memory import (
-    MemoryEventConsumer,
-    MemoryEventProducer,
-    MemoryLogAdmin,
-    MemoryTallyStore,
-)
-from services.bandit.decoding import Decoder
-from services.bandit.worker import Pace, Ports, Worker
-from services.recommend.tokens import Slip, Tokens
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
+from services.adapters.memory.sum_store import MemorySumStore
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.recommend.recommendation_id import RecommendationClaims, Tokens
 
 PARTITIONS = frozenset(range(4))
 WINDOW_MS, OVER_MS = 4_000, 9_000
@@ -39,7 +35,7 @@ class Ring(Shop):
     def sums(self) -> Counter[str]:
         """What is counted when everything has matured: n and s by arm, and the accounts."""
         self.now_ms += OVER_MS
-        store, producer = MemoryTallyStore(), MemoryEventProducer(self.broker)
+        store, producer = MemorySumStore(), MemoryEventProducer(self.broker)
         admin, consumer = MemoryLogAdmin(self.broker), MemoryEventConsumer(self.broker)
         ports = Ports(consumer, admin, store, self.log, Decoder(producer))
         worker = Worker(ports, lambda: PARTITIONS, lambda: self.now_ms, Pace(max_records=100_000))
@@ -154,7 +150,7 @@ def test_nothing_in_an_id_can_be_changed_to_something_better(ring: Ring) -> None
         packed, signature = first["recommendation_id"].rsplit(".", 1)
         stolen = second["recommendation_id"].rsplit(".", 1)[1]
         rows = []
-        for name in Slip.__struct_fields__:
+        for name in RecommendationClaims.__struct_fields__:
             better = msgspec.structs.replace(slips[0], **{name: getattr(slips[1], name)})
             text = base64.urlsafe_b64encode(msgspec.msgpack.encode(better)).rstrip(b"=").decode()
             rows += [(f"{text}.{sig}", text == packed and sig == signature) for sig in (signature, stolen)]

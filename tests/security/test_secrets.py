@@ -11,13 +11,13 @@ from fastapi.testclient import TestClient
 from raw_sockets import exchange, served
 from small_shop import KEYS, SIGNING
 
-from services.adapters.memory import MemoryStateCache
+from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
-from services.console.follower import Follower
-from services.demo import site
+from services.console.log_follower import Follower
+from services.demo import installation
 from services.demo.profile import Profile
-from services.keys import digest_of
 from services.settings import Settings
+from services.web.api_keys import digest_of
 
 PASSWORD = "pa55-of-redis"
 SECRETS = [
@@ -102,7 +102,7 @@ def test_no_secret_on_a_command_line(tmp_path: Path) -> None:
     class Server:
         url, bootstrap, partitions = "redis://127.0.0.1:1/0", "127.0.0.1:2", 4
 
-    made = site.found(Settings(), Profile(), Server(), Server(), tmp_path)  # type: ignore[arg-type]
+    made = installation.found(Settings(), Profile(), Server(), Server(), tmp_path)  # type: ignore[arg-type]
     specs = [
         made.replica(0),
         made.page("console", 1),

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from small_shop import START_MS, catalogue, interactions
 
+from models.algorithms.popularity import Popularity
 from models.artifacts import MANIFEST, Origin, RefusedArtifactError, encode, parse_manifest, version_of
-from models.contract import Manifest
-from models.popularity import Popularity
-from services.adapters.model_store import FolderModelStore
+from models.recommender import Manifest
+from services.adapters.files.model_store import FolderModelStore
+from services.data_import.app import Order, import_data
+from services.data_import.readers import local_file
 from services.errors import ArtifactError, BadInputError
-from services.importer.app import Order, import_data
-from services.importer.source_files import local_file
 from services.settings import Settings
 
 SOURCES = sorted(path for folder in ("models", "experiments", "services", "feature_repo")

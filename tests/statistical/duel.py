@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from experiments.race import GRID, Side, log_evidence, log_stakes, rollback_side
-from experiments.state import Rules
+from experiments.inference.click_race import GRID, Hypothesis, log_evidence, log_stakes, rollback_side
+from experiments.lifecycle.state import Rules
 
 RULES = Rules()
 
@@ -54,7 +54,7 @@ class Outcome:
         return float((self.peak >= -math.log(alpha)).mean())
 
 
-def run(duel: Duel, runs: int, seed: int, side: Side | None = None, alpha: float = 0.05) -> Outcome:
+def run(duel: Duel, runs: int, seed: int, side: Hypothesis | None = None, alpha: float = 0.05) -> Outcome:
     """Play `runs` duels; the race is `side`'s (default: rollback at the rules' margin)."""
     rng = np.random.default_rng(seed)
     side = side or rollback_side(RULES.margin)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from duel import RULES, Duel, Outcome, normal_p_best, run
 
-from experiments.posterior import Posterior, p_best
-from experiments.race import (
+from experiments.inference.beta_posterior import Posterior, p_best
+from experiments.inference.click_race import (
     GRID,
     log_evidence,
     log_stakes,

@@ -9,11 +9,11 @@ import pytest
 from small_shop import Shop
 from test_click_race import allowed
 
-from experiments.assignment import DAY_MS
-from experiments.race import log_evidence, log_stakes, rollback_side
-from services.recommend import assigning
-from services.recommend.assigning import Visitor, propose
-from services.recommend.serving import Serving
+from experiments.allocation.assignment import DAY_MS
+from experiments.inference.click_race import log_evidence, log_stakes, rollback_side
+from services.recommend import assignment
+from services.recommend.assignment import Visitor, propose
+from services.recommend.snapshot.snapshot import Serving
 
 RUNS, SHOPPERS, DAYS = 300, 300, 60
 ALPHA = 0.05
@@ -45,5 +45,5 @@ def test_a_shopper_who_returns_each_day_does_not_tilt_the_race(tmp_path: Path) -
 def test_the_scenario_has_teeth_one_draw_for_all_days_fails_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assigning, "draw_id", lambda unit, first_ms: unit)
+    monkeypatch.setattr(assignment, "draw_id", lambda unit, first_ms: unit)
     assert rolled_back(tmp_path, seed=1) > 3 * ALPHA

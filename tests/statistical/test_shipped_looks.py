@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import Experiment, Rules, apply
-from experiments.verdict import Sight, look
+from experiments.decision_rules import Observation, look
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import Experiment, Rules, apply
 
 HOUR = 3_600_000
 
@@ -31,7 +31,7 @@ def live_through(rates: dict[str, float], seed: int, looks: int = 30, units: int
             sums[f"{key}n"] = sums.get(f"{key}n", 0) + n
             sums[f"{key}s"] = sums.get(f"{key}s", 0) + s
         now_ms = i * HOUR // 2
-        sight = Sight(now_ms=now_ms, sums=sums, watermark_ms=now_ms, loaded=frozenset(names))
+        sight = Observation(now_ms=now_ms, sums=sums, watermark_ms=now_ms, loaded=frozenset(names))
         for decision in look(state, sight):
             state = apply(state, decision)
     return state

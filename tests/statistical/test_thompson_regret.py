@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.state import Rules
+from experiments.lifecycle.state import Rules
 
 RATES = np.array([0.02, 0.016])
 UNITS, PSEUDO = 50_000, Rules().pseudo_units

@@ -3,7 +3,7 @@
 import numpy as np
 
 from models.artifacts import ALGORITHMS
-from models.contract import Catalogue, Interactions, Query, Recommender
+from models.recommender import Catalogue, Interactions, Query, Recommender
 
 DAY_S = 86_400.0
 NOW_S = 100 * DAY_S

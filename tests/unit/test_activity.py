@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import events, turns
 from services.activity import rows
-from services.activity.rebuilding import Shape, restore
+from services.activity.restore import Shape, restore
 from services.activity.worker import LOOK_EVERY_MS, ActivityWorker, Deps
-from services.adapters import memory
-from services.adapters.memory_activity import MemoryActivityStore
-from services.adapters.topics import partition_of
+from services.adapters.memory.activity_store import MemoryActivityStore
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.errors import BadMessageError, UnavailableError
-from services.events import ACTIVITY, DEAD_LETTERS, EVENTS, ActivityRow, Attribution, Event
-from services.ports import Record
+from services.messages import events
+from services.messages.events import ACTIVITY, DEAD_LETTERS, EVENTS, ActivityRow, Attribution, Event
+from services.messages.topics import partition_of
+from services.ports.event_log import Record
+from services.runtime import row_turns
 
 NOW_MS = 1_700_000_000_000
 HORIZON_MS = 500
@@ -91,25 +93,25 @@ def test_a_row_belongs_to_the_routing_key_of_its_own_request(act: Event, owner: 
 
 @dataclass
 class World:
-    broker: memory.MemoryBroker
+    broker: MemoryBroker
     store: MemoryActivityStore
     now_ms: int = NOW_MS
 
     def worker(self, most: int = 50, partitions: Iterable[int] = range(4)) -> ActivityWorker:
-        consumer = memory.MemoryEventConsumer(self.broker)
+        consumer = MemoryEventConsumer(self.broker)
         pairs = frozenset((EVENTS, index) for index in partitions)
-        producer = memory.MemoryEventProducer(self.broker)
-        deps = Deps(consumer, producer, memory.MemoryLogAdmin(self.broker), self.store, lambda: pairs)
+        producer = MemoryEventProducer(self.broker)
+        deps = Deps(consumer, producer, MemoryLogAdmin(self.broker), self.store, lambda: pairs)
         return ActivityWorker(deps, lambda: self.now_ms, most=most, horizon_ms=HORIZON_MS)
 
     def send(self, *messages: Event | bytes) -> None:
         for message in messages:
             raw = message if isinstance(message, bytes) else events.encode(message)
             key = "k" if isinstance(message, bytes) else message.key
-            memory.MemoryEventProducer(self.broker).send(EVENTS, key, raw).result(0)
+            MemoryEventProducer(self.broker).send(EVENTS, key, raw).result(0)
 
     def published(self, topic: str) -> list[Any]:
-        consumer = memory.MemoryEventConsumer(self.broker)
+        consumer = MemoryEventConsumer(self.broker)
         indices = range(4 if topic == ACTIVITY else 1)
         consumer.assign({(topic, index): self.broker.bounds((topic, index))[0] for index in indices})
         return consumer.poll(0, 10_000)
@@ -214,7 +216,7 @@ def test_an_event_without_end_makes_no_row(world) -> None:
     assert world.store.rows["u"].item_ids == ["i2"]
 
 
-class Narrow(memory.MemoryEventProducer):
+class Narrow(MemoryEventProducer):
     """Takes no record beyond `most` bytes, as librdkafka does."""
 
     most = 300
@@ -228,7 +230,7 @@ class Narrow(memory.MemoryEventProducer):
 
 
 def test_a_row_that_no_record_holds_is_online_and_holds_nobody_up(world, monkeypatch) -> None:
-    monkeypatch.setattr(memory, "MemoryEventProducer", Narrow)
+    monkeypatch.setitem(globals(), "MemoryEventProducer", Narrow)
     world.send(*(event(index, index) for index in range(9)), event(1, user="v"))
     worker = world.worker()
     assert worker.step(0) == 10
@@ -284,7 +286,7 @@ def test_a_push_whose_publication_was_lost_is_published_after_all(world, monkeyp
 
     worker = world.worker()
     with monkeypatch.context() as patched:
-        patched.setattr(memory.MemoryEventProducer, "send", crash)
+        patched.setattr(MemoryEventProducer, "send", crash)
         with pytest.raises(KeyboardInterrupt):
             worker.step(0)
     served = world.store.rows["u"]
@@ -345,7 +347,7 @@ def clicks_of_one_user_in_two_partitions(world: World) -> None:
     for partition in range(2):
         key = next(name for name in map(str, range(99)) if partition_of(name.encode(), 4) == partition)
         raw = events.encode(event(partition, partition))
-        memory.MemoryEventProducer(world.broker).send(EVENTS, key, raw).result(0)
+        MemoryEventProducer(world.broker).send(EVENTS, key, raw).result(0)
 
 
 def meanwhile(world: World, monkeypatch: pytest.MonkeyPatch, call: str, act: Callable[[], None]) -> None:
@@ -372,7 +374,7 @@ def test_two_who_write_one_row_lose_no_click(
 ) -> None:
     """Whenever the second one comes in between, and also when the first one took so long that its right to
     write ran out."""
-    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
     first, second = world.worker(partitions=[0]), world.worker(partitions=[1])
     first.step(0)
     second.step(0)
@@ -392,7 +394,7 @@ def test_two_who_write_one_row_lose_no_click(
 
 
 def test_while_one_user_is_being_written_the_others_are_not_kept_waiting(world, monkeypatch) -> None:
-    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
     worker = world.worker()
     world.send(event(1), event(2, user="v"))
     with world.store.writing(["u"]):
@@ -406,7 +408,7 @@ def test_while_one_user_is_being_written_the_others_are_not_kept_waiting(world, 
 
 @pytest.mark.parametrize("call", ["load", "push"])
 def test_what_is_restored_from_history_hides_no_click_of_the_same_moment(call, world, monkeypatch) -> None:
-    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
     worker, shape = world.worker(), Shape(50, HORIZON_MS, 10**9)
     world.send(event(1))
     worker.step(0)

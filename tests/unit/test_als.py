@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from models.als import Als, AlsParams
-from models.decay import recent_weights
+from models.algorithms.als import Als, AlsParams
+from models.algorithms.time_decay import recent_weights
 
 
 @pytest.fixture(scope="module")

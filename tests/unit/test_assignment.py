@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.assignment import assign, unit_id
+from experiments.allocation.assignment import assign, unit_id
 
 WEIGHTS = {"popularity": 0.2, "als": 0.5, "text": 0.25, "late": 0.05, "off": 0.0}
 
@@ -50,7 +50,8 @@ def test_the_order_of_arms_does_not_matter(order):
 
 
 def test_another_process_assigns_alike():
-    code = f"from experiments.assignment import assign; print(assign('s', 'shop', 'u:anna:3', {WEIGHTS!r}))"
+    code = "from experiments.allocation.assignment import assign; "
+    code += f"print(assign('s', 'shop', 'u:anna:3', {WEIGHTS!r}))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == str(assign("s", "shop", "u:anna:3", WEIGHTS)) == "('als', 0.5)"
 

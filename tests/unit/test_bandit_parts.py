@@ -7,17 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import bootstrap, events
-from services.adapters.memory import MemoryBroker, MemoryEventProducer
-from services.bandit import app
-from services.bandit.app import partitions_of
-from services.bandit.decoding import Decoder
-from services.bandit.losses import after_loss, loss_at
-from services.bandit.watermark import Reach
-from services.dead_letters import KEPT_BYTES
+from services import bootstrap
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventProducer
+from services.bandit.attribution import app
+from services.bandit.attribution.app import partitions_of
+from services.bandit.attribution.data_loss import after_loss, loss_at
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.watermark import ReadProgress
 from services.errors import BadMessageError, ConfigurationError, StalePositionError, UnavailableError
-from services.events import EVENTS, EXPOSURES
-from services.ports import Positions, Record
+from services.messages import events
+from services.messages.events import EVENTS, EXPOSURES
+from services.ports.event_log import Record
+from services.ports.state import Positions
+from services.runtime.dead_letters import KEPT_BYTES
 from services.settings import Settings
 
 # ---- the loop --------------------------------------------------------------------------------------------
@@ -54,7 +57,7 @@ def test_what_another_step_may_mend_does_not_end_the_loop(error, monkeypatch, tm
 def test_no_record_is_appended_before_a_watermark_and_read_after_it(steps, safety_ms):
     """A log whose broker stamps appends with the same clock: whatever the order of appends, marks and
     reads."""
-    now_ms, log, reach, promised = 1_000, [], Reach(position=0), 0
+    now_ms, log, reach, promised = 1_000, [], ReadProgress(position=0), 0
     for wait_ms, what in steps:
         now_ms += wait_ms
         if what == "append":
@@ -71,7 +74,7 @@ def test_no_record_is_appended_before_a_watermark_and_read_after_it(steps, safet
 
 
 def test_the_clock_moves_the_watermark_only_at_the_end_of_the_log():
-    reach = Reach(position=0)
+    reach = ReadProgress(position=0)
     reach.mark(5_000, end=2)
     reach.saw(1_000)
     reach.moved(1)
@@ -84,14 +87,14 @@ def test_the_clock_moves_the_watermark_only_at_the_end_of_the_log():
 
 
 def test_positions_may_pass_offsets_that_hold_no_record():
-    reach = Reach(position=3)
+    reach = ReadProgress(position=3)
     reach.mark(5_000, end=9)
     reach.moved(9)
     assert (reach.watermark(5_000, 0), reach.lag) == (5_000, 0)
 
 
 def test_a_record_from_the_future_does_not_outrun_our_clock():
-    reach = Reach(position=0)
+    reach = ReadProgress(position=0)
     reach.saw(10**15)
     assert reach.watermark(now_ms=5_000, safety_ms=100) == 4_900
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.blend import (
+from models.recommender import Catalogue, Ranking
+from models.slate import (
     UNKNOWN,
     available,
     category_codes,
@@ -18,7 +19,6 @@ from models.blend import (
     slate,
     vocabulary_map,
 )
-from models.contract import Catalogue, Ranking
 
 N_ITEMS = 20
 

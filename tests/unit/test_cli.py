@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from services import cli
+from services.cli import main
 from services.settings import Settings
 
 
@@ -29,7 +29,7 @@ from services.settings import Settings
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused_by_its_option(words: str, option: str) -> None:
-    told = CliRunner().invoke(cli.app, words.split())
+    told = CliRunner().invoke(main.app, words.split())
     assert isinstance(told.exception, SystemExit)
     assert told.exit_code == 2
     assert f"Invalid value for '{option}'" in told.output
@@ -41,7 +41,7 @@ def test_a_setting_that_makes_no_sense_is_named_and_never_repeated(
     monkeypatch.setenv("RINGSIDE_RECOMMEND_PORT", "s3cret")
     monkeypatch.setattr("sys.argv", ["ringside", "health", "lake"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert "ringside: RINGSIDE_RECOMMEND_PORT: " in told

@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from services.cli import app
+from services.cli.main import app
 from services.settings import Settings
 
 ROOT = Path(__file__).parents[2]

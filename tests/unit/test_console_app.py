@@ -12,18 +12,18 @@ import pytest
 from console_story import Story, beat, log_of, recounting_of
 from fastapi.testclient import TestClient
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.shapes import LATEST_MS
-from experiments.tally import Tally
-from services.adapters.memory import MemoryStateCache
+from experiments.counting.sums import Tally
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.record_schema import LATEST_MS
+from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
-from services.console.follower import Follower
+from services.console.log_follower import Follower
 from services.console.sessions import Sessions
 from services.console.web import grouped
 from services.errors import ConfigurationError
-from services.events import encode
-from services.ports import Heartbeat, Positions
+from services.messages.events import encode
+from services.ports.state import Heartbeat, Positions
 from services.settings import Settings
 
 PAGE = "/experiments/storefront"

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import apply
-from services.adapters.memory import MemoryStateCache
-from services.console import queries, series, words
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import apply
+from services.adapters.memory.sum_store import MemoryStateCache
+from services.console import queries, series, wording
 from services.console.queries import Sources
 
 FRESH = Sources(read_at_ms=1)
@@ -124,12 +124,12 @@ def test_while_paused_the_champion_has_everything(story):
     paused = apply(story.state, commands.pause(story.state, Origin("me", 1)))
     rows = {row["name"]: row["weight"] for row in queries.arm_rows(paused, story.records, {}, [])}
     assert rows == {"popularity": 1.0, "als": 0.0, "broken": 0.0}
-    assert words.sentence(paused, None).startswith("Paused: popularity serves everyone.")
+    assert wording.sentence(paused, None).startswith("Paused: popularity serves everyone.")
 
 
 def test_the_sentence_names_traffic_the_best_arm_and_the_evidence(story):
-    text = words.sentence(story.state, queries.last_look(story.records))
-    assert text == (
+    shown = wording.sentence(story.state, queries.last_look(story.records))
+    assert shown == (
         "Traffic: 80\u00a0% als, 20\u00a0% popularity. als is best with probability above 0.999. "
         "No evidence against any arm."
     )
@@ -140,14 +140,16 @@ def test_the_sentence_says_when_evidence_mounts(story):
     state = None
     for record in story.records[: at + 1]:
         state = apply(state, record)
-    assert "evidence against broken: E = " in words.sentence(state, story.records[at])
+    assert "evidence against broken: E = " in wording.sentence(state, story.records[at])
 
 
 def test_the_sentence_before_the_first_look():
     story = Story(looks=0).play()
-    assert words.sentence(story.state, None) == "popularity serves all traffic. No challenger is in the ring."
+    assert (
+        wording.sentence(story.state, None) == "popularity serves all traffic. No challenger is in the ring."
+    )
     entered = apply(story.state, commands.enter(story.state, "als", "als-1", Origin("me", 1)))
-    assert words.sentence(entered, None).endswith("No look yet: nothing has been counted.")
+    assert wording.sentence(entered, None).endswith("No look yet: nothing has been counted.")
 
 
 def counted(look, **units):
@@ -161,9 +163,9 @@ def counted(look, **units):
 
 def test_nothing_is_claimed_of_arms_without_units(story):
     look = story.records[-1]
-    said = words.sentence(story.state, counted(look, als=0, popularity=0))
+    said = wording.sentence(story.state, counted(look, als=0, popularity=0))
     assert "Nothing has been counted yet: units mature 8 s after they are served." in said
-    said = words.sentence(story.state, counted(look, als=0))
+    said = wording.sentence(story.state, counted(look, als=0))
     assert "als has not been counted yet." in said
     assert "best" not in said
 
@@ -181,14 +183,14 @@ def test_the_title_of_a_look_says_whether_weights_changed(story):
     assert moved == {True, False}
     for before, look in looks:
         word = "changed" if before.weights != look.weights else "kept"
-        assert words.title(look) == f"Weights {word}, version {look.weights_version}"
+        assert wording.title(look) == f"Weights {word}, version {look.weights_version}"
 
 
 @pytest.mark.parametrize(
     ("p", "text"), [(None, "–"), (3e-7, "< 0.001"), (0.4234, "0.423"), (0.9999, "> 0.999")]
 )
 def test_chances_end_where_nobody_can_tell(p, text):
-    assert words.chance(p) == text
+    assert wording.chance(p) == text
 
 
 def test_a_retired_model_in_memory_is_said_to_be_kept(story):
@@ -200,7 +202,8 @@ def test_a_retired_model_in_memory_is_said_to_be_kept(story):
 def test_a_rollback_that_asks_for_retraining_says_so(story):
     state = apply(story.state, commands.enter(story.state, "text", "text-1", Origin("me", 1)))
     titles = [
-        words.title(commands.rollback(state, "text", Origin("me", 1), retrain=why)) for why in ("", "it fell")
+        wording.title(commands.rollback(state, "text", Origin("me", 1), retrain=why))
+        for why in ("", "it fell")
     ]
     assert titles == ["text rolled back", "text rolled back, retraining asked for"]
 
@@ -222,7 +225,7 @@ def test_warnings_name_what_cannot_be_reached_and_worst_comes_first(story):
     found = queries.warnings(state, story.records[-1], [], sources, START_MS + 90_000)
     texts = [warning.text for warning in found]
     assert "what you see is 1 min 30 s old" in texts[0]
-    assert any(text.startswith("Redis can't be reached") for text in texts)
+    assert any(wording.startswith("Redis can't be reached") for text in texts)
     assert not any("No replica" in text for text in texts)  # unknown, since Redis is gone: not claimed
     assert found[-1].level == "note"
 
@@ -254,7 +257,7 @@ def test_a_broken_accounting_identity_is_found(story):
     ],
 )
 def test_e_values_stay_readable_where_floats_overflow(log_e, text):
-    assert words.evidence(log_e) == text
+    assert wording.evidence(log_e) == text
 
 
 @pytest.mark.parametrize(
@@ -262,7 +265,7 @@ def test_e_values_stay_readable_where_floats_overflow(log_e, text):
     [(0, "0 s"), (42, "42 s"), (200, "3 min 20 s"), (7_500, "2 h 5 min"), (604_800, "7 d")],
 )
 def test_spans_read_like_speech(span_s, text):
-    assert words.seconds(span_s) == text
+    assert wording.seconds(span_s) == text
 
 
 def test_every_look_is_five_seconds_after_the_last(story):

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from traffic import EXPERIMENT, RULES, Clock
 
-from experiments import commands
-from experiments.experiment import Decision, Experiment, apply
-from experiments.shapes import LATEST_MS
-from experiments.tally import Tally
-from experiments.thompson import new_units
-from services.adapters.memory import MemoryDecisionLog, MemoryStateCache, MemoryTallyStore
-from services.decider import app as decider_app
-from services.decider.deciding import (
+from experiments.allocation.thompson import new_units
+from experiments.counting.sums import Tally
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Decision, Experiment, apply
+from experiments.lifecycle.record_schema import LATEST_MS
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.decider import app as decider_app
+from services.bandit.decider.decider import (
     Decider,
     Identity,
     LooksFailedError,
@@ -28,7 +29,7 @@ from services.decider.deciding import (
     serves_everywhere,
 )
 from services.errors import UnavailableError
-from services.ports import Heartbeat, Positions
+from services.ports.state import Heartbeat, Positions
 
 LOOK_MS = 60_000
 PARTITIONS = 2
@@ -41,7 +42,7 @@ class Company:
         self.clock = Clock()
         self.cache = MemoryStateCache(self.clock)
         self.log = MemoryDecisionLog(apply, self.cache)
-        self.store = MemoryTallyStore()
+        self.store = MemorySumStore()
         for partition in range(PARTITIONS):
             self.store.apply(partition, None, Positions("log-1", 0, 0, 0), {})
         self.start(EXPERIMENT)
@@ -500,10 +501,10 @@ def test_a_look_right_after_an_accepted_loss_decides_nothing(company):
     assert [d.rule for d in decider.tick()] == ["sums-behind"]
 
 
-class SeenBefore(MemoryTallyStore):
+class SeenBefore(MemorySumStore):
     """A decider that was slow: it has read the losses, and meanwhile somebody else accepted them."""
 
-    def __init__(self, inner: MemoryTallyStore, meanwhile: Callable[[], object]):
+    def __init__(self, inner: MemorySumStore, meanwhile: Callable[[], object]):
         self.__dict__ = inner.__dict__
         self._meanwhile = meanwhile
 

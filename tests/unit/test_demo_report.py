@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from services.demo.board import Board, Step
-from services.demo.children import last_line
 from services.demo.observer import look_at_pages
 from services.demo.profile import Profile
 from services.demo.report import report
-from services.demo.screen import Screen
+from services.demo.state import Board, Step
+from services.demo.supervisor import last_line
+from services.demo.terminal_ui import Screen
 from services.settings import Settings
 
 ORIGINS = ["http://127.0.0.1:1", "http://127.0.0.1:2"]

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.experiment import Decision
-from services import events
+from experiments.lifecycle.fold import Decision
 from services.errors import BadMessageError
 from services.lake.tables import table
-from services.ports import Record
-from services.recommend.catalogue import ItemChange
-from services.recommend.wire import EventIn
+from services.messages import events
+from services.ports.event_log import Record
+from services.recommend.api.items import ItemChange
+from services.recommend.schemas import EventIn
 
 NOW_MS = 1_800_000_000_000
 KINDS = [events.Exposure, events.Event, events.ItemChanged, events.ActivityRow, Decision]

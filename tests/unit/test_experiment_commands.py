@@ -6,14 +6,15 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from experiments.experiment import Experiment, Rules, apply
+from experiments.lifecycle.fold import Experiment, Rules, apply
 from services import bootstrap
-from services.adapters.memory import MemoryDecisionLog, MemoryStateCache, MemoryTallyStore
-from services.commanding import rules_from_words
-from services.decider.commands import app
-from services.decider.showing import Counted, progress
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.cli.experiment import app
+from services.cli.progress_report import Counted, progress
+from services.control.decide import rules_from_words
 from services.errors import BadInputError, UnavailableError
-from services.ports import Positions
+from services.ports.state import Positions
 
 
 class Shelf:
@@ -31,16 +32,14 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> MemoryStateCache:
 
 
 @pytest.fixture
-def sums(monkeypatch: pytest.MonkeyPatch) -> MemoryTallyStore:
-    sums = MemoryTallyStore()
-    monkeypatch.setattr(bootstrap, "tally_store", lambda settings: sums)
+def sums(monkeypatch: pytest.MonkeyPatch) -> MemorySumStore:
+    sums = MemorySumStore()
+    monkeypatch.setattr(bootstrap, "sum_store", lambda settings: sums)
     return sums
 
 
 @pytest.fixture
-def log(
-    monkeypatch: pytest.MonkeyPatch, cache: MemoryStateCache, sums: MemoryTallyStore
-) -> MemoryDecisionLog:
+def log(monkeypatch: pytest.MonkeyPatch, cache: MemoryStateCache, sums: MemorySumStore) -> MemoryDecisionLog:
     log = MemoryDecisionLog(apply, cache)
     monkeypatch.setattr(bootstrap, "decision_log", lambda settings: log)
     monkeypatch.setattr(bootstrap, "model_store", lambda settings: Shelf())

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import (
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import (
     Experiment,
     IllegalTransition,
     Rules,
@@ -98,10 +98,10 @@ def test_a_state_that_nobody_holds_is_not_copied_and_one_that_a_record_breaks_is
     kept = to_dict(before)
     for wrong in (replace(following, weights={"als": 1.0}), replace(following, weights_version=99)):
         with pytest.raises(IllegalTransition):
-            apply(before, wrong, spare=True)
+            apply(before, wrong, mutate=True)
     assert to_dict(before) == kept
     assert apply(before, following).versions is not before.versions
-    assert apply(before, following, spare=True).versions is before.versions
+    assert apply(before, following, mutate=True).versions is before.versions
 
 
 # ---- laws under any sequence -------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.adapters.feast_schemas import SCHEMAS
-from services.adapters.feast_store import connection_string, environment
+from services.adapters.feast.feature_store import connection_string, environment
+from services.adapters.feast.schemas import SCHEMAS
 from services.errors import ConfigurationError, UnavailableError
 from services.features import app, statistics
+from services.features.backfill import recent_activity
 from services.features.metrics import Materialized
-from services.features.seed import recent_activity
 from services.lake.tables import EVENTS
 from services.settings import Settings
 
@@ -228,7 +228,7 @@ def test_no_error_ends_the_loop(error, monkeypatch, tmp_path, caplog) -> None:
     monkeypatch.setattr(app, "ProcessPoolExecutor", lambda *_: Aside())
     monkeypatch.setattr(app, "RETRY_S", 0.0)
     monkeypatch.setattr(app.bootstrap, "configure_logging", lambda *_: None)
-    monkeypatch.setattr(app.bootstrap, "stop_on_signal", lambda *_: Turns(3))
+    monkeypatch.setattr(app, "stop_on_signal", lambda *_: Turns(3))
     monkeypatch.setattr(app.bootstrap, "metered", lambda *_, **__: nullcontext(Meters()))
     with caplog.at_level(logging.ERROR):
         app.run_every(Settings(home=tmp_path), 3_600.0)

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.contract import KINDS
-from services.adapters.data_store import ParquetDataStore
+from models.recommender import KINDS
+from services.adapters.files.data_store import ParquetDataStore
+from services.data_import import online_retail
+from services.data_import.app import Order, import_data, moment
+from services.data_import.title_categories import categories, title
+from services.data_import.validation_error import RefusedFileError
 from services.errors import BadInputError, ConfigurationError
-from services.importer import online_retail
-from services.importer.app import Order, import_data, moment
-from services.importer.naming import categories, title
-from services.importer.refusal import RefusedFileError
-from services.ports import Imported
+from services.ports.catalogue import Imported
 from services.settings import Settings
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -407,7 +407,7 @@ def test_an_interrupted_write_leaves_the_old_version_current(settings, tmp_path,
     def disk_full(*_args: object, **_options: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("services.adapters.data_store.pq.write_table", disk_full)
+    monkeypatch.setattr("services.adapters.files.data_store.pq.write_table", disk_full)
     with pytest.raises(OSError, match="no space"):
         import_data(settings, Order(str(as_csv(tmp_path))), NOW)
     store = ParquetDataStore(settings.data_path)

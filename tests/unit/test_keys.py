@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from small_shop import KEYS, Shop
 from typer.testing import CliRunner
 
-from services.cli import app
+from services.cli.main import app
 from services.errors import BadInputError, ConfigurationError
-from services.keys import Keys, new_key, signing_keys
 from services.recommend.app import run
-from services.recommend.application import create_app
-from services.recommend.visitors import is_bot
-from services.recommend.wire import RecommendRequest, from_query
+from services.recommend.bots import is_bot
+from services.recommend.http_app import create_app
+from services.recommend.schemas import RecommendRequest, from_query
 from services.settings import Settings
+from services.web.api_keys import Keys, new_key, signing_keys
 
 
 @pytest.fixture
@@ -93,6 +93,7 @@ def test_no_other_text_is_a_key(text: str) -> None:
         (KEYS["admin"][1], "", "RINGSIDE_SIGNING_KEY is empty"),
         (KEYS["admin"][1], "short", "RINGSIDE_SIGNING_KEY"),
     ],
+    ids=["no keys", "a short hash", "an unknown role", "no signing key", "a short signing key"],
 )
 def test_without_proper_keys_nothing_starts_and_the_message_says_what_to_run(
     tmp_path: Path, keys: str, signing: str, names: str

@@ -9,16 +9,19 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.experiment import Decision
-from services import events
-from services.adapters import lake_files, memory
-from services.adapters.feast_store import FeastFeatureStore
-from services.adapters.lake_files import LakeFiles
+from experiments.lifecycle.fold import Decision
+from services.adapters.feast.feature_store import FeastFeatureStore
+from services.adapters.files import lake_files
+from services.adapters.files.lake_files import LakeFiles
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.errors import StalePositionError, UnavailableError
-from services.events import ActivityRow, Attribution, Event, Exposure
 from services.lake.tables import KINDS, table
 from services.lake.worker import Deps, LakeWorker
-from services.ports import Record, Span
+from services.messages import events
+from services.messages.events import ActivityRow, Attribution, Event, Exposure
+from services.ports.event_log import Record
+from services.ports.lake import Span
 from services.settings import Settings
 
 HOUR_MS = 3_600_000
@@ -58,12 +61,12 @@ class World:
     fail_writes: bool = False
 
     def __post_init__(self) -> None:
-        self.broker = memory.MemoryBroker(partitions=2, clock=lambda: self.now_ms)
+        self.broker = MemoryBroker(partitions=2, clock=lambda: self.now_ms)
         self.settings = Settings(home=self.home)
         self.features = FeastFeatureStore(self.settings)
 
     def worker(self, flush_ms: int = 1_000, most: int = 10_000) -> LakeWorker:
-        consumer = memory.MemoryEventConsumer(self.broker)
+        consumer = MemoryEventConsumer(self.broker)
         pairs = {
             (topic, index)
             for topic in KINDS
@@ -71,8 +74,8 @@ class World:
         }
         deps = Deps(
             consumer=consumer,
-            producer=memory.MemoryEventProducer(self.broker),
-            admin=memory.MemoryLogAdmin(self.broker),
+            producer=MemoryEventProducer(self.broker),
+            admin=MemoryLogAdmin(self.broker),
             files=LakeFiles(self.settings.lake_path),
             features=self.features,
             owned=lambda: frozenset(pairs),
@@ -81,7 +84,7 @@ class World:
 
     def send(self, topic: str, message: Any, key: str = "k") -> None:
         raw = message if isinstance(message, bytes) else events.encode(message)
-        memory.MemoryEventProducer(self.broker).send(topic, key, raw).result(0)
+        MemoryEventProducer(self.broker).send(topic, key, raw).result(0)
 
     def files(self, topic: str) -> list[Path]:
         return sorted((self.settings.lake_path / topic).glob("**/*.parquet"))

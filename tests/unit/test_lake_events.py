@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.contract import KINDS
-from services.adapters.lake_events import LakeEventHistory
+from models.recommender import KINDS
+from services.adapters.files.lake_history import LakeEventHistory
 
 ROWS = [
     ("e1", "click", "i1", "u1", None, 5_000),

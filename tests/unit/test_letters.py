@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services import bootstrap, dead_letters, events
-from services.adapters.memory import MemoryBroker, MemoryEventConsumer, MemoryEventProducer
-from services.cli import app
-from services.dead_letters import DeadLetters
+from services import bootstrap
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
+from services.cli.main import app
+from services.dead_letters import reader
+from services.dead_letters.reader import Wanted, letters
+from services.dead_letters.replay import plan, put_back
 from services.errors import BadMessageError, UnavailableError
-from services.events import DEAD_LETTERS, DECISIONS, EVENTS, ITEMS
-from services.letters import reading
-from services.letters.reading import Wanted, letters
-from services.letters.replaying import plan, put_back
-from services.ports import Record
+from services.messages import events
+from services.messages.events import DEAD_LETTERS, DECISIONS, EVENTS, ITEMS
+from services.ports.event_log import Record
+from services.runtime import dead_letters
+from services.runtime.dead_letters import DeadLetters
 
 BAD = b"\xff\x00[bold]"
 SCHEMA = BadMessageError("not an Event: `ts` is wrong", "schema")
@@ -30,13 +33,15 @@ def broker(memory_broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> Memo
     return memory_broker
 
 
-def bury(broker: MemoryBroker, record: Record, error: BadMessageError = SCHEMA, reader: str = "lake") -> None:
+def dead_letter(
+    broker: MemoryBroker, record: Record, error: BadMessageError = SCHEMA, reader: str = "lake"
+) -> None:
     dead = DeadLetters(MemoryEventProducer(broker), reader)
-    dead.bury(record, error)
+    dead.dead_letter(record, error)
     dead.acknowledged()
 
 
-def found(broker: MemoryBroker, newest: int = 100) -> list[reading.Letter]:
+def found(broker: MemoryBroker, newest: int = 100) -> list[reader.Letter]:
     return letters(MemoryEventConsumer(broker), newest)[0]
 
 
@@ -48,7 +53,7 @@ def ringside(*words: str) -> Any:
 
 def test_a_letter_tells_where_when_why_and_what(broker):
     record = broker.append(EVENTS, b"\xfekey", BAD)
-    bury(broker, record)
+    dead_letter(broker, record)
     [line] = ringside("show", "--json").splitlines()
     told = json.loads(line)
     assert told["origin"] == f"events/{record.partition}/{record.offset}"
@@ -64,7 +69,7 @@ def test_letters_are_chosen_and_bounded(broker):
     for number in range(30):
         topic = ITEMS if number % 2 else EVENTS
         code = "version" if number % 3 else "not-json"
-        bury(broker, broker.append(topic, b"k", b"%d" % number), BadMessageError("no", code))
+        dead_letter(broker, broker.append(topic, b"k", b"%d" % number), BadMessageError("no", code))
     assert len([letter for letter in found(broker) if Wanted(topic=ITEMS)(letter)]) == 15
     assert len([letter for letter in found(broker) if Wanted(reason="VERSION")(letter)]) == 20
     shown = ringside("show", "--topic", "items", "--last", "4", "--json").splitlines()
@@ -104,7 +109,7 @@ def test_garbage_on_the_topic_of_letters_is_shown_and_never_put_back(broker, hea
 
 def test_replay_says_what_it_would_do_and_does_it_once_when_told(broker):
     record = broker.append(EVENTS, b"\xfeada", BAD)
-    bury(broker, record)
+    dead_letter(broker, record)
     assert "1 letters would be put back" in ringside("replay", "--all")
     assert len(broker.records(EVENTS)) == 1
     assert "1 letters were put back" in ringside("replay", "--all", "--yes")
@@ -120,10 +125,10 @@ def test_a_replay_without_a_choice_is_refused():
 
 
 def test_a_letter_that_fails_again_is_a_new_letter_that_names_the_first(broker):
-    bury(broker, broker.append(EVENTS, b"ada", BAD))
+    dead_letter(broker, broker.append(EVENTS, b"ada", BAD))
     put_back(MemoryEventProducer(broker), found(broker)[0], "anna")
     again = broker.records(EVENTS)[-1]
-    bury(broker, again)
+    dead_letter(broker, again)
     old, new = found(broker)
     assert (old.replayed_ms is not None, new.replayed_ms, new.replay_of) == (True, None, old.offset)
     assert str(new.origin) == f"events/{again.partition}/{again.offset}"
@@ -132,8 +137,8 @@ def test_a_letter_that_fails_again_is_a_new_letter_that_names_the_first(broker):
 
 def test_copies_of_one_letter_go_back_once(broker):
     record = broker.append(EVENTS, b"ada", BAD)
-    bury(broker, record)
-    bury(broker, record)  # a worker died between letter and position
+    dead_letter(broker, record)
+    dead_letter(broker, record)  # a worker died between letter and position
     assert [why for _, why in plan(found(broker))] == ["", "a copy of one above"]
     put_back(MemoryEventProducer(broker), found(broker)[0], "anna")
     assert [why for _, why in plan(found(broker))] == ["it was put back before"] * 2
@@ -147,9 +152,9 @@ def test_what_was_cut_is_not_put_back(broker):
 
 
 def test_a_broker_that_falls_silent_is_unavailable(broker, monkeypatch):
-    monkeypatch.setattr(reading, "IDLE_S", 0.0)
-    monkeypatch.setattr(reading, "POLL_S", 0.0)
-    bury(broker, broker.append(EVENTS, b"ada", BAD))
+    monkeypatch.setattr(reader, "IDLE_S", 0.0)
+    monkeypatch.setattr(reader, "POLL_S", 0.0)
+    dead_letter(broker, broker.append(EVENTS, b"ada", BAD))
 
     class Silent(MemoryEventConsumer):
         def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
@@ -163,10 +168,10 @@ def test_a_letter_is_sent_once_by_one_worker_however_often_it_reads(broker):
     record = broker.append(EVENTS, b"ada", BAD)
     dead = DeadLetters(MemoryEventProducer(broker), "bandit")
     for _ in range(3):
-        dead.bury(record, SCHEMA)
+        dead.dead_letter(record, SCHEMA)
         dead.acknowledged()
     assert len(broker.records(DEAD_LETTERS)) == 1
-    assert dead.buried == {(EVENTS, "schema"): 1}
+    assert dead.dead_lettered == {(EVENTS, "schema"): 1}
 
 
 class Slow:
@@ -186,7 +191,7 @@ def test_letters_under_way_are_not_sent_again_and_failed_ones_are(monkeypatch):
     dead = DeadLetters(slow, "bandit")
     records = [Record(EVENTS, 0, offset, 0, None, BAD) for offset in range(4)]
     for record in records:
-        dead.bury(record, SCHEMA)
+        dead.dead_letter(record, SCHEMA)
     for _ in range(3):
         with pytest.raises(UnavailableError, match="4 records"):
             dead.acknowledged()
@@ -216,7 +221,7 @@ def test_all_letters_together_have_one_deadline(monkeypatch):
     monkeypatch.setattr(slow, "send", lambda *_what: Watched())
     dead = DeadLetters(slow, "bandit")
     for offset in range(50):
-        dead.bury(Record(EVENTS, 0, offset, 0, None, BAD), SCHEMA)
+        dead.dead_letter(Record(EVENTS, 0, offset, 0, None, BAD), SCHEMA)
     with pytest.raises(UnavailableError, match="50 records"):
         dead.acknowledged()
     assert waited == []  # nobody waits for one alone

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_shop import START_MS, Caller, Shop, ids
 
-from services.adapters.memory import MemoryEventConsumer, MemoryLogAdmin
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryLogAdmin
 from services.errors import UnavailableError
-from services.events import ITEM_FIELDS, ITEMS, ItemChanged, encode
-from services.ports import Imported, Laid
-from services.recommend.following import BATCH, IDLE_S, ItemsFollower
-from services.recommend.live_items import shown, standing
+from services.messages.events import ITEM_FIELDS, ITEMS, ItemChanged, encode
+from services.ports.catalogue import Imported, OverlayPosition
+from services.recommend.catalogue_sync import BATCH, IDLE_S, ItemsFollower
+from services.recommend.snapshot.item_changes import shown, standing
 
 said = st.fixed_dictionaries(
     {}, optional={"title": st.sampled_from("TU"), "price": st.integers(0, 3), "stock": st.integers(0, 3)}
@@ -150,7 +150,7 @@ def test_an_emptied_overlay_is_laid_again_and_answers_never_forget(shop: Shop, c
     call.look()
     assert ids(call.slate(n=1)) == ["i2"]  # not even for a moment
     follower(shop).look()
-    assert shop.overlay.changes()[0] == Laid(shop.broker.log_id, 2)
+    assert shop.overlay.changes()[0] == OverlayPosition(shop.broker.log_id, 2)
     call.look()
     assert ids(call.slate(n=1)) == ["i2"]
     with shop.client() as other:  # a replica that knows nothing yet
@@ -164,7 +164,7 @@ def test_while_it_is_laid_again_a_replica_keeps_what_it_knows(shop: Shop, call: 
     call.look()
     shop.overlay.forget()
     first = [ItemChanged(received_at=START_MS, item_id="i0", deleted=True)]
-    shop.overlay.lay(None, Laid(shop.broker.log_id, 1), first)
+    shop.overlay.lay(None, OverlayPosition(shop.broker.log_id, 1), first)
     call.look()
     assert ids(call.slate(n=1)) == ["i2"]
 
@@ -186,7 +186,7 @@ def test_a_change_that_its_taker_could_not_lay_is_laid_by_the_next_look(shop: Sh
 
 def test_many_changes_are_laid_in_batches_and_in_order(shop: Shop) -> None:
     write(shop, *(stock(f"i{step % 7}", step) for step in range(2 * BATCH + 5)))
-    assert follower(shop).follow() == Laid(shop.broker.log_id, 2 * BATCH + 5)
+    assert follower(shop).follow() == OverlayPosition(shop.broker.log_id, 2 * BATCH + 5)
     left = {said.item_id: said.stock for said in shop.overlay.changes()[1]}
     assert sorted(left.values()) == list(range(2 * BATCH - 2, 2 * BATCH + 5))
 
@@ -277,7 +277,7 @@ def test_a_log_that_lost_its_data_takes_nothing_away(shop: Shop, call: Caller) -
     call.send("DELETE", "/items/i0", "admin")
     shop.broker.lose_everything("another log")
     write(shop, stock("i1"))
-    assert follower(shop).follow() == Laid("another log", 1)
+    assert follower(shop).follow() == OverlayPosition("another log", 1)
     call.look()
     assert ids(call.slate(n=1)) == ["i2"]
 
@@ -295,7 +295,7 @@ def test_a_new_log_that_has_grown_past_the_place_is_laid_from_its_start(shop: Sh
     for _ in range(4):
         now_s[0] += IDLE_S / 3
         (following.follow if busy else following.look)()
-    assert shop.overlay.changes()[0] == Laid("another log", 3)
+    assert shop.overlay.changes()[0] == OverlayPosition("another log", 3)
     assert {said.item_id for said in shop.overlay.changes()[1]} == {f"i{index}" for index in range(5)}
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.account import Account
-from experiments.experiment import Rules
-from experiments.maturity import Batch, Join, Offsets, fate_of, settled_ms
-from experiments.tally import Tally, merge
+from experiments.counting.attribution_join import Batch, Join, Offsets, fate_of, settled_ms
+from experiments.counting.audit import Account
+from experiments.counting.sums import Tally, merge
+from experiments.lifecycle.fold import Rules
 
 RULES = {
     "a": Rules(window_s=0.050, lateness_s=0.010),

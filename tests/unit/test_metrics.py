@@ -8,10 +8,10 @@ from fitted_models import DAY_S, NOW_S, catalogue, fit, interactions, query, two
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.contract import Ranking
-from models.evaluation import Case, cases, evaluate
-from models.metrics import coverage, ndcg, recall
-from models.splits import by_time, last
+from models.evaluation.metrics import coverage, ndcg, recall
+from models.evaluation.offline import Case, cases, evaluate
+from models.evaluation.splits import by_time, last
+from models.recommender import Ranking
 
 lists = st.lists(st.booleans(), min_size=5, max_size=5)
 

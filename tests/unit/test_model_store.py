@@ -7,7 +7,7 @@ import pytest
 from fitted_models import catalogue, fit, query, two_tastes
 
 from models.artifacts import ALGORITHMS, MANIFEST, Origin, encode
-from services.adapters.model_store import FolderModelStore
+from services.adapters.files.model_store import FolderModelStore
 from services.errors import ArtifactError
 
 NOW_MS = 1_700_000_000_000
@@ -115,7 +115,7 @@ def test_a_failed_write_leaves_nothing_behind(store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("services.adapters.model_store._write_synced", full)
+    monkeypatch.setattr("services.adapters.files.model_store._write_synced", full)
     with pytest.raises(OSError, match="No space"):
         store.save(fit("popularity", two_tastes(), catalogue()), **ORIGIN)
     assert list(store.path.iterdir()) == []

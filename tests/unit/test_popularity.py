@@ -7,8 +7,8 @@ from fitted_models import DAY_S, NOW_S, catalogue, fit, interactions, query
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.decay import decayed, recent_weights
-from models.popularity import popularity
+from models.algorithms.popularity import popularity
+from models.algorithms.time_decay import decayed, recent_weights
 
 ages = st.lists(st.floats(0, 400), min_size=1, max_size=30)
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betaln
 
-from experiments.posterior import LEAST_A, LEAST_B, Posterior, p_best, posteriors
-from experiments.state import Rules
-from experiments.tally import Tally
+from experiments.counting.sums import Tally
+from experiments.inference.beta_posterior import LEAST_A, LEAST_B, Posterior, p_best, posteriors
+from experiments.lifecycle.state import Rules
 
 beliefs = st.builds(
     lambda a, b: Posterior(10.0**a, 10.0**b),

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from services.adapters.pulse import Stop, complain, complaint, pulse_file, silent_s
+from services.runtime.liveness import Stop, complain, complaint, pulse_file, silent_s
 from services.settings import Settings
 
 

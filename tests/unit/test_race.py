@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import Rules, apply
-from experiments.race import (
+from experiments.counting.sums import Tally, merge
+from experiments.inference.click_race import (
     GRID,
     log_evidence,
     log_stakes,
@@ -21,7 +19,9 @@ from experiments.race import (
     rollback_side,
     standing,
 )
-from experiments.tally import Tally, merge
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import Rules, apply
 
 p = st.floats(0.01, 0.99)
 margins = st.floats(0, 0.5)

@@ -3,20 +3,20 @@
 import multiprocessing
 from multiprocessing.queues import SimpleQueue
 
-from services.rates import CELLS, Buckets, Moments
+from services.web.rate_limit import CELLS, Moments, RateLimiter
 
 spawning = multiprocessing.get_context("spawn")
 
 
 def take(moments: Moments, told: "SimpleQueue[int]") -> None:
     """How many tokens are left for a process that comes later."""
-    buckets = Buckets(1.0, 10.0, moments)
+    buckets = RateLimiter(1.0, 10.0, moments)
     told.put(sum(buckets.wait_s("anna", 50.0) == 0.0 for _ in range(20)))
 
 
 def test_a_process_that_starts_later_finds_what_is_left() -> None:
     moments: Moments = Moments(cells=spawning.RawArray("d", CELLS))
-    mine = Buckets(1.0, 10.0, moments)
+    mine = RateLimiter(1.0, 10.0, moments)
     for _ in range(7):
         assert mine.wait_s("anna", 50.0) == 0.0
     told = spawning.SimpleQueue()

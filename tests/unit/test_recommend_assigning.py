@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from small_shop import START_MS, Shop, ids
 
-from experiments import commands
-from experiments.assignment import DAY_MS, unit_life_ms
-from services.ports import Pin
-from services.recommend.assigning import Visitor, propose, settle
-from services.recommend.serving import Serving
+from experiments.allocation.assignment import DAY_MS, unit_life_ms
+from experiments.lifecycle import commands
+from services.ports.pins import Pin
+from services.recommend.assignment import Visitor, propose, settle
+from services.recommend.snapshot.snapshot import Serving
 
 GOOGLEBOT = {"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}
 

@@ -12,9 +12,9 @@ from typing import Any
 import uvicorn
 from small_shop import Shop
 
-from services.recommend.application import create_app, hot_path
-from services.recommend.draining import DrainingServer
-from services.recommend.workers import listener
+from services.recommend.http_app import create_app, hot_path
+from services.web.graceful_server import DrainingServer
+from services.web.worker_supervisor import listener
 
 
 class Held:

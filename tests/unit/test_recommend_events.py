@@ -10,10 +10,10 @@ from urllib.parse import quote, urlencode
 import pytest
 from small_shop import KEYS, SIGNING, START_MS, Shop, ids
 
-from services.ports import Record
-from services.recommend.collecting import acknowledged
-from services.recommend.tokens import Refusal, Tokens
-from services.recommend.wire import FIRST_MS, LAST_MS
+from services.ports.event_log import Record
+from services.recommend.api.events import acknowledged
+from services.recommend.recommendation_id import Refusal, Tokens
+from services.recommend.schemas import FIRST_MS, LAST_MS
 
 
 @pytest.fixture

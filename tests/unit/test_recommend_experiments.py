@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from small_shop import KEYS, Shop
 
-from experiments import commands
-from services.adapters.memory import MemoryDecisionLog
+from experiments.lifecycle import commands
+from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.errors import StalePositionError
 
 BASE = "/experiments/storefront"

@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from services.recommend.api.fast_path import HotPath, read_body
 from services.recommend.deps import Endpoint
-from services.recommend.failures import MalformedBodyError
-from services.recommend.hot import HotPath, read_body
 from services.recommend.metrics import Metrics
-from services.recommend.shedding import Shedder
+from services.web.load_shedding import Shedder
+from services.web.problem import MalformedBodyError
 
 
 def test_a_caller_that_hangs_up_within_its_body_is_no_error_of_ours() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from services.adapters.server import free_port
-from services.recommend.metrics import MULTIPROCESS_DIR
-from services.recommend.workers import Supervisor, Worker, listener
+from services.local_servers.process import free_port
 from services.settings import Settings
+from services.web.worker_metrics import MULTIPROCESS_DIR
+from services.web.worker_supervisor import Supervisor, Worker, listener
 
 
 def test_a_port_that_somebody_serves_already_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from small_shop import Ordered, Shop, ids
 
-from experiments import commands
-from services.recommend.keeping import KEEP_RETIRED, ModelKeeper
+from experiments.lifecycle import commands
+from services.recommend.snapshot.sources import KEEP_RETIRED, ModelKeeper
 
 JSON = {"Content-Type": "application/json"}
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.samples import Sample
 
-from services.recommend import merging
+from services.web import worker_metrics
 
 ROUTES = ["/recommend", "/similar/{item_id}", "/ä — events"]
 PIDS = range(100, 112)
@@ -55,12 +55,12 @@ def test_totals_stay_what_they_are_to_the_last_bit_while_workers_are_buried(
     rng = random.Random(seed)
     for pid in PIDS:
         count(tmp_path, pid, rng)
-    registry = merging.merged(tmp_path)
+    registry = worker_metrics.merged(tmp_path)
     before, living = told(registry), list(PIDS)
     rng.shuffle(living)
     while living:
         living.pop()
-        merging.bury(tmp_path, living)
+        worker_metrics.dead_letter(tmp_path, living)
         assert told(registry) == before
         assert len(list(tmp_path.iterdir())) == 3 * len(living) + 2
     assert {file.name for file in tmp_path.iterdir()} == {"counter_ended.db", "histogram_ended.db"}
@@ -69,7 +69,7 @@ def test_totals_stay_what_they_are_to_the_last_bit_while_workers_are_buried(
 def test_no_scrape_sees_a_count_twice_or_not_at_all(tmp_path: Path) -> None:
     for pid in PIDS:
         count(tmp_path, pid, random.Random(pid))
-    registry, ended, strange = merging.merged(tmp_path), threading.Event(), []
+    registry, ended, strange = worker_metrics.merged(tmp_path), threading.Event(), []
     before = told(registry)
 
     def scrape() -> None:
@@ -80,7 +80,7 @@ def test_no_scrape_sees_a_count_twice_or_not_at_all(tmp_path: Path) -> None:
     scraping = threading.Thread(target=scrape)
     scraping.start()
     for gone in range(1, len(PIDS) + 1):
-        merging.bury(tmp_path, PIDS[gone:])
+        worker_metrics.dead_letter(tmp_path, PIDS[gone:])
     ended.set()
     scraping.join()
     assert strange == []
@@ -90,10 +90,10 @@ def test_the_archive_is_a_file_as_the_library_writes_it(tmp_path: Path) -> None:
     count(tmp_path, 1, random.Random(1))
     kept = {file: MmapedDict(str(file), read_mode=True) for file in tmp_path.glob("[ch]*.db")}
     values = [sorted(found.read_all_values()) for found in kept.values()]
-    merging.bury(tmp_path, [])
+    worker_metrics.dead_letter(tmp_path, [])
     archives = [file.with_stem(file.stem.replace("_1", "_ended")) for file in kept]
     assert [sorted(MmapedDict(str(file), read_mode=True).read_all_values()) for file in archives] == values
-    merging.bury(tmp_path, [])  # again: nothing to do
+    worker_metrics.dead_letter(tmp_path, [])  # again: nothing to do
     assert [sorted(MmapedDict(str(file), read_mode=True).read_all_values()) for file in archives] == values
 
 
@@ -103,10 +103,10 @@ def test_a_file_of_a_worker_killed_while_it_was_made_stops_nobody(
     (tmp_path / "counter_1.db").touch()
     (tmp_path / "histogram_1.db").write_bytes(b"\xff\xff\x00\x00" * 4)
     count(tmp_path, 2, random.Random(2))
-    assert merging.merged(tmp_path / "gone").collect() is not None
-    merging.bury(tmp_path, [2])
+    assert worker_metrics.merged(tmp_path / "gone").collect() is not None
+    worker_metrics.dead_letter(tmp_path, [2])
     assert "is damaged" in caplog.text
-    assert told(merging.merged(tmp_path))
+    assert told(worker_metrics.merged(tmp_path))
     assert not list(tmp_path.glob("*_1.db"))
 
 
@@ -117,13 +117,13 @@ def test_a_full_disk_leaves_the_counts_where_they_are(
         raise OSError(28, "No space left on device")
 
     count(tmp_path, 1, random.Random(1))
-    registry = merging.merged(tmp_path)
+    registry = worker_metrics.merged(tmp_path)
     before = told(registry)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
-        merging.bury(tmp_path, [])
+        worker_metrics.dead_letter(tmp_path, [])
     assert told(registry) == before
     assert (tmp_path / "counter_1.db").exists()
-    merging.bury(tmp_path, [])  # there is room again
+    worker_metrics.dead_letter(tmp_path, [])  # there is room again
     assert told(registry) == before
     assert not (tmp_path / "counter_1.db").exists()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.errors import ConfigurationError
-from services.recommend import reloading
 from services.settings import Settings
+from services.web import reload
 
 
 def test_a_pid_that_is_somebody_elses_by_now_gets_no_signal(
@@ -18,13 +18,13 @@ def test_a_pid_that_is_somebody_elses_by_now_gets_no_signal(
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *told: sent.append(told))
     settings = Settings(home=tmp_path)
-    reloading.Progress(settings)
-    with pytest.raises(reloading.UnavailableError):  # it is us: we don't reload
-        reloading.reload(settings, 0.0)
+    reload.Progress(settings)
+    with pytest.raises(reload.UnavailableError):  # it is us: we don't reload
+        reload.reload(settings, 0.0)
     assert sent == [(os.getpid(), signal.SIGHUP)]
     [file] = tmp_path.glob("recommend/supervisor-*.json")
     for changed in ({"since_s": 1.0}, {"pid": 2**22 + 1}):  # of before; of nobody
         file.write_text(json.dumps(json.loads(file.read_text()) | changed))
         with pytest.raises(ConfigurationError, match="no supervisor"):
-            reloading.reload(settings, 0.0)
+            reload.reload(settings, 0.0)
     assert len(sent) == 1

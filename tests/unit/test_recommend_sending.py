@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from services.recommend.app import Ids
-from services.recommend.sending import Together
+from services.web.response_coalescing import CoalescingTransport
 
 
 class Wire:
@@ -31,12 +31,12 @@ class Wire:
         return f"the {name}"
 
 
-def played(scene: Callable[[Together, Wire], None]) -> list[bytes | str]:
+def played(scene: Callable[[CoalescingTransport, Wire], None]) -> list[bytes | str]:
     """What went over the wire when `scene` and the turn of the loop that it is played in are over."""
     wire = Wire()
 
     async def turn() -> None:
-        scene(Together(wire, asyncio.get_running_loop()), wire)  # type: ignore[arg-type]
+        scene(CoalescingTransport(wire, asyncio.get_running_loop()), wire)  # type: ignore[arg-type]
         await asyncio.sleep(0)
 
     asyncio.run(turn())
@@ -44,7 +44,7 @@ def played(scene: Callable[[Together, Wire], None]) -> list[bytes | str]:
 
 
 def test_a_head_leaves_with_its_body() -> None:
-    def answer(out: Together, wire: Wire) -> None:
+    def answer(out: CoalescingTransport, wire: Wire) -> None:
         out.write(b"head")
         assert wire.said == []
         out.write(b"body")
@@ -57,7 +57,7 @@ def test_a_piece_that_nothing_follows_leaves_at_the_end_of_the_turn() -> None:
 
 
 def test_pipelined_answers_keep_their_order() -> None:
-    def answers(out: Together, _: Wire) -> None:
+    def answers(out: CoalescingTransport, _: Wire) -> None:
         for piece in (b"1", b"2", b"3", b"4", b"5"):
             out.write(piece)
 
@@ -65,7 +65,7 @@ def test_pipelined_answers_keep_their_order() -> None:
 
 
 def test_closing_sends_what_is_held() -> None:
-    def answer(out: Together, _: Wire) -> None:
+    def answer(out: CoalescingTransport, _: Wire) -> None:
         out.write(b"last words")
         out.close()
 
@@ -73,7 +73,7 @@ def test_closing_sends_what_is_held() -> None:
 
 
 def test_a_caller_that_hung_up_is_written_nothing() -> None:
-    def answer(out: Together, wire: Wire) -> None:
+    def answer(out: CoalescingTransport, wire: Wire) -> None:
         out.write(b"head")
         wire.gone = True
 
@@ -81,7 +81,7 @@ def test_a_caller_that_hung_up_is_written_nothing() -> None:
 
 
 def test_all_else_is_the_transports_own() -> None:
-    def ask(out: Together, _: Wire) -> None:
+    def ask(out: CoalescingTransport, _: Wire) -> None:
         assert out.get_extra_info("peername") == "the peername"
 
     assert played(ask) == []

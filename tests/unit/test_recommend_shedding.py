@@ -6,7 +6,7 @@ from pathlib import Path
 
 from small_shop import Shop
 
-from services.recommend.shedding import FEWEST, MOST, TICK_S, Places, Shedder
+from services.web.load_shedding import FEWEST, MOST, TICK_S, ConcurrencyLimit, Shedder
 
 TARGET_S = 0.02
 
@@ -89,7 +89,7 @@ def test_every_place_is_given_back(tmp_path: Path) -> None:
 
 
 def test_a_places_lets_in_no_more_than_its_limit() -> None:
-    places = Places(lambda: None)
+    places = ConcurrencyLimit(lambda: None)
     places.limit = 2
     seen = []
 

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_shop import CATEGORIES, START_MS, Ordered, Shop, catalogue, ids
 
-from models.blend import slate
-from models.contract import Ranking
-from services.ports import UserRow
-from services.recommend import fitted
-from services.recommend.application import create_app
+from models.recommender import Ranking
+from models.slate import slate
+from services.ports.features import UserRow
 from services.recommend.filling import keepable, leading, varied
-from services.recommend.shelf import stock
+from services.recommend.http_app import create_app
+from services.recommend.snapshot import model_runner
+from services.recommend.snapshot.catalogue_index import stock
 
 FULL = {"category_share": 1.0}
 
@@ -291,11 +291,11 @@ def test_a_model_off_the_loop_is_forgiven_when_it_was_quick_for_long(monkeypatch
     """Each overrun in a row costs twice as much; one a day costs a second."""
     now = [1_000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
-    monkeypatch.setattr(fitted, "time", clock)
-    model = fitted.Fitted("v", "a", None, {}, inline=True)  # type: ignore[arg-type]
+    monkeypatch.setattr(model_runner, "time", clock)
+    model = model_runner.Fitted("v", "a", None, {}, inline=True)  # type: ignore[arg-type]
 
     def overrun() -> float:
-        with pytest.raises(fitted.ModelFailedError, match="late"):
+        with pytest.raises(model_runner.ModelFailedError, match="late"):
             model._here(lambda: now.__setitem__(0, now[0] + 0.2), 0.1)  # type: ignore[arg-type, return-value]
         off_s = model.aside_until_s - now[0]
         now[0] = model.aside_until_s

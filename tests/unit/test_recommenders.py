@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fitted_models import N_ITEMS, NOW_S, catalogue, embeddings, fit, query, two_tastes
 
+from models.algorithms.ease import ease
 from models.artifacts import ALGORITHMS
-from models.contract import Interactions, Recommender
-from models.linear import ease
+from models.recommender import Interactions, Recommender
 
 PERSONAL = ("als", "content", "linear")
 every = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

@@ -12,10 +12,10 @@ from small_shop import Caller
 from small_shop import Shop as Front
 from traffic import EXPERIMENT, LATENESS_MS, WINDOW_MS
 
-from experiments import commands
-from services import events
+from experiments.lifecycle import commands
+from services.control.recount import SEEN_FOR_S
 from services.errors import StalePositionError
-from services.recounting import SEEN_FOR_S
+from services.messages import events
 
 PATH = f"/experiments/{EXPERIMENT}/recount"
 SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import uvloop
 
-from services.adapters import redis_lane
-from services.adapters.redis_lane import RedisLane, pack
+from services.adapters.redis import async_client
+from services.adapters.redis.async_client import RedisLane, pack
 from services.errors import UnavailableError
 
 
 def test_a_dial_that_fails_after_its_request_gave_up_is_not_reported_as_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redis_lane, "SILENT_S", 0.05)
+    monkeypatch.setattr(async_client, "SILENT_S", 0.05)
     complaints: list[dict[str, Any]] = []
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

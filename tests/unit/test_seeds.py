@@ -6,16 +6,16 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from services import turns
-from services.adapters.feast_schemas import SCHEMAS
-from services.adapters.memory_activity import MemoryActivityStore
+from services.adapters.feast.schemas import SCHEMAS
+from services.adapters.memory.activity_store import MemoryActivityStore
 from services.errors import UnavailableError
-from services.events import ActivityRow
-from services.features import seed
+from services.features import backfill
+from services.messages.events import ActivityRow
+from services.runtime import row_turns
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 OLDEST = NOW - timedelta(days=30)
-SCHEMA = SCHEMAS[seed.VIEW]
+SCHEMA = SCHEMAS[backfill.VIEW]
 
 
 def at_ms(hours: float) -> int:
@@ -28,7 +28,7 @@ def file_of(*lines: tuple[str, str, float], version: str = "v1") -> pa.Table:
     whole = [dict(zip(names, (u, i, NOW - timedelta(hours=h), "purchase"), strict=True)) for u, i, h in lines]
     kinds = [pa.string(), pa.string(), pa.timestamp("us", "UTC"), pa.string()]
     interactions = pa.Table.from_pylist(whole, pa.schema(list(zip(names, kinds, strict=True))))
-    return seed.recent_activity(interactions, version, NOW, 5)
+    return backfill.recent_activity(interactions, version, NOW, 5)
 
 
 def clicked(user: str, item: str, hours: float) -> ActivityRow:
@@ -63,13 +63,13 @@ class Features:
         self.broken = False
 
     def history(self, view: str, columns: Sequence[str] | None = None) -> pa.Table:
-        assert view == seed.VIEW
+        assert view == backfill.VIEW
         self.read.append(columns)
         whole = pa.concat_tables(self.files.values())
         return whole.select(columns) if columns else whole
 
     def append(self, view: str, rows: pa.Table, name: str) -> None:
-        assert view == seed.VIEW
+        assert view == backfill.VIEW
         assert name not in self.files, "a file of history would be replaced"
         self.files[name] = rows.select(SCHEMA.names).cast(SCHEMA)
 
@@ -83,7 +83,9 @@ class Features:
         self.online.push([ActivityRow(received_at=ms, **row) for ms, row in zip(stamps, plain, strict=True)])
 
     def load(self, seeds: pa.Table, run: str = "run1") -> int:
-        return seed.load_seeds(seeds, run, self, seed._Online(self.online, OLDEST, frozenset({"v1", "v2"})))
+        return backfill.load_seeds(
+            seeds, run, self, backfill._Online(self.online, OLDEST, frozenset({"v1", "v2"}))
+        )
 
     @property
     def served(self) -> dict[str, list[str]]:
@@ -187,7 +189,7 @@ def test_who_is_killed_between_history_and_online_store_has_lost_nothing() -> No
 
 
 def test_histories_are_read_only_as_far_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seed, "CHUNK", 2)
+    monkeypatch.setattr(backfill, "CHUNK", 2)
     features = Features(clicked("x", "e", 5))
     seeds = file_of(*((user, "a", 1) for user in "pqrst"))
     assert features.load(seeds) == 5
@@ -199,8 +201,8 @@ def test_histories_are_read_only_as_far_as_needed(monkeypatch: pytest.MonkeyPatc
 
 def test_a_seed_takes_no_row_that_somebody_is_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Feast reads a row's timestamp, and writes then: a first click pushed in between would be lost."""
-    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
-    monkeypatch.setattr(seed, "CHUNK", 2)
+    monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(backfill, "CHUNK", 2)
     features = Features()
     seeds = file_of(*((user, "a", 1) for user in "pqrst"))
     with features.online.writing(["s"]), pytest.raises(UnavailableError, match="1 of them"):

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_shop import ITEMS, Ordered, catalogue
 
-from models.contract import KINDS
-from services.ports import UserRow
-from services.recommend.fitted import fit_in, place
-from services.recommend.shelf import stock
-from services.trainer.served import FEATURES, VIEW, query_of
+from models.recommender import KINDS
+from services.ports.features import UserRow
+from services.recommend.snapshot.catalogue_index import stock
+from services.recommend.snapshot.model_runner import fit_in, place
+from services.training.served_queries import FEATURES, VIEW, query_of
 
 AT_MS = 1_790_000_000_123
 INDEX = {item: at for at, item in enumerate(ITEMS.tolist())}

@@ -14,10 +14,10 @@ from shop_api import KEY, FakeApi
 
 from services.errors import ConfigurationError
 from services.settings import Settings
-from services.shop import tiles, visits
+from services.shop import images, session
 from services.shop.api import Product, Shown, Slate, slate_of
 from services.shop.app import create_app, origins
-from services.shop.shelf import Shelf
+from services.shop.product_cache import Shelf
 
 SETTINGS = Settings(storefront_key=KEY, recommend_url="http://api", shop_users="12748, 14606")
 
@@ -223,15 +223,15 @@ def test_replicas_take_turns_and_the_default_is_the_local_service():
 
 @given(st.text(max_size=60))
 def test_a_cart_cookie_that_makes_no_sense_is_an_empty_cart(cookie):
-    assert all(count > 0 for count in visits.read_cart(cookie).values())
+    assert all(count > 0 for count in session.read_cart(cookie).values())
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=20), st.integers(1, 99), max_size=visits.MAX_LINES))
+@given(st.dictionaries(st.text(min_size=1, max_size=20), st.integers(1, 99), max_size=session.MAX_LINES))
 def test_a_cart_survives_its_cookie(cart):
     response = Response()
-    visits.write_cart(response, cart)
+    session.write_cart(response, cart)
     cookie = re.match(r'shop_cart="?([^";]*)', response.headers["set-cookie"])[1]
-    assert visits.read_cart(cookie) == cart
+    assert session.read_cart(cookie) == cart
 
 
 def test_the_shelf_forgets_what_it_has_not_seen_for_longest():
@@ -258,23 +258,23 @@ def test_an_answer_without_metadata_still_makes_cards():
 
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=20))
 def test_every_picture_is_well_formed_and_holds_no_text_of_the_item(item_id, title, category):
-    svg = str(tiles.tile(item_id, title, category))
+    svg = str(images.tile(item_id, title, category))
     root = ElementTree.fromstring(svg)
     assert root.tag == "svg"
     assert "".join(root.itertext()) == ""
-    assert svg == str(tiles.tile(item_id, title, category))
+    assert svg == str(images.tile(item_id, title, category))
 
 
-@pytest.mark.parametrize(("words", "shape"), tiles.shapes(), ids=lambda text: text[:12])
+@pytest.mark.parametrize(("words", "shape"), images.shapes(), ids=lambda text: text[:12])
 def test_every_shape_is_well_formed_and_found_by_its_first_word(words, shape):
     ElementTree.fromstring(f"<g>{shape.format(d='#000', m='#555', l='#aaa')}</g>")
     word = re.sub(r"\\b|\W?\?", "", words.split("|")[0])
-    svg = str(tiles.tile("1", word, ""))
-    assert shape.format(**tiles.inks(*tiles.colour(word, ""))) in svg
+    svg = str(images.tile("1", word, ""))
+    assert shape.format(**images.inks(*images.colour(word, ""))) in svg
 
 
 def test_colour_words_choose_the_colour_and_siblings_look_alike():
-    red, blue = (str(tiles.tile("1", f"{word} mug", "Tea")) for word in ("RED", "BLUE"))
+    red, blue = (str(images.tile("1", f"{word} mug", "Tea")) for word in ("RED", "BLUE"))
     assert red != blue
     assert "hsl(4 62%" in red
-    assert tiles.colour("mug", "Tea") == tiles.colour("cup", "Tea")
+    assert images.colour("mug", "Tea") == images.colour("cup", "Tea")

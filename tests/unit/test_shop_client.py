@@ -11,8 +11,8 @@ import httpx
 import pytest
 from small_shop import KEYS, Caller, Shop
 
-from services.shop import client as shop_client
-from services.shop.client import BATCH, Client, OutboxFullError
+from services.client import client as shop_client
+from services.client.client import BATCH, Client, OutboxFullError
 
 
 @pytest.fixture

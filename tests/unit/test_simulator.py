@@ -11,20 +11,20 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from experiments.world import Visits, best_slate
-from experiments.world_chance import text_key
-from experiments.world_synthetic import synthetic_shop
-from services.simulator.crowd import Crowd, acquainted, synthetic_crowd
-from services.simulator.http import HttpError, Reply
-from services.simulator.measures import Measures, quantiles
+from experiments.simulation.click_model import Visits, best_slate
+from experiments.simulation.hash_uniform import text_key
+from experiments.simulation.synthetic_shop import synthetic_shop
+from services.simulator.arrivals import Traffic
+from services.simulator.http_client import HttpError, Reply
+from services.simulator.measurements import Measures, quantiles
 from services.simulator.session import Habits, Session, Visit
-from services.simulator.traffic import Traffic
+from services.simulator.shoppers import Shoppers, acquainted, synthetic_crowd
 
 NOW_S = 1_790_000_000.0
 
 
 @pytest.fixture(scope="module")
-def crowd() -> Crowd:
+def crowd() -> Shoppers:
     return synthetic_crowd(synthetic_shop(seed=11, n_items=400, n_shoppers=300))
 
 
@@ -62,7 +62,7 @@ async def no_wait(_: float) -> None:
     await asyncio.sleep(0)
 
 
-def shop_for(crowd: Crowd, storefront: Storefront, n: int, habits: Habits | None = None) -> Measures:
+def shop_for(crowd: Shoppers, storefront: Storefront, n: int, habits: Habits | None = None) -> Measures:
     """`n` sessions, one after the other."""
     measures, rng = Measures(), np.random.default_rng(5)
 
@@ -75,12 +75,12 @@ def shop_for(crowd: Crowd, storefront: Storefront, n: int, habits: Habits | None
     return measures
 
 
-def ids(crowd: Crowd, slate: np.ndarray) -> list[str]:
+def ids(crowd: Shoppers, slate: np.ndarray) -> list[str]:
     names = list(crowd.index_of)
     return [names[index] for index in slate]
 
 
-def good_and_bad(crowd: Crowd) -> tuple[list[str], list[str]]:
+def good_and_bad(crowd: Shoppers) -> tuple[list[str], list[str]]:
     """The ten items that please shoppers most on average, and the ten that please least."""
     rng = np.random.default_rng(1)
     visits = Visits(crowd.world.visitors(rng, 500), rng.integers(2**62, size=500).astype(np.uint64), NOW_S)
@@ -93,7 +93,7 @@ def half(session: str) -> bool:
     return int(text_key(session)) % 2 == 0
 
 
-def test_swapping_the_names_of_arms_changes_no_click(crowd: Crowd) -> None:
+def test_swapping_the_names_of_arms_changes_no_click(crowd: Shoppers) -> None:
     good, bad = good_and_bad(crowd)
 
     def play(names: tuple[str, str]) -> tuple[list[tuple], Measures]:
@@ -109,7 +109,7 @@ def test_swapping_the_names_of_arms_changes_no_click(crowd: Crowd) -> None:
     assert before.sessions["als"] == after.sessions["popularity"]
 
 
-def test_better_slates_earn_more_clicks(crowd: Crowd) -> None:
+def test_better_slates_earn_more_clicks(crowd: Shoppers) -> None:
     good, bad = good_and_bad(crowd)
     storefront = Storefront(lambda s, _: good if half(s) else bad, lambda s: "good" if half(s) else "bad")
     measures = shop_for(crowd, storefront, 400)
@@ -121,7 +121,7 @@ def test_better_slates_earn_more_clicks(crowd: Crowd) -> None:
     assert sum(measures.served.values()) == measures.sent["recommend"]
 
 
-def test_events_name_the_slate_the_shopper_and_are_told_apart(crowd: Crowd) -> None:
+def test_events_name_the_slate_the_shopper_and_are_told_apart(crowd: Shoppers) -> None:
     good, _ = good_and_bad(crowd)
     storefront = Storefront(lambda s, _: good, lambda s: "a")
     measures = shop_for(crowd, storefront, 200)
@@ -135,7 +135,7 @@ def test_events_name_the_slate_the_shopper_and_are_told_apart(crowd: Crowd) -> N
     assert {query.get("user_id", "u00000") for query in storefront.queries} <= set(crowd.users)
 
 
-def test_a_click_that_changes_the_other_items_is_timed(crowd: Crowd) -> None:
+def test_a_click_that_changes_the_other_items_is_timed(crowd: Shoppers) -> None:
     good, bad = good_and_bad(crowd)
     storefront = Storefront(lambda s, clicked: bad if clicked else good, lambda s: "personal")
     measures = shop_for(crowd, storefront, 60, Habits(probe=1.0, slates=1))
@@ -143,7 +143,7 @@ def test_a_click_that_changes_the_other_items_is_timed(crowd: Crowd) -> None:
     assert not measures.unchanged
 
 
-def test_only_clicks_on_items_new_to_the_shopper_are_timed(crowd: Crowd) -> None:
+def test_only_clicks_on_items_new_to_the_shopper_are_timed(crowd: Shoppers) -> None:
     good, bad = good_and_bad(crowd)
     n_items, shoppers = len(crowd.index_of), len(crowd.users)
     known = good[::2]
@@ -162,14 +162,14 @@ def test_only_clicks_on_items_new_to_the_shopper_are_timed(crowd: Crowd) -> None
     assert {item for user, item in timed if not user} & set(known)  # the shop doesn't know who a guest is
 
 
-async def visits(crowd: Crowd, storefront: Storefront, n: int, kind: type[Session]) -> None:
+async def visits(crowd: Shoppers, storefront: Storefront, n: int, kind: type[Session]) -> None:
     measures, rng = Measures(), np.random.default_rng(5)
     for number in range(n):
         visit = Visit(int(crowd.world.visitors(rng, 1)[0]), f"s{number}", NOW_S)
         await kind(crowd, storefront, measures, Habits(probe=1.0, guest=0.4), visit, no_wait).run()
 
 
-def test_the_crowd_knows_what_the_shop_has_on_record(crowd: Crowd) -> None:
+def test_the_crowd_knows_what_the_shop_has_on_record(crowd: Shoppers) -> None:
     items = list(crowd.index_of)
     catalogue = SimpleNamespace(items=np.array([items[3], "not in the world", items[0]]))
     past = SimpleNamespace(
@@ -181,7 +181,7 @@ def test_the_crowd_knows_what_the_shop_has_on_record(crowd: Crowd) -> None:
     assert len(told.met) == 1
 
 
-def test_a_slate_that_only_drops_the_clicked_item_has_not_changed(crowd: Crowd) -> None:
+def test_a_slate_that_only_drops_the_clicked_item_has_not_changed(crowd: Shoppers) -> None:
     good, bad = good_and_bad(crowd)
 
     def refilled(_: str, clicked: list[str]) -> list[str]:
@@ -194,7 +194,7 @@ def test_a_slate_that_only_drops_the_clicked_item_has_not_changed(crowd: Crowd) 
     assert not measures.click_to_slate_ms["static"]
 
 
-def test_failures_are_counted_and_end_the_session_only(crowd: Crowd) -> None:
+def test_failures_are_counted_and_end_the_session_only(crowd: Shoppers) -> None:
     storefront = Storefront(lambda s, _: [], lambda s: "a")
     storefront.status = 503
     measures = shop_for(crowd, storefront, 5)
@@ -202,7 +202,7 @@ def test_failures_are_counted_and_end_the_session_only(crowd: Crowd) -> None:
     assert measures.acts["left for an error"] == 5
 
 
-def test_no_answer_is_counted(crowd: Crowd) -> None:
+def test_no_answer_is_counted(crowd: Shoppers) -> None:
     class Gone(Storefront):
         async def get(self, path: str) -> Reply:
             raise HttpError("no answer within 5 s")
@@ -211,7 +211,7 @@ def test_no_answer_is_counted(crowd: Crowd) -> None:
     assert measures.errors == {"recommend: no answer within 5 s": 2}
 
 
-def test_empty_slates_and_unknown_items_are_no_error(crowd: Crowd) -> None:
+def test_empty_slates_and_unknown_items_are_no_error(crowd: Shoppers) -> None:
     for items in ([], ["never heard of it"]):
         measures = shop_for(crowd, Storefront(lambda s, _, items=items: items, lambda s: "a"), 20)
         assert not measures.errors
@@ -253,7 +253,7 @@ def test_quantiles_of_nothing_and_of_something() -> None:
     assert quantiles(range(101)) == {"n": 101, "p50_ms": 50.0, "p99_ms": 99.0, "max_ms": 100.0}
 
 
-def test_a_crowd_knows_its_world(crowd: Crowd) -> None:
+def test_a_crowd_knows_its_world(crowd: Shoppers) -> None:
     visits = Visits(np.zeros(1, np.int32), np.ones(1, np.uint64), NOW_S)
     best = best_slate(crowd.world, visits, 5)
     np.testing.assert_array_equal(crowd.slate(ids(crowd, best[0])), best)

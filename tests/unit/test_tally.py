@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.tally import Counts, Tally, merge
+from experiments.counting.sums import Counts, Tally, merge
 
 keys = st.builds(
     "{}|{}|{}|{}".format, st.integers(1, 3), st.sampled_from("xy"), st.integers(0, 9), st.sampled_from("nsfc")

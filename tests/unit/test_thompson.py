@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import Experiment, Rules, apply
-from experiments.posterior import posteriors
-from experiments.tally import Tally
-from experiments.thompson import in_burn_in, next_weights
+from experiments.allocation.thompson import in_burn_in, next_weights
+from experiments.counting.sums import Tally
+from experiments.inference.beta_posterior import posteriors
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import Experiment, Rules, apply
 
 ANN = Origin("ann", 1)
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as reference
 
-from services.adapters.topics import (
+from services.messages.events import DECISIONS, ITEMS
+from services.messages.topics import (
     KEYED,
     SINGLE,
     TOPICS,
@@ -13,7 +14,6 @@ from services.adapters.topics import (
     topic_configuration,
     topic_partitions,
 )
-from services.events import DECISIONS, ITEMS
 
 # From Apache Kafka's UtilsTest.testMurmur2, as signed 32-bit integers.
 JAVA = {

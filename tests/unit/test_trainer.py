@@ -10,31 +10,28 @@ import pytest
 from fitted_models import DAY_S, NOW_S, catalogue, interactions, two_tastes
 from prometheus_client import CollectorRegistry
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import IllegalTransition, Rules
-from models.contract import KINDS
-from models.evaluation import cases
-from models.splits import last
-from services.adapters.memory import (
-    MemoryDataStore,
-    MemoryDecisionLog,
-    MemoryModelRegistry,
-    MemoryModelStore,
-)
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import IllegalTransition, Rules
+from models.evaluation.offline import cases
+from models.evaluation.splits import last
+from models.recommender import KINDS
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.stores import MemoryDataStore, MemoryModelRegistry, MemoryModelStore
 from services.adapters.text_encoder import CachedTextEncoder, bag_of_words
+from services.cli.models import parse_params
 from services.errors import BadInputError, UnavailableError
-from services.ports import Dataset, PastEvents
-from services.trainer.commands import parse_params
-from services.trainer.gate import TOLERANCE, compare, judge
-from services.trainer.metrics import TrainerMetrics
-from services.trainer.recipes import recipe, recipe_of
-from services.trainer.report import Entry, make_report
-from services.trainer.served import as_served, query_of
-from services.trainer.showing import Lines
-from services.trainer.training import AnsweredError, Workshop, enter
-from services.trainer.window import continued, latest, places
-from services.trainer.worker import MOST_ATTEMPTS, TrainerWorker
+from services.ports.lake import PastEvents
+from services.ports.training import Dataset
+from services.runtime.progress import Lines
+from services.training.metrics import TrainerMetrics
+from services.training.model_spec import recipe, recipe_of
+from services.training.offline_gate import TOLERANCE, compare, judge
+from services.training.offline_report import Entry, make_report
+from services.training.pipeline import AnsweredError, TrainingPipeline, enter
+from services.training.served_queries import as_served, query_of
+from services.training.training_window import continued, latest, places
+from services.training.worker import MOST_ATTEMPTS, TrainerWorker
 
 EXPERIMENT = "storefront"
 ALS = {"factors": 16, "threads": 1}
@@ -52,7 +49,7 @@ class Shop:
         self.decisions = MemoryDecisionLog()
         self.models = MemoryModelStore()
         self.registry = registry or MemoryModelRegistry()
-        self.workshop = Workshop(
+        self.workshop = TrainingPipeline(
             dataset=dataset,
             models=self.models,
             registry=self.registry,
@@ -148,16 +145,16 @@ def test_a_request_is_answered_once_also_after_a_restart(shop):
 def test_two_trainers_give_one_answer(shop, monkeypatch):
     shop.start()
     shop.ask()
-    other, train = shop.restarted(), Workshop.train
+    other, train = shop.restarted(), TrainingPipeline.train
 
     def slow(workshop, *given):
-        monkeypatch.setattr(Workshop, "train", train)
+        monkeypatch.setattr(TrainingPipeline, "train", train)
         assert other.look(lambda *_: None) is None  # it knows from the log that ours began
         shop.now_ms += 60_000
         other.look(lambda *_: None)  # ours takes long: the other one answers
         return train(workshop, *given)
 
-    monkeypatch.setattr(Workshop, "train", slow)
+    monkeypatch.setattr(TrainingPipeline, "train", slow)
     with pytest.raises(BadInputError, match="was answered meanwhile"):
         shop.look()
     assert shop.kinds() == ["start", "retrain", "attempt", "attempt", "enter"]
@@ -521,11 +518,11 @@ def fails(*_):
 def test_after_a_failure_the_trainer_rests_and_then_tries_again(shop, monkeypatch):
     shop.start()
     shop.ask()
-    honest = Workshop.train
-    monkeypatch.setattr(Workshop, "train", fails)
+    honest = TrainingPipeline.train
+    monkeypatch.setattr(TrainingPipeline, "train", fails)
     with pytest.raises(UnavailableError):
         shop.look()
-    monkeypatch.setattr(Workshop, "train", honest)
+    monkeypatch.setattr(TrainingPipeline, "train", honest)
     assert shop.look() is None
     shop.worker = shop.restarted()
     assert shop.look() is None  # the log says when the attempt began: a restart does not hurry
@@ -540,7 +537,7 @@ def test_what_always_fails_is_given_up_with_its_reason(shop, monkeypatch, dies):
 
     shop.start()
     shop.ask()
-    monkeypatch.setattr(Workshop, "train", killed if dies else fails)
+    monkeypatch.setattr(TrainingPipeline, "train", killed if dies else fails)
     began = []
     for _ in range(200):
         before = len(shop.kinds())
@@ -564,8 +561,8 @@ def test_a_fitted_model_is_not_fitted_again_because_the_log_was_away(shop, monke
     shop.start()
     shop.ask()
     honest, fitted = commands.enter, []
-    train = Workshop.train
-    monkeypatch.setattr(Workshop, "train", lambda *given: fitted.append(train(*given)) or fitted[-1])
+    train = TrainingPipeline.train
+    monkeypatch.setattr(TrainingPipeline, "train", lambda *given: fitted.append(train(*given)) or fitted[-1])
     monkeypatch.setattr(commands, "enter", fails)
     with pytest.raises(UnavailableError):
         shop.look()

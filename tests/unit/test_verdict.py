@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from experiments import commands
-from experiments.commands import Origin
-from experiments.experiment import Rules, apply
-from experiments.posterior import Posterior, p_best
-from experiments.tally import Tally
-from experiments.verdict import Sight, look
+from experiments.counting.sums import Tally
+from experiments.decision_rules import Observation, look
+from experiments.inference.beta_posterior import Posterior, p_best
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import Rules, apply
 
 HOUR = 3_600_000
 ANN = Origin("ann", HOUR)
@@ -27,7 +27,9 @@ def racing(**rules):
 
 
 def sight(sums=EVEN, *, now_ms=2 * HOUR, **more):
-    return Sight(**{"now_ms": now_ms, "sums": sums, "watermark_ms": now_ms - 1_000, "loaded": LOADED} | more)
+    return Observation(
+        **{"now_ms": now_ms, "sums": sums, "watermark_ms": now_ms - 1_000, "loaded": LOADED} | more
+    )
 
 
 def rules_of(decisions):

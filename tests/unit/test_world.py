@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from experiments.world import (
+from experiments.simulation.click_model import (
     NO_ITEM,
     Visits,
     after_click,
@@ -15,11 +15,11 @@ from experiments.world import (
     examination,
     slate_value,
 )
-from experiments.world_chance import luck, text_key
-from experiments.world_history import CART, PURCHASE, VIEW, WEEK_S, history
-from experiments.world_holdout import HoldoutShop, Levels, holdout_shop
-from experiments.world_synthetic import SyntheticShop, synthetic_shop
-from models.contract import KINDS
+from experiments.simulation.hash_uniform import luck, text_key
+from experiments.simulation.history import CART, PURCHASE, VIEW, WEEK_S, history
+from experiments.simulation.holdout_shop import HoldoutShop, Levels, holdout_shop
+from experiments.simulation.synthetic_shop import SyntheticShop, synthetic_shop
+from models.recommender import KINDS
 
 NOW_S = 1_790_000_000.0
 

@@ -1,0 +1,119 @@
+"""Thompson sampling over arms in batches: w_k = f + (1 - K f) P_k, made safe by a ramp, floors and a cap.
+
+A challenger in burn-in has the share of its ramp step; a holdback has the floor; the champion and settled
+challengers compete for the rest with floor f and probability of being best P_k. Then the champion's floor,
+then the vector moves from the present one towards this target, at most `cap` in any weight. Source:
+statistics.md 2.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.counting.sums import Counts, Tally
+from experiments.inference.beta_posterior import Posterior, p_best
+from experiments.lifecycle.state import Arm, Experiment
+
+Shares = dict[str, float]
+LEAST_MOVE = 0.005  # half a point: less is not worth a weights version, which lives as long as its sums
+NOTHING = 1e-9  # of a share: rounding
+DIGITS = 4  # of a share: what is immutable may as well be readable
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """New shares and why. `why` is the rule: "too-few-units" (kept), "burn-in" or "thompson"; `ramp`: steps
+    taken."""
+
+    shares: Shares
+    why: str
+    ramp: Mapping[str, int]
+
+
+def new_units(state: Experiment, tally: Tally) -> int:
+    """Units matured since the last update of the weights; all of them where counting began anew after a
+    loss."""
+    known = state.units_at_update
+    return tally.units - known if tally.units >= known else tally.units
+
+
+def next_weights(
+    state: Experiment, tally: Tally, beliefs: Mapping[str, Posterior], loaded: frozenset[str]
+) -> Update:
+    """The next vector over the live arms. `loaded`: model versions that every live replica has loaded;
+    without that no arm gets its first weight."""
+    arms, shares, rules = state.live_arms(), state.weights.shares, state.rules
+    absent = [arm for arm in arms if not shares[arm.name]]
+    waiting = {arm.name for arm in absent if arm.model_version not in loaded}
+    enough = new_units(state, tally) >= rules.min_new_units
+    if not enough and len(waiting) == len(absent):
+        return Update(dict(shares), "too-few-units", {})
+    burning = [arm for arm in arms if arm.name not in waiting and in_burn_in(state, tally, arm)]
+    ramp = {arm.name: _step(arm, tally, state, enough) for arm in burning}
+    fixed = dict.fromkeys(waiting, 0.0) | {name: rules.ramp[step - 1] for name, step in ramp.items()}
+    moved = _rounded(_towards(shares, _target(state, fixed, beliefs), rules.cap), state.champion)
+    worth_it = max(abs(moved[name] - shares[name]) for name in shares) >= LEAST_MOVE
+    return Update(moved if worth_it else dict(shares), "burn-in" if ramp else "thompson", ramp)
+
+
+def in_burn_in(state: Experiment, tally: Tally, arm: Arm) -> bool:
+    """A challenger, until it and the champion have enough matured units and successes (its own since it
+    entered)."""
+    if arm.role != "challenger":
+        return False
+    own, champion = tally.arm(arm.name, arm.since_version), tally.arm(state.champion)
+    return not all(_enough(counts, state) for counts in (own, champion))
+
+
+def _enough(counts: Counts, state: Experiment) -> bool:
+    return counts.n >= state.rules.burn_in_units and counts.s >= state.rules.burn_in_successes
+
+
+def _step(arm: Arm, tally: Tally, state: Experiment, enough: bool) -> int:
+    """Ramp step (from 1) after this update: up by one, but not before the arm's first units have
+    matured."""
+    matured = tally.arm(arm.name, arm.since_version).n > 0
+    return min(max(1, arm.ramp_step + (enough and matured)), len(state.rules.ramp))
+
+
+def _target(state: Experiment, fixed: Shares, beliefs: Mapping[str, Posterior]) -> Shares:
+    rules, live = state.rules, [arm for arm in state.live_arms() if fixed.get(arm.name) != 0.0]
+    floor = min(rules.floor if len(live) <= 2 else rules.floor_many, (1 - rules.champion_floor) / len(live))
+    fixed = fixed | {arm.name: floor for arm in live if arm.role == "holdback"}
+    competing = [arm.name for arm in live if arm.name not in fixed]
+    fixed = _scaled(fixed, 1 - rules.champion_floor - floor * (len(competing) - 1))
+    mass = 1 - math.fsum(fixed.values())
+    best = p_best([beliefs[name] for name in competing])
+    won = floor + (mass - floor * len(competing)) * best
+    shares = dict(zip(competing, won.tolist(), strict=True))
+    return fixed | _champion_first(shares, state.champion, rules.champion_floor, floor)
+
+
+def _scaled(shares: Shares, room: float) -> Shares:
+    """Smaller by one factor where they exceed `room`."""
+    total = math.fsum(shares.values())
+    return {name: w * min(1.0, room / total) for name, w in shares.items()} if total else shares
+
+
+def _champion_first(shares: Shares, champion: str, least: float, floor: float) -> Shares:
+    """Give the champion at least `least`, taken from what the others have above the floor."""
+    missing = least - shares[champion]
+    mutate = {name: w - floor for name, w in shares.items() if name != champion}
+    if missing <= NOTHING:
+        return shares
+    left = 1 - missing / math.fsum(mutate.values())
+    return {champion: least} | {name: floor + w * left for name, w in mutate.items()}
+
+
+def _towards(shares: Mapping[str, float], target: Shares, cap: float) -> Shares:
+    """From `shares` towards `target` on the straight line, no weight moving by more than `cap`."""
+    furthest = max(abs(target[name] - shares[name]) for name in target)
+    part = min(1.0, cap / furthest) if furthest else 1.0
+    return {name: shares[name] + part * (target[name] - shares[name]) for name in target}
+
+
+def _rounded(shares: Shares, champion: str) -> Shares:
+    others = {name: float(np.round(w, DIGITS)) for name, w in shares.items() if name != champion}
+    return {champion: round(1.0 - math.fsum(others.values()), DIGITS)} | others

@@ -1,0 +1,1 @@
+"""From records to sufficient statistics: the attribution join, mergeable sums, and their audit."""

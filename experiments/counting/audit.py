@@ -1,0 +1,78 @@
+"""What a partition's log holds, counted by position alone: the other side of the accounting identity.
+
+The join decides what becomes of each record; nothing here knows how. Records are noted by offset when they
+are read, before the join sees them, and booked when the positions pass them. So a record that the join drops,
+doubles or carries past its fate shows as a gap between the two (`Tally.gaps`), and the experiment is held.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from experiments.counting.attribution_join import Offsets
+from experiments.counting.sums import ACCOUNT
+from experiments.lifecycle.fold import Rules
+
+Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message
+Noted = tuple[int, str, str]  # offset, experiment, arm
+
+
+class Account:
+    """Counts of one partition from `offsets` on; `rules` by experiment is read when a record is noted.
+    `left_out`: records that count nowhere, by why; shared by the accounts of a worker."""
+
+    def __init__(
+        self, rules: Mapping[str, Rules], offsets: Offsets, left_out: Counter[str] | None = None
+    ) -> None:
+        self._rules = rules
+        self._from = offsets
+        self._exposures: deque[Noted] = deque()
+        self._events: deque[Noted] = deque()
+        self.left_out: Counter[str] = Counter() if left_out is None else left_out
+
+    def note_exposures(self, records: Iterable[Fed]) -> None:
+        """First exposures that count; those below the position were booked before a restart."""
+        for offset, _, shown in records:
+            if offset < self._from.exposures:
+                continue
+            if why := self._no_unit(shown):
+                self.left_out[why] += 1
+            else:
+                self._exposures.append((offset, shown.experiment, shown.arm))
+
+    def note_events(self, records: Iterable[Fed]) -> None:
+        """Outcomes of a known experiment."""
+        for offset, _, event in records:
+            if why := self._no_outcome(event):
+                self.left_out[why] += 1
+            else:
+                to = event.attribution
+                self._events.append((offset, to.experiment, to.arm))
+
+    def _no_unit(self, shown: Any) -> str:
+        if shown.experiment not in self._rules:
+            return "exposure_unknown_experiment"
+        if shown.excluded is not None:
+            return "exposure_excluded"
+        return "" if shown.first else "exposure_not_first"
+
+    def _no_outcome(self, event: Any) -> str:
+        if event.attribution is None:
+            return "event_unattributed"
+        rules = self._rules.get(event.attribution.experiment)
+        if rules is None:
+            return "event_unknown_experiment"
+        return "" if rules.outcome == event.type else "event_no_outcome"
+
+    def book(self, moved_to: Offsets) -> dict[str, dict[str, int]]:
+        """Flat sums by experiment of what lies below `moved_to` and was not booked yet: exposures `exposed`,
+        events `acknowledged`."""
+        booked: dict[str, Counter[str]] = defaultdict(Counter)
+        for noted, end, what in (
+            (self._exposures, moved_to.exposures, "exposed"),
+            (self._events, moved_to.events, "acknowledged"),
+        ):
+            while noted and noted[0][0] < end:
+                _, experiment, arm = noted.popleft()
+                booked[experiment][f"{ACCOUNT}|{arm}|{what}"] += 1
+        return {experiment: dict(found) for experiment, found in booked.items()}

@@ -1,0 +1,1 @@
+"""Offline evaluation: metrics, time-ordered splits, and the comparison of models."""

@@ -1,0 +1,1 @@
+"""Feast: the feature store, offline and online."""

@@ -1,0 +1,1 @@
+"""Files: imported data, model artifacts, the lake."""

@@ -1,0 +1,1 @@
+"""Wrappers that measure and trace a port."""

@@ -1,0 +1,130 @@
+"""The log of decisions, measured: what was decided, what is in force, and the evidence of the newest look."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from experiments.lifecycle.fold import Decision, Experiment, Kind, Status
+from services.adapters.instrumented.wrapper import Measured
+from services.ports.state import DecisionLog
+
+logger = logging.getLogger(__name__)
+
+# Number of an arm's evidence (experiments.decision_rules) -> metric
+EVIDENCE = {
+    "n": ("ringside_arm_units", "Matured units of an arm, as of the newest look."),
+    "s": ("ringside_arm_successes", "Matured units of an arm with a success."),
+    "posterior_mean": ("ringside_arm_posterior_mean_ratio", "Posterior mean of an arm's rate."),
+    "low": ("ringside_arm_posterior_low_ratio", "Lower end of the posterior interval."),
+    "high": ("ringside_arm_posterior_high_ratio", "Upper end of the posterior interval."),
+    "p_best": ("ringside_arm_best_probability_ratio", "Probability that an arm is the best."),
+    "fallback": ("ringside_arm_fallback_ratio", "Share of an arm's units that another arm answered."),
+}
+RACE = {
+    "log_e": ("ringside_race_log_evidence", "Natural logarithm of E of an arm's click race."),
+    "log_threshold": ("ringside_race_log_threshold", "Natural logarithm of 1/α: there it is rolled back."),
+}
+ARM = ["experiment", "arm"]
+
+
+class MeteredDecisionLog(Measured):
+    """A DecisionLog that tells of what it has read, whoever decided it.
+
+    After a restart everything is read again, so the counters go on where they stood. Nobody who decides or
+    reads is stopped by what can't be told: it is logged, once a revision.
+    """
+
+    def __init__(self, inner: DecisionLog, registry: CollectorRegistry):
+        super().__init__(inner)
+        self._seen: dict[str, int] = {}
+
+        def gauge(name: str, told: str, labels: list[str]) -> Gauge:
+            return Gauge(name, told, labels, registry=registry)
+
+        self._decisions = Counter(
+            "ringside_decisions", "Decisions that count.", ["experiment", "kind"], registry=registry
+        )
+        self._revision = gauge("ringside_experiment_revision", "Newest revision.", ["experiment"])
+        self._status = gauge("ringside_experiment_status", "1 for what it is.", ["experiment", "status"])
+        self._held = gauge("ringside_experiment_held", "1 while a rule holds it.", ["experiment", "rule"])
+        self._decided = gauge(
+            "ringside_decision_timestamp_seconds", "When the newest decision was made.", ["experiment"]
+        )
+        self._unconfirmed = gauge(
+            "ringside_decisions_unconfirmed", "Decided, but not served everywhere.", ["experiment"]
+        )
+        self._retraining = gauge(
+            "ringside_retrain_pending", "1 while a retraining request waits.", ["experiment"]
+        )
+        self._weight = gauge(
+            "ringside_arm_weight_ratio", "Share of traffic in force; 0 when retired.", [*ARM, "role"]
+        )
+        self._of_arm = {key: gauge(*named, ARM) for key, named in EVIDENCE.items()}
+        self._of_race = {key: gauge(*named, ARM) for key, named in RACE.items()}
+
+    def catch_up(self) -> Mapping[str, Experiment]:
+        """As DecisionLog."""
+        states = self._inner.catch_up()
+        for state in states.values():
+            self._note(state)
+        return states
+
+    def append(self, decision: Decision) -> Experiment:
+        """As DecisionLog."""
+        state = self._inner.append(decision)
+        self._note(state)
+        return state
+
+    def _note(self, state: Experiment) -> None:
+        seen = self._seen.get(state.name)
+        if seen == state.revision:
+            return
+        before = seen if seen is not None and seen < state.revision else 0  # else it is another log
+        self._seen[state.name] = state.revision  # whatever becomes of it: nothing is counted twice
+        try:
+            self._tell_all(state, self._inner.history(state.name, before))
+        except Exception:
+            logger.exception("%s: revision %d can't be told", state.name, state.revision)
+
+    def _tell_all(self, state: Experiment, fresh: list[Decision]) -> None:
+        for kind in get_args(Kind):  # from 0 on: a first rollback must be seen as an increase
+            self._decisions.labels(state.name, kind)
+        for decision in fresh:
+            self._decisions.labels(state.name, decision.kind).inc()
+        self._tell(state)
+        for decision in reversed(fresh):
+            if decision.evidence.get("arms"):
+                self._tell_evidence(state, decision.evidence)
+                break
+
+    def _tell(self, state: Experiment) -> None:
+        name = state.name
+        self._revision.labels(name).set(state.revision)
+        self._decided.labels(name).set(state.updated_ms / 1_000)
+        self._unconfirmed.labels(name).set(len(state.unconfirmed))
+        self._retraining.labels(name).set(state.retrain_pending)
+        for status in get_args(Status):
+            self._status.labels(name, status).set(status == state.status)
+        self._held.remove_by_labels({"experiment": name})
+        self._held.labels(name, state.held_by or "nothing").set(bool(state.held_by))
+        self._weight.remove_by_labels({"experiment": name})
+        for arm in state.arms.values():
+            share = state.weights.shares.get(arm.name, 0.0)
+            self._weight.labels(name, arm.name, arm.role).set(share)
+
+    def _tell_evidence(self, state: Experiment, evidence: Mapping[str, Any]) -> None:
+        for gauge in (*self._of_arm.values(), *self._of_race.values()):
+            gauge.remove_by_labels({"experiment": state.name})
+        for arm, numbers in evidence["arms"].items():
+            _set(self._of_arm, numbers, state.name, arm)
+        for race in evidence.get("races", ()):
+            _set(self._of_race, race, state.name, race["arm"])
+
+
+def _set(gauges: Mapping[str, Gauge], numbers: Mapping[str, Any], *labels: str) -> None:
+    """The numbers that are there: another version may have decided it."""
+    for key in gauges.keys() & numbers.keys():
+        if numbers[key] is not None:
+            gauges[key].labels(*labels).set(numbers[key])

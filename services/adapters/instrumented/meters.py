@@ -1,0 +1,119 @@
+"""What one process reports about itself: a registry of its own, filled by wrappers around its ports and by
+its loop, and scraped at its own endpoint. Nothing here is global."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import httpx
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from starlette.types import ASGIApp
+
+from services.adapters.instrumented.decision_log import MeteredDecisionLog
+from services.adapters.instrumented.event_log import MeteredConsumer, MeteredProducer
+from services.adapters.instrumented.http import MeteredApp, MeteredTransport
+from services.adapters.instrumented.stores import MeteredActivityStore, MeteredLakeFiles, MeteredSumStore
+from services.errors import RingsideError
+from services.ports.event_log import EventProducer, GroupConsumer
+from services.ports.features import ActivityStore
+from services.ports.lake import LakeFiles
+from services.ports.state import DecisionLog, SumStore
+from services.runtime.liveness import pulse_file
+from services.runtime.metrics_endpoint import age_of, scraped
+from services.settings import Settings
+
+if TYPE_CHECKING:
+    from services.adapters.instrumented.tracing import Tracing
+
+
+class Meters:
+    """The registry of a process, and its ports measured. Each wrapper may be asked for once."""
+
+    def __init__(self, settings: Settings, process: str, replica: str, tracing: "Tracing | None" = None):
+        self._tracing = tracing
+        self.registry = CollectorRegistry()
+        self._steps = Counter(
+            "ringside_steps",
+            "Turns of the loop by how they ended: ok, or the kind of error.",
+            ["result"],
+            registry=self.registry,
+        )
+        self._steps.labels("ok")
+        ProcessCollector(registry=self.registry)
+        told = {"process": process, "replica": replica, "version": version("ringside")}
+        info = Gauge("ringside_process_info", "1; who this is.", list(told), registry=self.registry)
+        info.labels(**told).set(1)
+        free = Gauge("ringside_disk_free_bytes", "Free space where RINGSIDE_HOME is.", registry=self.registry)
+        free.set_function(lambda: shutil.disk_usage(_existing(settings)).free)
+
+    def consumer(self, inner: GroupConsumer) -> GroupConsumer:
+        """Reading, measured, and traced if traces are wanted."""
+        return MeteredConsumer(self._tracing.consumer(inner) if self._tracing else inner, self.registry)
+
+    def producer(self, inner: EventProducer) -> EventProducer:
+        """Sending, measured, and traced if traces are wanted."""
+        return MeteredProducer(self._tracing.producer(inner) if self._tracing else inner, self.registry)
+
+    def decisions(self, inner: DecisionLog) -> DecisionLog:
+        """The experiment, told."""
+        return MeteredDecisionLog(inner, self.registry)
+
+    def tally(self, inner: SumStore) -> SumStore:
+        """Sums, measured."""
+        return MeteredSumStore(inner, self.registry)
+
+    def activity(self, inner: ActivityStore) -> ActivityStore:
+        """Pushes, measured."""
+        return MeteredActivityStore(inner, self.registry)
+
+    def lake(self, inner: LakeFiles) -> LakeFiles:
+        """Files, measured."""
+        return MeteredLakeFiles(inner, self.registry)
+
+    def app(self, inner: ASGIApp) -> ASGIApp:
+        """Requests, measured."""
+        return MeteredApp(inner, self.registry)
+
+    def transport(self, inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
+        """Calls of a client, measured."""
+        return MeteredTransport(inner, self.registry)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """One turn of the loop: counted as ok, or by the kind of error, which goes on."""
+        try:
+            yield
+        except Exception as error:
+            kind = type(error).__name__ if isinstance(error, RingsideError | OSError) else "unexpected"
+            self._steps.labels(kind).inc()
+            raise
+        self._steps.labels("ok").inc()
+
+
+@contextmanager
+def metered(
+    settings: Settings,
+    process: str,
+    replica: str,
+    *,
+    loops: bool = True,
+    silent_s: float = 30.0,
+    tracing: "Tracing | None" = None,
+) -> Iterator[Meters]:
+    """Meters that are scraped while the block runs. `loops`: its loop leaves signs of life (services.adapters
+    .pulse), and /health/live is 503 after `silent_s` without one."""
+    meters = Meters(settings, process, replica, tracing)
+    age_s = age_of(pulse_file(settings, process) if loops else None, time.time())
+    with ExitStack() as stack:
+        if tracing is not None:
+            stack.callback(tracing.close)
+        stack.enter_context(scraped(settings, process, replica, meters.registry, age_s, silent_s))
+        yield meters
+
+
+def _existing(settings: Settings) -> str:
+    home = settings.home.absolute()
+    return str(next(folder for folder in (home, *home.parents) if folder.exists()))

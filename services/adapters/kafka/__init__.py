@@ -1,0 +1,1 @@
+"""Kafka: producer, consumers, administration, the decision log."""

@@ -1,0 +1,50 @@
+"""DecisionLog in memory."""
+
+import threading
+from collections.abc import Callable, Mapping
+
+from experiments.lifecycle.fold import Decision, Experiment, apply
+from services.adapters.memory.failing import Failing
+from services.errors import StalePositionError
+from services.ports.state import StateCache
+
+Fold = Callable[[Experiment | None, Decision], Experiment]
+
+
+class MemoryDecisionLog(Failing):
+    """DecisionLog over a list. `fold(state, decision)` is the pure function that makes the next state."""
+
+    def __init__(self, fold: Fold = apply, cache: StateCache | None = None):
+        self._fold = fold
+        self._cache = cache
+        self._states: dict[str, Experiment] = {}
+        self._history: dict[str, list[Decision]] = {}
+        self._lock = threading.Lock()
+
+    def catch_up(self) -> Mapping[str, Experiment]:
+        """The state of every experiment."""
+        self._check()
+        return dict(self._states)
+
+    def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
+        """Records that count, oldest first."""
+        self._check()
+        return [record for record in self._history.get(experiment, []) if record.revision > after_revision]
+
+    def append(self, decision: Decision) -> Experiment:
+        """Append and return the new state; StalePositionError if the revision is not the next one."""
+        self._check()
+        with self._lock:
+            state = self._states.get(decision.experiment)
+            following = 1 if state is None else state.revision + 1
+            if decision.revision != following:
+                raise StalePositionError(
+                    f"{decision.experiment}: revision {decision.revision} is void, {following} is next"
+                )
+            new = self._states[decision.experiment] = self._fold(state, decision)
+            self._history.setdefault(decision.experiment, []).append(decision)
+        if self._cache is not None:
+            self._cache.put(new)
+            if state is None:
+                self._cache.mark_complete(decision.experiment)
+        return new

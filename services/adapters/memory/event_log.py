@@ -1,0 +1,181 @@
+"""The ports of the event log over a `MemoryBroker`: producer, consumer, group member, admin."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+
+from services.adapters.memory.broker import Headers, MemoryBroker, Pair
+from services.errors import ConfigurationError, UnavailableError
+from services.messages.events import EVENTS, EXPOSURES
+from services.messages.topics import TOPICS
+from services.ports.event_log import Record
+
+
+class MemoryEventProducer:
+    """EventProducer into a MemoryBroker. Delivery happens in the caller's thread, at once."""
+
+    def __init__(self, broker: MemoryBroker):
+        self._broker = broker
+
+    def send(
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Headers = ()
+    ) -> "Future[Record]":
+        """Append (after `release` when the broker is stalled); UnavailableError while it is down."""
+        future: Future[Record] = Future()
+        self._broker.submit(lambda: self._deliver(future, topic, key, value, headers))
+        return future
+
+    def flush(self, timeout_s: float) -> bool:
+        """Whether everything sent is in the log; nobody else moves it, so there is nothing to wait for."""
+        return self._broker.idle()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Nothing to stop."""
+
+    def _deliver(
+        self,
+        future: "Future[Record]",
+        topic: str,
+        key: str | bytes | None,
+        value: bytes,
+        headers: Headers,
+    ) -> None:
+        if self._broker.down:
+            future.set_exception(UnavailableError("broker", "no acknowledgement before the deadline"))
+            return
+        raw = key.encode() if isinstance(key, str) else key
+        record = self._broker.append(topic, raw, value, headers)
+        future.set_result(Record(topic, record.partition, record.offset, record.append_ms, record.key, b""))
+
+
+class MemoryEventConsumer:
+    """EventConsumer of a MemoryBroker."""
+
+    def __init__(self, broker: MemoryBroker):
+        self._broker = broker
+        self._positions: dict[Pair, int] = {}
+
+    def assign(self, positions: Mapping[Pair, int]) -> None:
+        """Read these pairs from these offsets on; replaces the earlier assignment."""
+        self._positions = dict(positions)
+
+    def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
+        """Next records; waits at most `timeout_s` for the first one."""
+        end = time.monotonic() + timeout_s
+        while True:
+            records = self._read(max_records)
+            left = end - time.monotonic()
+            if records or left <= 0:
+                return records
+            with self._broker.changed:
+                self._broker.changed.wait(min(left, 0.05))
+
+    def positions(self) -> dict[Pair, int]:
+        """Next offset of every assigned pair."""
+        return dict(self._positions)
+
+    def lag(self) -> dict[Pair, int]:
+        """Records before the end."""
+        return {pair: self._broker.bounds(pair)[1] - at for pair, at in self._positions.items()}
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """(first offset kept, offset after the last). Raises UnavailableError while the broker is down."""
+        if self._broker.down:
+            raise UnavailableError("broker", "it is down")
+        return self._broker.bounds((topic, partition))
+
+    def ends(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
+        """Offset after the last of each."""
+        return {pair: self.bounds(*pair)[1] for pair in pairs}
+
+    def since(self, pairs: Iterable[Pair], at_ms: int) -> dict[Pair, int]:
+        """Offset of the first record appended at `at_ms` or later, else after the last."""
+        return {pair: self._broker.since(pair, at_ms) for pair in self.ends(pairs)}
+
+    def close(self) -> None:
+        """Forget the assignment; idempotent."""
+        self._positions = {}
+
+    def _read(self, max_records: int) -> list[Record]:
+        records: list[Record] = []
+        if self._broker.down:
+            return records
+        for pair in sorted(self._positions):
+            found, after = self._broker.read(pair, self._positions[pair], max_records - len(records))
+            records += found
+            self._positions[pair] = after
+            if len(records) >= max_records:
+                break
+        return records
+
+
+class MemoryGroupConsumer(MemoryEventConsumer):
+    """GroupConsumer of a MemoryBroker: members share the partition indices, the same ones of every topic.
+
+    As with the real one, the share changes only inside `poll` (so a member that doesn't poll is a zombie),
+    and a pair that was just assigned yields nothing until `assign` says where to read from.
+    """
+
+    def __init__(self, broker: MemoryBroker, group: str, topics: tuple[str, ...]):
+        super().__init__(broker)
+        self._topics = topics
+        self._owned: frozenset[Pair] = frozenset()
+        self._members = broker.groups.setdefault((group, topics), [])
+        self._members.append(self)
+
+    def assignment(self) -> frozenset[Pair]:
+        """Pairs that are ours as of the last poll."""
+        return self._owned
+
+    def assign(self, positions: Mapping[Pair, int]) -> None:
+        """Read these pairs, of those that are ours, from these offsets on."""
+        super().assign({pair: offset for pair, offset in positions.items() if pair in self._owned})
+
+    def close(self) -> None:
+        """Leave the group; idempotent."""
+        super().close()
+        self._owned = frozenset()
+        if self in self._members:
+            self._members.remove(self)
+
+    def _read(self, max_records: int) -> list[Record]:
+        if not self._broker.down:
+            self._owned = self._share()
+            self.assign(self.positions())
+        return super()._read(max_records)
+
+    def _share(self) -> frozenset[Pair]:
+        mine, members = self._members.index(self), len(self._members)
+        return frozenset(
+            (topic, index)
+            for topic in self._topics
+            for index in range(self._broker.partitions(topic))
+            if index % members == mine
+        )
+
+
+class MemoryLogAdmin:
+    """LogAdmin of a MemoryBroker."""
+
+    def __init__(self, broker: MemoryBroker):
+        self._broker = broker
+
+    def create_topics(self, partitions: int) -> list[str]:
+        """Topics that were not created before. Raises ConfigurationError for another partition count."""
+        if partitions != self._broker.keyed_partitions:
+            raise ConfigurationError(
+                f"kafka_partitions: {partitions}, but the topics have {self._broker.keyed_partitions}"
+            )
+        created = [topic for topic in TOPICS if topic not in self._broker.created]
+        self._broker.created.update(created)
+        return created
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions `topic` has."""
+        return self._broker.partitions(topic)
+
+    def log_id(self, topics: Sequence[str] = (EXPOSURES, EVENTS)) -> str:
+        """Identity of this log. Raises UnavailableError while the broker is down."""
+        if self._broker.down:
+            raise UnavailableError("broker", "it is down")
+        return self._broker.log_id

@@ -1,0 +1,90 @@
+"""OnlineReader and PinStore in memory: rows, and pins that expire by `clock` (ms)."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from services.adapters.memory.broker import Clock, wall_ms
+from services.adapters.memory.failing import Failing
+from services.ports.features import UserRow
+from services.ports.pins import Pin
+
+
+class MemoryOnlineReader(Failing):
+    """OnlineReader: `rows` by user, pins that expire by `clock`. `delay_s` makes it slow."""
+
+    def __init__(self, clock: Clock = wall_ms):
+        self.rows: dict[str, UserRow] = {}
+        self.pins: dict[str, tuple[Pin, float]] = {}
+        self.delay_s = 0.0
+        self.complete = True
+        self.clock = clock
+
+    async def read(
+        self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
+    ) -> tuple[UserRow, Pin | None, bool]:
+        """Row, pin (first writer wins) and whether ours was written."""
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        self._check()
+        row = self.rows.get(user, UserRow())
+        if unit_key is None:
+            return row, None, False
+        if proposal is not None and not self.complete:
+            return row, None, False
+        pin, until = self.pins.get(unit_key, (None, 0.0))
+        if pin is not None and until > self.clock():
+            return row, pin, False
+        if proposal is None:
+            return row, None, False
+        self.pins[unit_key] = (proposal, self.clock() + ttl_s * 1_000)
+        return row, proposal, True
+
+    async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
+        """Overwrite a pin."""
+        self._check()
+        self.pins[unit_key] = (pin, self.clock() + ttl_s * 1_000)
+
+
+class MemoryPinStore(Failing):
+    """PinStore over a MemoryOnlineReader, whose pins it puts back and for whom it vouches."""
+
+    def __init__(self, reader: MemoryOnlineReader):
+        self._reader = reader
+        self.done: set[int] = set()
+        self._begun: set[int] = set()
+
+    def restored(self) -> frozenset[int]:
+        """Partitions that are done."""
+        self._check()
+        return frozenset(self.done)
+
+    def begin(self, partitions: Iterable[int]) -> None:
+        """Remembered until everything is lost."""
+        self._check()
+        self._begun.update(partitions)
+
+    def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
+        """Overwrite."""
+        self._check()
+        now_ms = self._reader.clock()
+        self._reader.pins.update({key: (pin, now_ms + ttl_ms) for key, (pin, ttl_ms) in pins.items()})
+
+    def mark_restored(self, partition: int) -> bool:
+        """One more is done, if it was begun."""
+        self._check()
+        if partition in self._begun:
+            self.done.add(partition)
+        return partition in self._begun
+
+    def mark_complete(self, experiments: Iterable[str], partitions: int) -> bool:
+        """The reader trusts its pins again."""
+        self._check()
+        self._reader.complete = self._reader.complete or len(self.done) >= partitions
+        return len(self.done) >= partitions
+
+    def forget(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        self.done.clear()
+        self._begun.clear()
+        self._reader.pins.clear()
+        self._reader.complete = False

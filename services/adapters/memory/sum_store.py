@@ -1,0 +1,189 @@
+"""Sums and cached state in memory, with the refusals and expiries of Redis. `clock` gives ms."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from experiments.lifecycle.fold import Experiment
+from services.adapters.memory.broker import Clock, wall_ms
+from services.adapters.memory.failing import Failing
+from services.errors import StalePositionError
+from services.messages.events import EVENTS, EXPOSURES
+from services.ports.state import Heartbeat, Positions, Sums
+
+
+class MemorySumStore(Failing):
+    """SumStore: positions and sums of a partition change together or not at all."""
+
+    def __init__(self) -> None:
+        self._positions: dict[int, Positions] = {}
+        self._sums: dict[int, dict[str, Sums]] = {}
+        self._watermarks: dict[int, tuple[int, int]] = {}
+        self._losses: dict[int, str] = {}
+        self._accepted: dict[int, Positions | None] = {}
+        self._lock = threading.Lock()
+
+    def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
+        """Positions (None: never counted) and sums by experiment."""
+        self._check()
+        with self._lock:
+            sums = {experiment: dict(of) for experiment, of in self._sums.get(partition, {}).items()}
+            return self._positions.get(partition), sums
+
+    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+        """Stored positions of those partitions that have any."""
+        self._check()
+        return {
+            partition: self._positions[partition] for partition in partitions if partition in self._positions
+        }
+
+    def forget(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        for part in (self._positions, self._sums, self._watermarks, self._losses, self._accepted):
+            part.clear()
+
+    def apply(
+        self,
+        partition: int,
+        fetched_from: Positions | None,
+        moved_to: Positions,
+        deltas: Mapping[str, Sums],
+        forget: Iterable[str] = (),
+    ) -> None:
+        """Forget, add and move if `fetched_from` is what is stored; else StalePositionError."""
+        self._check()
+        if fetched_from == moved_to and deltas:
+            raise ValueError(
+                f"partition {partition}: a batch that moves no position would count twice on a retry"
+            )
+        with self._lock:
+            stored = self._positions.get(partition)
+            if stored != fetched_from:
+                raise StalePositionError(
+                    f"partition {partition}: stored {stored}, batch fetched from {fetched_from}"
+                )
+            self._positions[partition] = moved_to
+            for experiment in forget:
+                self._sums.get(partition, {}).pop(experiment, None)
+            for experiment, delta in deltas.items():
+                sums = self._sums.setdefault(partition, {}).setdefault(experiment, {})
+                for key, count in delta.items():
+                    sums[key] = sums.get(key, 0) + count
+
+    def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
+        """How far the worker of this partition has read."""
+        self._check()
+        self._watermarks[partition] = (watermark_ms, lag)
+
+    def load_all(
+        self, experiment: str, partitions: int, generation: int = 0
+    ) -> tuple[Sums, dict[str, int], int | None]:
+        """Sums over partitions, positions by "topic/partition", lowest watermark (None: one is missing)."""
+        self._check()
+        with self._lock:
+            standing = {partition: self._positions.get(partition) for partition in range(partitions)}
+            standing = {
+                partition: at
+                for partition, at in standing.items()
+                if (at.generation(experiment) if at else 0) == generation
+            }
+            total: Counter[str] = Counter()
+            for partition in standing:
+                total.update(self._sums.get(partition, {}).get(experiment, {}))
+            marks = [
+                self._watermarks[partition][0] for partition in standing if partition in self._watermarks
+            ]
+        positions = {
+            f"{topic}/{partition}": offset
+            for partition, at in standing.items()
+            if at is not None
+            for topic, offset in ((EXPOSURES, at.exposures), (EVENTS, at.events))
+        }
+        return dict(total), positions, min(marks) if marks and len(marks) == partitions else None
+
+    def report_loss(self, partition: int, message: str) -> None:
+        """Record data loss."""
+        self._check()
+        self._losses[partition] = message
+
+    def losses(self) -> dict[int, str]:
+        """Recorded data losses by partition."""
+        self._check()
+        return dict(self._losses)
+
+    def acknowledge_loss(self, partition: int, message: str) -> bool:
+        """Accept the loss at the positions stored now, if this is what is reported."""
+        self._check()
+        with self._lock:
+            if self._losses.get(partition) != message:
+                return False
+            del self._losses[partition]
+            self._accepted[partition] = self._positions.get(partition)
+            return True
+
+    def withdraw_loss(self, partition: int, message: str) -> None:
+        """Drop this report, if it is what is reported."""
+        self._check()
+        with self._lock:
+            if self._losses.get(partition) == message:
+                del self._losses[partition]
+
+    def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
+        """Whether the loss at exactly these positions was accepted."""
+        self._check()
+        return partition in self._accepted and self._accepted[partition] == positions
+
+
+class MemoryStateCache(Failing):
+    """StateCache: experiments by name, heartbeats and leases that expire by `clock`."""
+
+    def __init__(self, clock: Clock = wall_ms):
+        self._clock = clock
+        self._states: dict[str, Experiment] = {}
+        self._beats: dict[str, tuple[Heartbeat, float]] = {}
+        self._leases: dict[str, tuple[str, float]] = {}
+
+    def put(self, state: Experiment) -> bool:
+        """Store if newer than what is there."""
+        self._check()
+        stored = self._states.get(state.name)
+        if stored is not None and stored.revision >= state.revision:
+            return False
+        self._states[state.name] = state
+        return True
+
+    def get(self, experiment: str) -> Experiment | None:
+        """The cached state."""
+        self._check()
+        return self._states.get(experiment)
+
+    def forget(self) -> None:
+        """Lose everything, as a restarted Redis does."""
+        self._states.clear()
+        self._beats.clear()
+        self._leases.clear()
+
+    def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
+        """Report; expires after `ttl_s`."""
+        self._check()
+        self._beats[heartbeat.replica] = (heartbeat, self._clock() + ttl_s * 1_000)
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """Of all live replicas, by name."""
+        self._check()
+        now = self._clock()
+        return [beat for _, (beat, until) in sorted(self._beats.items()) if until > now]
+
+    def mark_complete(self, experiment: str) -> None:
+        """Nothing: pins of the double are elsewhere."""
+        self._check()
+
+    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        """Take or renew a lease."""
+        self._check()
+        now = self._clock()
+        owner, until = self._leases.get(name, (holder, 0.0))
+        if owner != holder and until > now:
+            return False
+        self._leases[name] = (holder, now + ttl_s * 1_000)
+        return True

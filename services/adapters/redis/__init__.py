@@ -1,0 +1,1 @@
+"""Redis: sums, cached state, pins, locks, item changes."""

@@ -1,0 +1,1 @@
+"""Attribution: exposures and events become sums, exactly once in effect."""

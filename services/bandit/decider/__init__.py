@@ -1,0 +1,1 @@
+"""The decider: sums become weights, rollbacks and confirmations."""

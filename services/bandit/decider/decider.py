@@ -1,0 +1,259 @@
+"""The decider: looks at the sums of all partitions at intervals, and at what replicas serve every second.
+
+Everything it knows comes from the log of decisions, the sums and the heartbeats; its own memory only spares
+it work. Two deciders at once do no harm: of two decisions with one revision the log takes the first.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from experiments.decision_rules import Observation, look
+from experiments.lifecycle import commands
+from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.fold import Decision, Experiment
+from services.errors import RingsideError, StalePositionError, UnavailableError
+from services.ports.state import DecisionLog, Heartbeat, StateCache, SumStore
+
+logger = logging.getLogger(__name__)
+
+AUTHOR = "decider"
+LOOKS = ("allocate", "hold", "rollback", "retrain")  # what looks leave in the log (retrain: older ones)
+
+
+class LooksFailedError(RingsideError):
+    """Some experiments can't be looked at; all others were. The message names them and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the decider talks to."""
+
+    decisions: DecisionLog
+    store: SumStore
+    cache: StateCache
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who decides. `holder`: name of this process; `lease_s`: how long others wait when it is gone."""
+
+    holder: str
+    code_version: str
+    lease_s: float = 5.0
+
+
+@dataclass(slots=True)
+class Decider:
+    """`tick` is called about once a second. `clock`: ms since the epoch; `partitions`: of exposures and
+    events.
+
+    A tick that raises UnavailableError may have decided something; the next one reads what the log says.
+    `looked_ms`: when each experiment was last looked at; `unfinished`: experiments whose latest look is in
+    the log by half; `failing`: experiments whose latest look failed by itself: why, and `looked_ms` then.
+    """
+
+    ports: Ports
+    identity: Identity
+    partitions: int
+    clock: Callable[[], int]
+    looked_ms: dict[str, int] = field(default_factory=dict)
+    unfinished: set[str] = field(default_factory=set)
+    failing: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+
+    def tick(self) -> list[Decision]:
+        """All that is due now, for every experiment; the decisions appended. Raises UnavailableError, and
+        LooksFailedError as long as looks of some experiment fail: at every tick, also between its looks."""
+        if not self.ports.cache.lease("decider", self.identity.holder, self.identity.lease_s):
+            return []
+        decided: list[Decision] = []
+        missed: UnavailableError | None = None
+        states = self.ports.decisions.catch_up()
+        self.failing = {name: failed for name, failed in self.failing.items() if name in states}
+        for state in states.values():
+            try:
+                decided += self._tend(state)
+                self._went_well(state.name)
+            except UnavailableError as error:  # perhaps its sums alone: it keeps no other one waiting
+                missed = error
+            except Exception as error:  # noqa: BLE001 (nor does whatever its sums, state and records hold)
+                self._failed(state.name, error)
+        self._accept_losses(states)
+        if self.failing:
+            told = "; ".join(f"{name}: {why}" for name, (why, _) in sorted(self.failing.items()))
+            raise LooksFailedError(f"looks fail: {told}")
+        if missed is not None:
+            raise missed
+        return decided
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Logged as a whole once, not at every tick or look."""
+        why = f"{type(error).__name__}: {error}"
+        if self.failing.get(name, ("", None))[0] != why:
+            logger.error("%s: a look failed; it is tried again", name, exc_info=error)
+        self.failing[name] = why, self.looked_ms.get(name)
+
+    def _went_well(self, name: str) -> None:
+        """A tick between two looks says nothing of the look that failed."""
+        if name in self.failing and self.failing[name][1] != self.looked_ms.get(name):
+            del self.failing[name]
+            logger.info("%s: looks succeed again", name)
+
+    def _tend(self, state: Experiment) -> list[Decision]:
+        """All that is due now for one experiment."""
+        self.ports.cache.put(state)  # a killed writer or an emptied Redis is repaired within a second
+        confirmed = self._confirm(state)
+        return confirmed + self._look(self._state(state.name) if confirmed else state)
+
+    # ---- looks ---------------------------------------------------------------------------------------------
+
+    def _look(self, state: Experiment) -> list[Decision]:
+        """One look, if it is time: whatever follows from it, in order. What did not get through, because
+        something was unavailable or somebody else decided in between, is looked at again at the next
+        tick."""
+        now_ms = self.clock()
+        waited_ms = now_ms - self._last_look_ms(state)
+        if waited_ms < 1_000 * state.rules.look_every_s and state.name not in self.unfinished:
+            return []
+        self.unfinished.discard(state.name)
+        self.looked_ms[state.name] = now_ms  # also if it fails by itself: not each second
+        decided: list[Decision] = []
+        try:
+            through = self._append(look(state, self.sight(state)), decided)
+        except UnavailableError:
+            self._look_again(state.name, decided)
+            raise
+        if not through:
+            self._look_again(state.name, decided)
+        return decided
+
+    def _look_again(self, name: str, decided: list[Decision]) -> None:
+        """At the next tick, unless the log shows that somebody else looked. What we `decided` ourselves
+        stands there too, and is no whole look."""
+        del self.looked_ms[name]
+        if decided:
+            self.unfinished.add(name)
+
+    def sight(self, state: Experiment) -> Observation:
+        """What there is to see of one experiment."""
+        unreadable = ""
+        try:
+            sums, positions, watermark_ms = self.ports.store.load_all(
+                state.name, self.partitions, state.counting.generation
+            )
+        except ValueError as error:
+            sums, positions, watermark_ms, unreadable = {}, {}, None, f"sums: {error}"
+        return Observation(
+            now_ms=self.clock(),
+            sums=sums,
+            unreadable=unreadable,
+            watermark_ms=watermark_ms,
+            positions=positions,
+            loaded=loaded_everywhere(self.ports.cache.heartbeats()),
+            losses=self.ports.store.losses(),
+            decided_at=decided_at(self.ports.decisions.history(state.name)),
+            begins_anew=self._begins_anew(state),
+            author=AUTHOR,
+            code_version=self.identity.code_version,
+        )
+
+    def _begins_anew(self, state: Experiment) -> frozenset[int]:
+        """Partitions whose loss was accepted, and whose workers have not begun anew: their positions are
+        still those of the loss."""
+        if not any(cause.startswith("partition ") for cause in state.acknowledged):
+            return frozenset()
+        store, every = self.ports.store, range(self.partitions)
+        standing, losses = store.standing(every), store.losses()
+        accepted = {index for index in every if store.loss_acknowledged(index, standing.get(index))}
+        told = {index: f"partition {index}: {loss}" for index, loss in losses.items()}
+        return frozenset(accepted | {index for index, cause in told.items() if cause in state.acknowledged})
+
+    def _last_look_ms(self, state: Experiment) -> int:
+        """Of whoever decided last: a restart, or a second decider, does not look more often."""
+        history, now_ms = self.ports.decisions.history(state.name), self.clock()
+        ours_ms = self.looked_ms.get(state.name, 0)
+        return max(last_look_ms(state, history, now_ms), ours_ms if ours_ms <= now_ms else 0)
+
+    # ---- confirmations -------------------------------------------------------------------------------------
+
+    def _confirm(self, state: Experiment) -> list[Decision]:
+        """A rollback, promotion or undo is done when every live replica serves it."""
+        decided: list[Decision] = []
+        beats = self.ports.cache.heartbeats() if state.unconfirmed else []
+        for revision in filter(lambda revision: serves_everywhere(beats, revision), state.unconfirmed):
+            now = self._state(state.name)
+            if revision in now.unconfirmed:  # nobody else was faster
+                self._append([self._confirmation(now, revision, beats)], decided)
+        return decided
+
+    def _confirmation(self, state: Experiment, revision: int, beats: list[Heartbeat]) -> Decision:
+        now_ms = self.clock()
+        history = self.ports.decisions.history(state.name, after_revision=revision - 1)
+        decided_ms = next((d.received_at for d in history if d.revision == revision), state.updated_ms)
+        origin = Origin(AUTHOR, now_ms, rule="served-everywhere", code_version=self.identity.code_version)
+        replicas = [beat.replica for beat in beats]
+        return commands.confirm(state, revision, replicas, (now_ms - decided_ms) / 1_000, origin)
+
+    # ---- data loss -----------------------------------------------------------------------------------------
+
+    def _accept_losses(self, states: Mapping[str, Experiment]) -> None:
+        """`resume` of every experiment that a loss held is a person's word that counting may go on without
+        it."""
+        living = [state for state in states.values() if state.status != "ended"]
+        for partition, loss in self.ports.store.losses().items():
+            cause = f"partition {partition}: {loss}"  # as experiments.decision_rules names it
+            if not living or not all(cause in state.acknowledged for state in living):
+                continue
+            if self.ports.store.acknowledge_loss(partition, loss):
+                logger.warning("%s: accepted, counting begins anew", cause)
+
+    # ---- the log -------------------------------------------------------------------------------------------
+
+    def _state(self, name: str) -> Experiment:
+        return self.ports.decisions.catch_up()[name]
+
+    def _append(self, decisions: list[Decision], decided: list[Decision]) -> bool:
+        """Append in order, and note each in `decided`; False at the first one before which somebody else
+        decided. Raises UnavailableError."""
+        for decision in decisions:
+            try:
+                self.ports.decisions.append(decision)
+            except StalePositionError as error:
+                logger.info("%s", error)  # the next tick sees what they decided
+                return False
+            logger.info(
+                "%s %d: %s: %s", decision.experiment, decision.revision, decision.kind, decision.reason
+            )
+            decided.append(decision)
+        return True
+
+
+def last_look_ms(state: Experiment, history: Sequence[Decision], now_ms: int) -> int:
+    """When the latest look that left a decision was; the start if there was none. A time later than now is
+    of a clock that was wrong: it puts off no look."""
+    looks = (d.received_at for d in reversed(history) if d.author == AUTHOR and d.kind in LOOKS)
+    found = next((at_ms for at_ms in looks if at_ms <= now_ms), state.started_ms)
+    return found if found <= now_ms else 0
+
+
+def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:
+    """Positions of the latest decision that was made from sums, unless somebody accepted a cause since, or
+    let counting start at a moment: who accepts a loss accepts that counting stands elsewhere. Older records
+    don't say what a `resume` accepted."""
+    for decision in reversed(history):
+        accepted = decision.kind == "resume" and decision.detail.get("accepts", True)
+        if accepted or (decision.kind == "recount" and decision.detail.get("from_ms")):
+            return {}
+        if decision.positions and decision.kind in ("allocate", "rollback"):
+            return decision.positions
+    return {}
+
+
+def loaded_everywhere(beats: list[Heartbeat]) -> frozenset[str]:
+    """Model versions that every live replica has loaded; none without a replica."""
+    return frozenset.intersection(*(frozenset(beat.loaded) for beat in beats)) if beats else frozenset()
+
+
+def serves_everywhere(beats: list[Heartbeat], revision: int) -> bool:
+    """Whether there are replicas, and all of them serve `revision` or a later one."""
+    return bool(beats) and all(beat.revision >= revision for beat in beats)

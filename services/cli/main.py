@@ -1,0 +1,275 @@
+"""`ringside …`: the list of commands, each translated into one call. A process imports only what it needs."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from services.cli.data import app as data_app
+from services.cli.dead_letters import app as letters_app
+from services.cli.experiment import app as experiment_app
+from services.cli.features import app as features_app
+from services.cli.keys import app as keys_app
+from services.cli.models import models_app, train
+from services.errors import RingsideError
+from services.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Recommendations whose models compete for traffic."
+)
+app.add_typer(data_app, name="data")
+app.add_typer(features_app, name="features")
+app.add_typer(experiment_app, name="experiment")
+app.add_typer(letters_app, name="dead-letters")
+app.add_typer(keys_app, name="keys")
+app.add_typer(models_app, name="models")
+app.command()(train)
+
+
+def _positive(number: float | None) -> float | None:
+    """Refuse what is no length of time and no rate. Nan passes every bound: it is neither below nor above."""
+    if number is not None and not 0 < number < math.inf:
+        raise typer.BadParameter(f"{number:g} is not a positive number")
+    return number
+
+
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Default: a free one.")]
+
+
+@app.command()
+def recommend(
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Replace the workers that run here one by one, then return.")
+    ] = False,
+    within_s: Annotated[
+        float, typer.Option("--within", callback=_positive, help="Seconds to wait for a reload.")
+    ] = 300.0,
+) -> None:
+    """Serve recommendations over HTTP."""
+    if reload:
+        from services.web.reload import reload as replace_workers
+
+        replace_workers(Settings(), within_s)
+        typer.echo("every worker is replaced")
+        return
+    from services.recommend.app import run
+
+    run(Settings())
+
+
+@app.command()
+def bandit() -> None:
+    """Count matured units (one worker a partition range)."""
+    from services.bandit.attribution.app import run
+
+    run(Settings())
+
+
+@app.command()
+def decider() -> None:
+    """Turn sums into weights and rollbacks."""
+    from services.bandit.decider.app import run
+
+    run(Settings())
+
+
+@app.command()
+def activity() -> None:
+    """Push what users do into the online features."""
+    from services.activity.app import run
+
+    run(Settings())
+
+
+@app.command()
+def lake() -> None:
+    """Write topics to Parquet."""
+    from services.lake.app import run
+
+    run(Settings())
+
+
+@app.command()
+def trainer() -> None:
+    """Answer retraining requests with new challengers."""
+    from services.training.app import run
+
+    run(Settings())
+
+
+@app.command()
+def console() -> None:
+    """Serve the analysts' console."""
+    from services.console.app import run
+
+    run(Settings())
+
+
+@app.command()
+def shop() -> None:
+    """Serve the sample storefront."""
+    from services.shop.app import run
+
+    run(Settings())
+
+
+@app.command()
+def simulate(
+    sessions_per_s: Annotated[
+        float, typer.Option("--sessions", callback=_positive, help="Sessions opened a second.")
+    ] = 10.0,
+    for_s: Annotated[
+        float | None, typer.Option("--for", callback=_positive, help="Seconds; without it until stopped.")
+    ] = None,
+    summary: Annotated[Path | None, typer.Option(help="JSON file, replaced every second.")] = None,
+    seed: Annotated[int, typer.Option(help="Of who comes when, and of their luck.")] = 0,
+) -> None:
+    """Shoppers of known truth at RINGSIDE_RECOMMEND_URL, with RINGSIDE_STOREFRONT_KEY."""
+    from services.simulator.app import Options, run
+
+    run(Settings(), Options(sessions_per_s=sessions_per_s, for_s=for_s, summary=summary, seed=seed))
+
+
+@app.command()
+def demo(
+    headless: Annotated[bool, typer.Option(help="Play the story without a person.")] = False,
+    for_s: Annotated[
+        float, typer.Option("--for", callback=_positive, help="Seconds to run when headless.")
+    ] = 240.0,
+    report: Annotated[Path | None, typer.Option(help="Where the JSON report goes.")] = None,
+) -> None:
+    """The whole loop on this machine, with simulated shoppers."""
+    from services.demo.app import run
+
+    raise typer.Exit(run(Settings(), headless=headless, for_s=for_s, report=report))
+
+
+@app.command()
+def broker(
+    port: Port = None,
+    partitions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of exposures and events. Default: RINGSIDE_KAFKA_PARTITIONS, else 4."),
+    ] = None,
+) -> None:
+    """Run the embedded broker (in memory, for windows of seconds) until stopped; prints how to reach it.
+
+    It listens on 127.0.0.1 alone and forgets everything when stopped; `ringside kafka` keeps its log.
+    """
+    from services.local_servers.embedded_kafka import EmbeddedBroker
+    from services.local_servers.process import hold
+    from services.runtime.process import stop_on_signal
+
+    stop = stop_on_signal()
+    with EmbeddedBroker(partitions or Settings().kafka_partitions, port) as running:
+        typer.echo(f"RINGSIDE_KAFKA_MODE=embedded\nRINGSIDE_KAFKA_BOOTSTRAP={running.bootstrap}")
+        typer.echo(f"RINGSIDE_KAFKA_PARTITIONS={running.partitions}")
+        hold(running.server, stop)
+
+
+@app.command()
+def redis(port: Port = None) -> None:
+    """Run a Redis that keeps its data under RINGSIDE_HOME until stopped; prints how to reach it."""
+    from services.local_servers.process import hold, require_free
+    from services.local_servers.redis import EmbeddedRedis
+    from services.runtime.process import stop_on_signal
+
+    stop = stop_on_signal()
+    require_free(port)
+    with EmbeddedRedis(Settings().home / "redis", port) as running:
+        typer.echo(f"RINGSIDE_REDIS_URL={running.url}")
+        hold(running.server, stop)
+
+
+@app.command()
+def kafka(
+    port: Port = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Of exposures and events; fixed at creation.")] = 32,
+) -> None:
+    """Run Apache Kafka that keeps its log under RINGSIDE_HOME until stopped; prints how to reach it."""
+    from services.local_servers.kafka import LocalKafka
+    from services.local_servers.process import hold, require_free
+    from services.runtime.process import stop_on_signal
+
+    stop = stop_on_signal()
+    require_free(port)
+    with LocalKafka(Settings().home / "kafka", partitions, port) as running:
+        running.create_topics()
+        typer.echo(f"RINGSIDE_KAFKA_MODE=kafka\nRINGSIDE_KAFKA_BOOTSTRAP={running.bootstrap}")
+        typer.echo(f"RINGSIDE_KAFKA_PARTITIONS={running.partitions}")
+        hold(running.server, stop)
+
+
+@app.command()
+def rebuild() -> None:
+    """Put back what Redis lost: experiments, sums, pins, items, features. Takes nothing away."""
+    from services.cli.rebuild import run
+
+    raise typer.Exit(min(1, run(Settings())))
+
+
+@app.command()
+def topics() -> None:
+    """Create what is missing of the topics on the configured broker, with RINGSIDE_KAFKA_PARTITIONS."""
+    from services import bootstrap
+
+    settings = Settings()
+    created = bootstrap.log_admin(settings).create_topics(settings.kafka_partitions)
+    typer.echo(f"created: {', '.join(created)}" if created else "every topic is there")
+
+
+@app.command()
+def health(
+    process: Annotated[str, typer.Argument(help="recommend, console, shop, or a worker such as bandit.")],
+    within_s: Annotated[
+        float, typer.Option("--within", callback=_positive, help="Seconds a worker may be silent.")
+    ] = 30.0,
+) -> None:
+    """Health check of a process on this host: exit status 0, or 1 with what is wrong."""
+    from services.runtime.liveness import complaint
+
+    complaint = complaint(Settings(), process, within_s)
+    typer.echo(complaint or "healthy", err=bool(complaint))
+    raise typer.Exit(1 if complaint else 0)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for machines.")] = False,
+) -> None:
+    """Look at settings, Redis, broker, features, models, disk, clocks, processes; say what to do."""
+    from services.doctor.app import run
+
+    raise typer.Exit(run(as_json=as_json))
+
+
+@app.command("champion-only")
+def champion_only(
+    on: Annotated[str, typer.Argument(help="on, off or show.", metavar="on|off|show")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the file.")] = "",
+) -> None:
+    """The kill switch: while on, every replica serves the champion only. Needs neither Redis nor Kafka."""
+    from services.control.kill_switch import command
+
+    typer.echo(command(Settings(), on, reason))
+
+
+def main() -> None:
+    """Entry point: a RingsideError, or a setting that makes no sense, is one line on stderr, not a
+    traceback."""
+    try:
+        app()
+    except RingsideError as error:
+        raise _refused(str(error)) from error
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        bad = [f"RINGSIDE_{one['loc'][0]}".upper() + f": {one['msg']}" for one in error.errors()]
+        raise _refused("; ".join(bad)) from error  # a value may be a secret: it is not repeated
+
+
+def _refused(why: str) -> SystemExit:
+    typer.secho(f"ringside: {why}", err=True, fg=typer.colors.RED)
+    return SystemExit(2)

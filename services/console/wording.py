@@ -1,0 +1,146 @@
+"""What the numbers say, in plain words. Pure."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.lifecycle.fold import Decision, Experiment
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.784 → "78 %"."""
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def seconds(span_s: float) -> str:
+    """A span for a person: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    span = max(0, round(span_s))
+    for unit, size, lower, lower_size in (
+        ("d", 86_400, "h", 3_600),
+        ("h", 3_600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if span >= size:
+            rest = span % size // lower_size
+            return f"{span // size} {unit}" + (f" {rest} {lower}" if rest else "")
+    return f"{span} s"
+
+
+def evidence(log_e: float | None) -> str:
+    """e^log_e with three digits, also where a float overflows: "31.4", "1.2e+05", "10^480"; an en dash when
+    there is none."""
+    if log_e is None:
+        return "–"
+    if log_e > 690:
+        return f"10^{log_e / math.log(10):.0f}"
+    value = math.exp(log_e)
+    return f"{value:.3g}" if value >= 0.001 else "< 0.001"
+
+
+def sentence(state: Experiment, last_look: Decision | None) -> str:
+    """Two or three sentences on top of the page: who gets traffic, who is best, what the evidence says."""
+    if state.status == "ended":
+        return f"The experiment has ended; {state.champion} was the last champion."
+    return " ".join(filter(None, (_traffic(state), _best(state, last_look), _against(state, last_look))))
+
+
+def _traffic(state: Experiment) -> str:
+    if state.status == "paused":
+        return f"Paused: {state.champion} serves everyone."
+    shares = sorted(state.weights.shares.items(), key=lambda pair: -pair[1])
+    text = ", ".join(f"{percent(share)} {arm}" for arm, share in shares if share > 0)
+    if len(shares) <= 1:
+        return f"{state.champion} serves all traffic."
+    prefix = "On hold, last weights stay: " if state.status == "held" else "Traffic: "
+    return f"{prefix}{text}."
+
+
+def _best(state: Experiment, last_look: Decision | None) -> str:
+    challengers = [arm for arm in state.live_arms() if arm.role != "champion"]
+    if not challengers:
+        return "No challenger is in the ring."
+    if last_look is None:
+        return "No look yet: nothing has been counted."
+    numbers = last_look.evidence["arms"]
+    live = [arm.name for arm in state.live_arms()]
+    known = {arm: numbers[arm]["p_best"] for arm in live if is_counted(numbers.get(arm, {}))}
+    if not known:
+        matures = seconds(state.rules.window_s + state.rules.lateness_s)
+        return f"Nothing has been counted yet: units mature {matures} after they are served."
+    waiting = [arm for arm in live if arm not in known]
+    note = f"{', '.join(waiting)} {'have' if len(waiting) > 1 else 'has'} not been counted yet."
+    if len(known) < 2:  # the other's chance is what was believed beforehand
+        return note
+    best = max(known, key=lambda arm: known[arm])
+    claim = f"{best} is best with probability {_probability(known[best])}."
+    return f"{claim} {note}" if waiting else claim
+
+
+def is_counted(numbers: Mapping[str, Any]) -> bool:
+    """Whether an arm's numbers come from units: without any, they are what was believed beforehand."""
+    return bool(numbers.get("n")) and numbers.get("p_best") is not None
+
+
+def chance(p: float | None) -> str:
+    """A probability in a table: "0.423", "< 0.001", "> 0.999"."""
+    if p is None:
+        return "–"
+    return "> 0.999" if p > 0.999 else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _probability(p: float) -> str:
+    return "above 0.999" if p > 0.999 else f"{p:.2f}" if p < 0.995 else f"{p:.3f}"
+
+
+def _against(state: Experiment, last_look: Decision | None) -> str:
+    live = {arm.name for arm in state.live_arms()}
+    races = [] if last_look is None else [r for r in last_look.evidence.get("races", ()) if r["arm"] in live]
+    known = [race for race in races if nearness(race) is not None]
+    if not known:
+        return ""
+    worst = max(known, key=nearness)
+    progress = nearness(worst)
+    if progress < 0.25:
+        return "No evidence against any arm."
+    needed = f"E = {evidence(worst['log_e'])} of the {evidence(worst['log_threshold'])} that a rollback needs"
+    if progress >= 1:
+        return f"{worst['arm']} has lost its race: {needed}."
+    word = "Strong" if progress > 0.75 else "Some"
+    return f"{word} evidence against {worst['arm']}: {needed}."
+
+
+def nearness(race: Mapping[str, Any]) -> float | None:
+    """How far a race is on its way to the threshold, 1 there; None if its record does not say."""
+    log_e, log_threshold = race.get("log_e"), race.get("log_threshold")
+    return None if log_e is None or log_threshold is None else log_e / log_threshold
+
+
+def title(decision: Decision) -> str:
+    """A decision in a few words, for lists and marks."""
+    detail: Mapping[str, object] = decision.detail
+    weights = "changed" if _moved(decision) else "kept"
+    asked = ", retraining asked for" if detail.get("retrain") else ""
+    titles = {
+        "start": "Experiment started",
+        "enter": f"{detail.get('arm', 'An arm')} entered",
+        "allocate": f"Weights {weights}, version {decision.weights_version}",
+        "rollback": f"{detail.get('arm', 'An arm')} rolled back{asked}",
+        "promote": f"{detail.get('arm', 'An arm')} promoted",
+        "retrain": "Retraining asked for",
+        "attempt": f"Retraining, attempt {detail.get('number', '?')}",
+        "answer": f"Retraining {detail.get('outcome', 'answered')}",
+        "hold": "On hold",
+        "pause": "Paused",
+        "resume": "Resumed",
+        "recount": "Counting starts anew",
+        "undo": f"Revision {detail.get('reverts', '?')} undone",
+        "confirm": f"Revision {detail.get('confirms', '?')} served everywhere",
+        "end": "Experiment ended",
+    }
+    return titles.get(decision.kind, decision.kind)
+
+
+def _moved(look: Decision) -> bool:
+    """Whether a look changed the weights: its evidence holds those before it."""
+    arms = look.evidence.get("arms") or {}
+    return any(look.weights.get(name) != arm.get("weight") for name, arm in arms.items())

@@ -1,0 +1,1 @@
+"""Commands on experiments, shared by the command line, HTTP, the console and training."""

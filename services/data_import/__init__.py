@@ -1,0 +1,1 @@
+"""Data import: a data set from outside becomes one data version."""

@@ -1,0 +1,122 @@
+"""Online Retail II, as the UCI repository publishes it: every invoice line of a UK gift shop, 2009-12 to
+2011-12.
+
+Chen, D. (2012), doi 10.24432/C5CG6D, CC BY 4.0. The public workbook has two sheets that both hold 1-9
+December 2010. Times carry no zone; they are taken as UTC.
+"""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from services.data_import import schemas
+from services.data_import.cleaning_rules import Rule, clean
+from services.data_import.dataset_draft import ITEMS, LINES, Draft
+from services.data_import.readers import read, written
+from services.data_import.title_categories import categories, title
+
+COLUMNS = {
+    "Invoice": "VARCHAR",
+    "StockCode": "VARCHAR",
+    "Description": "TEXT",
+    "Quantity": "DOUBLE",
+    "InvoiceDate": "TIMESTAMPTZ",
+    "Price": "DOUBLE",
+    "Customer ID": "VARCHAR",
+    "Country": "VARCHAR",
+}
+FIELDS = frozenset({"title", "category", "price", "description"})  # an invoice knows nothing of stock
+LICENCE = "CC BY 4.0"
+CITATION = "Chen, D. (2012), Online Retail II, UCI Machine Learning Repository, doi 10.24432/C5CG6D"
+_SAME_LINE = ", ".join(f'"{name}"' for name in COLUMNS)
+_SAME_BUT_BLANKS = _SAME_LINE.replace('"Description"', 'trim("Description")')
+_OWN = (
+    "name the interactions of your own shop by --interactions; a file alone is read as Online Retail II, and "
+)
+_REPEATED = "row_number() OVER (PARTITION BY {} ORDER BY sheet, row) > 1"
+
+RULES = (
+    Rule("no_customer", "nobody to recommend to", '"Customer ID" IS NULL'),
+    Rule("cancelled", "a cancellation is not a purchase", "Invoice ILIKE 'C%'"),
+    Rule("not_positive", "returns and corrections of stock", "Quantity <= 0"),
+    Rule(
+        "duplicate",
+        "the same line again: 1-9 December 2010 stand in both sheets, some invoices repeat a line",
+        _REPEATED.format(_SAME_LINE),
+    ),
+    Rule(
+        "duplicate_but_blanks",
+        "the sheets differ in blanks around descriptions",
+        _REPEATED.format(_SAME_BUT_BLANKS),
+    ),
+    Rule(
+        "not_a_product",
+        "postage, fees, tests: products have codes of five digits, but for PADS and SP1002",
+        "NOT regexp_matches(StockCode, '^[0-9]{5}') AND StockCode NOT IN ('PADS', 'SP1002')",
+    ),
+)
+
+# What a shop would print today: the description used most in the last 200 lines (the latest of equals), the
+# median price of the last 50 that were not given away.
+_LATEST = """
+WITH ranked AS (
+    SELECT item_id, description, price, "at",
+           row_number() OVER (PARTITION BY item_id ORDER BY "at" DESC, description) AS age
+    FROM lines
+), named AS (
+    SELECT item_id, description, count(*) AS uses, max("at") AS last_used
+    FROM ranked WHERE age <= 200 GROUP BY ALL
+), chosen AS (
+    SELECT item_id, description FROM named
+    QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY uses DESC, last_used DESC, description) = 1
+)
+SELECT item_id, any_value(chosen.description) AS description,
+       coalesce(median(price) FILTER (price > 0 AND age <= 50), median(price) FILTER (price > 0), 0) AS price,
+       min("at") AS first_seen
+FROM ranked JOIN chosen USING (item_id) GROUP BY item_id ORDER BY item_id
+"""
+
+
+def draft(path: Path, source: str) -> Draft:
+    """Clean purchases of the file at `path`. Raises RefusedFileError if it is not what it says."""
+    raw = read(path, COLUMNS, hint=_OWN)
+    schemas.check(raw, schemas.RETAIL_LINES, path.name)
+    kept, rules = clean(raw, RULES)
+    with duckdb.connect() as connection:
+        connection.register("kept", kept)
+        lines = connection.sql(
+            """SELECT "Customer ID" AS user_id, upper(StockCode) AS item_id, InvoiceDate AS "at",
+               'purchase' AS kind, Quantity AS quantity, Price AS price, Invoice AS order_id,
+               coalesce(trim(Description), '') AS description
+               FROM kept ORDER BY "at", order_id, sheet, row"""
+        ).to_arrow_table()
+    schema = LINES.append(pa.field("description", pa.string()))
+    kept = lines.select(schema.names).cast(schema)
+    return Draft(kept, None, source, LICENCE, CITATION, tuple(rules), FIELDS, written(path))
+
+
+def catalogue(lines: pa.Table) -> pa.Table:
+    """Items of cleaned `lines` (with `description`): title and category are made from the descriptions."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("lines", lines)
+        items = connection.sql(_LATEST).to_arrow_table()
+    titles = [
+        title(text) or code
+        for text, code in zip(
+            *map(pa.ChunkedArray.to_pylist, (items["description"], items["item_id"])), strict=True
+        )
+    ]
+    n = len(titles)
+    columns = {
+        "item_id": items["item_id"],
+        "title": pa.array(titles, pa.string()),
+        "category": pa.array(categories(titles), pa.string()),
+        "price": items["price"],
+        "description": pa.array(titles, pa.string()),
+        "stock": pa.array([-1] * n, pa.int32()),
+        "hidden": pa.array([False] * n),
+        "first_seen": items["first_seen"],
+    }
+    return pa.table(columns).cast(ITEMS)

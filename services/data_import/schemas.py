@@ -1,0 +1,155 @@
+"""What each table must hold, as pandera schemas: of the files that come in, and of the tables that go out."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pandera
+import pyarrow as pa
+import pyarrow.compute as pc
+from pandera.pandas import Check, Column
+
+from models.recommender import KINDS
+from services.data_import.validation_error import SHOWN, Finding, RefusedFileError
+
+MOST_STOCK = 2**31 - 1  # as /items takes
+_EARLIEST, _LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+_finite = Check(lambda values: np.isfinite(values), name="is finite")
+_whole = Check(lambda values: values == np.floor(values), name="is a whole number")
+_not_negative = Check.ge(0, error="is not negative")
+_plausible_time = Check.in_range(_EARLIEST, _LATEST, error="lies between 1990 and 2100")
+_short = Check(lambda values: values.str.len() <= 200, name="has at most 200 characters")
+# as /items takes: arrays give every row the room of the longest
+_title = Check(lambda values: values.str.len() <= 500, name="has at most 500 characters")
+_long = Check(lambda values: values.str.len() <= 10_000, name="has at most 10,000 characters")
+_plain = Check(  # numpy drops a NUL at the end: two ids would be one
+    lambda values: ~values.str.match(r".*[\x00-\x1f\x7f]"), name="has no control characters"
+)
+
+_printed = Check(
+    lambda values: ~values.str.contains(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
+    name="has no control characters but tabs and ends of lines",
+)
+
+
+def _text(*checks: Check, nullable: bool = False, unique: bool = False) -> Column:
+    return Column(None, list(checks), nullable=nullable, unique=unique)
+
+
+def _number(*checks: Check, nullable: bool = False) -> Column:
+    return Column(None, [_finite, *checks], nullable=nullable)
+
+
+def _time(*, nullable: bool = False) -> Column:
+    return Column(None, _plausible_time, nullable=nullable)
+
+
+# Online Retail II as published: dirty rows are allowed here, the cleaning rules count them.
+RETAIL_LINES = pandera.DataFrameSchema(
+    {
+        "Invoice": _text(_short, _plain),
+        "StockCode": _text(_short, _plain),
+        "Description": _text(nullable=True),
+        "Quantity": _number(_whole),
+        "InvoiceDate": _time(),
+        "Price": _number(),
+        "Customer ID": _text(_short, _plain, nullable=True),
+    }
+)
+
+# A storefront's own files.
+CATALOGUE = pandera.DataFrameSchema(
+    {
+        "item_id": _text(_short, _plain, unique=True),
+        "title": _text(_title, _printed),
+        "category": _text(_short, _printed, nullable=True),
+        "price": _number(_not_negative, nullable=True),
+        "description": _text(_long, _printed, nullable=True),
+        "stock": _number(
+            _whole,
+            Check.ge(-1, error="is -1 (not tracked) or more"),
+            Check.le(MOST_STOCK, error=f"is at most {MOST_STOCK}"),
+            nullable=True,
+        ),
+        "hidden": Column(None, nullable=True),
+        "first_seen": _time(nullable=True),
+    }
+)
+INTERACTIONS = pandera.DataFrameSchema(
+    {
+        "user_id": _text(_short, _plain),
+        "item_id": _text(_short, _plain),
+        "at": _time(),
+        "kind": _text(Check.isin(KINDS, error=f"is one of {', '.join(KINDS)}"), nullable=True),
+        "quantity": _number(Check.gt(0, error="is positive"), nullable=True),
+        "price": _number(_not_negative, nullable=True),
+        "order_id": _text(_short, _plain, nullable=True),
+    }
+)
+
+# What every import writes.
+ITEMS_OUT = pandera.DataFrameSchema(
+    {
+        "item_id": _text(_short, _plain, unique=True),
+        "title": _text(),
+        "category": _text(),
+        "price": _number(_not_negative),
+        "description": _text(),
+        "stock": _number(_whole),
+        "hidden": Column(None),
+        "first_seen": Column(None, nullable=True),
+    },
+    strict=True,
+)
+USERS_OUT = pandera.DataFrameSchema(
+    {
+        "user_id": _text(_short, _plain, unique=True),
+        "first_seen": Column(None),
+        "last_seen": Column(None),
+        "interactions": _number(Check.gt(0, error="is positive")),
+    },
+    strict=True,
+)
+
+
+def check(table: pa.Table, schema: pandera.DataFrameSchema, name: str) -> None:
+    """Raise RefusedFileError with every value of `table` that breaks `schema`. `sheet` and `row` say where,
+    if there."""
+    frame = pd.DataFrame({column: _frame_column(table[column]) for column in schema.columns})
+    try:
+        schema.validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        raise _refused(error.failure_cases, table, name) from error
+
+
+def _frame_column(column: pa.ChunkedArray) -> pd.Series:
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        return column.to_pandas()
+    if pa.types.is_timestamp(column.type):
+        return column.to_pandas()
+    return pd.Series(column, dtype=pd.ArrowDtype(column.type))
+
+
+_RULES = {"not_nullable": "is there", "field_uniqueness": "is there once"}
+
+
+def _refused(cases: pd.DataFrame, table: pa.Table, name: str) -> RefusedFileError:
+    cases = cases.drop_duplicates(["column", "check", "index"])
+    shown = cases.dropna(subset=["index"]).sort_values("index").head(SHOWN)
+    return RefusedFileError(name, [_finding(case, table) for case in shown.to_dict("records")], len(cases))
+
+
+def _finding(case: dict[str, object], table: pa.Table) -> Finding:
+    index = int(case["index"])
+    sheet = table["sheet"][index].as_py() if "sheet" in table.column_names else ""
+    row = table["row"][index].as_py() if "row" in table.column_names else index + 1
+    rule = _RULES.get(str(case["check"]), str(case["check"]))
+    return Finding(sheet, row, str(case["column"]), rule, _shown(table[case["column"]][index]))
+
+
+def _shown(value: pa.Scalar) -> str:
+    """Also a time that Python has no word for."""
+    try:
+        return str(value.as_py())
+    except OverflowError:
+        return str(pc.cast(value, pa.string()).as_py())

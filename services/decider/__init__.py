@@ -1,1 +1,0 @@
-"""Turns sums into weights, rollbacks and confirmations."""

@@ -1,1 +1,0 @@
-"""The importer: a data set from outside becomes one data version."""

@@ -1,1 +1,0 @@
-"""Dead letters for people: show them, put them back."""

@@ -1,0 +1,1 @@
+"""Servers that Ringside starts itself: Redis, the embedded broker, Apache Kafka."""

@@ -1,0 +1,38 @@
+"""The embedded broker: librdkafka's own mock cluster, from the confluent-kafka wheel, in a child process.
+
+It speaks the real protocol over TCP and keeps everything in memory: about 5 MB a partition, then the oldest
+records vanish; no topic settings, no look-up by time, one member a group. For windows of seconds: the first
+minute, the demo, tests without Java. A topic named `ringside-log-<uuid>` is its identity, so a restarted
+broker is known to be another log.
+"""
+
+import sys
+
+from services.errors import UnavailableError
+from services.local_servers.process import Server
+
+
+class EmbeddedBroker:
+    """A running embedded broker; `bootstrap` is its address, for `Settings.kafka_bootstrap`. With `port`
+    clients find it there, and after a restart there again (as another, empty log)."""
+
+    def __init__(self, partitions: int = 4, port: int | None = None):
+        self.partitions = partitions
+        fixed = [] if port is None else ["--port", str(port)]
+        self.server = Server(
+            [sys.executable, "-m", "services.local_servers.mock_kafka", str(partitions), *fixed]
+        )
+        self.bootstrap = self.server.read_line()
+        if not self.bootstrap:
+            self.server.stop()
+            raise UnavailableError("embedded broker", "it did not start; its reason is on stderr")
+
+    def stop(self) -> None:
+        """Stop; idempotent."""
+        self.server.stop()
+
+    def __enter__(self) -> "EmbeddedBroker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

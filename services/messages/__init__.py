@@ -1,0 +1,1 @@
+"""Messages that cross processes, and the topics that carry them."""

@@ -1,0 +1,204 @@
+"""Wire messages: what travels on each topic. A message is a frozen value that knows its codec.
+
+Every message carries `v` (schema version) and `received_at` (milliseconds since the epoch, UTC, stamped by
+our own service): the only clock that rules use. `ts` is the client's clock and information only. JSON on the
+wire.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from experiments.lifecycle.record_schema import LATEST_MS
+from services.errors import BadMessageError
+
+EXPOSURES = "exposures"  # key: routing key; co-partitioned with EVENTS
+EVENTS = "events"  # key: routing key of the attributed exposure, else user id, else session id
+DECISIONS = "decisions"  # one partition: the truth about experiments (experiments.lifecycle.fold.Decision)
+ITEMS = "items"  # one partition: changes of the live catalogue
+ACTIVITY = "activity-rows"  # key: user id; rows as pushed to Feast, so that the lake can keep their history
+DEAD_LETTERS = (
+    "dead-letters"  # raw bytes in the value; reason and origin in headers: services.runtime.dead_letters
+)
+
+# champion_only: the experiment is paused, ended, switched off, out of reach; overridden: the arm was retired
+Excluded = Literal[
+    "preview", "bot", "staff", "pin_unreachable", "no_experiment", "champion_only", "overridden"
+]
+EventType = Literal["impression", "view", "click", "add_to_cart", "purchase"]
+ActedType = Literal["view", "click", "add_to_cart", "purchase"]  # leaves a trace in its user's row
+
+Millis = Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]  # of our clock
+ClientMillis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+Whole = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+ArmName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # "|" parts the keys of sums
+LONGEST_ID = 200  # characters
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]  # as the HTTP API takes it
+ItemId = Annotated[  # of the catalogue: numpy drops a NUL at the end, two ids would be one
+    str, msgspec.Meta(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f\x7f]+\Z")
+]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every wire message: a schema version and our own clock."""
+
+    v: int = 1
+    received_at: Millis  # ms since the epoch, UTC
+
+
+class Exposure(Message, frozen=True, kw_only=True):
+    """A slate shown to a unit.
+
+    `arm` is the arm assigned; `answered_by` the arm whose model made the slate (the champion when the
+    assigned one failed or was late). Only exposures with `first=True` and no `excluded` are units.
+    """
+
+    recommendation_id: str  # short id of the slate (uuid hex), not the signed token
+    experiment: str
+    routing_key: str
+    unit: (
+        str  # function of (routing key, session, day, request); see experiments.allocation.assignment.unit_id
+    )
+    unit_at: Millis  # received_at of the unit's first exposure, ms; equals received_at when first
+    first: bool
+    arm: ArmName
+    answered_by: str
+    model_version: str  # of answered_by
+    weights_version: Whole
+    propensity: float  # of `arm` under `weights_version`; 0 when excluded
+    placement: str
+    items: list[str]
+    user_id: str | None = None
+    session_id: str | None = None
+    degraded: str | None = None
+    excluded: Excluded | None = None
+    features_at: Millis | None = None  # event timestamp of the user row that was read, ms
+
+
+class Attribution(msgspec.Struct, frozen=True, kw_only=True):
+    """What a valid recommendation id says about an event: enough to count it without a look-up."""
+
+    recommendation_id: str
+    experiment: str
+    routing_key: str
+    unit: str
+    unit_at: Millis  # ms
+    exposed_at: Millis  # ms; received_at of the slate that was clicked
+    arm: ArmName
+    weights_version: Whole
+    propensity: float
+    position: Whole  # 0-based position of the item in the slate
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """What a shopper did. `attribution` is set only if the recommendation id was valid, its exposure counts,
+    and the item stood in its slate."""
+
+    event_id: Id
+    type: EventType
+    item_id: Id
+    user_id: Id | None = None
+    session_id: Id | None = None
+    value: float | None = None
+    ts: ClientMillis | None = None  # the client's clock, ms
+    attribution: Attribution | None = None
+
+    @property
+    def key(self) -> str:
+        """Routing key: the attributed exposure's, else user id, else session id, else event id."""
+        if self.attribution is not None:
+            return self.attribution.routing_key
+        return self.user_id or self.session_id or self.event_id
+
+
+ITEM_FIELDS = ("title", "category", "price", "stock", "hidden", "description")
+
+
+class ItemChanged(Message, frozen=True, kw_only=True):
+    """A change of one item in the live catalogue. `None` leaves a field as it is; `deleted` removes the
+    item. The bounds are those of `/items`: arrays hold what is within them."""
+
+    item_id: ItemId
+    title: Annotated[str, msgspec.Meta(max_length=500)] | None = None
+    category: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    price: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    stock: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] | None = None
+    hidden: bool | None = None
+    description: Annotated[str, msgspec.Meta(max_length=10_000)] | None = None
+    deleted: bool = False
+    author: str = ""
+
+    @property
+    def key(self) -> str:
+        """Key in the log: the item and which fields this says. A later record with the same key says all of
+        it anew, so a compacted log folds to the same as a whole one (of partial changes by item it would
+        not)."""
+        said = [name for name in ITEM_FIELDS if getattr(self, name) is not None]
+        return f"{self.item_id}\n{'deleted' if self.deleted else ','.join(said)}"
+
+    def then(self, later: "ItemChanged") -> "ItemChanged":
+        """This change followed by `later`: what `later` leaves None stays, a deletion forgets all."""
+        if later.deleted or self.deleted:
+            return later
+        said = {name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None}
+        return msgspec.structs.replace(self, **said)
+
+
+class ActivityRow(Message, frozen=True, kw_only=True):
+    """One row of the feature view `user_activity` as it was pushed; `received_at` is its event timestamp.
+    Raises ValueError if its lists differ in length: everybody who reads one walks them side by side."""
+
+    user_id: Id
+    item_ids: list[Id]  # most recent first, at most Settings.recent_items
+    item_at: list[Millis]  # received_at of each, ms
+    item_types: list[ActedType]  # event type of each
+    event_ids: list[Id]  # of each, for idempotence
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.item_ids), len(self.item_at), len(self.item_types), len(self.event_ids)]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"item_ids, item_at, item_types and event_ids differ in length: {lengths}")
+
+
+M = TypeVar("M", bound=msgspec.Struct)
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type, msgspec.json.Decoder] = {}
+SCHEMA_VERSION = 1
+
+
+def encode(message: object) -> bytes:
+    """Encode a message (or any frozen dataclass, such as a Decision) as JSON bytes."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[M], raw: bytes) -> M:
+    """Decode `raw` as `kind`. Raises BadMessageError naming the field when bytes, types or version are
+    wrong."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+    try:
+        message = decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        _check_version(kind, _version_in(raw))  # another version says more than the field it changed
+        raise BadMessageError(f"not a {kind.__name__}: {error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadMessageError(f"not a {kind.__name__}: {error}", "not-json") from error
+    _check_version(kind, getattr(message, "v", SCHEMA_VERSION))
+    return message
+
+
+def _version_in(raw: bytes) -> object:
+    """What bytes that are no message say about their version."""
+    try:
+        found = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return SCHEMA_VERSION
+    return found.get("v", SCHEMA_VERSION) if isinstance(found, dict) else SCHEMA_VERSION
+
+
+def _check_version(kind: type, version: object) -> None:
+    if version != SCHEMA_VERSION:
+        raise BadMessageError(
+            f"{kind.__name__}.v: {version!r} is not understood here (this is {SCHEMA_VERSION})", "version"
+        )

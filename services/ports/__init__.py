@@ -1,0 +1,1 @@
+"""Small protocols at real I/O, and the values that cross them."""

@@ -1,0 +1,87 @@
+"""Imported data, model artifacts, the registry, text embeddings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.recommender import Catalogue, Interactions, Manifest, Progress, Recommender, silent
+from services.ports.catalogue import Imported
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One imported data version. `shift_s` was added to every original time (0: none)."""
+
+    version: str
+    catalogue: Catalogue
+    interactions: Interactions
+    source: str
+    shift_s: float = 0.0
+
+
+class DataStore(Protocol):
+    """Imported data versions on disk."""
+
+    def current(self) -> str | None:
+        """The version that training uses; None before the first import."""
+
+    def versions(self) -> list[str]:
+        """Versions present, oldest first."""
+
+    def load(self, version: str | None = None) -> Dataset:
+        """A version (None: the current one). Raises ConfigurationError if there is none, or it is damaged."""
+
+    def imported(self, version: str) -> Imported:
+        """What the catalogue of this version knows; moves when the same data are imported again."""
+
+    def table(self, name: str, version: str | None = None) -> "pa.Table":
+        """One table as imported: items, users, interactions, perhaps holdout."""
+
+
+class ModelStore(Protocol):
+    """Model artifacts on disk: `<home>/models/<model_version>/`."""
+
+    def save(
+        self,
+        model: Recommender,
+        *,
+        data_version: str,
+        window: tuple[float, float],
+        metrics: Mapping[str, float],
+        now_ms: int,
+    ) -> Manifest:
+        """Write an artifact atomically; its version is `<algorithm>-<UTC time>-<hash>`."""
+
+    def load(self, model_version: str) -> tuple[Recommender, Manifest]:
+        """A verified artifact. Raises ArtifactError naming what is wrong (hash, missing file, foreign
+        format)."""
+
+    def versions(self) -> list[str]:
+        """Versions present, oldest first."""
+
+
+class ModelRegistry(Protocol):
+    """The registry people look at (MLflow): versions, aliases champion / challenger / holdback, evidence as
+    tags."""
+
+    def register(self, manifest: Manifest) -> None:
+        """Record a model version with its metrics and parameters."""
+
+    def alias(self, name: str, model_version: str | None) -> None:
+        """Point an alias at a version, or remove it."""
+
+    def tag(self, model_version: str, tags: Mapping[str, str]) -> None:
+        """Attach evidence."""
+
+
+class TextEncoder(Protocol):
+    """Texts to vectors."""
+
+    def encode(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
+        """One row a text, float32 [n, d], in order."""

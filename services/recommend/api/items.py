@@ -1,0 +1,164 @@
+"""POST|PATCH|DELETE /items: the live catalogue. A change is logged first, then laid over the imported
+data."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.errors import UnavailableError
+from services.messages.events import ITEMS, ItemChanged, encode
+from services.recommend.api.events import acknowledged
+from services.recommend.api.openapi import ANY_KEY, failures
+from services.recommend.deps import Deps
+from services.recommend.schemas import MAX_LISTED
+from services.recommend.snapshot.catalogue_index import Shelf
+from services.recommend.snapshot.item_changes import shown, standing
+from services.web.access import Caller, Gate, KeyFirstRoute
+from services.web.api_keys import Principal
+from services.web.problem import NotFoundError
+
+MAX_CHANGES = 1_000
+PLAIN = r"^[^\x00-\x1f\x7f]+$"  # numpy drops a NUL at the end: two ids would be one
+ItemId = Annotated[str, Field(min_length=1, max_length=200, pattern=PLAIN)]
+PRINTED = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"  # tabs and ends of lines are
+Title = Annotated[str, Field(max_length=500, pattern=PRINTED)]
+Category = Annotated[str, Field(max_length=200, pattern=PRINTED)]
+Description = Annotated[str, Field(max_length=10_000, pattern=PRINTED)]
+
+
+class Change(BaseModel):
+    """What is new about an item; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+    title: Title | None = None
+    category: Category | None = None
+    price: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    stock: (
+        Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")] | None
+    ) = None
+    hidden: bool | None = None
+    description: Description | None = None
+
+
+class ItemChange(Change):
+    """A change and the item that it is about."""
+
+    item_id: ItemId
+
+
+class Item(ItemChange):
+    """A whole item: new, or replacing what was known."""
+
+    title: Annotated[Title, Field(min_length=1)]
+    category: Category = ""
+    price: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    stock: Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")] = -1
+    hidden: bool = False
+    description: Description = ""
+
+
+class Changed(BaseModel):
+    """How many items changed, and the position in the log after them. Answers show it within seconds."""
+
+    changed: int
+    revision: int
+
+
+class LiveCatalogue:
+    """Takes changes into topic `items`, then lays the log over what replicas read.
+
+    `follow` lays the log up to its end, in a thread of its own.
+    """
+
+    def __init__(self, deps: Deps, shelf: Callable[[], Shelf], follow: Callable[[], Awaitable[object]]):
+        self._deps = deps
+        self._shelf = shelf
+        self._follow = follow
+
+    async def change(self, changes: Sequence[ItemChanged]) -> Changed:
+        """Log and lay over. Raises UnavailableError; then the same changes may be sent again. Those that
+        the log took meanwhile are laid as soon as Redis can be reached."""
+        send, deadline_s = self._deps.producer.send, self._deps.settings.broker_ack_deadline_ms / 1_000
+        futures = [send(ITEMS, change.key, encode(change)) for change in changes]
+        await acknowledged(futures, deadline_s)
+        try:
+            await asyncio.wait_for(self._follow(), deadline_s)
+        except TimeoutError:
+            raise UnavailableError("the live catalogue", "logged, and not yet laid over the import") from None
+        revision = max(future.result().offset for future in futures) + 1
+        return Changed(changed=len(changes), revision=revision)
+
+    def changed(self, item_id: str, by: Principal, said: Change | None) -> ItemChanged:
+        """The message of one change; `said` None deletes."""
+        fields = (
+            said.model_dump(exclude={"item_id"}, exclude_none=True) if said is not None else {"deleted": True}
+        )
+        return ItemChanged(received_at=self._deps.clock_ms(), item_id=item_id, author=by.name, **fields)
+
+    async def require(self, item_ids: Sequence[str], *, deleted: bool = False) -> None:
+        """Refuse to change what does not exist; `deleted`: items of the import that were taken out will do.
+        Raises NotFoundError naming the row. Items that our shelf lacks are looked for in what was laid since.
+        """
+        shelf = self._shelf()
+        gone = frozenset[str]() if deleted else shelf.deleted
+        unknown = [item for item in item_ids if item not in shelf.index or item in gone]
+        _, changes = await asyncio.to_thread(self._deps.overlay.changes) if unknown else (None, [])
+        held = standing(changes, shelf.imported)
+        missing = [item for item in unknown if not _exists(held.get(item), item in shelf.index)]
+        if missing:
+            row = list(item_ids).index(missing[0])
+            raise NotFoundError(f"{row}.item_id", f"no item {missing[0]!r} in the catalogue")
+
+
+def _exists(change: ItemChanged | None, imported: bool) -> bool:
+    """Whether there is an item of which this holds."""
+    return shown(change) or (imported and not (change is not None and change.deleted))
+
+
+def catalogue_routes(deps: Deps, gate: Gate, live: LiveCatalogue) -> APIRouter:
+    """The routes; admin keys only."""
+    admin = Annotated[Principal, Depends(Caller(gate, "admin"))]
+    router = APIRouter(
+        route_class=KeyFirstRoute,
+        tags=["catalogue"],
+        responses=failures("400", "401", "403", "413", "422", "429", "503"),
+    )
+    extra = {"security": ANY_KEY}
+    few = Field(min_length=1, max_length=MAX_LISTED)
+    rows = Field(min_length=1, max_length=MAX_CHANGES)
+
+    @router.post("/items", openapi_extra=extra)
+    async def put_items(items: Annotated[list[Item], rows, Body()], by: admin) -> Changed:
+        """Add items, or replace what is known of them. Effective in answers within seconds."""
+        return await live.change([live.changed(item.item_id, by, item) for item in items])
+
+    @router.patch("/items", openapi_extra=extra, responses=failures("404"))
+    async def change_items(changes: Annotated[list[ItemChange], rows, Body()], by: admin) -> Changed:
+        """Change stock, price, visibility, … of several items. A deleted one is 404 until it is posted."""
+        await live.require([change.item_id for change in changes])
+        return await live.change([live.changed(change.item_id, by, change) for change in changes])
+
+    @router.delete("/items", openapi_extra=extra, responses=failures("404"))
+    async def delete_items(item_id: Annotated[list[ItemId], few, Query()], by: admin) -> Changed:
+        """Take items out of the catalogue; `item_id` may be repeated. A POST brings them back, or a newer
+        import that has them."""
+        await live.require(item_id, deleted=True)
+        return await live.change([live.changed(item, by, None) for item in item_id])
+
+    @router.patch("/items/{item_id:path}", openapi_extra=extra, responses=failures("404"))
+    async def change_item(item_id: Annotated[ItemId, Path()], change: Change, by: admin) -> Changed:
+        """Change one item."""
+        await live.require([item_id])
+        return await live.change([live.changed(item_id, by, change)])
+
+    @router.delete("/items/{item_id:path}", openapi_extra=extra, responses=failures("404"))
+    async def delete_item(item_id: Annotated[ItemId, Path()], by: admin) -> Changed:
+        """Take one item out of the catalogue."""
+        await live.require([item_id], deleted=True)
+        return await live.change([live.changed(item_id, by, None)])
+
+    return router

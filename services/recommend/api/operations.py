@@ -1,0 +1,89 @@
+"""Health, metrics and the kill switch."""
+
+from threading import Event
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from services.control.kill_switch import turn
+from services.recommend.api.openapi import ANY_KEY, failures
+from services.recommend.deps import Deps
+from services.recommend.metrics import Metrics
+from services.recommend.snapshot.refresher import Loaded
+from services.web.access import READERS, Caller, Gate, KeyFirstRoute
+from services.web.api_keys import Principal
+
+
+class Switch(BaseModel):
+    """The kill switch: on means that only the champion serves, on every replica that shares this home
+    folder."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    on: bool
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics, leaving: Event) -> APIRouter:
+    """Health answers everybody, and says more than its status to an analyst's or admin's key; metrics take
+    such a key, the switch an admin's."""
+    router = APIRouter(route_class=KeyFirstRoute, tags=["operations"])
+    admin = Annotated[Principal, Depends(Caller(gate, "admin"))]
+    reader = Annotated[Principal, Depends(Caller(gate, *READERS))]
+    path = deps.settings.kill_switch_path
+
+    @router.get("/health/live")
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @router.get(
+        "/health/ready",
+        openapi_extra={"security": [{}, *ANY_KEY]},
+        responses={503: {"description": "No catalogue is loaded yet, or we drain."}},
+    )
+    async def ready(request: Request) -> Response:
+        """Slates can be made; tells an analyst's or admin's key what is served."""
+        status = "draining" if leaving.is_set() else loaded.status
+        told = _served(deps, loaded) if gate.sees_inside(request) else {}
+        return JSONResponse({"status": status, **told}, 200 if status == "ready" else 503)
+
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        openapi_extra={"security": ANY_KEY},
+        responses=failures("401", "403", "429"),
+    )
+    async def exposition(by: reader) -> Response:
+        """Prometheus metrics, as at the metrics port, which takes no key."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.post(
+        "/champion-only",
+        openapi_extra={"security": ANY_KEY},
+        responses=failures("400", "401", "403", "413", "422", "429"),
+    )
+    async def champion_only(said: Switch, by: admin) -> Switch:
+        """Champion only, on or off: a file, so it works without Redis and Kafka."""
+        turn(path, on=said.on, author=by.name, now_ms=deps.clock_ms(), reason=said.reason)
+        return said
+
+    return router
+
+
+def _served(deps: Deps, loaded: Loaded) -> dict[str, object]:
+    serving = loaded.serving
+    champion = serving.champion
+    return {
+        "replica": deps.replica,
+        "items": len(serving.shelf),
+        "data_version": serving.shelf.data_version,
+        "champion": champion.arm if champion is not None else None,
+        "models": sorted(serving.models),
+        "revision": serving.state.revision if serving.state is not None else 0,
+        "champion_only": serving.alone == "champion_only",
+        "cut_off": serving.alone == "cut_off",
+    }

@@ -1,0 +1,1 @@
+"""What a replica serves from: models, catalogue and experiment state, refreshed in the background."""

@@ -1,0 +1,1 @@
+"""What every process needs: signals, logging, liveness, worker loops, dead letters."""

@@ -1,0 +1,145 @@
+"""Lines of a process's log: as text for a person, or one JSON object a line for a machine; without secrets.
+
+The standard library does it in these lines: structlog would be a second way to log beside the one that every
+library here uses, and its processors would have to be put in front of theirs as well.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from services.runtime.log_context import RECOMMENDATION
+from services.settings import Settings
+
+HIDDEN = "[hidden]"
+_API_KEY = re.compile(r"rs_(pub|ana|adm)_[A-Za-z0-9_-]+")  # as services.web.api_keys makes them
+_IN_ADDRESS = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)(?=@)")
+_NUMBER = re.compile(r"\d+")
+_OURS = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"))
+
+Ids = Callable[[], Mapping[str, str]]
+
+
+def no_trace() -> Mapping[str, str]:
+    """Tracing is off."""
+    return {}
+
+
+def secrets_of(settings: Settings) -> tuple[str, ...]:
+    """Values that no line may hold, longest first."""
+    urls = (settings.redis_url, settings.mlflow_uri)
+    passwords = [password for url in urls if (password := urlsplit(url).password)]
+    known = [*settings.signing_key.split(","), settings.storefront_key]
+    known += [*passwords, *map(unquote, passwords)]
+    return tuple(sorted({text.strip() for text in known if len(text.strip()) >= 4}, key=len, reverse=True))
+
+
+class Lines(logging.Formatter):
+    """What both formats share: who speaks, what is known of the request, and that secrets stay hidden.
+
+    `ids` answers trace and span of the moment. A line is formatted on the thread that logs, so both it and
+    `RECOMMENDATION` are those of the request that it is about.
+    """
+
+    def __init__(self, settings: Settings, process: str, replica: str, ids: Ids = no_trace):
+        super().__init__()
+        self._who = {"process": process, "replica": replica}
+        self._secrets, self._ids = secrets_of(settings), ids
+
+    def hide(self, text: str) -> str:
+        """The text without the installation's secrets, API keys and passwords in addresses."""
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return _IN_ADDRESS.sub(rf"\1:{HIDDEN}", _API_KEY.sub(rf"rs_\1_{HIDDEN}", text))
+
+    def about(self, record: logging.LogRecord) -> dict[str, Any]:
+        """What the line is about: recommendation, trace, and what the caller gave as `extra`."""
+        slate = {"recommendation_id": found} if (found := RECOMMENDATION.get()) else {}
+        extra = {name: value for name, value in vars(record).items() if name not in _OURS}
+        return {**slate, **self._ids(), **extra}
+
+
+class TextLines(Lines):
+    """Time, process, level, logger: message, then what it is about."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the traceback under it."""
+        about = "".join(f" {name}={value}" for name, value in self.about(record).items() if name != "event")
+        head = f"{self.formatTime(record)} {self._who['process']} {record.levelname} {record.name}"
+        error = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return self.hide(f"{head}: {record.getMessage()}{about}{error}")
+
+
+class JsonLines(Lines):
+    """at, level, process, replica, logger, event, message, recommendation_id, trace_id, span_id, error.
+
+    `event` names the kind of line, the same for every line of it: `extra={"event": …}`, else the message
+    before its values were filled in.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object, on one line."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"at": at, "level": record.levelname, **self._who, "logger": record.name}
+        line |= {"event": str(record.msg), "message": record.getMessage(), **self.about(record)}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        hidden = {name: self.hide(str(value)) for name, value in line.items()}
+        return msgspec.json.encode(hidden).decode()
+
+
+class Seldom(logging.Filter):
+    """Lets lines with this message pass once in `every_s`: strangers choose how often they send rubbish."""
+
+    def __init__(self, message: str, every_s: float = 10.0):
+        super().__init__()
+        self._message, self._every_s, self._next_s = message, every_s, 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write it."""
+        if record.msg != self._message:
+            return True
+        if record.created < self._next_s:
+            return False
+        self._next_s = record.created + self._every_s
+        return True
+
+
+class Repeated(logging.Filter):
+    """Lets a warning that something is tried again pass when it says something new, and once in `every_s`
+    while it goes on: every process asks for a broker that is away each two seconds. Numbers are no news."""
+
+    def __init__(self, every_s: float = 60.0):
+        super().__init__()
+        self._every_s = every_s
+        self._last: dict[str, tuple[str, float]] = {}  # by logger: what it said, and when
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write it."""
+        if not str(record.msg).endswith("; trying again") or record.exc_info:
+            return True
+        text = _NUMBER.sub("#", record.getMessage())
+        before, at = self._last.get(record.name, ("", 0.0))
+        if text == before and record.created < at + self._every_s:
+            return False
+        self._last[record.name] = text, record.created
+        return True
+
+
+FORMATS: Mapping[str, type[Lines]] = {"text": TextLines, "json": JsonLines}
+
+
+def configure(settings: Settings, process: str, replica: str, ids: Ids = no_trace) -> None:
+    """Every logger of this process writes such lines to stderr, and nothing else does."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(FORMATS[settings.log_format](settings, process, replica, ids))
+    handler.addFilter(Repeated())
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    # Two lines a second without a broker; ours tell once.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn.error").addFilter(Seldom("Invalid HTTP request received."))

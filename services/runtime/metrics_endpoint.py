@@ -1,0 +1,184 @@
+"""Where a process is scraped: a small HTTP server on its own thread, and a note of its address.
+
+The note is a target file as Prometheus' `file_sd_configs` reads it, so processes that share a home folder are
+found whatever port they got.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from services.runtime.process import replica_name
+from services.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OFF = -1
+PATIENCE_S = 10.0  # with who connects and sends no request
+SILENT_S = 30.0  # without a turn of the loop a worker counts as hanging; the trainer's fits take longer
+Alive = Callable[[], float]  # seconds since the last turn of the loop
+
+
+class Endpoint:
+    """GET /metrics and GET /health/live (503 after `silent_s` without a turn of the loop)."""
+
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, age_s: Alive, silent_s: float = SILENT_S
+    ):
+        """Raises OSError when the port is taken. Port 0: a free one; `port` says which."""
+        self._registry, self._age_s, self._silent_s = registry, age_s, silent_s
+        self._server = _Server((host, port), self._handler())
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, path: str) -> tuple[int, str, bytes]:
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
+        if path == "/health/live":
+            age_s = self._age_s()
+            told = json.dumps({"status": "live" if age_s <= self._silent_s else "silent", "age_s": age_s})
+            return (200 if age_s <= self._silent_s else 503), "application/json", told.encode()
+        return 404, "text/plain", b"GET /metrics or /health/live\n"
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        answer = self._answer
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = PATIENCE_S
+
+            def do_GET(self) -> None:
+                status, kind, body = answer(self.path.partition("?")[0])
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """A scrape is no news."""
+
+        return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Without the library's reverse look-up of our name, which may take seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = self.server_address[0], self.server_address[1]
+
+
+def opened(
+    settings: Settings, registry: CollectorRegistry, age_s: Alive, silent_s: float = SILENT_S
+) -> Endpoint:
+    """The endpoint at `metrics_port`; where another process of this host has that one, at a free one."""
+    try:
+        return Endpoint(registry, settings.host, settings.metrics_port, age_s, silent_s)
+    except OSError as error:
+        free = Endpoint(registry, settings.host, 0, age_s, silent_s)
+        log.warning("metrics port %d: %s; metrics are at port %d", settings.metrics_port, error, free.port)
+        return free
+
+
+@contextlib.contextmanager
+def scraped(
+    settings: Settings,
+    process: str,
+    replica: str,
+    registry: CollectorRegistry,
+    age_s: Alive,
+    silent_s: float = SILENT_S,
+) -> Iterator[None]:
+    """Serve `registry`, and say where, while the block runs; with a `metrics_port` of -1 nowhere."""
+    if settings.metrics_port == OFF:
+        yield
+        return
+    served = opened(settings, registry, age_s, silent_s)
+    try:
+        with announcing(settings, process, replica, served.port):
+            yield
+    finally:
+        served.close()
+
+
+def scraped_registry(
+    settings: Settings, process: str, registry: CollectorRegistry
+) -> contextlib.AbstractContextManager[None]:
+    """Serve a registry that a process made itself at `metrics_port` while the block runs."""
+    return scraped(settings, process, replica_name(settings), registry, age_of(None, 0.0))
+
+
+@contextlib.contextmanager
+def announcing(settings: Settings, process: str, replica: str, port: int) -> Iterator[None]:
+    """Leave the target file of this process while the block runs; without a place for it, do without."""
+    file: Path | None = None
+    with contextlib.suppress(OSError):  # a full disk must not keep a process from its work
+        file = _announce(settings, process, replica, port)
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.unlink(missing_ok=True)
+
+
+def _announce(settings: Settings, process: str, replica: str, port: int) -> Path:
+    """Files of processes that died are swept away."""
+    folder = settings.home / "metrics"
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    wildcard = settings.host in ("0.0.0.0", "::", "")
+    host = socket.gethostname() if wildcard else settings.host
+    host = f"[{host}]" if ":" in host else host
+    labels = {"process": process, "replica": replica}
+    labels |= {"__meta_host": socket.gethostname(), "__meta_pid": str(os.getpid())}
+    file = folder / f"{process}@{socket.gethostname()}-{os.getpid()}.json"
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps([{"targets": [f"{host}:{port}"], "labels": labels}]) + "\n")
+    draft.replace(file)
+    return file
+
+
+def _sweep(folder: Path) -> None:
+    for file in folder.glob(f"*@{socket.gethostname()}-*.json"):
+        pid = file.stem.rpartition("-")[2]
+        if pid.isdigit() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def age_of(file: Path | None, began_s: float) -> Alive:
+    """Seconds since `file` was touched; without one, since nothing: such a process lives while it answers."""
+
+    def age_s() -> float:
+        if file is None:
+            return 0.0
+        try:
+            return max(0.0, time.time() - file.stat().st_mtime)
+        except OSError:
+            return time.time() - began_s
+
+    return age_s

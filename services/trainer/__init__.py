@@ -1,1 +1,0 @@
-"""Fits models: by command, for the offline report, and in answer to retraining requests."""

@@ -1,0 +1,1 @@
+"""Serving HTTP safely: keys, rates, limits, load shedding, workers."""

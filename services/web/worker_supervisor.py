@@ -1,0 +1,202 @@
+"""Several processes behind one listening socket: each a replica of its own, replaced when it dies, and one by
+one on a reload. Together they keep to the rates that one would keep to.
+
+The supervisor opens the socket and every worker inherits it, so connections that no worker has taken yet
+survive any worker's death. (With a socket each, by SO_REUSEPORT, the kernel resets what waits at the dead
+one: infra/adr/0007.)
+"""
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from services.runtime.metrics_endpoint import scraped_registry
+from services.settings import Settings
+from services.web import worker_metrics
+from services.web.rate_limit import CELLS, Moments
+from services.web.reload import Progress
+
+log = logging.getLogger(__name__)
+spawning = multiprocessing.get_context("spawn")
+
+CHECK_EVERY_S = 0.1
+RESTART_AFTER_S = 1.0
+START_WITHIN_S = 120.0  # a worker that isn't ready by then is given up
+LEAVE_S = 20.0  # beyond `drain_s`: answers under way and the producer's flush
+
+Serve = Callable[[Settings, socket.socket, Connection | None, Moments], None]
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A bound socket, not yet listening: until the first worker is ready, callers are refused."""
+    if _answers(host, port):
+        log.warning("somebody serves %s:%d already: they and we will share its requests", host, port)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # another version may start beside this one
+    found.bind((host, port))
+    found.set_inheritable(False)
+    return found
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), 0.2):
+            return True
+    except OSError:
+        return False
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process and our end of its pipe. `old`: to be replaced; `leaving`: told to end."""
+
+    process: BaseProcess
+    pipe: Connection
+    kill_at_s: float = field(default_factory=lambda: time.monotonic() + START_WITHIN_S)
+    ready: bool = False
+    old: bool = False
+    leaving: bool = False
+
+    def look(self) -> None:
+        """Learn whether it accepts requests; one that never does, or never ends, is killed."""
+        try:
+            self.ready = self.ready or self.pipe.poll()
+        except (OSError, EOFError):
+            return
+        if (self.leaving or not self.ready) and time.monotonic() > self.kill_at_s:
+            log.error("%s did not %s in time", self.process.name, "end" if self.leaving else "get ready")
+            self.process.kill()
+
+    def leave(self, within_s: float) -> None:
+        """Ask it to drain and end."""
+        self.leaving, self.kill_at_s = True, time.monotonic() + within_s
+        self.process.terminate()
+
+
+class Supervisor:
+    """Keeps `settings.recommend_workers` processes of `serve` behind one socket. `look` makes one pass."""
+
+    def __init__(self, settings: Settings, serve: Serve):
+        self._settings = settings
+        self._serve = serve
+        self._leave_s = settings.drain_s + LEAVE_S
+        # of this host and port alone: whoever starts beside us in the same home must not take it away
+        place = f"metrics-{socket.gethostname()}-{settings.recommend_port}"
+        self._metrics = settings.home / "recommend" / place
+        _share_metrics(self._metrics)
+        self._socket = listener(settings.host, settings.recommend_port)
+        self._moments = Moments(cells=spawning.RawArray("d", CELLS))
+        self._progress = Progress(settings)
+        self._workers: list[Worker] = []
+        self._started = 0
+        self._start_at_s = 0.0
+        self._rolling = False
+
+    @property
+    def exposed(self) -> CollectorRegistry:
+        """The metrics of all workers, those that ended included."""
+        return worker_metrics.merged(self._metrics)
+
+    def roll(self) -> None:
+        """From now on replace every worker: a new one is ready before an old one leaves."""
+        log.warning("reloading %d workers one by one", len(self._staying()))
+        self._rolling = True
+        for worker in self._workers:
+            worker.old = True
+
+    def look(self) -> None:
+        """See who is ready and who died; start who is missing; send away whom a new one replaces."""
+        for worker in self._workers:
+            worker.look()
+        for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
+            self._bury(worker)
+        staying = self._staying()
+        if self._rolling and not any(worker.old for worker in self._workers):
+            self._rolled("done")
+        swapping = self._rolling and not any(worker.leaving for worker in self._workers)
+        wanted = self._settings.recommend_workers + swapping
+        if len(staying) < wanted and time.monotonic() >= self._start_at_s:
+            self._workers.append(self._start())
+        elif swapping and len(staying) == wanted and all(worker.ready for worker in staying):
+            next(worker for worker in staying if worker.old).leave(self._leave_s)
+
+    def end(self) -> None:
+        """Drain all, at once; kill who stays."""
+        self._socket.close()
+        for worker in self._workers:
+            worker.leave(self._leave_s)
+        for worker in self._workers:
+            worker.process.join(self._leave_s)
+            worker.process.kill()
+        self._progress.forget()
+        shutil.rmtree(self._metrics, ignore_errors=True)
+
+    def _staying(self) -> list[Worker]:
+        return [worker for worker in self._workers if not worker.leaving]
+
+    def _bury(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        worker_metrics.dead_letter(self._metrics, [other.process.pid for other in self._workers])
+        worker.pipe.close()
+        if worker.leaving:
+            return
+        log.error("%s ended with %s; another one starts", worker.process.name, worker.process.exitcode)
+        self._start_at_s = time.monotonic() + RESTART_AFTER_S
+        if self._rolling and not worker.ready:
+            for old in self._workers:
+                old.old = False
+            self._rolled("failed")
+
+    def _rolled(self, how: str) -> None:
+        log.warning("reload %s", how)
+        self._rolling = False
+        self._progress.rolled(how)
+
+    def _start(self) -> Worker:
+        """Spawned, not forked: threads of this process stay out of it, and its code is read anew."""
+        base = self._settings.replica or socket.gethostname()
+        name = f"{base}-{self._started}"  # never used again: a heartbeat belongs to one process
+        self._started += 1
+        ours, theirs = multiprocessing.Pipe()
+        settings = self._settings.model_copy(update={"replica": name})
+        arguments = (settings, self._socket, theirs, self._moments)
+        process = spawning.Process(target=self._serve, args=arguments, name=name)
+        process.start()
+        theirs.close()
+        return Worker(process, ours)
+
+
+def supervise(settings: Settings, serve: Serve, stop: threading.Event) -> None:
+    """Keep the workers running until `stop` is set; SIGHUP replaces them one by one."""
+    supervisor = Supervisor(settings, serve)
+    reload = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    log.info("http://%s:%d", settings.host, settings.recommend_port)
+    with scraped_registry(settings, "recommend", supervisor.exposed):
+        while not stop.wait(CHECK_EVERY_S):
+            if reload.is_set():
+                reload.clear()
+                supervisor.roll()
+            supervisor.look()
+        supervisor.end()
+
+
+def _share_metrics(folder: Path) -> None:
+    """prometheus_client keeps counters in files of this folder, and each worker answers for all."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ[worker_metrics.MULTIPROCESS_DIR] = str(folder)
