@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from rubbish import illegal
-from traffic import EXPERIMENT, RULES, START_MS
+from support.malformed_records import illegal
+from support.traffic import EXPERIMENT, RULES, START_MS
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition, apply, fold, to_dict

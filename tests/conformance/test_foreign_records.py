@@ -9,13 +9,13 @@ import confluent_kafka
 import pytest
 from kafka import KafkaProducer
 from kafka.errors import CorruptRecordError
-from test_event_log import consumed
 
 from services.adapters.kafka.consumer import KafkaEventConsumer
 from services.adapters.kafka.header_names import AnyNameBatch
 from services.messages.events import EVENTS
 from services.ports.event_log import Record
 from services.settings import Settings
+from tests.conformance.test_event_log import consumed
 
 BROKERS = ["embedded_broker", pytest.param("kafka_broker", marks=pytest.mark.kafka)]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import redis
-from traffic import EXPERIMENT, RULES, START_MS
+from support.traffic import EXPERIMENT, RULES, START_MS
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Experiment, apply

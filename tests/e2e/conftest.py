@@ -1,7 +1,7 @@
 """The demo is played once, on the real data if there is some, and judged by several tests."""
 
 import pytest
-from played_demo import Played, play
+from support.played_demo import Played, play
 
 
 @pytest.fixture(scope="session")

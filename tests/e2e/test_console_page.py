@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
-from console_story import Story, beat, log_of, recounting_of
-from page_server import Watch, scrolls_sideways, serve
+from support.console_story import Story, beat, log_of, recounting_of
+from support.page_server import Watch, scrolls_sideways, serve
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Origin

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from played_demo import Played
+from support.played_demo import Played
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make test-demo`
 

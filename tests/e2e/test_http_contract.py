@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from small_shop import KEYS, Caller, Shop, ids
+from support.small_shop import KEYS, Caller, Shop, ids
 
 from services.ports.features import UserRow
 from services.recommend.http_app import create_app

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from played_demo import Played
+from support.played_demo import Played
 
 from services.adapters.files.data_store import ParquetDataStore
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from page_server import Watch, scrolls_sideways, serve
-from shop_api import KEY, FakeApi
+from support.page_server import Watch, scrolls_sideways, serve
+from support.stub_api import KEY, FakeApi
 
 from services.settings import Settings
 from services.shop.app import create_app

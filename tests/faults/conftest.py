@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from installation import installed
+from support.disk_installation import installed
 
 
 @pytest.fixture(scope="session")

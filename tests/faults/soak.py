@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from installation import STOREFRONT, Service, installed, serving, settings_of  # noqa: E402
+from support.disk_installation import STOREFRONT, Service, installed, serving, settings_of  # noqa: E402
 
 from services.client.client import Client  # noqa: E402
 from services.local_servers.embedded_kafka import EmbeddedBroker  # noqa: E402
@@ -66,7 +66,7 @@ def soaked(service: Service, seconds: float, rate: float) -> dict[str, Any]:
     stopped, began_s = threading.Event(), time.monotonic()
     reporter = threading.Thread(target=reporting, args=(service, stopped))
     reporter.start()
-    command = [sys.executable, str(Path(__file__).with_name("open_loop.py"))]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "open_loop.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as generator:
         assert generator.stdin is not None
         generator.stdin.write(json.dumps({**order, "connections": CONNECTIONS, "seconds": seconds}))

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from installation import Service, serving
-from site_of_faults import BOTH, Site, check, recovered, suffered
+from support.disk_installation import Service, serving
+from support.faulty_installation import BOTH, Site, check, recovered, suffered
 
 
 @pytest.fixture(scope="module")

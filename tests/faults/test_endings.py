@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from installation import STOREFRONT, Service, serving
-from shoppers import Crowd, Seen, grown
-from site_of_faults import Site, exposed
+from support.disk_installation import STOREFRONT, Service, serving
+from support.faulty_installation import Site, exposed
+from support.http_shoppers import Crowd, Seen, grown
 
 from services.adapters.kafka.producer import LINGER_S
 

@@ -4,7 +4,7 @@ from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
-from small_shop import Caller, Shop, ids
+from support.small_shop import Caller, Shop, ids
 
 PARTS = ("reader", "cache", "log", "broker", "overlay", "model")
 SUBSETS = list(chain.from_iterable(combinations(PARTS, size) for size in range(len(PARTS) + 1)))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import ADMIN, RINGSIDE, STOREFRONT, Service, environment, serving, settings_of
-from shoppers import Connection, Crowd, grown
-from waiting import until
+from support.disk_installation import ADMIN, RINGSIDE, STOREFRONT, Service, environment, serving, settings_of
+from support.http_shoppers import Connection, Crowd, grown
+from support.waiting import until
 
 WORKERS = 2
 

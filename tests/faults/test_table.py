@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from installation import STOREFRONT, Service, serving
-from site_of_faults import BOTH, Site, check, suffered
-from waiting import ready, until
+from support.disk_installation import STOREFRONT, Service, serving
+from support.faulty_installation import BOTH, Site, check, suffered
+from support.waiting import ready, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 RESULTS = Path("bench-results")
@@ -96,7 +96,9 @@ def closed_loop(service: Service) -> Any:
 
 def open_loop(service: Service, **more: Any) -> Any:
     """Requests that start when they are due."""
-    return generated([str(Path(__file__).with_name("open_loop.py"))], order(service, warm_s=2, **more))
+    return generated(
+        [str(Path(__file__).parents[1] / "support" / "open_loop.py")], order(service, warm_s=2, **more)
+    )
 
 
 def generated(script: list[str], sent: str) -> Any:

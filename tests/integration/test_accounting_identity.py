@@ -9,7 +9,7 @@ from itertools import count
 
 import msgspec
 import pytest
-from counted_shop import Shop
+from support.counted_shop import Shop
 
 from experiments.counting import attribution_join
 

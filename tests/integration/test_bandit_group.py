@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from recount import added, recount
-from traffic import EXPERIMENT, RULES, click, exposure
+from support.sql_recount import added, recount
+from support.traffic import EXPERIMENT, RULES, click, exposure
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import apply

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from traffic import EXPERIMENT, RULES, START_MS, Clock
+from support.traffic import EXPERIMENT, RULES, START_MS, Clock
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Decision, Experiment, fold

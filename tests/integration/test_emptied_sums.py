@@ -5,8 +5,7 @@ import random
 
 import pytest
 import redis
-from test_exactly_once import PARTITIONS, Shop, attempt, shop, steps, store  # noqa: F401 (fixtures)
-from traffic import EXPERIMENT, play, traffic
+from support.traffic import EXPERIMENT, play, traffic
 
 from experiments.lifecycle import commands
 from services.adapters.memory.event_log import MemoryEventConsumer
@@ -14,6 +13,7 @@ from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.decider.decider import Decider, Identity, Ports
 from services.errors import DataLossError, UnavailableError
 from services.messages import events
+from tests.integration.test_exactly_once import PARTITIONS, Shop, attempt, shop, steps, store  # noqa: F401 (fixtures)
 
 
 def empty(of: Shop) -> None:

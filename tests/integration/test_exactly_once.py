@@ -5,8 +5,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
-from recount import added, recount
-from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, play, traffic
+from support.sql_recount import added, recount
+from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, play, traffic
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import apply

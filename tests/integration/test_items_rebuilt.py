@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 from fastapi.testclient import TestClient
-from small_shop import Caller, Shop, ids
+from support.small_shop import Caller, Shop, ids
 
 from services import bootstrap
 from services.recommend.http_app import create_app, hot_path

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer
+from support.waiting import until
 
 from services.adapters.kafka import producer_queue
 from services.adapters.kafka.client import connection
@@ -19,7 +20,6 @@ from services.errors import BadMessageError, ConfigurationError, UnavailableErro
 from services.local_servers.process import free_port
 from services.messages.events import EVENTS, EXPOSURES
 from services.settings import Settings
-from tests.waiting import until
 
 PARTITIONS = 4
 

@@ -9,8 +9,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
-from recount import added, recount
-from traffic import EXPERIMENT, RULES, click, exposure
+from support.sql_recount import added, recount
+from support.traffic import EXPERIMENT, RULES, click, exposure
 
 from experiments.lifecycle import commands
 from services import bootstrap

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from memory_site import Site
+from support.memory_installation import Site
 
 from services.messages.events import EVENTS, EXPOSURES, Event, Exposure, decode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from traffic import EXPERIMENT, click, exposure
+from support.traffic import EXPERIMENT, click, exposure
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Decision, Rules

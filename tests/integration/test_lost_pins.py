@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_shop import Shop
+from support.small_shop import Shop
 
 from services.adapters.memory.event_log import MemoryEventConsumer
 from services.adapters.memory.pins import MemoryPinStore

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import redis
-from recount import added, recount
 from rich.console import Console
+from support.sql_recount import added, recount
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Rules, fold

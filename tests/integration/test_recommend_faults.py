@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from small_shop import Caller, Shop, ids
+from support.small_shop import Caller, Shop, ids
 
 from services import bootstrap
 from services.recommend.deps import Deps

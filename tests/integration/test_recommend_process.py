@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from small_shop import KEYS, SIGNING
-from waiting import ready, until
+from support.small_shop import KEYS, SIGNING
+from support.waiting import ready, until
 
 from models.algorithms.popularity import Popularity
 from services import bootstrap

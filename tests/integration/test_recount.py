@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import redis
-from counted_shop import LOOK_MS, PARTITIONS, POISON, Shop
 from fastapi.testclient import TestClient
-from small_shop import KEYS
-from small_shop import Shop as Front
-from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
+from support.counted_shop import LOOK_MS, PARTITIONS, POISON, Shop
+from support.small_shop import KEYS
+from support.small_shop import Shop as Front
+from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
 from typer.testing import CliRunner
 
 from experiments.lifecycle import commands

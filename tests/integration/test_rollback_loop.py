@@ -3,8 +3,8 @@
 import random
 from dataclasses import replace
 
-from recount import recount
-from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, click, exposure
+from support.sql_recount import recount
+from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, click, exposure
 
 from experiments.allocation.assignment import assign
 from experiments.counting.sums import Tally

@@ -10,9 +10,9 @@ from typing import Any
 
 import duckdb
 import pytest
-from recount import added, recount
-from rubbish import HEADERS, good, illegal, odd_items, odd_rows, senseless, unreadable
-from traffic import EXPERIMENT, RULES, click, exposure
+from support.malformed_records import HEADERS, good, illegal, odd_items, odd_rows, senseless, unreadable
+from support.sql_recount import added, recount
+from support.traffic import EXPERIMENT, RULES, click, exposure
 
 from experiments.lifecycle import commands
 from services.activity.worker import ActivityWorker

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from counted_shop import LOOK_MS, PARTITIONS, Shop
 from msgspec.structs import replace
-from traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, exposure
+from support.counted_shop import LOOK_MS, PARTITIONS, Shop
+from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, exposure
 
 from experiments.counting.sums import HOUR_MS
 from experiments.lifecycle import commands

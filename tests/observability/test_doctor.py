@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_shop import KEYS, SIGNING, catalogue, interactions
+from support.small_shop import KEYS, SIGNING, catalogue, interactions
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Rules, apply

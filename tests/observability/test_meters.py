@@ -10,9 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from scraping import parsed, samples, value
-from small_shop import Shop, manifest
-from test_dashboard import RULES, metrics_in
+from support.scraping import parsed, samples, value
+from support.small_shop import Shop, manifest
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import apply
@@ -39,6 +38,7 @@ from services.settings import Settings
 from services.training.metrics import TrainerMetrics
 from services.training.offline_gate import Verdict
 from services.training.pipeline import Trained
+from tests.observability.test_dashboard import RULES, metrics_in
 
 WRAPPED = [
     event_log.MeteredConsumer,

@@ -8,13 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
-from scraping import Samples, names, value
-from test_dashboard import QUERIES, RULES, metrics_in
-from watched_site import COMMANDS, WatchedSite, fitted, until, watched_site
+from support.scraping import Samples, names, value
+from support.watched_installation import COMMANDS, WatchedSite, fitted, until, watched_site
 
 from experiments.lifecycle import commands
 from services import bootstrap
 from services.messages.events import ACTIVITY, EVENTS, EXPOSURES
+from tests.observability.test_dashboard import QUERIES, RULES, metrics_in
 
 ASKED = [*QUERIES, *(rule["expr"] for rule in RULES)]
 USED = {name for query in ASKED for name in metrics_in(query)} - {"up"}

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from small_shop import Caller, Shop
+from support.small_shop import Caller, Shop
 
 from services import bootstrap
 from services.adapters.instrumented import tracing

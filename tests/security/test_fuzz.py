@@ -12,10 +12,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from asgi_calls import Got, Sent, call, key, racing_shop, running
-from raw_sockets import RIGHT, WRONG, exchange, get, post, served, spoiled
-from small_shop import KEYS, SIGNING, Shop
-from spoiled_requests import HOSTILE, Fuzz, Maker, dumps, operations
+from support.asgi_calls import Got, Sent, call, key, racing_shop, running
+from support.malformed_requests import HOSTILE, Fuzz, Maker, dumps, operations
+from support.raw_sockets import RIGHT, WRONG, exchange, get, post, served, spoiled
+from support.small_shop import KEYS, SIGNING, Shop
 
 from services.recommend.http_app import create_app, hot_path
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi_calls import Got, Sent, call, key, racing_shop, running
 from hypothesis import given
 from hypothesis import strategies as st
-from small_shop import KEYS
-from spoiled_requests import Fuzz, Operation, operations, written
+from support.asgi_calls import Got, Sent, call, key, racing_shop, running
+from support.malformed_requests import Fuzz, Operation, operations, written
+from support.small_shop import KEYS
 
 from services.errors import ConfigurationError, NoKeyError
 from services.recommend.http_app import create_app

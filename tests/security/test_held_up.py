@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi_calls import racing_shop
-from raw_sockets import PATIENCE_S, post, served
-from small_shop import KEYS
 from starlette.requests import Request
 from starlette.responses import Response
+from support.asgi_calls import racing_shop
+from support.raw_sockets import PATIENCE_S, post, served
+from support.small_shop import KEYS
 
 from services.recommend.app import serving_config
 from services.recommend.bots import is_bot

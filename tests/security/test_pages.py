@@ -13,13 +13,13 @@ from urllib.parse import quote, urlencode
 import httpx
 import msgspec
 import pytest
-from asgi_calls import Got, Sent, call
-from console_story import Story, log_of, recounting_of
 from fastapi.testclient import TestClient
-from page_server import Watch, serve
-from shop_api import KEY, FakeApi
-from small_shop import KEYS, SIGNING
-from spoiled_requests import HOSTILE, Verbatim, dumps
+from support.asgi_calls import Got, Sent, call
+from support.console_story import Story, log_of, recounting_of
+from support.malformed_requests import HOSTILE, Verbatim, dumps
+from support.page_server import Watch, serve
+from support.small_shop import KEYS, SIGNING
+from support.stub_api import KEY, FakeApi
 
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app

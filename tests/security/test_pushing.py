@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from asgi_calls import Sent, call, key, running
-from small_shop import SIGNING, START_MS, Caller, Shop, ids
+from support.asgi_calls import Sent, call, key, running
+from support.small_shop import SIGNING, START_MS, Caller, Shop, ids
 
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.sum_store import MemorySumStore

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi_calls import racing_shop
-from console_story import Story, log_of, recounting_of
 from fastapi.testclient import TestClient
-from raw_sockets import exchange, served
-from small_shop import KEYS, SIGNING
+from support.asgi_calls import racing_shop
+from support.console_story import Story, log_of, recounting_of
+from support.raw_sockets import exchange, served
+from support.small_shop import KEYS, SIGNING
 
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_shop import START_MS, catalogue, interactions
+from support.small_shop import START_MS, catalogue, interactions
 
 from models.algorithms.popularity import Popularity
 from models.artifacts import MANIFEST, Origin, RefusedArtifactError, encode, parse_manifest, version_of

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from duel import RULES, Duel, Outcome, normal_p_best, run
+from support.duel import RULES, Duel, Outcome, normal_p_best, run
 
 from experiments.inference.beta_posterior import Posterior, p_best
 from experiments.inference.click_race import (

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_shop import Shop
-from test_click_race import allowed
+from support.small_shop import Shop
 
 from experiments.allocation.assignment import DAY_MS
 from experiments.inference.click_race import log_evidence, log_stakes, rollback_side
 from services.recommend import assignment
 from services.recommend.assignment import Visitor, propose
 from services.recommend.snapshot.snapshot import Serving
+from tests.statistical.test_click_race import allowed
 
 RUNS, SHOPPERS, DAYS = 300, 300, 60
 ALPHA = 0.05

@@ -1,0 +1,1 @@
+"""Test support: small installations, doubles and clients that several tests share."""

@@ -1,0 +1,128 @@
+"""A shop in memory: a broker, an experiment with two arms, workers that count it, a decider that looks."""
+
+from dataclasses import replace
+
+import msgspec
+
+from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Decision, Experiment
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
+from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
+from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.decider.decider import Decider, Identity
+from services.bandit.decider.decider import Ports as DeciderPorts
+from services.control.recount import Recounting
+from services.messages import events
+from services.ports.state import SumStore
+from support.sql_recount import added, recount
+from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, Sent, play, traffic
+
+PARTITIONS = 2
+POISON = {
+    "more successes than units": {"1|als|472222|s": 10_000},
+    "a version that never was": {"77|als|472222|n": 3},
+    "a key that nobody wrote": {"what|is|this": 1},
+    "events that were never acknowledged": {"acct|als|counted": 3},
+    "less than nothing": {"1|als|472222|s": -10_000},
+}
+LOOK_MS = round(RULES.look_every_s * 1_000)
+
+
+class Shop:
+    """`trade` lets shoppers come, `look` lets the decider look later. `store`: of sums; default: memory."""
+
+    def __init__(self, store: SumStore | None = None) -> None:
+        self.clock = Clock()
+        self.broker = MemoryBroker(PARTITIONS, self.clock)
+        self.cache = MemoryStateCache(self.clock)
+        self.log = MemoryDecisionLog(cache=self.cache)
+        self.store = MemorySumStore() if store is None else store
+        champion = {"name": "popularity", "model_version": "popularity-1"}
+        state = self.log.append(commands.start(EXPERIMENT, champion, RULES, "salt", self.origin()))
+        state = self.log.append(commands.enter(state, "als", "als-1", self.origin()))
+        ramp = replace(self.origin(), rule="ramp")
+        shares = {"popularity": 0.5, "als": 0.5}
+        self.log.append(commands.allocate(state, shares, {"als": 3}, 0, ramp))
+        self.worker = self.new_worker()
+        deciding = DeciderPorts(self.log, self.store, self.cache)
+        self.decider = Decider(deciding, Identity("one", "test"), PARTITIONS, self.clock)
+
+    @property
+    def state(self) -> Experiment:
+        return self.log.catch_up()[EXPERIMENT]
+
+    @property
+    def recounting(self) -> Recounting:
+        return Recounting(self.store, lambda: MemoryEventConsumer(self.broker), PARTITIONS)
+
+    def poison(self, sums: dict[str, int]) -> None:
+        """As a bug, or a hand in Redis, would. In memory only."""
+        assert isinstance(self.store, MemorySumStore)
+        mine = self.store._sums[0].setdefault(EXPERIMENT, {})
+        mine.update({key: mine.get(key, 0) + count for key, count in sums.items()})
+
+    def origin(self) -> commands.Origin:
+        return commands.Origin("anna", self.clock.now_ms)
+
+    def new_worker(self) -> Worker:
+        ports = Ports(
+            MemoryEventConsumer(self.broker),
+            MemoryLogAdmin(self.broker),
+            self.store,
+            self.log,
+            Decoder(MemoryEventProducer(self.broker)),
+        )
+        return Worker(ports, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(settle_ms=200))
+
+    def trade(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
+        """Shoppers come from now on."""
+        sent = traffic(seed, units)
+        later = self.clock.now_ms + 1_000 - sent[0].at_ms
+        shifted = [_later(record, later) for record in sent]
+        for _ in play(self.broker, self.clock, shifted, step_ms=300):
+            for worker in workers or (self.worker,):
+                worker.step(0)
+
+    def pass_time(self, ms: int) -> None:
+        """Time passes; the worker reads to the end of the log, then the clock moves the watermark."""
+        self.clock.now_ms += ms
+        for _ in range(4):
+            self.clock.now_ms += 1_000
+            self.worker.step(0)
+
+    def look(self, after_ms: int = LOOK_MS) -> Decision | None:
+        """What the decider does once `after_ms` have passed."""
+        self.pass_time(after_ms)
+        decided = self.decider.tick()
+        return decided[0] if decided else None
+
+    def counted(self) -> dict[str, int]:
+        sums = added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
+        return {key: count for key, count in sums.items() if count}
+
+    def truth(self, from_ms: int = 0) -> dict[str, int]:
+        logged = self.broker.records(events.EXPOSURES) + self.broker.records(events.EVENTS)
+        return recount(logged, EXPERIMENT, WINDOW_MS, LATENESS_MS, from_ms)
+
+
+def _later(sent: Sent, ms: int) -> Sent:
+    """The same record, everything in it `ms` later."""
+    kind = events.Exposure if sent.topic == events.EXPOSURES else events.Event
+    return replace(sent, at_ms=sent.at_ms + ms, value=_shifted(kind, sent.value, ms))
+
+
+def _shifted(kind: type, value: bytes, ms: int) -> bytes:
+    try:
+        said = events.decode(kind, value)
+    except events.BadMessageError:
+        return value
+    if kind is events.Exposure:
+        later = msgspec.structs.replace(said, received_at=said.received_at + ms, unit_at=said.unit_at + ms)
+        return events.encode(later)
+    to = said.attribution
+    if to is not None:
+        to = msgspec.structs.replace(to, unit_at=to.unit_at + ms, exposed_at=to.exposed_at + ms)
+    return events.encode(msgspec.structs.replace(said, received_at=said.received_at + ms, attribution=to))

@@ -1,0 +1,155 @@
+"""Laws that every recommender keeps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.fitted_models import N_ITEMS, NOW_S, catalogue, embeddings, fit, query, two_tastes
+
+from models.algorithms.ease import ease
+from models.artifacts import ALGORITHMS
+from models.recommender import Interactions, Recommender
+
+PERSONAL = ("als", "content", "linear")
+every = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+personal = pytest.mark.parametrize("algorithm", PERSONAL)
+MASK = np.arange(N_ITEMS) % 4 != 0
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, Recommender]:
+    return {name: fit(name, two_tastes(), catalogue()) for name in ALGORITHMS}
+
+
+@every
+@pytest.mark.parametrize("n", [0, 1, 7, N_ITEMS, 500])
+@pytest.mark.parametrize("allowed", [None, MASK, np.zeros(N_ITEMS, bool)])
+def test_a_ranking_is_the_best_of_the_allowed_in_order(fitted, algorithm, n, allowed):
+    ask = query([1, 5], context=np.array([7], np.int32))
+    ranking = fitted[algorithm].rank(ask, n, allowed=allowed)
+    mask = np.ones(N_ITEMS, bool) if allowed is None else allowed
+    best = np.sort(fitted[algorithm].scores(ask)[mask])[::-1][:n]
+    assert ranking.item.dtype == np.int32
+    assert ranking.score.dtype == np.float32
+    assert len(set(ranking.item.tolist())) == len(ranking.item) == min(n, int(mask.sum()))
+    assert mask[ranking.item].all()
+    np.testing.assert_array_equal(ranking.score, best)
+
+
+@every
+def test_similar_leaves_the_item_itself_out(fitted, algorithm):
+    similar = fitted[algorithm].similar(4, N_ITEMS, allowed=MASK | (np.arange(N_ITEMS) == 4))
+    assert 4 not in similar.item
+    assert len(similar.item) == int(MASK.sum())
+
+
+@every
+def test_arrays_and_back_is_the_same_model(fitted, algorithm):
+    model = fitted[algorithm]
+    again = ALGORITHMS[algorithm].from_arrays(*model.to_arrays())
+    assert isinstance(model, Recommender)
+    for items in ([], [3], [40, 2, 40, 9]):
+        ask = query(items, category="cat-1")
+        ours, theirs = model.rank(ask, 20), again.rank(ask, 20)
+        np.testing.assert_array_equal(ours.item, theirs.item)
+        np.testing.assert_array_equal(ours.score, theirs.score)
+
+
+@every
+def test_nothing_is_learnt_from_the_future(algorithm):
+    past = two_tastes()
+    after = np.full(50, NOW_S + 1.0)
+    future = Interactions(
+        np.append(past.user, np.zeros(50, np.int32)),
+        np.append(past.item, np.full(50, 59, np.int32)),
+        np.append(past.at, after),
+        np.append(past.quantity, after.astype(np.float32)),
+        np.append(past.price, after.astype(np.float32)),
+        np.append(past.kind, np.full(50, 3, np.uint8)),
+        past.users,
+    )
+    ours, _ = fit(algorithm, past, catalogue()).to_arrays()
+    theirs, _ = fit(algorithm, future, catalogue()).to_arrays()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+@every
+def test_an_unknown_parameter_is_named(algorithm):
+    with pytest.raises(ValueError, match="facters"):
+        fit(algorithm, two_tastes(), catalogue(), facters=3)
+
+
+@every
+def test_progress_reaches_its_total(algorithm):
+    seen = []
+    fit(algorithm, two_tastes(), catalogue(), progress=lambda *step: seen.append(step))
+    assert seen[-1][0] == seen[-1][1]
+
+
+@personal
+def test_a_user_gets_items_of_the_own_taste(fitted, algorithm):
+    for half in (0, 1):
+        history = [half * 30 + k for k in (1, 4, 9)]
+        allowed = np.ones(N_ITEMS, bool)
+        allowed[history] = False
+        ranking = fitted[algorithm].rank(query(history), 10, allowed=allowed)
+        assert np.mean(ranking.item // 30 == half) > 0.8
+
+
+@personal
+def test_what_was_done_lately_weighs_more_than_what_was_done_long_ago(fitted, algorithm):
+    def share_of_second_half(first_ago: float, second_ago: float) -> float:
+        order = query([1, 31], [first_ago, second_ago])
+        return float(np.mean(fitted[algorithm].rank(order, 20).item // 30))
+
+    assert share_of_second_half(0.0, 200.0) + 0.3 <= share_of_second_half(200.0, 0.0)
+
+
+@personal
+def test_the_cart_speaks_for_somebody_unknown(fitted, algorithm):
+    ask = query([], context=np.array([33, 40], np.int32))
+    assert np.mean(fitted[algorithm].rank(ask, 10).item // 30) > 0.8
+
+
+@personal
+def test_a_query_that_says_nothing_gets_an_empty_ranking(fitted, algorithm):
+    assert fitted[algorithm].scores(query([])) is None
+    assert len(fitted[algorithm].rank(query([]), 5).item) == 0
+
+
+@personal
+def test_a_clock_that_runs_behind_changes_nothing(fitted, algorithm):
+    late = query([1, 5], [-0.01, -0.02])
+    np.testing.assert_array_equal(fitted[algorithm].scores(late), fitted[algorithm].scores(query([1, 5])))
+
+
+def test_content_asks_for_its_embeddings():
+    with pytest.raises(ValueError, match="embeddings"):
+        fit("content", two_tastes(), catalogue(), embeddings=embeddings(7))
+
+
+def test_a_regularisation_that_leaves_nothing_to_invert_is_named():
+    same = np.array([[1.0, 1.0], [1.0, 1.0]])
+    with pytest.raises(ValueError, match="regularization: 0.0"):
+        ease(same, 0.0)
+    assert np.isfinite(ease(same, 1.0)).all()
+
+
+def test_inverted_is_popularity_upside_down(fitted):
+    upside, popular = fitted["inverted"].rank(query([]), N_ITEMS), fitted["popularity"].scores(query([]))
+    assert (np.diff(popular[upside.item]) >= 0).all()
+
+
+def test_inverted_shows_what_never_sold_last():
+    learnt = two_tastes()
+    model = fit("inverted", learnt, catalogue(N_ITEMS + 3))
+    assert set(model.rank(query([]), N_ITEMS + 3).item[-3:].tolist()) == {N_ITEMS, N_ITEMS + 1, N_ITEMS + 2}
+
+
+def test_a_category_stands_above_the_rest(fitted):
+    ranking = fitted["popularity"].rank(query([], category="cat-2"), 25)
+    assert (ranking.item[:20] % 3 == 2).all()
+    assert (ranking.item[20:] % 3 != 2).all()
+    unknown = fitted["popularity"].rank(replace(query([]), category="cat-9"), 25)
+    np.testing.assert_array_equal(unknown.item, fitted["popularity"].rank(query([]), 25).item)
