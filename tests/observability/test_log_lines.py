@@ -84,7 +84,9 @@ def test_an_error_keeps_its_traceback(log_format: str, tmp_path: Path, capsys: A
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize(
-    "secret", [SIGNING, "an older secret", KEY, new_key("admin")[0], "pa%2Fss-word", "pa/ss-word"]
+    "secret",
+    [SIGNING, "an older secret", KEY, new_key("admin")[0], "pa%2Fss-word", "pa/ss-word"],
+    ids=["signing", "older signing", "storefront", "admin", "encoded password", "password"],
 )
 def test_no_secret_is_written(secret: str, log_format: str, tmp_path: Path, capsys: Any) -> None:
     log = logged(tmp_path, capsys, log_format)
