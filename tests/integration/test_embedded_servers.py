@@ -31,7 +31,8 @@ from services.settings import Settings
 
 OWNER = """
 import sys, time
-from services.adapters.embedded import EmbeddedBroker, EmbeddedRedis
+from services.local_servers.embedded_kafka import EmbeddedBroker
+from services.local_servers.redis import EmbeddedRedis
 broker, redis = EmbeddedBroker(), EmbeddedRedis()
 print(broker.server.pid, redis.server.pid, flush=True)
 time.sleep(60)

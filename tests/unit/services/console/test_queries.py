@@ -225,7 +225,7 @@ def test_warnings_name_what_cannot_be_reached_and_worst_comes_first(story):
     found = queries.warnings(state, story.records[-1], [], sources, START_MS + 90_000)
     texts = [warning.text for warning in found]
     assert "what you see is 1 min 30 s old" in texts[0]
-    assert any(wording.startswith("Redis can't be reached") for text in texts)
+    assert any(text.startswith("Redis can't be reached") for text in texts)
     assert not any("No replica" in text for text in texts)  # unknown, since Redis is gone: not claimed
     assert found[-1].level == "note"
 
