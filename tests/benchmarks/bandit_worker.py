@@ -19,7 +19,7 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Rules
 from services import bootstrap
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.local_servers.embedded_kafka import EmbeddedBroker
 from services.local_servers.redis import EmbeddedRedis
 from services.messages import events
@@ -103,9 +103,9 @@ def _count(settings: Settings, records: int, units: int) -> None:
         bootstrap.producer(settings),
     )
     admin, decisions = bootstrap.log_admin(settings), bootstrap.decision_log(settings)
-    ports = Ports(consumer, admin, store, decisions, Decoder(producer))
+    deps = Deps(consumer, admin, store, decisions, Decoder(producer))
     everything = frozenset(range(PARTITIONS))
-    worker = Worker(ports, lambda: everything, lambda: _now_ms() + AHEAD_MS, Pace())
+    worker = Worker(deps, lambda: everything, lambda: _now_ms() + AHEAD_MS, Pace())
     while worker.records_read < records:
         worker.step(0.2)
     worker.settle()  # asks where the logs end …

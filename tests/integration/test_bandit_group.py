@@ -16,7 +16,7 @@ from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.sum_store import MemorySumStore
 from services.bandit.attribution.app import connect
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.errors import UnavailableError
 from services.messages import events
 from services.settings import Settings
@@ -36,8 +36,8 @@ class Member:
         self.stop = threading.Event()
         self.consumer, owned = connect(settings)
         self.producer = bootstrap.producer(settings)
-        ports = Ports(self.consumer, bootstrap.log_admin(settings), store, decisions, Decoder(self.producer))
-        self.worker = Worker(ports, owned, now_ms, Pace(safety_ms=1_000, settle_ms=150, max_records=50))
+        deps = Deps(self.consumer, bootstrap.log_admin(settings), store, decisions, Decoder(self.producer))
+        self.worker = Worker(deps, owned, now_ms, Pace(safety_ms=1_000, settle_ms=150, max_records=50))
         self.thread = threading.Thread(target=self._work)
         self.thread.start()
 

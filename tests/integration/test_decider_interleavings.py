@@ -18,7 +18,7 @@ from services.adapters.kafka.decision_log import KafkaDecisionLog
 from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
-from services.bandit.decider.decider import Decider, Identity, Ports
+from services.bandit.decider.decider import Decider, Deps, Identity
 from services.messages import events
 from services.ports.state import Heartbeat, Positions
 from services.settings import Settings
@@ -111,8 +111,8 @@ class Scene:
 
     def decider(self, hook: Hook | None = None) -> Decider:
         seen = hook or Hook(-1, lambda: None)
-        ports = Ports(self.log(seen), Stepping(self.store, seen), Stepping(self.cache, seen))
-        return Decider(ports, Identity("one", "test"), 1, self.clock)
+        deps = Deps(self.log(seen), Stepping(self.store, seen), Stepping(self.cache, seen))
+        return Decider(deps, Identity("one", "test"), 1, self.clock)
 
     def records(self) -> list[Decision]:
         return [events.decode(Decision, record.value) for record in self.broker.records(events.DECISIONS)]

@@ -10,7 +10,7 @@ from support.traffic import EXPERIMENT, play, traffic
 from experiments.lifecycle import commands
 from services.adapters.memory.event_log import MemoryEventConsumer
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
-from services.bandit.decider.decider import Decider, Identity, Ports
+from services.bandit.decider.decider import Decider, Deps, Identity
 from services.errors import DataLossError, UnavailableError
 from services.messages import events
 from tests.integration.test_exactly_once import PARTITIONS, Shop, attempt, shop, steps, store  # noqa: F401 (fixtures)
@@ -30,8 +30,8 @@ def resume(of: Shop) -> None:
 
 
 def decider(of: Shop) -> Decider:
-    ports = Ports(of.decisions, of.store, MemoryStateCache(of.clock))
-    return Decider(ports, Identity("one", "test"), PARTITIONS, of.clock)
+    deps = Deps(of.decisions, of.store, MemoryStateCache(of.clock))
+    return Decider(deps, Identity("one", "test"), PARTITIONS, of.clock)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -21,7 +21,7 @@ from services.adapters.memory.event_log import (
 from services.adapters.memory.sum_store import MemorySumStore
 from services.adapters.redis.sum_store import RedisSumStore
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.errors import UnavailableError
 from services.messages import events
 from services.ports.event_log import EventConsumer
@@ -83,7 +83,7 @@ class Shop:
         self.decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
 
     def worker(self, store: SumStore | None = None, consumer: EventConsumer | None = None) -> Worker:
-        ports = Ports(
+        deps = Deps(
             consumer or MemoryEventConsumer(self.broker),
             MemoryLogAdmin(self.broker),
             store or self.store,
@@ -92,9 +92,9 @@ class Shop:
         )
         if isinstance(consumer, MemoryGroupConsumer):
             return Worker(
-                ports, lambda: frozenset(index for _, index in consumer.assignment()), self.clock, PACE
+                deps, lambda: frozenset(index for _, index in consumer.assignment()), self.clock, PACE
             )
-        return Worker(ports, lambda: frozenset(range(PARTITIONS)), self.clock, PACE)
+        return Worker(deps, lambda: frozenset(range(PARTITIONS)), self.clock, PACE)
 
     def finish(self, worker: Worker) -> None:
         """Nobody comes any more; time alone lets everything mature."""

@@ -16,9 +16,9 @@ from services import bootstrap
 from services.adapters.kafka.decision_log import KafkaDecisionLog
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.bandit.decider.decider import Decider, Identity
-from services.bandit.decider.decider import Ports as DeciderPorts
+from services.bandit.decider.decider import Deps as DeciderDeps
 from services.errors import RingsideError
 from services.messages import events
 from services.messages.topics import partition_of
@@ -41,11 +41,11 @@ class Rig:
         self.consumer, reader = bootstrap.consumer(settings), bootstrap.consumer(settings)
         self.producer, admin = bootstrap.producer(settings), bootstrap.log_admin(settings)
         self.log = KafkaDecisionLog(settings, self.producer, reader, cache)
-        ports = Ports(self.consumer, admin, store, self.log, Decoder(self.producer))
+        deps = Deps(self.consumer, admin, store, self.log, Decoder(self.producer))
         pace = Pace(safety_ms=500, settle_ms=100)
-        self.worker = Worker(ports, lambda: frozenset(range(PARTITIONS)), now_ms, pace)
+        self.worker = Worker(deps, lambda: frozenset(range(PARTITIONS)), now_ms, pace)
         self.decider = Decider(
-            DeciderPorts(self.log, store, cache), Identity("one", "test"), PARTITIONS, now_ms
+            DeciderDeps(self.log, store, cache), Identity("one", "test"), PARTITIONS, now_ms
         )
         self._clients = (self.consumer, reader, self.producer)
 

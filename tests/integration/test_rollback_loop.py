@@ -15,10 +15,10 @@ from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Deps as WorkerDeps
 from services.bandit.attribution.worker import Pace, Worker
-from services.bandit.attribution.worker import Ports as WorkerPorts
 from services.bandit.decider.decider import Decider, Identity
-from services.bandit.decider.decider import Ports as DeciderPorts
+from services.bandit.decider.decider import Deps as DeciderDeps
 from services.messages import events
 from services.ports.state import Heartbeat
 
@@ -37,13 +37,13 @@ class Site:
         self.log = MemoryDecisionLog(apply, self.cache)
         self.store = MemorySumStore()
         decoder = Decoder(MemoryEventProducer(self.broker))
-        ports = WorkerPorts(
+        deps = WorkerDeps(
             MemoryEventConsumer(self.broker), MemoryLogAdmin(self.broker), self.store, self.log, decoder
         )
         everything = frozenset(range(PARTITIONS))
-        self.worker = Worker(ports, lambda: everything, self.clock, Pace(max_records=100_000))
+        self.worker = Worker(deps, lambda: everything, self.clock, Pace(max_records=100_000))
         who = Identity("decider-1", "test")
-        self.decider = Decider(DeciderPorts(self.log, self.store, self.cache), who, PARTITIONS, self.clock)
+        self.decider = Decider(DeciderDeps(self.log, self.store, self.cache), who, PARTITIONS, self.clock)
         self.replicas = {"a": None, "b": None}  # replica -> state it serves
         self.served: list[str] = []
 

@@ -25,7 +25,7 @@ from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventP
 from services.adapters.memory.item_overlay import MemoryItemOverlay
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.dead_letters.reader import letters
 from services.dead_letters.replay import put_back
 from services.errors import BadMessageError, UnavailableError
@@ -84,7 +84,7 @@ class Site:
         origin = commands.Origin("anna", self.clock())
         started = self.decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
         self.decisions.append(commands.enter(started, "popularity", "popularity-1", origin))
-        bandit = Ports(self.consumer(), self.admin, self.store, self.decisions, Decoder(self.producer))
+        bandit = Deps(self.consumer(), self.admin, self.store, self.decisions, Decoder(self.producer))
         everything = frozenset(range(PARTITIONS))
         self.bandit = Worker(bandit, lambda: everything, self.clock, Pace(safety_ms=1_000, settle_ms=0))
         pairs = frozenset((EVENTS, index) for index in range(PARTITIONS))

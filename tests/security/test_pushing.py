@@ -18,7 +18,7 @@ from support.small_shop import SIGNING, START_MS, Caller, Shop, ids
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.sum_store import MemorySumStore
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.recommend.recommendation_id import RecommendationClaims, Tokens
 
 PARTITIONS = frozenset(range(4))
@@ -37,8 +37,8 @@ class Ring(Shop):
         self.now_ms += OVER_MS
         store, producer = MemorySumStore(), MemoryEventProducer(self.broker)
         admin, consumer = MemoryLogAdmin(self.broker), MemoryEventConsumer(self.broker)
-        ports = Ports(consumer, admin, store, self.log, Decoder(producer))
-        worker = Worker(ports, lambda: PARTITIONS, lambda: self.now_ms, Pace(max_records=100_000))
+        deps = Deps(consumer, admin, store, self.log, Decoder(producer))
+        worker = Worker(deps, lambda: PARTITIONS, lambda: self.now_ms, Pace(max_records=100_000))
         for _ in range(6):
             self.now_ms += 2_000
             worker.step(0)

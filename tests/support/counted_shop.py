@@ -11,9 +11,9 @@ from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.bandit.decider.decider import Decider, Identity
-from services.bandit.decider.decider import Ports as DeciderPorts
+from services.bandit.decider.decider import Deps as DeciderDeps
 from services.control.recount import Recounting
 from services.messages import events
 from services.ports.state import SumStore
@@ -47,7 +47,7 @@ class Shop:
         shares = {"popularity": 0.5, "als": 0.5}
         self.log.append(commands.allocate(state, shares, {"als": 3}, 0, ramp))
         self.worker = self.new_worker()
-        deciding = DeciderPorts(self.log, self.store, self.cache)
+        deciding = DeciderDeps(self.log, self.store, self.cache)
         self.decider = Decider(deciding, Identity("one", "test"), PARTITIONS, self.clock)
 
     @property
@@ -68,14 +68,14 @@ class Shop:
         return commands.Origin("anna", self.clock.now_ms)
 
     def new_worker(self) -> Worker:
-        ports = Ports(
+        deps = Deps(
             MemoryEventConsumer(self.broker),
             MemoryLogAdmin(self.broker),
             self.store,
             self.log,
             Decoder(MemoryEventProducer(self.broker)),
         )
-        return Worker(ports, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(settle_ms=200))
+        return Worker(deps, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(settle_ms=200))
 
     def trade(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
         """Shoppers come from now on."""

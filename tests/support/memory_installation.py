@@ -23,10 +23,10 @@ from services.adapters.memory.activity_store import MemoryActivityStore
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.stores import MemoryDataStore
 from services.bandit.attribution.decoder import Decoder
+from services.bandit.attribution.worker import Deps as WorkerDeps
 from services.bandit.attribution.worker import Pace, Worker
-from services.bandit.attribution.worker import Ports as WorkerPorts
 from services.bandit.decider.decider import Decider, Identity
-from services.bandit.decider.decider import Ports as DeciderPorts
+from services.bandit.decider.decider import Deps as DeciderDeps
 from services.messages.events import EVENTS
 from services.ports.features import UserRow
 from services.ports.training import Dataset
@@ -157,10 +157,10 @@ class Site(Shop):
         everything = frozenset(range(PARTITIONS))
         producer, admin = MemoryEventProducer(self.broker), MemoryLogAdmin(self.broker)
         clock = self._clock
-        ports = WorkerPorts(MemoryEventConsumer(self.broker), admin, self.tally, self.log, Decoder(producer))
-        self.counting = Worker(ports, lambda: everything, clock, Pace(max_records=100_000))
+        deps = WorkerDeps(MemoryEventConsumer(self.broker), admin, self.tally, self.log, Decoder(producer))
+        self.counting = Worker(deps, lambda: everything, clock, Pace(max_records=100_000))
         who = Identity("decider-1", "test")
-        self.decider = Decider(DeciderPorts(self.log, self.tally, self.cache), who, PARTITIONS, clock)
+        self.decider = Decider(DeciderDeps(self.log, self.tally, self.cache), who, PARTITIONS, clock)
         self.online = MemoryActivityStore()
         pairs = frozenset((EVENTS, partition) for partition in range(PARTITIONS))
         deps = ActivityDeps(MemoryEventConsumer(self.broker), producer, admin, self.online, lambda: pairs)

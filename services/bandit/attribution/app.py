@@ -9,7 +9,7 @@ from services import bootstrap
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.metrics import BanditMetrics
 from services.bandit.attribution.pin_recovery import PinKeeper
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.errors import ConfigurationError, StalePositionError, UnavailableError
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.event_log import EventConsumer
@@ -35,7 +35,7 @@ def run(settings: Settings) -> None:
     consumer, owned = connect(settings)
     with bootstrap.metered(settings, "bandit") as meters:
         producer = meters.producer(bootstrap.producer(settings))
-        ports = Ports(
+        deps = Deps(
             consumer=meters.consumer(consumer),
             admin=bootstrap.log_admin(settings),
             store=meters.tally(bootstrap.sum_store(settings)),
@@ -43,8 +43,8 @@ def run(settings: Settings) -> None:
             decoder=Decoder(producer),
         )
         safety_ms = round(settings.watermark_safety_s * 1_000)
-        worker = Worker(ports, owned, wall_ms, Pace(safety_ms=safety_ms))
-        keeper = pin_keeper(settings, ports.decisions, owned)
+        worker = Worker(deps, owned, wall_ms, Pace(safety_ms=safety_ms))
+        keeper = pin_keeper(settings, deps.decisions, owned)
         try:
             loop(worker, stop, meters, keeper)
         finally:

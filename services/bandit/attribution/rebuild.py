@@ -10,7 +10,7 @@ from models.recommender import Progress
 from services import bootstrap
 from services.bandit.attribution.app import BACK_OFF_S, POLL_S, pin_keeper, wall_ms
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Pace, Ports, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.errors import StalePositionError
 from services.messages.events import EVENTS, EXPOSURES
 from services.settings import Settings
@@ -23,7 +23,7 @@ def rebuild(settings: Settings, progress: Progress) -> str:
     """Count up to the present end of the log; a sentence on what is counted. Raises UnavailableError."""
     everything = frozenset(range(settings.kafka_partitions))
     consumer, producer = bootstrap.consumer(settings), bootstrap.producer(settings)
-    ports = Ports(
+    deps = Deps(
         consumer,
         bootstrap.log_admin(settings),
         bootstrap.sum_store(settings),
@@ -32,7 +32,7 @@ def rebuild(settings: Settings, progress: Progress) -> str:
     )
     pace = Pace(safety_ms=round(settings.watermark_safety_s * 1_000))
     try:
-        return count_to_the_end(Worker(ports, lambda: everything, wall_ms, pace), ports, everything, progress)
+        return count_to_the_end(Worker(deps, lambda: everything, wall_ms, pace), deps, everything, progress)
     finally:
         consumer.close()
         producer.close()
@@ -53,7 +53,7 @@ def rebuild_pins(settings: Settings, progress: Progress) -> str:
     return f"{keeper.put_back:,} put back; every unit without one is new"
 
 
-def count_to_the_end(worker: Worker, ports: Ports, owned: frozenset[int], progress: Progress) -> str:
+def count_to_the_end(worker: Worker, deps: Deps, owned: frozenset[int], progress: Progress) -> str:
     """Step until every partition has been read to where the log ends now, and what is final is stored."""
     ends: Pairs = {}
     total, done = 1, 0
@@ -63,7 +63,7 @@ def count_to_the_end(worker: Worker, ports: Ports, owned: frozenset[int], progre
         except StalePositionError:  # a real worker was faster
             time.sleep(BACK_OFF_S)
             continue
-        ends = ends or ports.consumer.ends((topic, i) for topic in (EXPOSURES, EVENTS) for i in owned)
+        ends = ends or deps.consumer.ends((topic, i) for topic in (EXPOSURES, EVENTS) for i in owned)
         total, done = sum(ends.values()), _read(worker, ends)
         progress(done, total, "records counted")
     worker.settle()

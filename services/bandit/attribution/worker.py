@@ -30,7 +30,7 @@ Batches = dict[tuple[str, int], list[Record]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class Deps:
     """What the worker talks to."""
 
     consumer: EventConsumer
@@ -57,14 +57,14 @@ class Worker:
     """
 
     def __init__(
-        self, ports: Ports, owned: Callable[[], frozenset[int]], clock: Callable[[], int], pace: Pace = Pace()
+        self, deps: Deps, owned: Callable[[], frozenset[int]], clock: Callable[[], int], pace: Pace = Pace()
     ):
-        self._ports, self._owned, self._clock, self._pace = ports, owned, clock, pace
+        self._deps, self._owned, self._clock, self._pace = deps, owned, clock, pace
         self.partitions: dict[int, Partition] = {}
         self.lost: frozenset[int] = frozenset()  # ours, but not counted until their loss is accepted
         self.records_read = 0
         self._count = Count()
-        self._beginning = PartitionRecovery(ports.consumer, ports.store, self._count)
+        self._beginning = PartitionRecovery(deps.consumer, deps.store, self._count)
         self._known_ms = 0  # when `decisions` was read last
         self._held: list[Record] = []  # read, but not fed yet
         self._log_id = ""
@@ -81,7 +81,7 @@ class Worker:
         """Read what is new, and settle when it is time; the number of records read."""
         self._own()
         try:
-            self._held = self._held or self._ports.consumer.poll(timeout_s, self._pace.max_records)
+            self._held = self._held or self._deps.consumer.poll(timeout_s, self._pace.max_records)
         except DataLossError as error:
             logger.error("%s", error)
             self._drop(self.partitions)
@@ -97,9 +97,9 @@ class Worker:
         The identity of the log is checked first: what was read before the check came from the log it names.
         """
         self._settled_ms = self._clock()
-        log_id = self._ports.admin.log_id()
+        log_id = self._deps.admin.log_id()
         self._drop([index for index, partition in self.partitions.items() if partition.log_id != log_id])
-        self._ports.decoder.acknowledged()
+        self._deps.decoder.acknowledged()
         self._notice_an_emptied_store()
         failed: UnavailableError | None = None
         for partition in list(self.partitions.values()):
@@ -115,7 +115,7 @@ class Worker:
 
     def _notice_an_emptied_store(self) -> None:
         """A partition whose positions are gone is begun anew, also while nothing comes that would tell."""
-        gone = self.partitions.keys() - self._ports.store.standing(sorted(self.partitions)).keys()
+        gone = self.partitions.keys() - self._deps.store.standing(sorted(self.partitions)).keys()
         if gone:
             logger.error("Redis forgot the sums of partitions %s", ranges(gone))
             self._forgotten |= gone
@@ -142,10 +142,10 @@ class Worker:
         self._look_again = False
 
     def _load(self, indices: list[int]) -> None:
-        self._log_id = self._ports.admin.log_id()
+        self._log_id = self._deps.admin.log_id()
         self._catch_up()
         wanted = {
-            pair: at for pair, at in self._ports.consumer.positions().items() if pair[1] in self.partitions
+            pair: at for pair, at in self._deps.consumer.positions().items() if pair[1] in self.partitions
         }
         loaded = {}
         try:
@@ -159,7 +159,7 @@ class Worker:
                 wanted |= loaded[index].wanted
         finally:
             self._beginning.tell()
-            self._ports.consumer.assign(wanted)  # also what is loaded already, if another one failed
+            self._deps.consumer.assign(wanted)  # also what is loaded already, if another one failed
         self.partitions |= loaded
 
     def _drop(self, indices: Iterable[int]) -> None:
@@ -180,18 +180,18 @@ class Worker:
         fed = {pair: self._decode(pair[1], records) for pair, records in read.items()}
         if _experiments(fed) - self._count.rules.keys():
             self._catch_up()
-        for (topic, index), position in self._ports.consumer.positions().items():
+        for (topic, index), position in self._deps.consumer.positions().items():
             if index in self.partitions:
                 self.partitions[index].feed(topic, fed.get((topic, index), []), position)
         self.records_read += len(self._held)
         self._held = []
 
     def _decode(self, index: int, records: list[Record]) -> list[Fed]:
-        return self._ports.decoder.decode(records, self.partitions[index].is_counted)
+        return self._deps.decoder.decode(records, self.partitions[index].is_counted)
 
     def _catch_up(self) -> None:
         began_ms = self._clock()
-        states = self._beginning.states = self._ports.decisions.catch_up()
+        states = self._beginning.states = self._deps.decisions.catch_up()
         self._known_ms = began_ms
         for name, state in states.items():
             self._count.rules[name] = state.rules  # the joins read this very mapping
@@ -204,12 +204,12 @@ class Worker:
     def _settle(self, partition: Partition) -> None:
         now_ms = self._clock()
         try:
-            partition.settle(self._ports.store, now_ms)
+            partition.settle(self._deps.store, now_ms)
         except StalePositionError as error:
             logger.warning("%s; reading again from what is stored", error)
             self._drop([partition.index])
             return
-        self._ports.store.set_watermark(partition.index, partition.watermark(now_ms), partition.lag)
+        self._deps.store.set_watermark(partition.index, partition.watermark(now_ms), partition.lag)
 
     def _mark(self) -> None:
         """Ask, for all partitions at once, where the logs end now."""
@@ -220,7 +220,7 @@ class Worker:
             if reach.wants_mark
         }
         asked_ms = self._clock()
-        for pair, end in self._ports.consumer.ends(wanted).items():
+        for pair, end in self._deps.consumer.ends(wanted).items():
             wanted[pair].mark(asked_ms, end)
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from models.recommender import Progress
 from services import bootstrap
-from services.bandit.decider.decider import Decider, Identity, LooksFailedError, Ports
+from services.bandit.decider.decider import Decider, Deps, Identity, LooksFailedError
 from services.errors import UnavailableError
 from services.runtime.liveness import complain
 from services.runtime.process import replica_name, stop_on_signal
@@ -30,13 +30,13 @@ def run(settings: Settings) -> None:
 
 def decider(settings: Settings, meters: "bootstrap.Meters") -> Decider:
     """A decider on real adapters."""
-    ports = Ports(
+    deps = Deps(
         decisions=meters.decisions(bootstrap.decision_log(settings)),
         store=meters.tally(bootstrap.sum_store(settings)),
         cache=bootstrap.state_cache(settings),
     )
     identity = Identity(holder=replica_name(settings), code_version=version("ringside"))
-    return Decider(ports, identity, settings.kafka_partitions, clock=lambda: time.time_ns() // 1_000_000)
+    return Decider(deps, identity, settings.kafka_partitions, clock=lambda: time.time_ns() // 1_000_000)
 
 
 def loop(

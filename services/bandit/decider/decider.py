@@ -26,7 +26,7 @@ class LooksFailedError(RingsideError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class Deps:
     """What the decider talks to."""
 
     decisions: DecisionLog
@@ -53,7 +53,7 @@ class Decider:
     the log by half; `failing`: experiments whose latest look failed by itself: why, and `looked_ms` then.
     """
 
-    ports: Ports
+    deps: Deps
     identity: Identity
     partitions: int
     clock: Callable[[], int]
@@ -64,11 +64,11 @@ class Decider:
     def tick(self) -> list[Decision]:
         """All that is due now, for every experiment; the decisions appended. Raises UnavailableError, and
         LooksFailedError as long as looks of some experiment fail: at every tick, also between its looks."""
-        if not self.ports.cache.lease("decider", self.identity.holder, self.identity.lease_s):
+        if not self.deps.cache.lease("decider", self.identity.holder, self.identity.lease_s):
             return []
         decided: list[Decision] = []
         missed: UnavailableError | None = None
-        states = self.ports.decisions.catch_up()
+        states = self.deps.decisions.catch_up()
         self.failing = {name: failed for name, failed in self.failing.items() if name in states}
         for state in states.values():
             try:
@@ -101,7 +101,7 @@ class Decider:
 
     def _tend(self, state: Experiment) -> list[Decision]:
         """All that is due now for one experiment."""
-        self.ports.cache.put(state)  # a killed writer or an emptied Redis is repaired within a second
+        self.deps.cache.put(state)  # a killed writer or an emptied Redis is repaired within a second
         confirmed = self._confirm(state)
         return confirmed + self._look(self._state(state.name) if confirmed else state)
 
@@ -138,7 +138,7 @@ class Decider:
         """What there is to see of one experiment."""
         unreadable = ""
         try:
-            sums, positions, watermark_ms = self.ports.store.load_all(
+            sums, positions, watermark_ms = self.deps.store.load_all(
                 state.name, self.partitions, state.counting.generation
             )
         except ValueError as error:
@@ -149,9 +149,9 @@ class Decider:
             unreadable=unreadable,
             watermark_ms=watermark_ms,
             positions=positions,
-            loaded=loaded_everywhere(self.ports.cache.heartbeats()),
-            losses=self.ports.store.losses(),
-            decided_at=decided_at(self.ports.decisions.history(state.name)),
+            loaded=loaded_everywhere(self.deps.cache.heartbeats()),
+            losses=self.deps.store.losses(),
+            decided_at=decided_at(self.deps.decisions.history(state.name)),
             begins_anew=self._begins_anew(state),
             author=AUTHOR,
             code_version=self.identity.code_version,
@@ -162,7 +162,7 @@ class Decider:
         still those of the loss."""
         if not any(cause.startswith("partition ") for cause in state.acknowledged):
             return frozenset()
-        store, every = self.ports.store, range(self.partitions)
+        store, every = self.deps.store, range(self.partitions)
         standing, losses = store.standing(every), store.losses()
         accepted = {index for index in every if store.loss_acknowledged(index, standing.get(index))}
         told = {index: f"partition {index}: {loss}" for index, loss in losses.items()}
@@ -170,7 +170,7 @@ class Decider:
 
     def _last_look_ms(self, state: Experiment) -> int:
         """Of whoever decided last: a restart, or a second decider, does not look more often."""
-        history, now_ms = self.ports.decisions.history(state.name), self.clock()
+        history, now_ms = self.deps.decisions.history(state.name), self.clock()
         ours_ms = self.looked_ms.get(state.name, 0)
         return max(last_look_ms(state, history, now_ms), ours_ms if ours_ms <= now_ms else 0)
 
@@ -179,7 +179,7 @@ class Decider:
     def _confirm(self, state: Experiment) -> list[Decision]:
         """A rollback, promotion or undo is done when every live replica serves it."""
         decided: list[Decision] = []
-        beats = self.ports.cache.heartbeats() if state.unconfirmed else []
+        beats = self.deps.cache.heartbeats() if state.unconfirmed else []
         for revision in filter(lambda revision: serves_everywhere(beats, revision), state.unconfirmed):
             now = self._state(state.name)
             if revision in now.unconfirmed:  # nobody else was faster
@@ -188,7 +188,7 @@ class Decider:
 
     def _confirmation(self, state: Experiment, revision: int, beats: list[Heartbeat]) -> Decision:
         now_ms = self.clock()
-        history = self.ports.decisions.history(state.name, after_revision=revision - 1)
+        history = self.deps.decisions.history(state.name, after_revision=revision - 1)
         decided_ms = next((d.received_at for d in history if d.revision == revision), state.updated_ms)
         origin = Origin(AUTHOR, now_ms, rule="served-everywhere", code_version=self.identity.code_version)
         replicas = [beat.replica for beat in beats]
@@ -200,24 +200,24 @@ class Decider:
         """`resume` of every experiment that a loss held is a person's word that counting may go on without
         it."""
         living = [state for state in states.values() if state.status != "ended"]
-        for partition, loss in self.ports.store.losses().items():
+        for partition, loss in self.deps.store.losses().items():
             cause = f"partition {partition}: {loss}"  # as experiments.decision_rules names it
             if not living or not all(cause in state.acknowledged for state in living):
                 continue
-            if self.ports.store.acknowledge_loss(partition, loss):
+            if self.deps.store.acknowledge_loss(partition, loss):
                 logger.warning("%s: accepted, counting begins anew", cause)
 
     # ---- the log -------------------------------------------------------------------------------------------
 
     def _state(self, name: str) -> Experiment:
-        return self.ports.decisions.catch_up()[name]
+        return self.deps.decisions.catch_up()[name]
 
     def _append(self, decisions: list[Decision], decided: list[Decision]) -> bool:
         """Append in order, and note each in `decided`; False at the first one before which somebody else
         decided. Raises UnavailableError."""
         for decision in decisions:
             try:
-                self.ports.decisions.append(decision)
+                self.deps.decisions.append(decision)
             except StalePositionError as error:
                 logger.info("%s", error)  # the next tick sees what they decided
                 return False

@@ -20,9 +20,9 @@ from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.decider import app as decider_app
 from services.bandit.decider.decider import (
     Decider,
+    Deps,
     Identity,
     LooksFailedError,
-    Ports,
     decided_at,
     last_look_ms,
     loaded_everywhere,
@@ -62,8 +62,8 @@ class Company:
     def decider(
         self, holder: str = "one", log: MemoryDecisionLog | None = None, cache: MemoryStateCache | None = None
     ):
-        ports = Ports(log or self.log, self.store, cache or self.cache)
-        return Decider(ports, Identity(holder, "test"), PARTITIONS, self.clock)
+        deps = Deps(log or self.log, self.store, cache or self.cache)
+        return Decider(deps, Identity(holder, "test"), PARTITIONS, self.clock)
 
     def enter(self, arm: str = "als") -> None:
         self.log.append(commands.enter(self.state, arm, f"{arm}-1", self.origin()))
@@ -529,7 +529,7 @@ def test_a_loss_that_was_accepted_meanwhile_is_not_accepted_where_counting_began
             company.store.apply(1, company.store.load(1)[0], begun, {})
 
     slow = company.decider("slow", cache=NoLease(company.clock))
-    slow.ports = replace(slow.ports, store=SeenBefore(company.store, meanwhile))
+    slow.deps = replace(slow.deps, store=SeenBefore(company.store, meanwhile))
     slow.tick()
     assert company.store.load(1)[0] == begun
     assert not company.store.loss_acknowledged(1, begun)
