@@ -81,7 +81,7 @@ def test_who_fails_while_writing_keeps_nobody_waiting(two) -> None:
         assert free == {"u"}
 
 
-def test_who_took_too_long_is_told_and_takes_nothing_from_the_next(two) -> None:
+def test_an_expired_lock_raises_and_leaves_the_next_holder_alone(two) -> None:
     slow, quick = two.one.writing(["u", "v"]), two.other.writing(["v"])
     slow.__enter__()
     two.expire()
@@ -98,7 +98,7 @@ def test_what_nobody_gives_back_ends_by_itself(redis_server, two) -> None:
         assert all(0 < client.pttl(key) <= 5_000 for key in client.keys("{activity}:writing:*"))
 
 
-def test_a_push_before_views_are_registered_is_told_and_works_after(settings_for, redis_server) -> None:
+def test_a_push_before_views_are_registered_fails_then_works(settings_for, redis_server) -> None:
     from services.adapters.feast.activity_store import FeastActivityStore
     from services.adapters.feast.feature_store import FeastFeatureStore
 
@@ -130,7 +130,7 @@ def test_a_row_that_is_not_later_is_dropped(store) -> None:
     assert store.load(["u"])["u"].item_ids == ["b"]
 
 
-def test_a_senseless_row_counts_as_empty_and_the_next_one_replaces_it(settings_for, redis_server) -> None:
+def test_an_invalid_row_counts_as_empty_and_is_replaced(settings_for, redis_server) -> None:
     """An older worker restored it so from its history."""
     from services.adapters.feast.activity_store import FeastActivityStore
     from services.adapters.feast.feature_store import FeastFeatureStore

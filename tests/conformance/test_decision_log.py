@@ -110,7 +110,7 @@ def test_a_state_that_was_handed_out_stays_what_it_was(opened):
     assert len(state.versions) == len(seen.versions) + 3
 
 
-def test_without_its_history_a_log_decides_alike_and_keeps_no_record(broker):
+def test_a_log_without_history_decides_alike_and_keeps_nothing(broker):
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
     bare = [topic_log(broker, cache, history=False) for _ in range(2)]
@@ -164,7 +164,7 @@ def insist(log: DecisionLog, arm: str) -> None:
         return
 
 
-def test_a_decision_that_makes_no_sense_is_refused_and_not_appended(broker):
+def test_an_invalid_decision_is_refused_and_not_appended(broker):
     log = topic_log(broker, MemoryStateCache())
     state = log.append(start())
     with pytest.raises(IllegalTransition, match="already in"):
@@ -172,7 +172,7 @@ def test_a_decision_that_makes_no_sense_is_refused_and_not_appended(broker):
     assert len(broker.records(events.DECISIONS)) == 1
 
 
-def test_void_illegal_and_unreadable_records_change_nothing_and_are_told_apart(broker):
+def test_void_illegal_and_unreadable_records_change_nothing_and_are_distinguished(broker):
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
     state = log.append(start())
@@ -207,7 +207,7 @@ def test_the_cache_follows_and_is_repaired_by_the_next_reader(broker):
     assert cache.get(EXPERIMENT) == newer
 
 
-def test_a_log_that_forgot_its_beginning_goes_on_from_the_cached_state(broker):
+def test_a_truncated_log_continues_from_the_cached_state(broker):
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
     state = log.append(enter(log.append(start())))
@@ -240,7 +240,7 @@ def test_a_log_that_cannot_be_reached_is_unavailable_and_recovers(broker):
     assert log.append(start()).revision == 1
 
 
-def test_a_log_that_is_cut_while_it_is_read_is_read_again_from_its_new_start(broker):
+def test_a_log_cut_while_being_read_is_reread(broker):
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
     state = log.append(enter(log.append(start())))
@@ -270,7 +270,7 @@ def test_without_an_acknowledgement_nothing_is_claimed(broker):
     assert log.catch_up()[EXPERIMENT].revision == 1
 
 
-def test_without_the_cache_the_log_is_read_and_written_but_nothing_is_begun(broker):
+def test_without_the_cache_no_experiment_is_started(broker):
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
     cache.down = True
@@ -320,7 +320,7 @@ def slow_log(broker: MemoryBroker, cache: MemoryStateCache, monkeypatch: Any, po
     ), consumer
 
 
-def test_a_long_log_is_read_to_its_end_however_long_that_takes(broker, monkeypatch):
+def test_a_long_log_is_read_to_its_end(broker, monkeypatch):
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
     state = log.append(start())
@@ -330,7 +330,7 @@ def test_a_long_log_is_read_to_its_end_however_long_that_takes(broker, monkeypat
     assert reader.catch_up() == {EXPERIMENT: state}
 
 
-def test_a_log_that_stands_still_is_unavailable_and_nothing_read_of_it_is_lost(broker, monkeypatch):
+def test_a_stalled_log_is_unavailable_and_loses_nothing_read(broker, monkeypatch):
     """Half of it is read; whoever reads the other half also caches what the first one changed."""
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
@@ -380,7 +380,7 @@ def senseless(broker) -> dict[str, bytes]:
     return illegal(log.append(enter(log.append(start()))), START_MS)
 
 
-def test_whatever_a_record_breaks_it_does_not_count_and_what_comes_behind_it_does(broker, senseless):
+def test_a_breaking_record_is_skipped_and_later_ones_count(broker, senseless):
     """In one poll: nothing behind a senseless record is passed over."""
     log = topic_log(broker, MemoryStateCache())
     state = log.catch_up()[EXPERIMENT]
@@ -395,7 +395,7 @@ def test_whatever_a_record_breaks_it_does_not_count_and_what_comes_behind_it_doe
     assert fresh.catch_up() == log.catch_up()
 
 
-def test_a_reader_that_fails_at_a_record_reads_on_from_it(broker, monkeypatch):
+def test_a_reader_that_fails_resumes_at_that_record(broker, monkeypatch):
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
     log.append(enter(log.append(start())))
@@ -413,7 +413,7 @@ def test_a_reader_that_fails_at_a_record_reads_on_from_it(broker, monkeypatch):
     assert other.catch_up() == log.catch_up()
 
 
-def test_who_appended_is_told_so_also_if_others_have_gone_on_meanwhile(broker, monkeypatch):
+def test_an_append_is_confirmed_even_if_others_appended_since(broker, monkeypatch):
     """What comes behind the record before its writer reads it back does not make it a loser."""
     cache = MemoryStateCache()
     log, other = (topic_log(broker, cache, history=False) for _ in range(2))

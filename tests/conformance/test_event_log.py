@@ -48,7 +48,7 @@ def eventually(what: Any, timeout_s: float = 60.0) -> Any:
         time.sleep(0.05)
 
 
-def test_lag_is_what_is_left_of_what_the_last_poll_saw(log: Any) -> None:
+def test_lag_counts_the_records_left_after_the_last_poll(log: Any) -> None:
     produced(log.producer(), EVENTS, ["ada"] * 30)
     consumer, pair = log.consumer(), (EVENTS, partition_of(b"ada", PARTITIONS))
     consumer.assign({pair: 0})
@@ -148,7 +148,7 @@ def test_assign_replaces_the_earlier_assignment(log: Any) -> None:
     assert consumer.positions() == {(EVENTS, (index + 1) % PARTITIONS): 0}
 
 
-def test_bounds_are_the_first_offset_kept_and_the_one_after_the_last(log: Any) -> None:
+def test_bounds_are_the_first_offset_and_the_next_one(log: Any) -> None:
     producer, consumer = log.producer(), log.consumer()
     pair = (EVENTS, partition_of(b"ada", PARTITIONS))
     assert eventually(lambda: consumer.bounds(*pair) == (0, 0))
@@ -158,7 +158,7 @@ def test_bounds_are_the_first_offset_kept_and_the_one_after_the_last(log: Any) -
     assert consumer.ends([]) == {}
 
 
-def test_nothing_that_was_appended_since_a_moment_lies_before_its_offset(log: Any) -> None:
+def test_no_later_record_lies_before_the_offset_of_a_time(log: Any) -> None:
     producer, consumer = log.producer(), log.consumer()
     (first,) = produced(producer, EVENTS, ["ada"])
     pair = (EVENTS, first.partition)
@@ -222,7 +222,7 @@ def test_a_topic_that_was_made_anew_alone_is_another_log(kafka_broker: Any, sett
     assert admin.log_id([ITEMS]) != items
 
 
-def test_one_member_gets_everything_and_reads_only_what_it_was_told_to(log: Any) -> None:
+def test_one_member_gets_every_partition_and_reads_only_assigned_ones(log: Any) -> None:
     produced(log.producer(), EVENTS, KEYS)
     member = log.member("counting", (EXPOSURES, EVENTS))
     everything = {(topic, index) for topic in (EXPOSURES, EVENTS) for index in range(PARTITIONS)}
@@ -238,7 +238,7 @@ def test_one_member_gets_everything_and_reads_only_what_it_was_told_to(log: Any)
 
 
 @pytest.mark.parametrize("log", SHARING, indirect=True)
-def test_a_dead_broker_fails_the_future_at_its_deadline_and_a_living_one_is_found_again(log: Any) -> None:
+def test_a_send_fails_at_its_deadline_until_the_broker_returns(log: Any) -> None:
     producer, consumer = log.producer(), log.consumer()
     produced(producer, EVENTS, ["ada"])
     log.kill()
@@ -291,7 +291,7 @@ def settled(*members: Any) -> bool:
 
 
 @pytest.mark.parametrize("log", SHARING, indirect=True)
-def test_members_share_the_same_partitions_of_every_topic_and_give_them_back(log: Any) -> None:
+def test_members_share_matching_partitions_and_give_them_back(log: Any) -> None:
     produced(log.producer(), EVENTS, KEYS)
     first = log.member("counting", BOTH)
     assert eventually(lambda: settled(first))

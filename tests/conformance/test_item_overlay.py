@@ -34,14 +34,14 @@ def test_nothing_is_laid_at_first(overlay: ItemOverlay) -> None:
     assert (overlay.laid(), overlay.changes()) == (None, (None, []))
 
 
-def test_what_is_laid_comes_back_in_the_order_of_the_log(overlay: ItemOverlay) -> None:
+def test_applied_changes_come_back_in_log_order(overlay: ItemOverlay) -> None:
     first = [change("b", stock=0), change("a", price=2.0, title="Käse\n \u2028 |")]
     overlay.lay(None, at(2), first)
     overlay.lay(at(2), at(3), [change("c", deleted=True)])
     assert overlay.changes() == (at(3), [*first, change("c", deleted=True)])
 
 
-def test_the_newest_of_each_key_is_kept_where_the_log_has_it(overlay: ItemOverlay) -> None:
+def test_the_newest_change_of_each_key_keeps_its_position(overlay: ItemOverlay) -> None:
     overlay.lay(None, at(3), [change("a", price=2.0), change("a", stock=1), change("a", price=3.0)])
     overlay.lay(at(3), at(4), [change("a", stock=2)])
     assert overlay.changes()[1] == [change("a", price=3.0), change("a", stock=2)]
@@ -79,7 +79,7 @@ def test_of_many_who_lay_the_same_one_succeeds(overlay: ItemOverlay) -> None:
     assert len(overlay.changes()[1]) == 2
 
 
-def test_what_an_older_replica_laid_and_makes_no_sense_is_passed_over(redis_server, settings_for) -> None:
+def test_an_invalid_change_from_an_older_replica_is_skipped(redis_server, settings_for) -> None:
     overlay = RedisItemOverlay(settings_for(redis=redis_server))
     senseless = change("b", stock=3_000_000_000)
     overlay.lay(None, at(3), [change("a", stock=1), senseless, change("c", stock=1)])

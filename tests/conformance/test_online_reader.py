@@ -99,7 +99,7 @@ def test_pins_are_vouched_for_only_while_every_partition_is_restored(pins) -> No
     assert not pins.mark_complete(["shop"], 2)
 
 
-def test_what_was_put_back_before_redis_was_emptied_again_is_not_restored(pins) -> None:
+def test_pins_restored_before_another_wipe_are_incomplete(pins) -> None:
     pins.begin([0, 1])
     pins.put_back({UNIT: (FIRST, 60_000)})
     empty(pins)
@@ -109,7 +109,7 @@ def test_what_was_put_back_before_redis_was_emptied_again_is_not_restored(pins) 
     assert pins.mark_restored(0)
 
 
-def test_units_have_pins_of_their_own_and_no_unit_has_none(reader) -> None:
+def test_units_have_separate_pins_and_no_unit_has_none(reader) -> None:
     async def story(reader) -> list:
         await reader.read("u", UNIT, FIRST, 60)
         return [await reader.read("u", key, None, 60) for key in ("shop|s:u:2", None)]
@@ -260,7 +260,7 @@ async def until_it_answers(reader: OnlineReader) -> int:
 
 
 @pytest.mark.parametrize("trouble", ["freeze", "kill"])
-def test_a_redis_in_trouble_is_refused_and_comes_back_by_itself(trouble, redis_server, settings_for) -> None:
+def test_a_failing_redis_is_unavailable_and_recovers_by_itself(trouble, redis_server, settings_for) -> None:
     reader = FeastOnlineReader(settings_for(redis=redis_server, redis_deadline_ms=40))
 
     async def story(reader) -> int:
@@ -320,7 +320,7 @@ def test_an_error_of_redis_is_unavailable_not_a_wrong_row(redis_server, settings
     run(reader, story)
 
 
-def test_an_unchanged_row_is_not_decoded_again_and_a_changed_one_is(feast) -> None:
+def test_only_a_changed_row_is_decoded_again(feast) -> None:
     settings, store = feast
     rng = random.Random(9)
     reader = FeastOnlineReader(settings, clock=lambda: NOW_MS + 10)

@@ -113,7 +113,7 @@ RUBBISH = {
 
 
 @pytest.mark.parametrize("put_there", RUBBISH.values(), ids=RUBBISH)
-def test_rubbish_in_the_place_of_a_state_is_said_and_gives_way(
+def test_an_invalid_cached_state_is_reported_and_replaced(
     redis_server, settings_for, history, caplog, put_there
 ):
     cache = RedisStateCache(settings_for(redis=redis_server))

@@ -139,7 +139,7 @@ def test_a_loss_is_accepted_once_however_often_it_is_tried(store):
     assert not store.loss_acknowledged(2, at(10))
 
 
-def test_another_loss_than_the_one_that_was_seen_is_not_accepted(store):
+def test_only_the_loss_that_was_shown_is_accepted(store):
     store.apply(2, None, at(7), {})
     store.report_loss(2, "offsets 7 to 30 are gone")
     assert not store.acknowledge_loss(2, "offsets 7 to 9 are gone")

@@ -106,7 +106,7 @@ def test_no_command_is_cut_off_by_its_card(console, browser, watch, width):
     assert page.evaluate(CUT_OFF) == 0
 
 
-def test_arms_look_the_same_in_the_table_and_in_the_plots(console, browser, watch):
+def test_arms_share_colours_between_table_and_plots(console, browser, watch):
     page = console.open(browser, watch)
     table = page.locator("#part-arms .swatch").nth(1).evaluate("e => getComputedStyle(e).color")
     target = page.evaluate(
@@ -117,7 +117,7 @@ def test_arms_look_the_same_in_the_table_and_in_the_plots(console, browser, watc
     assert target["dash"] == "dash"
 
 
-def test_a_decision_opens_its_record_from_the_list_and_from_the_plot(console, browser, watch):
+def test_a_decision_opens_its_record_from_list_and_plot(console, browser, watch):
     page = console.open(browser, watch)
     rollback = next(r for r in console.story.records if r.kind == "rollback")
     page.get_by_role("link", name="broken rolled back").click()
@@ -178,7 +178,7 @@ def test_dead_sources_are_named_on_the_page(console, browser, watch):
     assert page.locator("#timeline .scatterlayer .trace").count() >= 14
 
 
-def test_an_admin_rolls_back_after_a_question_and_an_analyst_is_not_asked(console, browser, watch):
+def test_an_admin_confirms_a_rollback_an_analyst_cannot(console, browser, watch):
     analyst = console.open(browser, watch)
     assert analyst.locator("[data-command]").count() == 0
     analyst.close()
@@ -292,7 +292,7 @@ def test_labels_of_equal_posteriors_do_not_cover_each_other(browser, tmp_path):
         assert beside or apart
 
 
-def test_titles_of_the_panels_are_whole_in_a_window_made_narrow(console, browser, watch):
+def test_panel_titles_are_whole_in_a_narrow_window(console, browser, watch):
     page = console.open(browser, watch, viewport={"width": 1440, "height": 900})
     page.set_viewport_size({"width": 400, "height": 800})
     page.wait_for_function(

@@ -15,7 +15,7 @@ def test_the_story_happened(demo: Played) -> None:
     assert (demo.code, demo.report["failure"], failed) == (0, None, []), demo.printed
 
 
-def test_traffic_moved_step_by_step_and_never_further_than_the_cap(demo: Played) -> None:
+def test_traffic_moved_stepwise_within_the_cap(demo: Played) -> None:
     """The product's rules hold in the demo too: ramp, cap 20 points, champion at least 20 %."""
     ramp = [
         shares["als"] for at in demo.report["weights"] if 0 < (shares := at["shares"]).get("als", 0) <= 0.25

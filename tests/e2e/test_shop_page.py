@@ -67,7 +67,7 @@ def test_the_shop_draws_its_rails_without_errors_or_strangers(shop, browser, sch
     assert (shop.watch.errors, shop.watch.strangers) == ([], [])
 
 
-def test_a_click_changes_the_rail_in_place_and_says_what_changed(shop, browser):
+def test_a_click_updates_the_rail_and_announces_the_change(shop, browser):
     page = shop.open(browser)
     before = items(page)
     chosen = page.locator("[data-rail=for-you] .card").nth(2)

@@ -32,7 +32,7 @@ def service(installation: tuple[Path, str], redis_server: Any, embedded_broker: 
         yield service
 
 
-def test_a_client_that_repeats_once_sees_only_200_while_processes_are_killed(service: Service) -> None:
+def test_a_client_that_repeats_once_survives_killed_workers(service: Service) -> None:
     async def story() -> Any:
         async with Crowd(service.port, STOREFRONT, size=12, repeats=1) as seen:
             for _ in range(3):

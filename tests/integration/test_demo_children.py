@@ -96,7 +96,7 @@ def test_a_child_that_lived_long_has_its_crashes_forgiven(tmp_path: Path, told: 
     children.stop_all()
 
 
-def test_a_child_that_never_recovers_is_given_up_with_its_last_words(tmp_path: Path, told: list[str]) -> None:
+def test_a_child_that_never_recovers_is_reported_with_its_log(tmp_path: Path, told: list[str]) -> None:
     now = [0.0]
     children = Children(tell=told.append, clock=lambda: now[0])
     children.add(spec(tmp_path, "raise SystemExit('no such port')"))
@@ -115,7 +115,7 @@ def test_a_child_that_never_recovers_is_given_up_with_its_last_words(tmp_path: P
         crash_again()
 
 
-def test_a_child_that_is_not_ready_in_time_is_named_with_its_log(children: Children, tmp_path: Path) -> None:
+def test_a_child_not_ready_in_time_is_named_with_log(children: Children, tmp_path: Path) -> None:
     children.add(spec(tmp_path, "print('still loading', flush=True); " + FOREVER, ready=lambda: False))
     eventually(lambda: last_line(tmp_path / "child.log"))
     with pytest.raises(UnavailableError, match=r"child is unavailable: not ready(.|\n)*still loading"):

@@ -238,7 +238,7 @@ def test_servers_by_command_print_their_address_and_end_on_sigterm(command: str,
     assert all(gone(child.pid) for child in children)
 
 
-def test_a_server_that_ends_by_itself_is_a_failure_of_its_command() -> None:
+def test_a_server_that_exits_fails_its_command() -> None:
     with EmbeddedBroker() as broker:
         broker.server.kill()
         with pytest.raises(UnavailableError, match="ended by itself"):
@@ -254,7 +254,7 @@ def test_a_server_is_held_until_it_is_told_to_stop() -> None:
 
 
 @pytest.mark.parametrize("command", ["redis", "kafka"])
-def test_a_port_in_use_is_refused_by_number_before_anything_is_printed(command, tmp_path) -> None:
+def test_a_used_port_is_refused_before_anything_is_printed(command, tmp_path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -307,7 +307,7 @@ def test_a_folder_has_one_redis_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         pass
 
 
-def test_a_folder_is_claimed_until_the_server_of_a_killed_owner_has_ended(tmp_path: Path) -> None:
+def test_a_folder_stays_locked_until_an_orphaned_server_ends(tmp_path: Path) -> None:
     words = command("redis", "--port", str(free_port()))
     env = os.environ | {"RINGSIDE_HOME": str(tmp_path)}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as owner:

@@ -133,7 +133,7 @@ def test_rows_are_what_they_would_have_been(site, redis_server):
     assert len(site.rows(site.store)) == len(USERS)
 
 
-def test_it_is_noticed_while_nobody_comes_and_nothing_is_told_twice(site, redis_server):
+def test_a_wipe_is_noticed_without_traffic_and_reported_once(site, redis_server):
     rng = random.Random(7)
     view = pa.Table.from_pylist([profile("u1", 9.0), profile("u2", 3.0)], SCHEMAS["user_profile"])
     site.features.append("user_profile", view, "batch-1")

@@ -51,7 +51,7 @@ def test_an_emptied_redis_is_counted_again_by_whoever_counts(shop, seed):  # noq
     assert shop.counted() == shop.truth()
 
 
-def test_it_is_noticed_while_nobody_comes_and_told_in_a_line_each(shop, caplog):  # noqa: F811
+def test_a_wipe_is_noticed_without_traffic_one_line_each(shop, caplog):  # noqa: F811
     caplog.set_level("INFO", "services.bandit")
     worker = shop.worker()
     for _ in play(shop.broker, shop.clock, traffic(seed=31, units=100), step_ms=300):
@@ -91,7 +91,7 @@ def counted_then_cut(of: Shop, before_start: bool) -> None:
     empty(of)
 
 
-def test_a_log_cut_before_the_experiment_began_gives_all_that_counts(store):  # noqa: F811
+def test_a_log_cut_before_the_experiment_loses_nothing(store):  # noqa: F811
     shop = Shop(store)  # noqa: F811
     counted_then_cut(shop, before_start=True)
     shop.finish(shop.worker())
@@ -99,7 +99,7 @@ def test_a_log_cut_before_the_experiment_began_gives_all_that_counts(store):  # 
     assert shop.counted() == shop.truth() != {}
 
 
-def test_retention_that_moves_on_while_a_partition_begins_is_met_again(store):  # noqa: F811
+def test_retention_moving_during_recovery_is_handled(store):  # noqa: F811
     shop, met = Shop(store), []  # noqa: F811
 
     class Cut(MemoryEventConsumer):
@@ -117,7 +117,7 @@ def test_retention_that_moves_on_while_a_partition_begins_is_met_again(store):  
     assert shop.counted() == shop.truth() != {}
 
 
-def test_what_the_log_no_longer_holds_is_said_held_and_begun_anew_by_command(shop):  # noqa: F811
+def test_lost_records_hold_the_experiment_until_a_command_accepts(shop):  # noqa: F811
     state = shop.decisions.catch_up()[EXPERIMENT]
     shop.decisions.append(commands.enter(state, "als", "als-1", commands.Origin("anna", shop.clock.now_ms)))
     counted_then_cut(shop, before_start=False)

@@ -219,7 +219,7 @@ def test_a_replay_from_nothing_gives_the_same_sums(shop):
     assert replayed.counted() == shop.counted() == shop.truth()
 
 
-def test_what_cannot_be_read_is_kept_with_its_reason_and_origin(shop):
+def test_unreadable_records_are_kept_with_reason_and_provenance(shop):
     worker = shop.worker()
     shop.broker.append(events.EVENTS, b"ada", b"\xff\xfe")
     assert all(steps(worker, shop))
@@ -232,7 +232,7 @@ def test_what_cannot_be_read_is_kept_with_its_reason_and_origin(shop):
     assert shop.store.load(bad.partition)[0].events == bad.offset + 1
 
 
-def test_an_experiment_that_starts_later_is_counted_from_its_first_exposure(store):
+def test_a_later_experiment_is_counted_from_its_first_exposure(store):
     shop = Shop(store)
     worker = shop.worker()
     attempt(worker)
@@ -250,7 +250,7 @@ def steps(worker: Worker, shop: Shop, count: int = 5) -> Iterator[bool]:
         yield attempt(worker)
 
 
-def test_a_log_that_lost_uncounted_records_stops_the_partition_until_it_is_accepted(shop):
+def test_losing_uncounted_records_stops_the_partition_until_accepted(shop):
     worker = shop.worker()
     for _ in itertools.islice(play(shop.broker, shop.clock, traffic(seed=4, units=150), step_ms=300), 8):
         attempt(worker)
@@ -268,7 +268,7 @@ def test_a_log_that_lost_uncounted_records_stops_the_partition_until_it_is_accep
     assert shop.store.load(1)[0].exposures == end
 
 
-def test_another_log_is_data_loss_and_is_counted_from_its_start_once_accepted(shop):
+def test_a_replaced_log_is_data_loss_until_accepted(shop):
     worker = shop.worker()
     for _ in play(shop.broker, shop.clock, traffic(seed=6, units=150), step_ms=300):
         attempt(worker)

@@ -91,7 +91,7 @@ def attempt(worker: LakeWorker) -> bool:
     return True
 
 
-def test_a_full_disk_tears_loses_and_doubles_nothing_and_room_is_used_at_once(small_disk: Path) -> None:
+def test_a_full_disk_loses_and_doubles_nothing(small_disk: Path) -> None:
     world = World(small_disk)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(400_000))

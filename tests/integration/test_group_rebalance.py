@@ -16,7 +16,7 @@ SHORT_S, REBALANCE_S = 0.02, 4.0  # a poll; longer than heartbeats take to tell 
 
 
 @pytest.mark.kafka
-def test_a_member_that_keeps_partitions_through_a_long_rebalance_reads_on(
+def test_a_member_keeps_reading_through_a_long_rebalance(
     kafka_broker: Any, settings_for: Callable[..., Settings]
 ) -> None:
     settings = settings_for(kafka_broker)

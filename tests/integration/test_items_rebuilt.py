@@ -88,7 +88,7 @@ def test_an_emptied_redis_gets_its_item_changes_back(
         assert overlay.changes() == laid
 
 
-def test_changes_go_into_answers_while_the_overlay_is_laid_again_and_again(
+def test_changes_reach_answers_while_the_overlay_is_rebuilt(
     shop: Shop, redis_server: Any, serve: Callable[[], Any]
 ) -> None:
     overlay = bootstrap.item_overlay(shop.settings)

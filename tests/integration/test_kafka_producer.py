@@ -59,7 +59,7 @@ def failure(future: "Future[Any]") -> BaseException | None:
     return future.exception(timeout=60)
 
 
-def test_without_a_broker_a_send_fails_at_its_deadline_and_only_then(producer_to: Any) -> None:
+def test_without_a_broker_a_send_fails_at_its_deadline(producer_to: Any) -> None:
     producer = producer_to(broker_ack_deadline_ms=400, lateness_s=60.0)
     event, exposure = producer.send(EVENTS, "ada", b"x"), producer.send(EXPOSURES, "ada", b"x")
     assert not event.done(), "send does not wait"
@@ -104,7 +104,7 @@ def test_a_missing_topic_holds_up_its_own_records_alone(embedded_broker: Any, pr
     assert "there is no topic nowhere" in str(failure(stuck[0]))
 
 
-def test_a_record_that_is_stuck_does_not_keep_those_behind_it(embedded_broker: Any, producer_to: Any) -> None:
+def test_a_stuck_record_does_not_delay_later_ones(embedded_broker: Any, producer_to: Any) -> None:
     producer = producer_to(embedded_broker, broker_ack_deadline_ms=60_000)
     stuck = producer.send("nowhere", "ada", b"x")
     behind = [producer.send(EVENTS, "ada", b"x") for _ in range(3 * producer_queue.SETTLED_KEPT)]
@@ -119,9 +119,7 @@ def test_nobody_can_cancel_what_is_on_its_way(producer_to: Any) -> None:
     assert not producer_to(broker_ack_deadline_ms=5_000).send(EVENTS, "ada", b"x").cancel()
 
 
-def test_a_record_too_large_is_refused_and_the_next_one_is_not(
-    embedded_broker: Any, producer_to: Any
-) -> None:
+def test_only_a_record_too_large_is_refused(embedded_broker: Any, producer_to: Any) -> None:
     producer = producer_to(embedded_broker, broker_ack_deadline_ms=20_000)
     large, small = producer.send(EVENTS, "ada", bytes(3_000_000)), producer.send(EVENTS, "ada", b"x")
     assert isinstance(failure(large), BadMessageError)
@@ -158,7 +156,7 @@ def test_many_threads_may_send(embedded_broker: Any, producer_to: Any, settings_
     assert set(values_in_log(settings_for(embedded_broker), EVENTS, 800).values()) == {1}
 
 
-def test_exposures_outlive_a_crash_of_the_broker_each_of_them_once(
+def test_exposures_survive_a_broker_crash_exactly_once(
     kafka_broker: Any, producer_to: Any, settings_for: Any
 ) -> None:
     producer = producer_to(kafka_broker, lateness_s=60.0)

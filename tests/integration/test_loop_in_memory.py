@@ -29,7 +29,7 @@ def weight(site: Site, arm: str) -> float:
     return site.state.weights.shares.get(arm, 0.0)
 
 
-def test_traffic_moves_to_the_better_model_and_a_broken_one_is_thrown_out(site: Site) -> None:
+def test_traffic_moves_to_the_better_model(site: Site) -> None:
     async def story() -> None:
         site.open(**QUICK)
         await site.step()
@@ -69,7 +69,7 @@ def test_what_is_counted_is_what_shoppers_did(site: Site) -> None:
     assert all("late" not in key and "unmatched" not in key for key, count in accounts.items() if count)
 
 
-def test_a_click_changes_the_other_items_of_the_next_slate_of_a_personal_model(site: Site) -> None:
+def test_a_click_changes_the_next_slate_of_personal_models(site: Site) -> None:
     async def story() -> tuple[list[list[str]], list[list[str]]]:
         site.open(**QUICK)
         site.enter("als")

@@ -112,7 +112,7 @@ def rig_on() -> Iterator[Callable[[Settings], Rig]]:
 
 
 @pytest.mark.kafka
-def test_records_deleted_before_they_were_counted_are_a_loss_with_its_range(
+def test_deleted_uncounted_records_are_a_loss_with_range(
     kafka_broker: Any, settings_for: Callable[..., Settings], rig_on: Callable[[Settings], Rig]
 ) -> None:
     from kafka import KafkaAdminClient, TopicPartition
@@ -179,7 +179,7 @@ def test_another_embedded_broker_is_another_log(
 
 @pytest.mark.usefixtures("_kafka_process")  # Java and the jars are there
 @pytest.mark.kafka
-def test_a_kafka_that_comes_back_with_an_empty_disk_is_another_log_for_who_kept_running(
+def test_a_kafka_with_an_emptied_disk_is_another_log(
     tmp_path: Path,
     settings_for: Callable[..., Settings],
     rig_on: Callable[[Settings], Rig],

@@ -59,7 +59,7 @@ def counted(site: Site) -> dict[str, list[Any]]:
     return found
 
 
-def test_no_unit_is_counted_twice_and_every_unit_keeps_its_arm(site):
+def test_every_unit_counts_once_and_keeps_its_arm(site):
     rng = random.Random(3)
     site.keep()
     with site.client() as call:
@@ -108,7 +108,7 @@ def test_an_exposure_on_its_way_is_waited_for(site):
     assert [shown.first for shown in site.exposures()] == [True, False]
 
 
-def test_a_loss_is_told_in_two_lines_not_in_one_a_partition(site, caplog):
+def test_a_loss_logs_two_lines_for_all_partitions(site, caplog):
     with site.client() as call, caplog.at_level("INFO", "services.bandit.attribution.pin_recovery"):
         site.slates(call, random.Random(3), 30)
         site.keep()
@@ -123,7 +123,7 @@ def test_a_loss_is_told_in_two_lines_not_in_one_a_partition(site, caplog):
     ]
 
 
-def test_a_second_loss_while_pins_are_put_back_starts_it_again(site):
+def test_a_second_loss_restarts_the_restoring_of_pins(site):
     site.keep()
     with site.client() as call:
         shown = call.slate("ada", "s", n=1)
@@ -148,7 +148,7 @@ def test_a_loss_between_look_and_word_is_not_vouched_for(site):
     assert not site.reader.complete
 
 
-def test_a_loss_while_the_broker_is_away_is_made_good_when_it_is_back(site):
+def test_a_loss_without_broker_is_repaired_once_it_returns(site):
     site.keep()
     with site.client() as call:
         shown = call.slate("ada", "s", n=1)
@@ -188,7 +188,7 @@ def test_what_was_read_before_a_failure_is_read_again(site, fails):
     assert [shown.first for shown in site.exposures()] == [True, False]
 
 
-def test_what_waited_for_the_broker_gets_the_margin_once_it_is_back(site):
+def test_pins_waiting_for_the_broker_get_the_margin(site):
     site.keep()
     site.pins.forget()
     site.keeper.step()
@@ -203,7 +203,7 @@ def test_what_waited_for_the_broker_gets_the_margin_once_it_is_back(site):
     site.keep()
 
 
-def test_of_an_old_log_only_what_may_still_have_a_pin_is_read(site):
+def test_only_records_that_may_have_pins_are_read(site):
     site.keep()
     with site.client() as call:
         call.slate("long ago", "s", n=1)

@@ -94,7 +94,7 @@ def test_it_refuses_to_start_with_another_number_of_partitions(home: Path, embed
         run(settings)
 
 
-def test_two_workers_share_a_port_and_one_that_dies_is_replaced(
+def test_two_workers_share_a_port_and_are_replaced(
     home: Path, redis_server: Any, embedded_broker: Any
 ) -> None:
     settings = settings_of(

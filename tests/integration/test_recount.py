@@ -45,7 +45,7 @@ def recounted(shop: Shop, from_now: bool = False) -> Experiment:
 
 
 @pytest.mark.parametrize("what", POISON)
-def test_poisoned_sums_hold_until_they_are_counted_again_from_the_log(shop, what):
+def test_poisoned_sums_hold_until_recounted_from_the_log(shop, what):
     shop.trade()
     assert shop.look().kind == "allocate"
     shop.poison(POISON[what])
@@ -63,7 +63,7 @@ def test_poisoned_sums_hold_until_they_are_counted_again_from_the_log(shop, what
     assert shop.counted() == shop.truth()
 
 
-def test_from_now_on_only_units_count_that_come_after_the_moment_in_the_record(shop):
+def test_from_now_counts_only_units_after_the_recorded_time(shop):
     shop.trade()
     shop.look()
     shop.poison(POISON["a version that never was"])
@@ -84,7 +84,7 @@ def test_from_now_on_only_units_count_that_come_after_the_moment_in_the_record(s
     assert shop.look().kind == "allocate"
 
 
-def test_workers_that_come_go_and_know_nothing_yet_change_no_sum(shop):
+def test_workers_that_join_or_leave_change_no_sum(shop):
     zombie = shop.new_worker()
     shop.trade(3, 200, shop.worker, zombie)
     stale = shop.new_worker()
@@ -128,7 +128,7 @@ def test_what_was_dropped_is_in_the_record(shop):
     assert sum(arm["n"] for arm in detail["dropped"]["arms"].values()) == units
 
 
-def test_the_state_is_a_fold_and_a_recount_too_soon_for_workers_is_illegal(shop):
+def test_a_recount_too_soon_for_workers_is_illegal(shop):
     recounted(shop, from_now=True)
     assert fold(shop.log.history(EXPERIMENT)) == shop.state
     now = shop.origin()
@@ -139,7 +139,7 @@ def test_the_state_is_a_fold_and_a_recount_too_soon_for_workers_is_illegal(shop)
     assert apply(paused, commands.recount(paused, 0, {}, now)).status == "paused"
 
 
-def test_a_log_that_no_longer_reaches_back_is_a_loss_and_is_never_half_counted(shop):
+def test_a_truncated_log_is_a_loss_never_half_counted(shop):
     shop.trade()
     shop.look()
     shop.poison(POISON["a version that never was"])
@@ -159,7 +159,7 @@ def test_a_log_that_no_longer_reaches_back_is_a_loss_and_is_never_half_counted(s
 
 
 @pytest.mark.parametrize("rubbish", ["abc", "1e3", "-", "9" * 19])
-def test_what_is_no_sum_in_redis_stops_counting_and_doubles_nothing(
+def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
     rubbish: str, redis_server: Any, settings_for: Callable
 ) -> None:
     """A script that fails half way leaves what it wrote: each retry would add the first counts again."""
@@ -201,7 +201,7 @@ class Absent(Worker):
         return 0
 
 
-def test_the_command_says_what_it_would_drop_and_does_it_when_told(
+def test_the_command_previews_what_it_drops_before_doing_it(
     embedded_broker: Any, redis_server: Any, settings_for: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(embedded_broker, redis_server)
@@ -228,7 +228,7 @@ def test_the_command_says_what_it_would_drop_and_does_it_when_told(
     assert store.load_all("storefront", 4, 1)[0] == {}
 
 
-def test_over_http_the_sums_in_redis_go_when_they_were_seen(
+def test_over_http_only_the_previewed_sums_are_dropped(
     embedded_broker: Any, redis_server: Any, settings_for: Callable, tmp_path: Path
 ) -> None:
     settings = settings_for(embedded_broker, redis_server)

@@ -86,7 +86,7 @@ class Site:
             self.broker.append(events.EVENTS, event.key.encode(), events.encode(event))
 
 
-def test_a_broken_challenger_is_rolled_back_and_no_replica_serves_it_any_more():
+def test_no_replica_serves_a_broken_challenger_after_rollback():
     site = Site(seed=3)
     site.open()
     while not (state := site.log.catch_up()[EXPERIMENT]).unconfirmed:
@@ -113,7 +113,7 @@ def test_a_broken_challenger_is_rolled_back_and_no_replica_serves_it_any_more():
     assert state.arms["broken"].role == "retired"
 
 
-def test_the_log_alone_reproduces_the_state_and_the_sums_of_every_look():
+def test_the_log_alone_reproduces_state_and_sums():
     site = Site(seed=4)
     site.open()
     while not site.log.catch_up()[EXPERIMENT].unconfirmed:

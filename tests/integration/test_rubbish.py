@@ -179,7 +179,7 @@ def site(
         client.close()
 
 
-def test_rubbish_on_every_topic_is_buried_or_counted_and_good_records_beside_it_count(site, now_ms):
+def test_malformed_records_are_dead_lettered_and_good_ones_count(site, now_ms):
     at_ms = site.clock()
     for topic in FED:
         for value in unreadable(EVENTS if topic == DEAD_LETTERS else topic, at_ms).values():

@@ -75,7 +75,7 @@ def test_an_ended_experiment_leaves_its_loss_to_nobody(shop: Shop) -> None:
     nothing_meets(shop, OTHER)
 
 
-def test_nor_does_it_where_redis_forgot_what_the_log_no_longer_holds(shop: Shop) -> None:
+def test_nor_does_it_where_redis_lost_truncated_records(shop: Shop) -> None:
     """Nothing is stored then: who accepted a loss there would skip what is in the log."""
     shop.trade()
     lose(shop, loss="Redis forgot the sums")
@@ -126,9 +126,7 @@ def cells(shop: Shop, partition: int, name: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("recounts", [False, True])
-def test_a_loss_is_written_off_for_whom_it_is_accepted_also_beside_a_recount(
-    shop: Shop, recounts: bool
-) -> None:
+def test_an_accepted_loss_is_written_off_during_a_recount(shop: Shop, recounts: bool) -> None:
     start(shop, OTHER)
     shop.trade()
     partition = between_success_and_credit(shop, OTHER)
@@ -148,7 +146,7 @@ def test_a_loss_is_written_off_for_whom_it_is_accepted_also_beside_a_recount(
     assert state(shop, OTHER).held_by == ""
 
 
-def test_sums_that_nobody_can_read_are_dropped_by_a_recount_that_accepts_a_loss(
+def test_unreadable_sums_are_dropped_by_an_accepting_recount(
     redis_server: Any, settings_for: Callable
 ) -> None:
     shop = Shop(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))

@@ -56,7 +56,7 @@ def test_the_dashboard_is_what_its_program_writes() -> None:
     ).read_text("utf-8")
 
 
-def test_the_dashboard_has_its_rows_and_no_panel_lies_on_another() -> None:
+def test_the_dashboard_has_its_rows_and_no_overlapping_panels() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert rows == ["Traffic and latency", "Degradation", "The loop", "Experiment", "Resources"]
     covered = [
@@ -80,7 +80,7 @@ def test_every_query_has_a_metric_and_closes_what_it_opens(query: str) -> None:
         assert window == "$__rate_interval" or re.fullmatch(DURATION, window), query
 
 
-def test_every_rate_is_of_a_counter_and_no_counter_is_shown_bare() -> None:
+def test_every_rate_is_of_a_counter_and_vice_versa() -> None:
     for query in [*QUERIES, *(rule["expr"] for rule in RULES)]:
         rated = set(re.findall(r"(?:rate|increase)\((\w+)", query))
         counters = {name for name in metrics_in(query) if name.endswith(("_total", "_bucket", "_count"))}
@@ -89,7 +89,7 @@ def test_every_rate_is_of_a_counter_and_no_counter_is_shown_bare() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_says_how_bad_it_is_and_where_to_read_on(rule: dict[str, Any]) -> None:
+def test_an_alert_has_a_severity_and_a_runbook_link(rule: dict[str, Any]) -> None:
     assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
     assert re.fullmatch(DURATION, rule.get("for", "1m"))
@@ -102,7 +102,7 @@ def test_an_alert_says_how_bad_it_is_and_where_to_read_on(rule: dict[str, Any]) 
         assert part in paragraph
 
 
-def test_features_are_old_also_when_nobody_says_when_they_were_made() -> None:
+def test_features_without_a_timestamp_count_as_old() -> None:
     """`max` of no series is no number, and no alert: the process may be gone, or never have been started."""
     [rule] = [rule for rule in RULES if rule["alert"] == "RingsideFeaturesOld"]
     made = "ringside_materialized_timestamp_seconds"
@@ -127,7 +127,7 @@ def test_the_runbook_knows_every_reason_to_hold() -> None:
     assert {rule for rule in HOLDS if f"`{rule}`" not in PARAGRAPHS["RingsideHeld"]} == set()
 
 
-def test_every_command_of_the_runbook_is_one_that_the_command_line_understands() -> None:
+def test_every_command_of_the_runbook_exists() -> None:
     lines = set(re.findall(r"`ringside ([^`]+)`", RUNBOOK))
     assert len(lines) > 15
     for line in lines:

@@ -55,7 +55,7 @@ def complaint(found: Iterable[Finding] | Finding, level: str = "fail") -> Findin
     return bad
 
 
-def test_a_line_has_one_stop_between_what_is_wrong_and_what_to_do() -> None:
+def test_a_line_separates_problem_and_remedy_by_one_stop() -> None:
     refused = UnavailableError("Redis", "Connection refused.")
     assert str(refused) == "Redis is unavailable: Connection refused"
     assert Finding("fail", "window", "a sum of at most 60 s.", "set it").line().endswith("60 s; set it")
@@ -65,7 +65,7 @@ def test_a_line_has_one_stop_between_what_is_wrong_and_what_to_do() -> None:
 # ---- settings ----------------------------------------------------------------------------------------------
 
 
-def test_a_variable_that_is_no_setting_is_told_with_what_was_meant() -> None:
+def test_an_unknown_variable_is_reported_with_a_suggestion() -> None:
     environ = {"RINGSIDE_REDSI_URL": "x", "RINGSIDE_FEAST_HOME": "x", "RINGSIDE_HOST": "x", "PATH": "x"}
     found = complaint(on_settings.variables(environ), "warn")
     assert "RINGSIDE_REDSI_URL" in found.said
@@ -74,7 +74,7 @@ def test_a_variable_that_is_no_setting_is_told_with_what_was_meant() -> None:
     assert "unset it" in complaint(on_settings.variables({"RINGSIDE_QQQQ": ""}), "warn").todo
 
 
-def test_a_value_that_makes_no_sense_is_named_and_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_is_named_and_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGSIDE_RECOMMEND_PORT", "s3cret")
     settings, found = on_settings.read(os.environ)
     assert settings is None
@@ -87,7 +87,7 @@ def test_a_value_that_makes_no_sense_is_named_and_never_repeated(monkeypatch: py
 @pytest.mark.parametrize(
     "url", ["nonsense", "redis://host:s3cret/0", "redis://:s3cret@host/zero", "http://h"]
 )
-def test_an_address_of_redis_that_is_none_is_told_and_nothing_breaks(
+def test_an_invalid_redis_address_is_reported_and_breaks_nothing(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RINGSIDE_REDIS_URL", url)
@@ -139,7 +139,7 @@ def test_rates_are_told_exactly_when_recommend_refuses_them(
         assert levels(found) == {"ok"}
 
 
-def test_a_window_longer_than_the_embedded_broker_keeps_is_a_failure() -> None:
+def test_a_window_beyond_the_embedded_brokers_retention_fails() -> None:
     assert complaint(on_settings.window(Settings()))
     assert complaint(on_settings.window(Settings(window_s=5, lateness_s=5)), "warn")
     assert levels(on_settings.window(Settings(kafka_mode="kafka"))) == {"ok"}
@@ -283,9 +283,7 @@ def test_a_real_kafka_is_examined(kafka_broker: Any, settings_for: Any) -> None:
     assert "4 partitions, not 7" in next(row for row in on_stores.broker(wrong) if row.level == "fail").said
 
 
-def test_an_embedded_broker_is_examined_and_a_dead_one_is_told(
-    embedded_broker: Any, settings_for: Any
-) -> None:
+def test_a_dead_embedded_broker_is_reported(embedded_broker: Any, settings_for: Any) -> None:
     assert levels(on_stores.broker(settings_for(broker=embedded_broker))) == {"ok"}
     dead = Settings(kafka_bootstrap="127.0.0.1:1", broker_ack_deadline_ms=200)
     assert complaint(on_stores.broker(dead)).check == "broker"
@@ -373,7 +371,7 @@ def living(home: Path, process: str) -> subprocess.Popen[str]:
     return started
 
 
-def test_a_process_that_was_killed_is_told_and_one_that_was_stopped_is_not(tmp_path: Path) -> None:
+def test_a_killed_process_is_reported_a_stopped_one_is_not(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     with living(tmp_path, "recommend") as first, living(tmp_path, "bandit") as second:
         first.kill()
@@ -390,7 +388,7 @@ def test_a_process_that_was_killed_is_told_and_one_that_was_stopped_is_not(tmp_p
     assert list(on_processes.processes(settings)) == []
 
 
-def test_one_of_several_that_was_killed_is_told_by_its_number(tmp_path: Path) -> None:
+def test_a_killed_replica_is_reported_by_its_number(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     pulse = pulse_file(settings, "bandit")
     pulse.parent.mkdir()
@@ -451,9 +449,7 @@ def test_replicas_that_are_gone_or_do_not_follow_are_told(redis_server: Any, set
 # ---- the whole ---------------------------------------------------------------------------------------------
 
 
-def test_all_is_told_in_lines_or_json_with_an_exit_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_are_lines_or_json_with_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"HOME": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1", "KAFKA_BOOTSTRAP": "127.0.0.1:1"}
     values |= {"BROKER_ACK_DEADLINE_MS": "200"}
     for name, value in values.items():
@@ -470,7 +466,7 @@ def test_all_is_told_in_lines_or_json_with_an_exit_code(
     assert all(row["todo"] for row in told if row["level"] != "ok")
 
 
-def test_nothing_wrong_is_exit_code_0_and_a_check_that_breaks_is_told(
+def test_no_problem_exits_0_and_a_broken_check_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(app, "CHECKS", ())

@@ -125,7 +125,7 @@ def test_what_strangers_cause_is_told_seldom(
     assert told.count("something else") == 100
 
 
-def test_what_is_tried_again_is_told_when_it_changes_and_once_a_minute() -> None:
+def test_retries_are_logged_on_change_and_once_a_minute() -> None:
     seldom = Repeated()
 
     def passes(problem: str, at_s: float, name: str = "services.lake.app") -> bool:

@@ -105,7 +105,7 @@ def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
         assert value(found, "ringside_dead_letters_total", topic=EVENTS, reason=kind) == 1
 
 
-def test_sums_are_counted_by_what_they_mean_and_only_once_applied(meters: Meters) -> None:
+def test_sums_are_counted_by_meaning_once_applied(meters: Meters) -> None:
     store = meters.tally(MemorySumStore())
     begun = Positions("log", 0, 0, 0)
     store.apply(0, None, begun, {})
@@ -127,9 +127,7 @@ def test_sums_are_counted_by_what_they_mean_and_only_once_applied(meters: Meters
     assert value(samples(meters.registry), "ringside_data_losses") == 1
 
 
-def test_decisions_are_told_whoever_made_them_and_again_after_a_restart(
-    meters: Meters, tmp_path: Path
-) -> None:
+def test_decisions_are_counted_by_author_across_restarts(meters: Meters, tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     log = meters.decisions(shop.log)
     shop.race(share=0.25)
@@ -176,7 +174,7 @@ def test_the_evidence_of_the_newest_look_is_told(meters: Meters, tmp_path: Path)
 
 
 @pytest.mark.parametrize("lack", [None, "text"])
-def test_a_number_that_is_none_stops_no_reader_and_is_told_once(
+def test_a_malformed_number_stops_no_reader_and_is_logged_once(
     meters: Meters, tmp_path: Path, lack: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not even one that no record of a topic can hold."""
@@ -363,7 +361,7 @@ def test_a_slate_that_another_arm_answers_is_counted(tmp_path: Path) -> None:
     assert value(found, "ringside_slates_degraded_total") == fallbacks
 
 
-def test_a_slate_whose_exposure_is_lost_at_once_is_counted_as_degraded(tmp_path: Path) -> None:
+def test_a_slate_that_loses_its_exposure_counts_as_degraded(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     shop.start()
     with shop.client() as caller:

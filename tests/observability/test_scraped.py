@@ -22,7 +22,7 @@ USED = {name for query in ASKED for name in metrics_in(query)} - {"up"}
 ELSEWHERE = {
     "ringside_requests_shed_total": "test_a_request_that_is_shed_is_counted",
     "ringside_slate_fallbacks_total": "test_a_slate_that_another_arm_answers_is_counted",
-    "ringside_data_losses": "test_sums_are_counted_by_what_they_mean_and_only_once_applied",
+    "ringside_data_losses": "test_sums_are_counted_by_meaning_once_applied",
     "ringside_partitions_stopped": "test_a_bandit_tells_of_its_own_partitions_only",
     "ringside_records_overtaken_total": "test_a_bandit_tells_of_its_own_partitions_only",
     "ringside_activity_pushes_late_total": "test_pushes_and_files_are_timed",
@@ -219,7 +219,7 @@ def test_what_moves_elsewhere_moves_in_a_test_that_exists() -> None:
 
 
 @pytest.mark.timeout(400)
-def test_every_label_that_a_query_asks_for_is_one_that_is_said(story: Story) -> None:
+def test_every_label_in_a_query_is_exported(story: Story) -> None:
     """`process` and `instance` are the target's; the others stand in the samples."""
     labels: dict[str, set[str]] = {}
     for found in (*story.before.values(), *story.seen.values()):

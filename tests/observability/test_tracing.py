@@ -67,7 +67,7 @@ def click(slate: dict[str, Any]) -> dict[str, Any]:
     return {**said, "recommendation_id": slate["recommendation_id"]}
 
 
-def test_one_click_is_one_trace_from_http_to_the_activity_worker(
+def test_one_click_is_one_trace_up_to_the_worker(
     caller: Caller, spans: InMemorySpanExporter, tmp_path: Path
 ) -> None:
     slate = caller.slate()
@@ -138,7 +138,7 @@ def test_a_failed_send_is_an_error_of_its_span(caller: Caller, spans: InMemorySp
     assert {span.status.status_code for span in spans.get_finished_spans()} == {StatusCode.ERROR}
 
 
-def test_what_the_caller_does_not_sample_is_not_recorded_but_carried_on(
+def test_an_unsampled_trace_is_propagated_but_not_recorded(
     caller: Caller, spans: InMemorySpanExporter
 ) -> None:
     unsampled = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
@@ -148,7 +148,7 @@ def test_what_the_caller_does_not_sample_is_not_recorded_but_carried_on(
     assert dict(record.headers)["traceparent"].decode().endswith("-00")
 
 
-def test_records_without_a_trace_and_sends_outside_of_one_begin_none(
+def test_records_and_sends_without_a_trace_start_none(
     spans: InMemorySpanExporter, memory_broker: Any
 ) -> None:
     told = traced("bandit", spans)
@@ -174,7 +174,7 @@ def test_a_line_of_log_says_its_trace(tmp_path: Path, spans: InMemorySpanExporte
     assert "trace_id" not in json.loads(lines.format(record))
 
 
-def test_by_default_there_are_no_traces_and_nothing_is_imported_or_wrapped(tmp_path: Path) -> None:
+def test_by_default_tracing_is_neither_imported_nor_wrapped(tmp_path: Path) -> None:
     assert bootstrap.tracing(Settings(home=tmp_path), "recommend") is None
     shop = Shop(tmp_path)
     shop.start()

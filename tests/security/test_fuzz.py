@@ -112,7 +112,7 @@ def readable(text: str) -> tuple[bool, Any]:
     return True, value
 
 
-def test_a_wrong_value_in_any_field_is_refused_by_the_name_of_the_field(tmp_path: Path) -> None:
+def test_a_wrong_value_is_refused_by_its_field(tmp_path: Path) -> None:
     asyncio.run(_every_field(racing_shop(tmp_path, rates="")))
 
 
@@ -223,7 +223,7 @@ def test_bytes_that_are_no_request_do_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_a_flood_of_bytes_that_are_no_request_does_no_harm(tmp_path: Path) -> None:
+def test_a_flood_of_malformed_bytes_does_no_harm(tmp_path: Path) -> None:
     bombard(tmp_path, 2, 10_000)
 
 
@@ -244,7 +244,7 @@ def test_who_sends_without_end_is_hung_up_on(tmp_path: Path) -> None:
             assert exchange(at, little).statuses == [status]
 
 
-def test_who_sends_a_byte_now_and_then_is_hung_up_on(tmp_path: Path) -> None:
+def test_a_connection_sending_bytes_slowly_is_closed(tmp_path: Path) -> None:
     with racing_shop(tmp_path).client() as caller, served(caller.http.app, receive_s=0.3) as at:
         for begun in (RIGHT[1][:-5], RIGHT[1][:40], b"", b"\r\n"):
             reply = exchange(at, begun)
@@ -260,7 +260,7 @@ def test_who_sends_a_byte_now_and_then_is_hung_up_on(tmp_path: Path) -> None:
         assert line.recv(65_536).startswith(b"HTTP/1.1 408")
 
 
-def test_who_sends_a_body_after_its_answer_is_hung_up_on(tmp_path: Path) -> None:
+def test_a_connection_sending_a_body_after_its_answer_is_closed(tmp_path: Path) -> None:
     with racing_shop(tmp_path).client() as caller, served(caller.http.app, receive_s=A_WHILE_S) as at:
         unknown = post(b"/rerank", b"", b"content-length: 9", close=False).replace(
             b"x-api-key: ", b"x-api-key: x"

@@ -177,9 +177,7 @@ def test_every_digest_is_compared_whole_and_none_is_skipped(monkeypatch: pytest.
     st.sampled_from([0.5, 2.0, 20.0]),
     st.sampled_from([0.1, 1.0, 5.0]),
 )
-def test_a_bucket_never_gives_more_than_its_rate_and_its_burst(
-    gaps: list[float], per_s: float, burst_s: float
-) -> None:
+def test_a_bucket_never_exceeds_its_rate_and_burst(gaps: list[float], per_s: float, burst_s: float) -> None:
     buckets, now_s, taken = RateLimiter(per_s, burst_s), 0.0, 0
     for at, gap in enumerate(gaps):
         now_s += gap
@@ -197,7 +195,7 @@ def test_who_waits_as_told_is_let_in() -> None:
     assert buckets.wait_s("a", 5.0 + wait_s) == 0.0
 
 
-def test_many_clients_do_not_fill_the_memory_and_slow_nobody_else_down() -> None:
+def test_many_clients_neither_fill_memory_nor_slow_others() -> None:
     moments = Moments(b"fixed, so that this test is the same each time")
     buckets = RateLimiter(1.0, 5.0, moments)
     for at in range(500):
@@ -275,7 +273,7 @@ def bombard(tmp_path: Path, count: int, **how: object) -> list[Got]:
     return asyncio.run(go())
 
 
-def test_one_client_is_slowed_down_and_told_how_long_to_wait(tmp_path: Path) -> None:
+def test_one_client_is_limited_with_retry_after(tmp_path: Path) -> None:
     got = bombard(tmp_path, 7)
     assert [answer.status for answer in got] == [200] * 4 + [429] * 3
     assert (got[-1].headers["retry-after"], got[-1].json()["error"]["code"]) == ("1", "too_many_requests")
@@ -304,7 +302,7 @@ def test_shoppers_behind_our_proxy_are_told_apart(tmp_path: Path) -> None:
     assert [answer.status for answer in one][4:] == [429] * 3
 
 
-def test_nobody_gets_another_bucket_by_a_header_or_another_address_of_theirs(tmp_path: Path) -> None:
+def test_neither_headers_nor_neighbouring_addresses_give_another_bucket(tmp_path: Path) -> None:
     lies = [f"192.0.2.{at}" for at in range(1, 8)]
     assert [a.status for a in bombard(tmp_path, 7, chains=lies)][4:] == [429] * 3  # told by a stranger
     passed_on = [f"{lie}, {NAT}" for lie in lies]
@@ -313,7 +311,7 @@ def test_nobody_gets_another_bucket_by_a_header_or_another_address_of_theirs(tmp
     assert [a.status for a in bombard(tmp_path, 7, peers=many)][4:] == [429] * 3
 
 
-def test_keys_of_people_have_a_rate_of_their_own_wherever_they_are(tmp_path: Path) -> None:
+def test_personal_keys_have_their_own_rate_at_any_address(tmp_path: Path) -> None:
     for role in ("analyst", "admin"):
         got = bombard(tmp_path, 6, role=role, path="/experiments", peer="127.0.0.1")
         assert [answer.status for answer in got] == [200] * 4 + [429] * 2
@@ -358,7 +356,7 @@ def test_origins_can_be_limited_to_the_shop(tmp_path: Path) -> None:
         assert (got.status, "access-control-allow-origin" in got.headers) == (400, False)
 
 
-def test_a_page_can_read_every_refusal_and_when_to_come_back(tmp_path: Path) -> None:
+def test_a_page_can_read_every_refusal_and_retry_after(tmp_path: Path) -> None:
     """What lacks these headers is to a page as if no answer had come."""
     page = {"Origin": "https://shop.example"}
     with racing_shop(tmp_path, rates="analyst=1", rate_burst_s=1.0).client() as caller:

@@ -105,9 +105,7 @@ def test_a_copy_of_the_cookie_ends_with_the_session(console: Console) -> None:
     [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
      {"sec-fetch-site": "same-site"}, {"origin": "http://testserver.evil.example"}],
 )  # fmt: skip
-def test_a_form_of_another_site_is_turned_away_even_at_the_log_in(
-    console: Console, headers: dict[str, str]
-) -> None:
+def test_a_form_of_another_site_is_refused_at_login(console: Console, headers: dict[str, str]) -> None:
     answer = console.client().post("/login", data={"key": KEYS["admin"][0]}, headers=headers)
     assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
     assert "content-security-policy" in answer.headers
@@ -311,7 +309,7 @@ def in_charset(charset: str, **fields: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("charset", HALVES)
-def test_half_a_character_in_a_form_of_the_shop_is_refused_by_the_name_of_its_field(charset: str) -> None:
+def test_half_a_character_in_a_shop_form_is_refused(charset: str) -> None:
     transport = httpx.ASGITransport(FakeApi().app())
     settings = Settings(storefront_key=KEY, recommend_url="http://api")
     shop = TestClient(create_shop(settings, httpx.AsyncClient(transport=transport), stock=False))
@@ -327,7 +325,7 @@ def test_half_a_character_in_a_form_of_the_shop_is_refused_by_the_name_of_its_fi
 
 
 @pytest.mark.parametrize("charset", HALVES)
-def test_half_a_character_in_a_form_of_the_console_changes_nothing(console: Console, charset: str) -> None:
+def test_half_a_character_in_a_console_form_changes_nothing(console: Console, charset: str) -> None:
     half, client = HALVES[charset], console.client("admin")
     token = re.search(r'name="csrf" value="([^"]+)"', client.get("/experiments", headers=HTML).text)
     assert token is not None

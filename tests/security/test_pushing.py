@@ -160,9 +160,7 @@ def test_nothing_in_an_id_can_be_changed_to_something_better(ring: Ring) -> None
 
 
 @pytest.mark.parametrize(("after_ms", "succeeds"), [(WINDOW_MS, 1), (WINDOW_MS + 1, 0), (3_600_000, 0)])
-def test_an_old_id_counts_for_nothing_once_its_window_is_over(
-    ring: Ring, after_ms: int, succeeds: int
-) -> None:
+def test_an_old_id_counts_nothing_after_its_window(ring: Ring, after_ms: int, succeeds: int) -> None:
     with ring.client() as caller:
         answer = caller.slate(n=1)
         ring.now_ms += after_ms
@@ -194,7 +192,7 @@ def push(caller: Caller, sessions: int, target: str = "other", clicks: int = 20)
     return drawn
 
 
-def test_a_script_gets_one_success_a_session_and_cannot_choose_the_arm(ring: Ring) -> None:
+def test_a_script_gets_one_success_per_session(ring: Ring) -> None:
     """The bound of the threat model: thousands of clicks buy what 200 sessions of shoppers would."""
     with ring.client() as caller:
         drawn = push(caller, 200)
@@ -206,7 +204,7 @@ def test_a_script_gets_one_success_a_session_and_cannot_choose_the_arm(ring: Rin
     assert abs(drawn["other"] - 100) < 4 * 50**0.5  # drawn by the salt, 4 standard deviations
 
 
-def test_where_a_user_is_the_unit_a_script_with_one_user_is_one_unit(tmp_path: Path) -> None:
+def test_with_user_units_a_one_user_script_is_one_unit(tmp_path: Path) -> None:
     ring = Ring(tmp_path, unit="user_day")
     with ring.client() as caller:
         push(caller, 40, target=caller.slate("mallory", "m0")["arm"])
@@ -222,7 +220,7 @@ def test_a_script_that_says_what_it_is_counts_for_nothing(ring: Ring, agent: str
     assert totals(ring.sums()) == (0, 0)
 
 
-def test_a_script_at_one_address_makes_no_more_units_than_the_rate_of_a_client(tmp_path: Path) -> None:
+def test_the_client_rate_limits_the_units_of_a_script(tmp_path: Path) -> None:
     """2,000 sessions in 20 s from one address, at 5 a second and 10 s' worth: 150 units at most."""
     ring = Ring(tmp_path, rates="client=5", rate_burst_s=10.0)
 

@@ -46,7 +46,7 @@ def test_false_rollbacks_stay_within_alpha_under_a_trend(margin):
 
 
 @pytest.mark.parametrize("margin", MARGINS[:3])
-def test_the_scenario_has_teeth_a_rule_on_pooled_means_fails_it(margin):
+def test_a_rule_on_pooled_means_fails_the_scenario(margin):
     assert null_under_a_trend(margin).pooled.mean() > 0.3
 
 
@@ -79,7 +79,7 @@ def test_non_inferiority_passes_equal_arms_as_often_as_documented():
     assert passed == pytest.approx([0.11, 0.65], abs=0.05)
 
 
-def test_promotion_of_an_equal_arm_stays_within_alpha_and_a_better_one_is_found():
+def test_promotions_of_equal_arms_stay_within_alpha():
     assert run(Duel(doubling=True), RUNS, 5, promotion_side()).fired() <= allowed()
     assert run(Duel(ratio=1.25), RUNS, 5, promotion_side()).fired() >= 0.9
 

@@ -38,12 +38,10 @@ def rolled_back(tmp_path: Path, seed: int) -> float:
     return fired / RUNS
 
 
-def test_a_shopper_who_returns_each_day_does_not_tilt_the_race(tmp_path: Path) -> None:
+def test_a_daily_returning_shopper_does_not_bias_the_race(tmp_path: Path) -> None:
     assert rolled_back(tmp_path, seed=1) <= allowed(ALPHA, RUNS)
 
 
-def test_the_scenario_has_teeth_one_draw_for_all_days_fails_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_draw_for_all_days_fails_the_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignment, "draw_id", lambda unit, first_ms: unit)
     assert rolled_back(tmp_path, seed=1) > 3 * ALPHA

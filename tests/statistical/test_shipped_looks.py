@@ -41,7 +41,7 @@ def rolled_back(state: Experiment) -> set[str]:
     return {name for name, arm in state.arms.items() if arm.role == "retired"}
 
 
-def test_a_broken_challenger_goes_and_a_better_one_gets_the_traffic():
+def test_a_better_challenger_wins_and_a_broken_one_leaves():
     for seed in range(3):
         state = live_through({"pop": 0.04, "broken": 0.02, "better": 0.055}, seed)
         assert rolled_back(state) == {"broken"}

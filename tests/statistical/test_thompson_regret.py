@@ -35,7 +35,7 @@ def agree(one: np.ndarray, other: np.ndarray) -> bool:
     return abs(one.mean() - other.mean()) < 3 * error
 
 
-def test_batches_of_a_thousand_and_of_five_thousand_cost_the_same():
+def test_batches_of_1000_and_5000_have_equal_regret():
     small, large = regrets(1_000, 100, 1), regrets(5_000, 100, 2)
     assert agree(small, large)
     assert small.mean() < 0.5 * UNITS * (RATES[0] - RATES[1]) / 2  # far better than splitting evenly

@@ -64,7 +64,7 @@ def test_compose_file_fits_the_published_schema() -> None:
     jsonschema.validate(compose(), json.loads(schema.read_text("utf-8")))
 
 
-def test_every_process_is_a_service_with_a_health_check_of_its_own() -> None:
+def test_every_process_is_a_service_with_a_health_check() -> None:
     assert set(OURS) >= PROCESSES
     for name in PROCESSES:
         assert OURS[name]["command"][0] == name
@@ -84,7 +84,7 @@ def test_every_command_is_one_that_the_command_line_understands(name: str) -> No
         parse(OURS[name]["healthcheck"]["test"][2:])
 
 
-def test_the_parser_of_this_test_refuses_what_the_command_line_does() -> None:
+def test_this_tests_parser_refuses_like_the_command_line() -> None:
     for words in (["no-such-process"], ["bandit", "--no-such-option"], ["health"]):
         with pytest.raises(UsageError):
             parse(words)
@@ -153,7 +153,7 @@ def test_the_image_installs_with_the_same_lines_as_the_makefile() -> None:
     assert len(installs(runs)) == 2
 
 
-def test_the_image_can_send_the_traces_that_compose_lets_one_ask_for() -> None:
+def test_the_image_can_send_the_traces_compose_offers() -> None:
     assert all("RINGSIDE_TRACE_TO" in OURS[name]["environment"] for name in PROCESSES)
     [ours] = [arguments for instruction, arguments in dockerfile() if " -e " in arguments]
     assert ours == "python -m pip install -c constraints.txt -e '.[tracing]'"
@@ -191,9 +191,7 @@ def test_the_image_starts_our_script_on_a_python_we_support() -> None:
 
 
 @pytest.mark.parametrize("broken", [None, "lint", "test", "test-demo", "test-fuzz"])
-def test_the_ci_script_runs_every_kind_of_tests_and_stops_at_the_first_that_fails(
-    tmp_path: Path, broken: str | None
-) -> None:
+def test_the_ci_script_stops_at_the_first_failure(tmp_path: Path, broken: str | None) -> None:
     """The script itself, between commands that only note how they were called."""
     calls = tmp_path / "calls"
     for command in ("redis-server", "chromium", "java", "mvn", "make"):

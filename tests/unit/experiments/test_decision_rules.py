@@ -73,7 +73,7 @@ def test_a_losing_challenger_is_rolled_back_with_its_numbers():
     assert "als is taken out: 20 of 2000 units with a click, pop 500 of 5000" in decision.reason
 
 
-def test_a_fresh_champion_that_fails_gives_way_and_asks_for_retraining():
+def test_a_failing_fresh_champion_is_replaced_and_retrained():
     state = racing(min_new_units=0)
     state = apply(state, commands.promote(state, "als", ANN))
     sums = {"4|pop|1|n": 1_000, "4|pop|1|s": 100, "4|als|1|n": 9_000, "4|als|1|s": 300}
@@ -108,7 +108,7 @@ def test_two_losers_go_in_one_look():
     assert append(state, decisions).weights.shares == {"pop": 1.0}
 
 
-def test_an_arm_that_cannot_answer_meets_the_hard_limit_whatever_it_once_did():
+def test_an_arm_that_cannot_answer_hits_the_hard_limit():
     good = {f"3|als|{hour}|n": 1_000 for hour in range(20)} | {f"3|als|{hour}|s": 100 for hour in range(20)}
     pop = {"3|pop|20|n": 1_000, "3|pop|20|s": 100}
     failing = {"3|als|21|n": 100, "3|als|21|s": 10, "3|als|21|f": 21}
@@ -121,7 +121,7 @@ def test_an_arm_that_cannot_answer_meets_the_hard_limit_whatever_it_once_did():
         assert rules_of(look(racing(), sight(sums, now_ms=22 * HOUR)))[0][0] == "allocate"
 
 
-def test_the_hard_limit_acts_while_a_loss_waits_for_a_person_and_nothing_else_does():
+def test_only_the_hard_limit_acts_during_a_loss():
     loss = {3: "offsets 5 to 9 are gone"}
     sums = {"3|pop|1|n": 1_000, "3|pop|1|s": 100, "3|als|1|n": 1_000, "3|als|1|s": 100, "3|als|1|f": 990}
     state = racing()
@@ -181,7 +181,7 @@ def test_a_stall_lifts_itself():
     assert (state.status, state.held_by) == ("running", "")
 
 
-def test_data_loss_waits_for_a_person_who_acknowledges_what_was_recorded():
+def test_data_loss_holds_until_a_person_acknowledges_it():
     lost = {3: "offsets 5 to 9 are gone"}
     state = racing()
     state = append(state, look(state, sight(losses=lost)))
@@ -207,7 +207,7 @@ def test_nothing_is_decided_while_paused_or_ended():
     assert look(apply(state, commands.end(state, ANN)), sight(BROKEN)) == []
 
 
-def test_too_few_units_are_a_record_too_and_do_not_restart_the_count():
+def test_too_few_units_are_recorded_without_restarting_the_count():
     state = racing()
     few = {"3|pop|1|n": 120, "3|pop|1|s": 9}
     (decision,) = look(state, sight(few))

@@ -54,7 +54,7 @@ def slates(draw):
 
 
 @given(slates())
-def test_a_slate_is_distinct_allowed_and_as_long_as_it_can_be(case):
+def test_a_slate_is_distinct_allowed_and_maximally_long(case):
     items = [c.item for c in slate(**case)]
     offered = {int(i) for r in case["rankings"] for i in r.item if case["allowed"][i]}
     assert len(items) == len(set(items)) == min(case["n"], len(offered))
@@ -62,7 +62,7 @@ def test_a_slate_is_distinct_allowed_and_as_long_as_it_can_be(case):
 
 
 @given(slates())
-def test_a_category_exceeds_the_cap_only_if_the_slate_would_be_short(case):
+def test_a_category_exceeds_its_cap_only_to_fill_up(case):
     picks = slate(**case)
     counts = Counter(int(case["category"][c.item]) for c in picks)
     over = {code for code, count in counts.items() if case["cap"] and code != UNKNOWN and count > case["cap"]}
@@ -95,7 +95,7 @@ def test_wrong_takes_are_named(takes):
 
 
 @given(st.lists(st.integers(-1, N_ITEMS - 1)), st.lists(st.integers(-1, N_ITEMS - 1)))
-def test_discover_leaves_out_what_was_bought_and_buy_again_keeps_it(excluded, bought):
+def test_discover_excludes_bought_items_buy_again_keeps_them(excluded, bought):
     live = np.ones(N_ITEMS, bool)
     discover = eligible(live, excluded=excluded, bought=bought, placement="home")
     again = eligible(live, excluded=excluded, bought=bought, placement="buy_again")
@@ -105,7 +105,7 @@ def test_discover_leaves_out_what_was_bought_and_buy_again_keeps_it(excluded, bo
     assert set(np.flatnonzero(again != discover)) == known
 
 
-def test_hidden_and_sold_out_are_not_available_but_untracked_stock_is():
+def test_untracked_stock_is_available_hidden_and_sold_out_not():
     shop = catalogue(["a", "a", "", "b"], stock=[0, -1, 3, 5], hidden=[False, False, False, True])
     assert available(shop).tolist() == [False, True, True, False]
     assert category_codes(shop).tolist() == [1, 1, UNKNOWN, 2]

@@ -34,7 +34,7 @@ def test_salts_and_experiments_assign_independently():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=5).filter(any), st.integers(0, 4), st.floats(0.01, 1))
-def test_a_changed_weight_moves_units_only_to_or_from_its_arm(weights, which, weight):
+def test_a_changed_weight_only_moves_units_of_its_arm(weights, which, weight):
     before = {f"arm{i}": w for i, w in enumerate(weights)}
     arm = f"arm{which % len(weights)}"
     now = before | {arm: weight}

@@ -81,7 +81,7 @@ def test_weights_are_the_probability_of_being_best_above_the_floor():
     assert (update.why, update.shares) == ("thompson", {"pop": 0.5, "als": 0.5})
 
 
-def test_the_ramp_goes_up_as_units_mature_and_ends_with_the_burn_in():
+def test_the_ramp_rises_with_matured_units_until_burn_in():
     state, seen = running("als"), []
     histories = [(0, 0), (0, 0), (90, 1), (300, 6), (600, 15), (900, 19), (1_000, 20)]
     for i, (n, s) in enumerate(histories):
@@ -106,7 +106,7 @@ def test_an_arm_with_weight_keeps_it_while_a_replica_starts():
     assert update.shares == {"pop": 0.5, "als": 0.5}
 
 
-def test_too_few_new_units_keep_the_weights_but_let_an_arm_in():
+def test_too_few_new_units_only_let_an_arm_in():
     state = running("als", shares={"pop": 0.6, "als": 0.4})
     tally = counts(pop=(5_000, 150), als=(5_000, 100))
     state = allocated(state, {"pop": 0.5, "als": 0.5}, units=tally.units - 199)

@@ -235,7 +235,7 @@ def broken(sums):
 
 @settings(max_examples=300, deadline=None)
 @given(seeds, sizes)
-def test_on_the_way_all_identities_close_and_what_is_old_is_credited(random, n):
+def test_all_identities_close_and_old_units_are_credited(random, n):
     worker = Worker(*as_logs(as_appended(shopping(random, n), random, 0)))
     for _ in play(worker, random):
         for name, sums in worker.store.sums.items():
@@ -299,7 +299,7 @@ def test_a_unit_matures_only_after_window_and_lateness():
     assert join.advance(161).deltas == {"a": {"1|x|0|n": 1}}
 
 
-def test_events_wait_for_their_unit_and_positions_say_where_to_rebuild():
+def test_events_wait_for_their_unit_and_hold_positions_back():
     join = Join(RULES)
     join.feed_exposures([(7, 100, exposure("u", 100, by="y")), (9, 150, exposure("v", 150))], next_offset=12)
     join.feed_events(

@@ -59,7 +59,7 @@ def test_equal_arms_are_equally_likely(belief, k):
     assert p_best([belief] * k) == pytest.approx(np.full(k, 1 / k), abs=1e-6)
 
 
-def test_a_posterior_that_piles_up_at_one_beside_one_near_nothing():
+def test_a_posterior_near_one_beats_one_near_zero():
     """scipy's inverse answers nan for such a one below 1e-16."""
     best = p_best([Posterior(1.0, 100.0), Posterior(1.036632928437698, 0.5623413251903491)])
     assert best == pytest.approx([0.00472, 0.99528], abs=1.5e-4)

@@ -29,7 +29,7 @@ sides = st.one_of(margins.map(rollback_side), st.builds(promotion_side), margins
 
 
 @given(sides, p, p, st.floats(0.2, 3))
-def test_one_success_multiplies_the_stake_by_at_most_one_in_expectation_under_the_null(side, p_a, p_0, times):
+def test_a_bet_has_expectation_at_most_one_under_null(side, p_a, p_0, times):
     below = side.alternatives[0] < side.bound
     ratio = side.bound * (max(1, times) if below else min(1, times))  # any ratio the null allows
     q = p_a * ratio / (p_a * ratio + p_0)
@@ -82,7 +82,7 @@ SUMS = {"1|pop|0|n": 900, "1|pop|0|s": 90, "3|pop|1|n": 95, "3|pop|1|s": 11, "3|
 SUMS |= {"4|pop|1|n": 75, "4|pop|1|s": 9, "4|als|1|n": 25, "4|als|2|s": 2, "5|pop|2|s": 6, "5|als|2|s": 1}
 
 
-def test_a_standing_is_the_sum_over_versions_since_the_race_began():
+def test_a_race_status_sums_versions_since_its_start():
     state = raced(margin=0.03)
     side = rollback_side(0.03)
     by_hand = (

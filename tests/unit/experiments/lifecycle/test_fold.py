@@ -85,14 +85,14 @@ def long_log(looks):
     return after(enters("als"), *(weighs(popularity=1 - n / 999, als=n / 999) for n in range(1, looks)))
 
 
-def test_a_fold_is_what_its_steps_are_and_leaves_the_state_it_began_with():
+def test_a_fold_equals_its_steps_and_leaves_its_input():
     begun, _ = after(enters("als"))
     kept, (state, log) = to_dict(begun), long_log(50)
     assert fold(log) == fold(log[2:], begun) == state
     assert to_dict(begun) == kept
 
 
-def test_a_state_that_nobody_holds_is_not_copied_and_one_that_a_record_breaks_is_what_it_was():
+def test_mutation_in_place_survives_a_breaking_record():
     state, log = long_log(20)
     before, following = fold(log), weighs(popularity=0.5, als=0.5)(state)
     kept = to_dict(before)
@@ -216,7 +216,7 @@ def test_a_rolled_back_challenger_leaves_its_share_to_the_champion():
     assert state.unconfirmed == (4,)
 
 
-def test_a_promotion_keeps_the_old_champion_at_the_floor_and_starts_its_watch():
+def test_a_promotion_keeps_the_old_champion_at_the_floor():
     state, _ = after(enters("als"), weighs(popularity=0.4, als=0.6), promotes("als"))
     assert state.weights.shares == {"popularity": pytest.approx(0.10), "als": pytest.approx(0.90)}
     (race,) = state.races
@@ -258,7 +258,7 @@ def test_undo_of_a_promotion_restores_roles_and_swaps_shares():
     assert state.races[0].index == 3
 
 
-def test_undo_of_a_rollback_returns_the_arm_at_weight_zero_with_a_new_ramp():
+def test_undoing_a_rollback_readmits_the_arm_at_zero():
     state, _ = after(enters("als"), weighs(popularity=0.4, als=0.6), rolls_back("als"), undoes(4))
     assert state.weights.shares == {"popularity": 1.0, "als": 0.0}
     assert state.arms["als"].since_version == state.weights.version
@@ -286,7 +286,7 @@ def test_pause_remembers_what_to_resume_less_what_was_retired_meanwhile():
 
 
 @pytest.mark.parametrize("rules", [None, Rules(margin=0.1)])
-def test_a_hold_outlives_the_pause_that_covers_it_and_is_accepted_by_itself(rules):
+def test_a_hold_outlives_the_pause_that_covers_it(rules):
     makers = [enters("als"), weighs(popularity=0.4, als=0.6), held(), paused]
     state, log = after(*makers, lambda s: commands.resume(s, at(), rules))
     assert (state.status, state.held_by, state.acknowledged) == ("held", "data-loss", ())
@@ -331,7 +331,7 @@ def test_resume_with_new_rules_races_anew_but_never_recounts():
         commands.resume(state, at(), Rules(window_s=60))
 
 
-def test_a_stall_is_lifted_by_a_look_and_data_loss_only_by_resume():
+def test_a_look_lifts_a_stall_but_not_data_loss():
     state, _ = after(held("stalled-watermark"), weighs(popularity=1.0))
     assert (state.status, state.held_by) == ("running", "")
     with pytest.raises(IllegalTransition, match="held by data-loss: it needs resume"):
@@ -340,7 +340,7 @@ def test_a_stall_is_lifted_by_a_look_and_data_loss_only_by_resume():
     assert state.acknowledged == ("partition 3: offsets 5 to 9 are gone",)
 
 
-def test_a_rollback_that_asks_for_retraining_does_what_both_records_did():
+def test_a_rollback_with_retraining_equals_both_records():
     """Older logs hold a record of its own for the request; both say the same of what is asked."""
     before, _ = after(enters("als"), promotes("als"))
     one = apply(before, commands.rollback(before, "als", at(now_ms=7), retrain="it fell"))
@@ -448,7 +448,7 @@ def test_a_malformed_record_is_refused_and_the_fold_goes_on(detail):
         ("recount", {"from_ms": 0, "dropped": {"arms": {"popularity": 3}}}),
     ],
 )
-def test_what_effects_and_readers_take_for_granted_is_refused_where_it_is_not_so(kind, detail):
+def test_records_that_break_assumptions_of_readers_are_refused(kind, detail):
     state = apply(None, FIRST)
     weights = {"popularity": 1.0} | ({"als": 0.0} if kind == "enter" else {})
     bad = replace(
@@ -489,7 +489,7 @@ def test_what_can_be_of_no_decision_makes_none(what, value):
         {"arms": {"a": {"n": 2, "rate": 0, "low": math.nan}}, "races": [{"arm": "a", "log_e": -math.inf}]},
     ],
 )
-def test_what_is_missing_new_or_null_in_evidence_stops_no_record(evidence):
+def test_missing_new_or_null_evidence_stops_no_record(evidence):
     assert replace(FIRST, evidence=evidence).evidence == evidence
 
 

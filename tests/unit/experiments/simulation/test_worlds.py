@@ -62,7 +62,7 @@ def test_text_key_is_stable_across_processes() -> None:
     assert text_key("session-1") != text_key("session-2")
 
 
-def test_the_same_seed_founds_the_same_shop_with_the_same_past() -> None:
+def test_the_same_seed_gives_the_same_shop_and_history() -> None:
     one, two = (synthetic_shop(seed=4, n_items=200, n_shoppers=50) for _ in range(2))
     other = synthetic_shop(seed=5, n_items=200, n_shoppers=50)
     pasts = [history(s, end_s=NOW_S, weeks=2, sessions_per_week=100) for s in (one, two, other)]
@@ -196,7 +196,7 @@ def test_examination_falls_from_one() -> None:
     assert (np.diff(looks) < 0).all()
 
 
-def test_a_click_goes_on_to_cart_and_purchase_at_the_documented_rates(shop: SyntheticShop) -> None:
+def test_clicks_lead_to_purchases_at_the_documented_rates(shop: SyntheticShop) -> None:
     session = np.arange(50_000, dtype=np.uint64)
     how_far = after_click(shop, session, np.zeros(50_000, np.int32))
     assert (how_far >= 1).mean() == pytest.approx(0.35, abs=0.01)

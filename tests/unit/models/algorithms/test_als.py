@@ -50,7 +50,7 @@ def test_the_score_is_the_vectors_product_plus_the_trend(model):
     )
 
 
-def test_the_same_seed_gives_the_same_model_and_another_seed_another():
+def test_the_model_is_a_function_of_the_seed():
     one, same, other = (
         fit("als", two_tastes(), catalogue()).factors,
         fit("als", two_tastes(), catalogue()).factors,

@@ -37,14 +37,14 @@ def test_a_trend_fades_and_the_lasting_favourite_returns():
     assert model.rank(later, 1).item.tolist() == [2]
 
 
-def test_a_purchase_says_more_than_a_view_and_half_a_life_later_half_as_much():
+def test_purchases_weigh_more_and_halve_each_half_life():
     at, kinds = np.array([0.0, 0.0, 10.0]), np.array([0, 3, 3], np.uint8)
     view, old, new = decayed(at, kinds, now_s=10.0, half_life_s=10.0)
     assert view < old == new / 2 == 0.5
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 50)), max_size=20))
-def test_weights_of_a_repeated_item_add_up_and_newer_places_weigh_more(history):
+def test_repeated_items_add_up_and_newer_places_weigh_more(history):
     ask = query([item for item, _ in history], [ago for _, ago in history])
     item, weight = recent_weights(ask, 7 * DAY_S, half_life_places=5)
     expected = {}

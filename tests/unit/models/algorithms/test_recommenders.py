@@ -98,7 +98,7 @@ def test_a_user_gets_items_of_the_own_taste(fitted, algorithm):
 
 
 @personal
-def test_what_was_done_lately_weighs_more_than_what_was_done_long_ago(fitted, algorithm):
+def test_recent_actions_weigh_more_than_old_ones(fitted, algorithm):
     def share_of_second_half(first_ago: float, second_ago: float) -> float:
         order = query([1, 31], [first_ago, second_ago])
         return float(np.mean(fitted[algorithm].rank(order, 20).item // 30))

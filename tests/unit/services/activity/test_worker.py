@@ -66,7 +66,7 @@ def test_two_clicks_in_one_millisecond_both_stay() -> None:
     assert rows.merge(row, "u", [event(1)], 50) == row
 
 
-def test_the_rows_timestamp_is_ahead_of_now_and_grows_with_every_push() -> None:
+def test_row_timestamps_run_ahead_and_grow_with_every_push() -> None:
     row = rows.stamp(rows.merge(None, "u", [event(1)], 50), NOW_MS, HORIZON_MS)
     again = rows.stamp(row, NOW_MS, HORIZON_MS)
     earlier_clock = rows.stamp(again, NOW_MS - 10_000, HORIZON_MS)
@@ -83,7 +83,7 @@ def test_the_rows_timestamp_is_ahead_of_now_and_grows_with_every_push() -> None:
         (event(1, type="impression"), None),
     ],
 )
-def test_a_row_belongs_to_the_routing_key_of_its_own_request(act: Event, owner: str | None) -> None:
+def test_a_row_belongs_to_its_requests_routing_key(act: Event, owner: str | None) -> None:
     assert rows.owner(act) == owner
 
 
@@ -156,7 +156,7 @@ def test_what_was_pushed_is_what_history_gets(world) -> None:
     assert len(world.store.pushes) == 1  # one batch
 
 
-def test_a_click_dated_five_hours_ahead_does_not_block_the_next(world) -> None:
+def test_a_click_dated_ahead_does_not_block_the_next(world) -> None:
     worker = world.worker()
     world.send(event(1, ts=NOW_MS + 5 * 3_600_000))
     worker.step(0)
@@ -189,7 +189,7 @@ def test_the_same_event_twice_is_pushed_once(world) -> None:
     assert set(map(str, world.history())) == {str(world.store.rows["u"])}
 
 
-def test_an_attributed_click_belongs_to_who_clicked_not_to_who_was_shown(world) -> None:
+def test_an_attributed_click_belongs_to_the_user_who_clicked(world) -> None:
     shown = Attribution(
         recommendation_id="r", experiment="x", routing_key="s", unit="s:s:-", unit_at=NOW_MS,
         exposed_at=NOW_MS, arm="a", weights_version=1, propensity=0.5, position=0,
@@ -229,7 +229,7 @@ class Narrow(MemoryEventProducer):
         return refused
 
 
-def test_a_row_that_no_record_holds_is_online_and_holds_nobody_up(world, monkeypatch) -> None:
+def test_a_row_too_large_for_history_is_still_online(world, monkeypatch) -> None:
     monkeypatch.setitem(globals(), "MemoryEventProducer", Narrow)
     world.send(*(event(index, index) for index in range(9)), event(1, user="v"))
     worker = world.worker()
@@ -304,7 +304,7 @@ def test_a_restart_goes_on_where_it_stopped(world) -> None:
     assert world.store.rows["u"].event_ids == ["e2", "e1"]
 
 
-def test_a_new_log_that_has_grown_past_the_place_is_read_from_its_start(world) -> None:
+def test_a_longer_new_log_is_read_from_its_start(world) -> None:
     worker = world.worker()
     world.send(event(1), event(2, 1))
     worker.step(0)
@@ -393,7 +393,7 @@ def test_two_who_write_one_row_lose_no_click(
     assert world.store.rows["u"] in world.history()
 
 
-def test_while_one_user_is_being_written_the_others_are_not_kept_waiting(world, monkeypatch) -> None:
+def test_writing_one_user_does_not_delay_others(world, monkeypatch) -> None:
     monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
     worker = world.worker()
     world.send(event(1), event(2, user="v"))
@@ -407,7 +407,7 @@ def test_while_one_user_is_being_written_the_others_are_not_kept_waiting(world, 
 
 
 @pytest.mark.parametrize("call", ["load", "push"])
-def test_what_is_restored_from_history_hides_no_click_of_the_same_moment(call, world, monkeypatch) -> None:
+def test_restoring_history_hides_no_simultaneous_click(call, world, monkeypatch) -> None:
     monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
     worker, shape = world.worker(), Shape(50, HORIZON_MS, 10**9)
     world.send(event(1))
@@ -425,7 +425,7 @@ def test_what_is_restored_from_history_hides_no_click_of_the_same_moment(call, w
     "senseless",
     [{"event_ids": []}, {"item_types": ["stare"]}, {"item_at": [-1]}, {"item_ids": ["i" * 201]}],
 )
-def test_a_senseless_row_of_an_old_history_is_not_restored_and_its_user_clicks_on(senseless, world) -> None:
+def test_an_invalid_history_row_is_skipped_and_clicks_continue(senseless, world) -> None:
     row = rows.stamp(rows.merge(None, "u", [event(1)], 50), NOW_MS, HORIZON_MS)
     for name, value in senseless.items():
         msgspec.structs.force_setattr(row, name, value)

@@ -54,7 +54,7 @@ def test_what_another_step_may_mend_does_not_end_the_loop(error, monkeypatch, tm
     ),
     st.integers(0, 20),
 )
-def test_no_record_is_appended_before_a_watermark_and_read_after_it(steps, safety_ms):
+def test_no_record_appended_before_a_watermark_is_read_later(steps, safety_ms):
     """A log whose broker stamps appends with the same clock: whatever the order of appends, marks and
     reads."""
     now_ms, log, reach, promised = 1_000, [], ReadProgress(position=0), 0
@@ -73,7 +73,7 @@ def test_no_record_is_appended_before_a_watermark_and_read_after_it(steps, safet
         promised = max(promised, reach.watermark(now_ms, safety_ms))
 
 
-def test_the_clock_moves_the_watermark_only_at_the_end_of_the_log():
+def test_only_at_the_logs_end_time_moves_the_watermark():
     reach = ReadProgress(position=0)
     reach.mark(5_000, end=2)
     reach.saw(1_000)
@@ -108,7 +108,7 @@ def fresh(topic: str, offset: int) -> bool:
     return False
 
 
-def test_a_dead_letter_that_failed_is_sent_until_it_is_acknowledged():
+def test_a_failed_dead_letter_is_resent_until_acknowledged():
     broker = MemoryBroker(1)
     decoder = Decoder(MemoryEventProducer(broker))
     broker.down = True

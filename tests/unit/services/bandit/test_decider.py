@@ -172,7 +172,7 @@ def rolled_back(company: Company, decider: Decider) -> int:
     return decided[0].revision
 
 
-def test_a_rollback_is_confirmed_when_the_last_live_replica_serves_it(company):
+def test_a_rollback_is_confirmed_by_the_last_live_replica(company):
     decider = company.decider()
     revision = rolled_back(company, decider)
     assert company.state.unconfirmed == (revision,)
@@ -223,7 +223,7 @@ def looks_again_at_once(company: Company, decider: Decider) -> bool:
 
 
 @pytest.mark.parametrize("call", ["load_all", "losses"])
-def test_a_blip_of_the_sums_does_not_cost_a_look_interval(company, call, monkeypatch):
+def test_a_blip_of_the_sums_costs_no_look_interval(company, call, monkeypatch):
     decider = company.decider()
     company.pass_time(LOOK_MS)
     with monkeypatch.context() as blip:
@@ -234,7 +234,7 @@ def test_a_blip_of_the_sums_does_not_cost_a_look_interval(company, call, monkeyp
     assert not looks_again_at_once(company, decider)
 
 
-def test_a_blip_of_the_log_does_not_cost_a_look_interval(company):
+def test_a_blip_of_the_log_costs_no_look_interval(company):
     decider = company.decider(log=Interrupted(company.log))
     company.pass_time(LOOK_MS)
     with pytest.raises(UnavailableError):
@@ -252,7 +252,7 @@ def test_a_look_that_met_somebody_elses_record_is_taken_again(company):
 
 
 @pytest.mark.parametrize("blip", [False, True])
-def test_a_look_of_which_only_half_got_through_is_finished_at_the_next_tick(company, blip):
+def test_a_half_appended_look_is_finished_at_the_next_tick(company, blip):
     """Two arms have lost. After the first rollback the log can't be reached, or an analyst decides."""
     losers = ("als", "text")
     for arm in losers:
@@ -383,7 +383,7 @@ def fallen_champion(company: Company) -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 2])
-def test_a_rolled_back_champions_request_is_not_lost_with_any_append(company, lost):
+def test_a_rolled_back_champions_request_survives_any_failed_append(company, lost):
     fallen_champion(company)
     decider = company.decider(log=Interrupted(company.log, at=lost))
     for _ in range(3):
@@ -439,7 +439,7 @@ def test_a_second_decider_at_once_does_no_harm(company):
     assert [d.revision for d in history] == [1, 2, 3, 4]
 
 
-def test_the_lease_saves_the_second_decider_its_work_until_the_first_is_gone(company):
+def test_the_lease_keeps_a_second_decider_idle(company):
     company.pass_time(LOOK_MS)
     assert kinds(company.decider("one").tick()) == ["allocate"]
     company.pass_time(LOOK_MS)
@@ -514,7 +514,7 @@ class SeenBefore(MemorySumStore):
         return read
 
 
-def test_a_loss_that_was_accepted_meanwhile_is_not_accepted_where_counting_began_anew(company):
+def test_an_accepted_loss_is_not_accepted_after_a_recount(company):
     """Else the next worker would believe that what follows there was lost, and skip it."""
     company.store.report_loss(1, "offsets 7 to 9 of exposures/1 are gone, the log begins at 10")
     company.pass_time(LOOK_MS)
@@ -535,7 +535,7 @@ def test_a_loss_that_was_accepted_meanwhile_is_not_accepted_where_counting_began
     assert not company.store.loss_acknowledged(1, begun)
 
 
-def test_a_loss_under_a_pause_is_accepted_by_who_resumes_from_the_hold(company):
+def test_resuming_from_the_hold_accepts_a_paused_loss(company):
     decider = company.decider()
     company.store.report_loss(1, "offsets 7 to 9 of exposures/1 are gone, the log begins at 10")
     company.pass_time(LOOK_MS)

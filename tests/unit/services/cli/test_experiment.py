@@ -77,7 +77,7 @@ def test_a_whole_life_by_command(log):
     assert state(log).champion == "als"
 
 
-def test_rules_come_from_the_installation_and_can_be_set_one_by_one(log, monkeypatch):
+def test_rules_come_from_settings_and_can_be_set_singly(log, monkeypatch):
     monkeypatch.setenv("RINGSIDE_WINDOW_S", "12")
     run("start", "pop-1", "--set", "ramp=0.1,0.3")
     assert (state(log).rules.window_s, state(log).rules.ramp) == (12.0, (0.1, 0.3))
@@ -143,7 +143,7 @@ def test_a_rule_is_read_by_its_type():
     assert rules_from_words(Rules(), ["burn_in_units=7"]).burn_in_units == 7
 
 
-def test_show_reads_the_cache_while_the_log_is_away_and_says_so(log, cache):
+def test_show_reads_the_cache_without_log_and_says_so(log, cache):
     run("start", "pop-1", "--arm", "popular")
     log.down = True
     shown = " ".join(run("show").split())
@@ -181,7 +181,7 @@ def test_show_tells_what_was_counted_and_up_to_when(log, sums):
     assert "units" not in shown
 
 
-def test_show_says_when_the_first_units_mature_and_when_the_next_look_is_due(log, sums):
+def test_show_says_when_units_mature_and_looks_are_due(log, sums):
     run("start", "pop-1")
     now, history = state(log), log.history("storefront")
     minute = 60_000

@@ -28,14 +28,14 @@ from services.settings import Settings
         ("demo --headless --for nan", "--for"),
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused_by_its_option(words: str, option: str) -> None:
+def test_an_invalid_number_is_refused_by_its_option(words: str, option: str) -> None:
     told = CliRunner().invoke(main.app, words.split())
     assert isinstance(told.exception, SystemExit)
     assert told.exit_code == 2
     assert f"Invalid value for '{option}'" in told.output
 
 
-def test_a_setting_that_makes_no_sense_is_named_and_never_repeated(
+def test_an_invalid_setting_is_named_and_never_repeated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RINGSIDE_RECOMMEND_PORT", "s3cret")

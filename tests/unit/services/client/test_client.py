@@ -42,7 +42,7 @@ def test_a_click_comes_back_attributed(shop: Shop, call: Caller) -> None:
     assert [(event.event_id, event.attribution is not None) for event in shop.events()] == [(event_id, True)]
 
 
-def test_events_wait_until_the_broker_is_back_and_none_is_lost(shop: Shop, call: Caller) -> None:
+def test_events_wait_for_the_broker_and_none_is_lost(shop: Shop, call: Caller) -> None:
     ours = client(call)
     ids = {ours.record("view", "i1", session_id="s") for _ in range(2 * BATCH + 1)}
     shop.broker.down = True
@@ -80,7 +80,7 @@ PAGE = "<html>Please log in to the hotel's network</html>"
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 301, 308, 400, 404, 409, 413, 422, 502])
-def test_what_somebody_else_answers_settles_no_event_and_is_no_slate(status: int) -> None:
+def test_a_foreign_answer_settles_no_event_and_no_slate(status: int) -> None:
     """A proxy, a wrong address: events wait, and a page goes on without a slate."""
     elsewhere = httpx.MockTransport(lambda _: httpx.Response(status, text=PAGE))
     ours = Client("", "key", http=httpx.Client(transport=elsewhere, base_url="http://x"))
@@ -108,7 +108,7 @@ def test_the_outbox_is_bounded(call: Caller) -> None:
         ours.record("view", "i1")
 
 
-def test_no_slate_is_told_with_its_reason_but_not_at_each_page(
+def test_a_missing_slate_is_logged_with_reason_not_every_time(
     call: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
     stranger, ours = client(call, key="rs_unknown"), client(call)

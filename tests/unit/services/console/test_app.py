@@ -79,7 +79,7 @@ def console(tmp_path, story) -> Console:
     return Console(tmp_path, story)
 
 
-def test_without_a_key_pages_lead_to_the_log_in_and_scripts_get_401(console):
+def test_without_a_key_pages_redirect_and_scripts_get_401(console):
     page = console.client().get(PAGE, headers=HTML)
     assert (page.status_code, page.headers["location"]) == (303, "/login?next=/experiments/storefront")
     for path in (f"{PAGE}/live", f"{PAGE}/log.csv", f"{PAGE}/decisions/3/record.json", "/experiments"):
@@ -122,7 +122,7 @@ def test_a_session_outlives_the_rotation_of_the_signing_key(console):
     assert Sessions(replaced).person(cookie) is None
 
 
-def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(console):
+def test_scripts_and_other_sites_cannot_use_the_session_cookie(console):
     header = console.client().post("/login", data={"key": "ana"}).headers["set-cookie"].lower()
     assert "httponly" in header
     assert "samesite=strict" in header
@@ -153,7 +153,7 @@ def test_live_sends_only_what_is_new(console, story):
     assert (newest["points"], newest["densities"]) == ([], None)
 
 
-def test_a_record_shows_every_number_and_its_json_is_the_log(console, story):
+def test_a_record_shows_every_number_and_the_logs_json(console, story):
     client = console.client("ana")
     record = next(r for r in story.records if r.kind == "rollback")
     page = client.get(f"{PAGE}/decisions/{record.revision}", headers=HTML).text
@@ -176,7 +176,7 @@ def test_the_json_lines_are_the_log(console, story):
     assert lines == [encode(record) for record in story.records]
 
 
-def test_the_csv_has_a_row_a_decision_and_the_numbers_of_the_log(console, story):
+def test_the_csv_has_a_row_for_each_decision(console, story):
     answer = console.client("ana").get(f"{PAGE}/log.csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert len(rows) == len(story.records)
@@ -207,7 +207,7 @@ def test_the_csv_has_a_row_a_decision_and_the_numbers_of_the_log(console, story)
         },
     ],
 )
-def test_a_look_that_says_little_or_too_much_breaks_no_page(console, evidence):
+def test_a_sparse_or_verbose_look_breaks_no_page(console, evidence):
     state = console.log.catch_up()["storefront"]
     origin = Origin("decider", LATEST_MS, evidence=evidence)
     after = console.log.append(commands.allocate(state, dict(state.weights.shares), {}, 0, origin))
@@ -305,7 +305,7 @@ def test_a_command_survives_a_look_that_takes_its_revision(console, story):
     assert console.log.catch_up()["storefront"].champion == "als"
 
 
-def test_dead_redis_and_a_dead_log_are_named_and_the_last_numbers_stay(console):
+def test_dead_redis_and_log_are_named_and_numbers_stay(console):
     client = console.client("ana")
     before = client.get(f"{PAGE}/live").json()["points"]
     console.cache.down = console.log.down = True
@@ -344,7 +344,7 @@ def test_commands_answer_503_while_the_log_is_down(console):
     assert answer.status_code == 503
 
 
-def test_before_the_first_read_the_page_says_so_and_readiness_waits(tmp_path, story):
+def test_before_the_first_read_the_console_is_not_ready(tmp_path, story):
     console = Console(tmp_path, story)
     console.follower = Follower(lambda: (console.log, console.cache), lambda: 1, tmp_path / "champion-only")
     console.app = create_app(console.settings, console.follower, console.recounting, lambda: 1, follow=False)
@@ -490,7 +490,7 @@ def test_what_a_recount_lacks_is_named_and_nothing_changes(console, story):
     assert console.log.catch_up()["storefront"].revision == story.state.revision
 
 
-def test_sums_that_cannot_be_read_and_a_log_that_was_cut_are_said_in_the_question(console):
+def test_the_question_names_unreadable_sums_and_a_cut_log(console):
     store = console.recounting.store
     at, _ = store.load(0)
     store.apply(0, at, Positions("memory-1", 2, 2, 2), {"storefront": {"what|<b>": 1}})
@@ -506,7 +506,7 @@ def test_sums_that_cannot_be_read_and_a_log_that_was_cut_are_said_in_the_questio
     assert console.command(admin, "recount", seen=seen, from_now="true").status_code == 200
 
 
-def test_who_is_held_for_wrong_sums_is_offered_a_recount_first(console, story):
+def test_a_hold_for_wrong_sums_offers_a_recount_first(console, story):
     held = commands.hold(
         story.state, ["arm als: 3 off"], Origin("decider", story.now_ms, rule="broken-identity")
     )

@@ -30,7 +30,7 @@ def beats(story: Story) -> list:
     return cache.heartbeats()
 
 
-def test_the_story_ends_with_als_ahead_and_the_broken_arm_rolled_back(story):
+def test_the_story_ends_with_als_leading_and_broken_removed(story):
     assert story.state.weights.shares["als"] > 0.6
     assert [r.detail["arm"] for r in story.records if r.kind == "rollback"] == ["broken"]
 
@@ -54,7 +54,7 @@ def test_realised_share_is_a_share_and_follows_the_target(story):
     assert abs(sum(gaps) / len(gaps)) < 0.03  # 180 units a look under a weight that moves by 5 points at most
 
 
-def test_an_arm_that_comes_back_brings_its_old_units_not_as_new_ones():
+def test_old_units_of_a_returning_arm_are_not_new():
     start = commands.start("shop", {"name": "als", "model_version": "v"}, RULES, "salt", Origin("anna", 1))
     looks = (
         {"als": 5_000, "text": 5_000},
@@ -87,7 +87,7 @@ def test_thinning_keeps_every_mark_the_newest_look_and_the_order(story, limit):
 
 
 @given(a=st.floats(1.5, 5_000), b=st.floats(5, 50_000))
-def test_the_density_is_the_posterior_whose_mean_and_interval_were_recorded(a, b):
+def test_the_density_is_the_recorded_posterior(a, b):
     low, high = beta.ppf([0.025, 0.975], a, b)
     found = series.beta_shape(a / (a + b), float(low), float(high))
     assert found == pytest.approx((a, b), rel=1e-3)
@@ -110,7 +110,7 @@ def test_an_arm_keeps_its_colour_when_others_come_and_go(story):
     assert queries.styles(state) == before | {"zeta": 3}
 
 
-def test_rows_put_the_champion_first_and_keep_the_last_numbers_of_a_retired_arm(story):
+def test_rows_start_with_the_champion_and_keep_retired_numbers(story):
     rows = queries.arm_rows(story.state, story.records, {}, beats(story))
     assert [row["role"] for row in rows] == ["champion", "challenger", "retired"]
     broken = rows[2]

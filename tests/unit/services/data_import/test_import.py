@@ -137,7 +137,7 @@ def test_what_was_imported_comes_back_as_arrays(settings, tmp_path) -> None:
     assert lines.quantity.dtype == np.float32
 
 
-def test_a_bad_value_is_named_by_column_row_and_rule_and_nothing_is_imported(settings, tmp_path) -> None:
+def test_a_bad_value_is_named_and_nothing_is_imported(settings, tmp_path) -> None:
     path = as_csv(tmp_path)
     lines = path.read_text().splitlines()
     lines[3] = lines[3].replace("2010-11-30 09:00:00", "yesterday")
@@ -220,7 +220,7 @@ def test_a_storefronts_own_data(settings, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("ends", ["\r\n \n \r\n \n", "\n \n \r\n \n", "\r\n \r\n \r\n \r\n", "\n \n \n \n"])
-def test_lines_may_end_in_two_ways_and_quoted_fields_hold_line_ends(ends, settings, tmp_path) -> None:
+def test_both_line_endings_work_also_inside_quoted_fields(ends, settings, tmp_path) -> None:
     first, second, third, quoted = ends.split(" ")
     items = f'item_id,title,description{first}a,First,"up{quoted}down, ""so"""{second}b,Second,{third}'
     (tmp_path / "items.csv").write_bytes(items.encode())
@@ -230,7 +230,7 @@ def test_lines_may_end_in_two_ways_and_quoted_fields_hold_line_ends(ends, settin
     assert catalogue.title.tolist() == ["First", "Second"]
 
 
-def test_a_mistake_in_a_file_whose_lines_end_in_two_ways_is_named_by_its_row(settings, tmp_path) -> None:
+def test_a_mistake_under_mixed_line_endings_names_its_row(settings, tmp_path) -> None:
     (tmp_path / "items.csv").write_bytes(b"item_id,title,price\r\na,First,1\nb,Second,cheap\r\n")
     (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu1,a,2026-01-01\n")
     with pytest.raises(BadInputError, match="column 'price', row 3: 'cheap'"):
@@ -288,7 +288,7 @@ def test_an_offset_of_a_place_on_earth_is_taken(offset, settings, tmp_path) -> N
     assert import_data(settings, Order(str(tmp_path)), NOW)["window"][0] == wanted.astimezone(UTC).isoformat()
 
 
-def test_quotes_are_quotes_however_late_the_first_one_comes_and_inches_are_text(settings, tmp_path) -> None:
+def test_late_quotes_are_quotes_and_inches_are_text(settings, tmp_path) -> None:
     plain = "".join(f"i{row},T{row},c\n" for row in range(25_000))
     lines = "user_id,item_id,at\nu,z,2026-01-01\n"
     write_storefront(tmp_path, f'item_id,title,category\n{plain}y,"A, ""b""",c\nz,"B",c\n', lines)
@@ -310,7 +310,7 @@ def test_a_time_beyond_every_calendar_is_named_by_its_row(unit, far, settings, t
         import_data(settings, Order(str(tmp_path)), NOW)
 
 
-def test_a_column_that_comes_twice_is_refused_in_every_kind_of_file(settings, tmp_path) -> None:
+def test_a_duplicate_column_is_refused_in_every_file_format(settings, tmp_path) -> None:
     (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu,a,2026-01-01\n")
     columns = [["a"], ["x"], ["y"]]
     twice = pa.Table.from_arrays([pa.array(column) for column in columns], ["item_id", "title", "title"])
@@ -329,9 +329,7 @@ def test_a_column_that_comes_twice_is_refused_in_every_kind_of_file(settings, tm
     assert import_data(settings, Order(str(tmp_path)), NOW)["counts"]["items"] == 1  # not one of ours
 
 
-def test_rebasing_moves_every_time_alike_and_the_held_out_part_begins_at_the_given_moment(
-    settings, tmp_path
-) -> None:
+def test_rebasing_moves_all_times_alike_and_splits_there(settings, tmp_path) -> None:
     source, store = str(as_csv(tmp_path)), ParquetDataStore(settings.data_path)
     plain = store.load(import_data(settings, Order(source), NOW)["version"])
     split, rebase = OVERLAP.replace(tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
@@ -362,7 +360,7 @@ def test_a_split_outside_the_data_is_refused(settings, tmp_path) -> None:
         import_data(settings, Order(str(as_csv(tmp_path)), split=datetime(2020, 1, 1, tzinfo=UTC)), NOW)
 
 
-def test_a_time_on_the_command_line_is_utc_without_a_zone() -> None:
+def test_a_time_without_a_zone_is_utc() -> None:
     assert moment("split", "2011-11-01T00:00") == datetime(2011, 11, 1, tzinfo=UTC)
     with pytest.raises(BadInputError, match="rebase: 'soon'"):
         moment("rebase", "soon")
@@ -389,7 +387,7 @@ def test_without_data_the_store_says_what_to_do(settings, tmp_path) -> None:
         store.load_holdout()
 
 
-def test_the_synthetic_shop_is_the_same_for_the_same_seed_and_end(settings, tmp_path) -> None:
+def test_the_synthetic_shop_depends_on_seed_and_end_only(settings, tmp_path) -> None:
     first = import_data(settings, Order("synthetic", seed=3), NOW)
     again = import_data(
         Settings(home=tmp_path / "again"), Order("synthetic", seed=3, rebase=NOW), NOW + timedelta(days=9)
@@ -416,9 +414,7 @@ def test_an_interrupted_write_leaves_the_old_version_current(settings, tmp_path,
     assert not list(settings.data_path.glob(".draft*"))
 
 
-def test_a_catalogue_is_as_old_as_its_file_and_knows_the_columns_that_say_something(
-    settings, tmp_path
-) -> None:
+def test_a_catalogue_has_its_files_age_and_filled_columns(settings, tmp_path) -> None:
     lines = "user_id,item_id,at\nu,a,2026-01-01\n"
     write_storefront(tmp_path, "item_id,title,price,stock\na,First,1,\n", lines)
     written = datetime(2026, 3, 1, tzinfo=UTC).timestamp()

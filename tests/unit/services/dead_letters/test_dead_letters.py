@@ -98,7 +98,7 @@ GARBAGE_HEADERS = [
 
 
 @pytest.mark.parametrize("headers", GARBAGE_HEADERS)
-def test_garbage_on_the_topic_of_letters_is_shown_and_never_put_back(broker, headers):
+def test_malformed_dead_letters_are_shown_and_never_replayed(broker, headers):
     broker.append(DEAD_LETTERS, None, BAD, headers)
     ringside("show")
     ringside("show", "--json")
@@ -107,7 +107,7 @@ def test_garbage_on_the_topic_of_letters_is_shown_and_never_put_back(broker, hea
     assert sum(len(broker.records(topic)) for topic in (EVENTS, DECISIONS, ITEMS)) == before
 
 
-def test_replay_says_what_it_would_do_and_does_it_once_when_told(broker):
+def test_replay_previews_first_and_runs_once_when_confirmed(broker):
     record = broker.append(EVENTS, b"\xfeada", BAD)
     dead_letter(broker, record)
     assert "1 letters would be put back" in ringside("replay", "--all")
@@ -124,7 +124,7 @@ def test_a_replay_without_a_choice_is_refused():
     assert "--all: say which letters" in str(result.exception)
 
 
-def test_a_letter_that_fails_again_is_a_new_letter_that_names_the_first(broker):
+def test_a_failed_replay_makes_a_letter_naming_the_first(broker):
     dead_letter(broker, broker.append(EVENTS, b"ada", BAD))
     put_back(MemoryEventProducer(broker), found(broker)[0], "anna")
     again = broker.records(EVENTS)[-1]
@@ -164,7 +164,7 @@ def test_a_broker_that_falls_silent_is_unavailable(broker, monkeypatch):
         letters(Silent(broker), 10)
 
 
-def test_a_letter_is_sent_once_by_one_worker_however_often_it_reads(broker):
+def test_a_dead_letter_is_sent_once_despite_rereads(broker):
     record = broker.append(EVENTS, b"ada", BAD)
     dead = DeadLetters(MemoryEventProducer(broker), "bandit")
     for _ in range(3):
@@ -185,7 +185,7 @@ class Slow:
         return self.answers[-1]
 
 
-def test_letters_under_way_are_not_sent_again_and_failed_ones_are(monkeypatch):
+def test_only_failed_dead_letters_are_sent_again(monkeypatch):
     monkeypatch.setattr(dead_letters, "ACKNOWLEDGE_S", 0.0)
     slow = Slow()
     dead = DeadLetters(slow, "bandit")

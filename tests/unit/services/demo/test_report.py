@@ -173,7 +173,7 @@ def test_nothing_seen_fails_every_claim() -> None:
     assert len(failing(Board())) == 7
 
 
-def test_the_screen_shows_the_race_and_says_what_differs_from_production(board: Board) -> None:
+def test_the_screen_shows_the_race_and_production_differences(board: Board) -> None:
     board.notices.append((70.0, "lake ended with code 1; it starts again in 0.5 s"))
     console = Console(width=110, record=True, force_terminal=True)
     screen = Screen(board, console, Profile().differences(Settings()))

@@ -17,7 +17,7 @@ def test_the_real_file_is_found_under_any_of_its_names(tmp_path, name):
     assert source(Settings(data_dir=tmp_path))[:2] == [str(tmp_path / name), "--split"]
 
 
-def test_without_a_folder_the_shop_is_synthetic_and_an_empty_folder_is_a_mistake(tmp_path):
+def test_no_folder_means_synthetic_an_empty_one_fails(tmp_path):
     assert source(Settings(data_dir=None)) == ["synthetic"]
     with pytest.raises(ConfigurationError, match="RINGSIDE_DATA_DIR"):
         real_file(tmp_path)

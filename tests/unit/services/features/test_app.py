@@ -83,7 +83,7 @@ def test_windows_nest_and_more_acts_never_lower_a_count() -> None:
             assert all(before[f"{what}_{days}d"] <= after[f"{what}_{days}d"] for days in (1, 7, 30))
 
 
-def test_statistics_have_a_row_for_every_item_and_no_trend_without_acts() -> None:
+def test_statistics_have_every_item_and_no_trend_without_events() -> None:
     a, b, c = statistics.item_statistics(DONE, ITEMS, NOW, STAMP).to_pylist()
     assert (a["item_id"], a["views_1d"], a["purchases_1d"], a["age_days"]) == ("a", 2.0, 1.0, 10.0)
     assert a["trend"] == pytest.approx(np.log((3 + 1) / (3 * 7 / 30 + 1)))
@@ -172,7 +172,7 @@ def test_events_are_acts_each_once_whatever_the_lake_holds_twice(tmp_path) -> No
     ]
 
 
-def test_what_is_in_the_lake_and_in_a_later_import_is_counted_once(tmp_path) -> None:
+def test_events_in_both_lake_and_import_count_once(tmp_path) -> None:
     """A shop's own export has the sales made through Ringside as well; training reads on after it, too."""
     settings = Settings(home=tmp_path)
     in_lake(settings, "sales", event("e1", 2, value=3.5), event("e2", 1, item_id="b", value=8.0))

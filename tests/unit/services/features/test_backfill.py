@@ -113,7 +113,7 @@ def test_a_seed_holds_the_latest_things_done_and_their_time() -> None:
     assert v["item_ids"] == ["z"]
 
 
-def test_a_user_of_whom_nothing_is_online_gets_a_seed_and_history_gets_it_too() -> None:
+def test_a_user_without_online_row_is_backfilled_with_history() -> None:
     features = Features()
     assert features.load(file_of(("u", "a", 48), ("u", "b", 24), ("v", "c", 1))) == 2
     assert features.served == {"u": ["b", "a"], "v": ["c"]}
@@ -125,7 +125,7 @@ def test_a_user_of_whom_nothing_is_online_gets_a_seed_and_history_gets_it_too() 
     assert features.told == [("u", ["b", "a"]), ("v", ["c"])]
 
 
-def test_a_later_import_takes_nobody_s_clicks_and_tells_history_nothing_that_was_not_served() -> None:
+def test_a_later_import_keeps_clicks_and_records_only_served() -> None:
     """Bought at the till since: the file's last line is later than the row."""
     features = Features()
     features.online.push([clicked("u", "f", 2)])
@@ -149,7 +149,7 @@ def test_a_row_that_comes_while_seeds_are_computed_stays() -> None:
     assert features.told == []
 
 
-def test_a_seed_past_its_time_to_live_is_neither_loaded_nor_told() -> None:
+def test_an_expired_backfill_row_is_neither_loaded_nor_recorded() -> None:
     features = Features()
     hours = 30 * 24
     seeds = file_of(("old", "a", hours + 0.001), ("edge", "b", hours), ("new", "c", hours - 1))
@@ -176,7 +176,7 @@ def test_an_emptied_redis_gets_the_rows_of_history_before_seeds() -> None:
     assert features.told == [("u", ["e"]), ("u", ["f"]), ("v", ["g"]), ("v", ["d"])]
 
 
-def test_who_is_killed_between_history_and_online_store_has_lost_nothing() -> None:
+def test_a_kill_between_history_and_push_loses_nothing() -> None:
     features = Features()
     features.broken = True
     with pytest.raises(UnavailableError):
@@ -213,7 +213,7 @@ def test_a_seed_takes_no_row_that_somebody_is_writing(monkeypatch: pytest.Monkey
     assert [user for user, _ in features.told] == ["p", "q", "r", "s", "t"]
 
 
-def test_a_later_import_moves_on_who_was_seeded_and_nobody_who_clicked() -> None:
+def test_a_later_import_updates_backfilled_users_not_clickers() -> None:
     features = Features()
     features.load(file_of(("u", "a", 48), ("v", "b", 48), ("w", "c", 48)))
     features.online.push([clicked("v", "x", 24)])

@@ -101,7 +101,7 @@ def world(tmp_path) -> World:
     return World(tmp_path)
 
 
-def test_records_wait_for_their_time_and_then_lie_in_one_file_a_partition(world) -> None:
+def test_records_wait_then_form_one_file_per_partition(world) -> None:
     worker = world.worker(flush_ms=1_000)
     for index in range(5):
         world.send("events", click(index))
@@ -129,7 +129,7 @@ def test_leaving_tidily_writes_what_waits(world) -> None:
     assert len(world.rows("events")) == 1
 
 
-def test_a_worker_that_hung_while_another_one_took_over_doubles_nothing(world) -> None:
+def test_a_worker_hanging_through_a_takeover_doubles_nothing(world) -> None:
     hung, other = world.worker(), world.worker()
     for index in range(3):
         world.send("events", click(index))
@@ -152,7 +152,7 @@ def test_a_worker_that_hung_while_another_one_took_over_doubles_nothing(world) -
     assert [row["event_id"] for row in world.rows("events")] == [f"e{index}" for index in range(6)]
 
 
-def test_who_writes_a_partition_can_not_be_displaced_within_the_write(tmp_path: Path) -> None:
+def test_a_partitions_writer_cannot_be_displaced_during_a_write(tmp_path: Path) -> None:
     first, second = LakeFiles(tmp_path), LakeFiles(tmp_path)
     first.take("events", [0], "log")
     with first.holding("events", 0), pytest.raises(UnavailableError, match="another worker is writing"):
@@ -162,7 +162,7 @@ def test_who_writes_a_partition_can_not_be_displaced_within_the_write(tmp_path: 
         pass
 
 
-def test_a_file_lies_in_the_hour_in_which_the_broker_got_its_records(world) -> None:
+def test_a_file_lies_in_its_records_broker_hour(world) -> None:
     worker = world.worker()
     for index in range(4):
         world.now_ms = START_MS + index * HOUR_MS // 2
@@ -301,9 +301,7 @@ def test_a_start_reads_each_topic_through_once_at_most(world, listed) -> None:
     assert len(world.rows("events")) == 8
 
 
-def test_a_position_is_known_without_reading_folders_through_when_a_write_was_cut_off(
-    tmp_path, monkeypatch, listed
-) -> None:
+def test_a_position_is_known_after_an_interrupted_write(tmp_path, monkeypatch, listed) -> None:
     files = LakeFiles(tmp_path)
     assert files.take("events", [0], LOG) == {}
     written(files, 0, 5)
@@ -339,7 +337,7 @@ NOTES = [b"", b"\n", b"\n\n", b"\n\xff\x00/\n../../x", b"\n" + b"date=x/" * 900]
 
 
 @pytest.mark.parametrize("note", NOTES)
-def test_whatever_is_noted_the_files_say_where_a_partition_goes_on(note, tmp_path) -> None:
+def test_files_decide_where_a_partition_continues(note, tmp_path) -> None:
     files = LakeFiles(tmp_path)
     files.take("events", [0, 1], LOG)
     written(files, 0, 5)
@@ -369,7 +367,7 @@ def test_a_clock_that_went_back_hides_no_file(tmp_path) -> None:
         assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: first + 9}
 
 
-def test_what_is_surely_of_this_log_is_written_also_while_the_broker_is_away(world) -> None:
+def test_records_of_a_confirmed_log_are_written_without_broker(world) -> None:
     worker = world.worker(flush_ms=2_000)
     for index in range(2):
         world.send("events", click(index))
@@ -391,7 +389,7 @@ def test_what_is_surely_of_this_log_is_written_also_while_the_broker_is_away(wor
 
 
 @pytest.mark.parametrize("seen", [False, True])
-def test_a_new_log_that_has_grown_past_the_place_is_kept_whole_beside_the_old_one(seen, world) -> None:
+def test_a_longer_new_log_is_kept_beside_the_old(seen, world) -> None:
     """`seen`: records of the old log were fetched, and that they are its own was asked; they wait for their
     file when the log is gone."""
     worker = world.worker(flush_ms=2_000)
@@ -426,7 +424,7 @@ def test_another_log_is_not_mistaken_for_the_old_one(world) -> None:
     assert sorted(row["event_id"] for row in world.rows("events")) == ["e1", "e2"]
 
 
-def test_records_that_the_log_dropped_first_are_told_and_the_rest_is_kept(world, caplog) -> None:
+def test_dropped_records_are_reported_and_the_rest_kept(world, caplog) -> None:
     worker = world.worker(flush_ms=0)
     worker.step(0)
     for index in range(5):
@@ -439,7 +437,7 @@ def test_records_that_the_log_dropped_first_are_told_and_the_rest_is_kept(world,
     assert "gone before they reached the lake" in caplog.text
 
 
-def test_a_full_disk_after_a_gap_neither_loses_nor_doubles_what_waits(world, monkeypatch) -> None:
+def test_a_full_disk_after_a_gap_loses_nothing(world, monkeypatch) -> None:
     worker = world.worker(flush_ms=10**9)
     for index in range(2):  # two hours, so two files
         world.send("events", click(index))
@@ -466,7 +464,7 @@ def test_a_full_disk_after_a_gap_neither_loses_nor_doubles_what_waits(world, mon
     assert [row["event_id"] for row in world.rows("events")] == ["e0", "e1", "e3"]
 
 
-def test_what_another_worker_buries_is_left_out_and_what_nobody_else_reads_is_buried_here(world) -> None:
+def test_only_records_no_other_worker_reads_are_dead_lettered(world) -> None:
     world.send("events", b"{")
     world.send("events", click(1))
     world.send("decisions", b"[]")
@@ -531,7 +529,7 @@ def test_bad_records_are_named_with_their_reason() -> None:
     assert "received_at" in str(bad[0][1])
 
 
-def test_a_number_that_no_column_holds_makes_one_bad_record_not_a_stopped_worker(world) -> None:
+def test_a_number_out_of_range_is_one_bad_record(world) -> None:
     world.send("items", b'{"received_at": 1, "item_id": "a", "stock": 99999999999999999999}')
     world.send("items", b'{"received_at": 1, "item_id": "b", "stock": 3}')
     worker = world.worker(flush_ms=0)

@@ -56,14 +56,14 @@ def test_a_number_that_no_column_holds_is_named(field: str, number: int) -> None
         events.decode(events.Event, msgspec.json.encode(message))
 
 
-def test_a_decision_whose_numbers_no_column_holds_is_a_bad_record_of_the_lake() -> None:
+def test_a_decision_with_out_of_range_numbers_is_bad() -> None:
     broken = record("decisions", DECISION | {"revision": 2**64 - 1})
     rows, bad = table("decisions", [record("decisions", DECISION), broken])
     assert (rows.num_rows, [found for found, _ in bad]) == (1, [broken])
 
 
 @pytest.mark.parametrize("arm", ["", "a|b", "a b", "a\n", "é", "x" * 65])
-def test_what_cannot_be_the_name_of_an_arm_is_never_counted(arm: str) -> None:
+def test_an_invalid_arm_name_is_never_counted(arm: str) -> None:
     message = EVENT | {"attribution": ATTRIBUTION | {"arm": arm}}
     with pytest.raises(BadMessageError, match="arm"):
         events.decode(events.Event, msgspec.json.encode(message))
@@ -82,7 +82,7 @@ def test_an_id_is_as_long_as_the_api_takes_it(field: str) -> None:
             events.decode(events.Event, message)
 
 
-def test_a_change_of_an_item_has_the_bounds_of_the_api() -> None:
+def test_an_item_change_has_the_bounds_of_the_api() -> None:
     api = ItemChange.model_json_schema()["properties"]
     wire = msgspec.json.schema(events.ItemChanged)["$defs"]["ItemChanged"]["properties"]
     assert {name: bounds(wire[name]) for name in api} == {name: bounds(said) for name, said in api.items()}
@@ -110,7 +110,7 @@ ROW = {
 
 @pytest.mark.parametrize("field", ["item_ids", "item_at", "item_types", "event_ids"])
 @pytest.mark.parametrize("many", [0, 1, 3])
-def test_a_row_whose_lists_differ_is_a_bad_record_of_the_lake(field: str, many: int) -> None:
+def test_a_row_with_unequal_lists_is_a_bad_record(field: str, many: int) -> None:
     broken = record("activity-rows", ROW | {field: (ROW[field] * 2)[:many]})  # type: ignore[operator]
     rows, bad = table("activity-rows", [record("activity-rows", ROW), broken])
     assert (rows.num_rows, [(found, error.code) for found, error in bad]) == (1, [(broken, "schema")])

@@ -77,7 +77,7 @@ def test_filters_cart_and_history_are_left_out(shop: Shop) -> None:
     assert "i3" in ids(again)
 
 
-def test_a_slate_is_short_only_if_too_few_are_eligible_and_says_so(shop: Shop) -> None:
+def test_a_slate_is_short_only_without_enough_eligible_items(shop: Shop) -> None:
     shop.start()
     with shop.client() as call:
         short = call.slate(n=5, price_max=2)
@@ -146,7 +146,7 @@ def categories(answer: dict) -> Counter[str]:
     return Counter(item["metadata"]["category"] for item in answer["items"])
 
 
-def test_the_share_of_a_category_is_kept_where_others_are_eligible(tmp_path: Path) -> None:
+def test_the_category_share_holds_if_others_are_eligible(tmp_path: Path) -> None:
     """Also by what is popular, and by a model that knows one category only."""
     shop = Shop(tmp_path, category_share=0.5)
     shop.good.order.sort(key=lambda place: (place % 4, place))  # ten lamps first
@@ -169,7 +169,7 @@ def test_the_share_of_a_category_is_kept_where_others_are_eligible(tmp_path: Pat
     assert ids(popular[2]) == ["i39", "i35", "i31", "i18", "i17", "i16"]
 
 
-def test_a_share_that_can_not_be_kept_is_said_and_the_slate_is_full(tmp_path: Path) -> None:
+def test_an_exceeded_category_share_is_reported_in_full_slates(tmp_path: Path) -> None:
     shop = Shop(tmp_path, category_share=0.5)
     shop.start()
     with shop.client() as call:
@@ -258,7 +258,7 @@ def _all_on_other(shop: Shop) -> None:
     shop.weigh({"good": 0.0, "other": 1.0})
 
 
-def test_a_failing_arm_is_answered_by_the_champion_and_still_counts(shop: Shop) -> None:
+def test_the_champion_answers_for_a_failing_arm_which_counts(shop: Shop) -> None:
     _all_on_other(shop)
     with shop.client() as call:
         shop.other.fails = True
@@ -287,7 +287,7 @@ def test_a_late_arm_is_answered_by_the_champion(tmp_path: Path, threaded: bool) 
     assert (answer["degraded"], answer["model_version"]) == ("late:other", "good")
 
 
-def test_a_model_off_the_loop_is_forgiven_when_it_was_quick_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_off_the_loop_returns_when_quick_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each overrun in a row costs twice as much; one a day costs a second."""
     now = [1_000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
@@ -350,7 +350,7 @@ def test_a_cached_slate_shows_nothing_that_was_hidden_since(shop: Shop) -> None:
     assert len(ids(answer)) == 3
 
 
-def test_a_cached_slate_tells_items_as_they_are_now_and_as_they_are_asked(shop: Shop) -> None:
+def test_a_cached_slate_shows_items_as_they_are_now(shop: Shop) -> None:
     shop.start()
     with shop.client() as call:
         good = call.slate(n=2, metadata="false")
@@ -363,7 +363,7 @@ def test_a_cached_slate_tells_items_as_they_are_now_and_as_they_are_asked(shop: 
     assert bare["items"] == good["items"]
 
 
-def test_a_cached_slate_is_of_its_shopper_its_placement_and_its_item(shop: Shop) -> None:
+def test_slates_are_cached_by_shopper_placement_and_item(shop: Shop) -> None:
     shop.start()
     with shop.client() as call:
         call.slate(n=3)
@@ -482,7 +482,7 @@ def test_the_short_way_equals_the_blend(places: list[int], n: int, cap: int | No
     n=st.integers(1, 6),
     cap=st.integers(1, 6),
 )
-def test_a_cap_is_kept_exactly_if_the_eligible_items_allow_it(
+def test_a_cap_is_kept_whenever_eligible_items_allow(
     names: list[str], off: set[int], places: list[int], counts: list[int], n: int, cap: int
 ) -> None:
     shelf = stock(replace(catalogue(), category=np.array(names)), np.array(counts, np.float32))

@@ -20,7 +20,7 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
-def test_only_the_first_slate_of_a_unit_counts_and_the_pin_keeps_the_arm(shop: Shop) -> None:
+def test_only_a_units_first_slate_counts_and_pins_it(shop: Shop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         first = call.slate(n=2)
@@ -124,7 +124,7 @@ def test_only_admins_force_an_arm_and_only_one_that_exists(shop: Shop) -> None:
     assert (missing.status_code, missing.json()["error"]["field"]) == (422, "arm")
 
 
-def test_an_unreachable_pin_store_leaves_the_unit_out_for_all_arms_alike(shop: Shop) -> None:
+def test_an_unreachable_pin_store_leaves_the_unit_out(shop: Shop) -> None:
     shop.race(0.5)
     shop.reader.down = True
     with shop.client() as call:
@@ -154,7 +154,7 @@ def test_a_paused_experiment_serves_the_champion_and_resumes_its_pins(shop: Shop
     ]
 
 
-def test_a_rolled_back_arm_is_overridden_and_its_units_never_count_again(shop: Shop) -> None:
+def test_units_of_a_rolled_back_arm_never_count_again(shop: Shop) -> None:
     shop.race(0.5)
     shop.weigh({"good": 0.0, "other": 1.0})
     with shop.client() as call:
@@ -193,7 +193,7 @@ def test_a_pin_newer_than_our_state_is_left_alone(shop: Shop) -> None:
     assert shop.reader.pins["storefront|s:anna:s1"][0] == newer
 
 
-def test_a_pin_to_an_arm_that_came_back_is_left_alone_by_a_replica_that_knows_it_as_retired(
+def test_a_stale_replica_keeps_pins_of_a_returned_arm(
     shop: Shop,
 ) -> None:
     shop.race(0.5)

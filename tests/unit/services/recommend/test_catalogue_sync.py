@@ -59,7 +59,7 @@ def test_a_compacted_log_means_what_the_whole_one_means(rows: list[dict], as_of_
 
 
 @given(ANY)
-def test_without_a_newer_import_the_last_word_on_each_field_holds(rows: list[dict]) -> None:
+def test_the_last_change_of_each_field_holds_without_import(rows: list[dict]) -> None:
     """Of a deleted item nothing less than a whole one is a word."""
     expected: dict[str, dict] = {}
     for row in rows:
@@ -100,13 +100,13 @@ def test_an_import_that_knows_all_leaves_nothing_of_older_changes(rows: list[dic
     assert all(getattr(now, name) is None for now in held.values() for name in ITEM_FIELDS)
 
 
-def test_an_older_change_holds_in_what_the_file_does_not_say() -> None:
+def test_an_older_change_holds_in_fields_the_file_lacks() -> None:
     changes = timed([{"item_id": "a", "price": 2.0, "stock": 0}, {"item_id": "a", "price": 3.0}])
     held = standing(changes, Imported(1, frozenset({"title", "price"})))["a"]
     assert (held.price, held.stock) == (3.0, 0)
 
 
-def test_an_older_deletion_is_over_and_brings_nothing_from_before_it_back() -> None:
+def test_an_older_deletion_ends_and_restores_no_earlier_change() -> None:
     changes = timed([{"item_id": "a", "stock": 0}, {"item_id": "a", "deleted": True}])
     assert standing(changes, Imported(2, frozenset({"title"}))) == {}
     assert standing(changes, Imported(1, frozenset({"title"})))["a"].deleted
@@ -158,7 +158,7 @@ def test_an_emptied_overlay_is_laid_again_and_answers_never_forget(shop: Shop, c
         assert ids(other.slate(n=1)) == ["i2"]
 
 
-def test_while_it_is_laid_again_a_replica_keeps_what_it_knows(shop: Shop, call: Caller) -> None:
+def test_a_replica_keeps_its_catalogue_while_changes_are_reapplied(shop: Shop, call: Caller) -> None:
     call.send("DELETE", "/items/i0", "admin")
     call.send("DELETE", "/items/i1", "admin")
     call.look()
@@ -169,7 +169,7 @@ def test_while_it_is_laid_again_a_replica_keeps_what_it_knows(shop: Shop, call: 
     assert ids(call.slate(n=1)) == ["i2"]
 
 
-def test_a_change_that_its_taker_could_not_lay_is_laid_by_the_next_look(shop: Shop, call: Caller) -> None:
+def test_a_change_that_failed_is_applied_by_the_next_poll(shop: Shop, call: Caller) -> None:
     now_s = [0.0]
     following = follower(shop, now_s)
     following.look()
@@ -209,7 +209,7 @@ def test_several_who_lay_at_once_do_no_harm(shop: Shop) -> None:
     assert [said.stock for said in shop.overlay.changes()[1]] == [5, 5]
 
 
-def test_a_bad_record_is_passed_over_once_and_the_rest_counts(shop: Shop) -> None:
+def test_a_bad_record_is_skipped_once_and_others_count(shop: Shop) -> None:
     write(shop, stock("i0"))
     shop.broker.append(ITEMS, b"x", b'{"item_id": 7}')
     write(shop, stock("i1"))
@@ -223,9 +223,7 @@ def test_a_bad_record_is_passed_over_once_and_the_rest_counts(shop: Shop) -> Non
 @pytest.mark.parametrize(
     "said", [{"stock": 3_000_000_000}, {"stock": -2}, {"price": 1e300}, {"title": "t" * 501}]
 )
-def test_a_change_that_no_shelf_holds_is_passed_over_and_the_next_one_is_seen(
-    said: dict, shop: Shop, call: Caller
-) -> None:
+def test_a_change_the_index_rejects_is_skipped(said: dict, shop: Shop, call: Caller) -> None:
     write(shop, ItemChanged(received_at=START_MS, item_id="i0", **said))
     write(shop, ItemChanged(received_at=START_MS, item_id="i0", deleted=True))
     following = follower(shop)
@@ -257,9 +255,7 @@ def test_only_a_post_brings_a_deleted_item_back(shop: Shop, call: Caller) -> Non
     assert call.send("PATCH", "/items/i0", "admin", json={"price": 9}).status_code == 200
 
 
-def test_a_change_that_another_replica_let_through_brings_no_deleted_item_back(
-    shop: Shop, call: Caller
-) -> None:
+def test_another_replicas_change_restores_no_deleted_item(shop: Shop, call: Caller) -> None:
     """It had not seen the deletion, which stands before the change in the log."""
     with shop.client() as other:
         other.send("DELETE", "/items/i0", "admin")
@@ -283,7 +279,7 @@ def test_a_log_that_lost_its_data_takes_nothing_away(shop: Shop, call: Caller) -
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_new_log_that_has_grown_past_the_place_is_laid_from_its_start(shop: Shop, busy: bool) -> None:
+def test_a_longer_new_log_is_applied_from_its_start(shop: Shop, busy: bool) -> None:
     """The log is asked for its identity every few seconds, also by a replica that takes changes all the
     time."""
     now_s = [0.0]
@@ -299,7 +295,7 @@ def test_a_new_log_that_has_grown_past_the_place_is_laid_from_its_start(shop: Sh
     assert {said.item_id for said in shop.overlay.changes()[1]} == {f"i{index}" for index in range(5)}
 
 
-def test_a_log_cut_at_its_start_is_laid_from_where_it_begins(shop: Shop) -> None:
+def test_a_truncated_log_is_applied_from_its_first_record(shop: Shop) -> None:
     following = follower(shop)
     write(shop, stock("i0"))
     following.follow()

@@ -52,7 +52,7 @@ def test_who_is_told_to_stop_takes_its_sign_away(settings_for: Callable[..., Set
     assert silent_s(settings) == {}
 
 
-def test_a_note_of_a_process_whose_number_is_another_s_by_now_is_of_one_that_is_gone(
+def test_a_reused_pid_means_the_noted_process_is_gone(
     settings_for: Callable[..., Settings],
 ) -> None:
     settings = settings_for()

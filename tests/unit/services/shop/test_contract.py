@@ -56,7 +56,7 @@ def test_every_page_is_answered_by_the_real_service(service, storefront):
     assert {exposure.placement for exposure in shop.exposures()} >= {"home", "item", "cart", "category"}
 
 
-def test_an_item_id_with_a_slash_has_its_page_and_its_similar_items(service, storefront):
+def test_an_item_id_with_a_slash_has_its_page(service, storefront):
     _, caller = service
     caller.post("/items", [{"item_id": "shelf/7", "title": "Shelf", "category": "lamps"}], "admin")
     caller.look()
@@ -65,7 +65,7 @@ def test_an_item_id_with_a_slash_has_its_page_and_its_similar_items(service, sto
     assert "shelf/7" not in similar
 
 
-def test_all_slates_of_a_visit_come_from_one_arm_and_the_chip_names_it(service, storefront):
+def test_all_slates_of_a_visit_share_the_named_arm(service, storefront):
     shop, _ = service
     pages = [storefront.get("/").text, storefront.get("/rails/for-you").text, storefront.get("/").text]
     arms = {re.search(r"Answered by</dt><dd><b>([^<]+)</b>", page)[1] for page in pages}
@@ -81,7 +81,7 @@ def test_a_question_about_an_item_is_no_unit(service, storefront):
     assert marked == ["staff"]
 
 
-def test_what_the_browser_sends_is_attributed_to_the_slate_on_the_page(service, storefront):
+def test_browser_events_are_attributed_to_the_pages_slate(service, storefront):
     shop, caller = service
     slate, items = rail_of(storefront.get("/").text, "for-you")
     session = storefront.cookies["shop_session"]

@@ -55,7 +55,7 @@ def test_home_shows_the_slate_it_was_given_in_its_order(shop, api):
     assert not set(shown_in(page, "popular")) & set(expected)
 
 
-def test_every_call_carries_the_storefront_key_the_session_and_the_browsers_name(shop, api):
+def test_every_call_carries_key_session_and_user_agent(shop, api):
     shop.get("/", headers={"user-agent": "Mozilla/5.0 Firefox/140"})
     shop.get("/")
     assert set(api.keys) == {KEY}
@@ -93,12 +93,12 @@ def test_becoming_somebody_starts_a_new_visit_with_an_empty_cart(shop, api):
 
 
 @pytest.mark.parametrize("user", ["12748", "ana@example.com", "Łucja", "ж:1+2"])
-def test_whoever_the_shop_takes_for_a_user_is_one_at_the_next_page(shop, api, user):
+def test_a_user_once_accepted_is_kept_on_later_pages(shop, api, user):
     assert shop.post("/shopper", data={"user": user}).status_code == 200
     assert api.asked[-1]["user_id"] == user
 
 
-def test_an_item_page_shows_similar_items_and_remembers_what_was_looked_at(shop, api):
+def test_an_item_page_shows_similar_and_recently_viewed_items(shop, api):
     page = shop.get("/item/sku-010").text
     category = api.items["sku-010"]["category"]
     assert {api.items[item]["category"] for item in shown_in(page, "similar")} == {category}
@@ -108,7 +108,7 @@ def test_an_item_page_shows_similar_items_and_remembers_what_was_looked_at(shop,
     assert f"Because you looked at {api.items['sku-010']['title']}" in home
 
 
-def test_an_item_known_from_a_slate_is_not_asked_for_again(shop, api):
+def test_an_item_known_from_a_slate_is_not_refetched(shop, api):
     shop.get("/item/sku-000")
     first = [asked for asked in api.asked if "items" in asked]
     shop.get("/item/sku-000")
@@ -202,7 +202,7 @@ def test_text_of_items_is_inert(shop, api):
     assert not any("<script>alert" in page or "<img" in page for page in pages)
 
 
-def test_the_policy_lets_the_browser_talk_to_the_service_and_nobody_else(shop):
+def test_the_content_policy_allows_the_browser_our_service_only(shop):
     policy = shop.get("/").headers["content-security-policy"]
     assert "connect-src 'self' http://api;" in policy
     assert "script-src 'self';" in policy
@@ -222,7 +222,7 @@ def test_replicas_take_turns_and_the_default_is_the_local_service():
 
 
 @given(st.text(max_size=60))
-def test_a_cart_cookie_that_makes_no_sense_is_an_empty_cart(cookie):
+def test_an_invalid_cart_cookie_is_an_empty_cart(cookie):
     assert all(count > 0 for count in session.read_cart(cookie).values())
 
 
@@ -257,7 +257,7 @@ def test_an_answer_without_metadata_still_makes_cards():
 
 
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=20))
-def test_every_picture_is_well_formed_and_holds_no_text_of_the_item(item_id, title, category):
+def test_every_image_is_well_formed_without_item_text(item_id, title, category):
     svg = str(images.tile(item_id, title, category))
     root = ElementTree.fromstring(svg)
     assert root.tag == "svg"
@@ -266,7 +266,7 @@ def test_every_picture_is_well_formed_and_holds_no_text_of_the_item(item_id, tit
 
 
 @pytest.mark.parametrize(("words", "shape"), images.shapes(), ids=lambda text: text[:12])
-def test_every_shape_is_well_formed_and_found_by_its_first_word(words, shape):
+def test_every_shape_is_well_formed_and_has_its_word(words, shape):
     ElementTree.fromstring(f"<g>{shape.format(d='#000', m='#555', l='#aaa')}</g>")
     word = re.sub(r"\\b|\W?\?", "", words.split("|")[0])
     svg = str(images.tile("1", word, ""))

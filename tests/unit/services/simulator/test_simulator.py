@@ -181,7 +181,7 @@ def test_the_crowd_knows_what_the_shop_has_on_record(crowd: Shoppers) -> None:
     assert len(told.met) == 1
 
 
-def test_a_slate_that_only_drops_the_clicked_item_has_not_changed(crowd: Shoppers) -> None:
+def test_dropping_only_the_clicked_item_is_no_change(crowd: Shoppers) -> None:
     good, bad = good_and_bad(crowd)
 
     def refilled(_: str, clicked: list[str]) -> list[str]:

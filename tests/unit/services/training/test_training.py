@@ -97,7 +97,7 @@ def shop(tmp_path) -> Shop:
 # ---- retraining --------------------------------------------------------------
 
 
-def test_a_request_is_answered_by_a_challenger_of_the_same_recipe(shop):
+def test_a_request_yields_a_challenger_of_the_same_spec(shop):
     shop.start("als", **ALS)
     shop.ask()
     trained = shop.look()
@@ -114,7 +114,7 @@ def test_a_request_is_answered_by_a_challenger_of_the_same_recipe(shop):
     assert entered.evidence["gate"]["candidate"] == pytest.approx(trained.verdict.candidate)
 
 
-def test_the_request_that_came_with_a_rollback_is_answered_for_the_arm_that_went_out(shop):
+def test_a_rollbacks_request_is_answered_for_the_removed_arm(shop):
     shop.start()
     made = shop.workshop.train(recipe("als", ALS))
     fallen = made.manifest.model_version
@@ -175,7 +175,7 @@ def test_without_an_experiment_or_a_request_nothing_is_trained(shop):
     assert len(shop.models.versions()) == 1
 
 
-def test_the_gate_keeps_a_worse_model_out_and_the_request_is_not_tried_again(shop):
+def test_the_gate_rejects_a_worse_model_without_retrying(shop):
     shop.start("als", **ALS)
     broken = shop.workshop.train(recipe("inverted"))
     enter(shop.decisions, EXPERIMENT, broken, shop.origin("command"))
@@ -262,7 +262,7 @@ def test_aliases_and_evidence_follow_the_decisions(shop):
     assert (told["rule"], told["author"]) == ("click-race", "decider")
 
 
-def test_a_retired_model_whose_artifact_was_deleted_keeps_nobody_out_of_the_registry(shop, caplog):
+def test_a_deleted_artifact_does_not_block_the_registry(shop, caplog):
     first = shop.start().champion
     second = shop.workshop.train(recipe("als", ALS))
     old = second.manifest.model_version
@@ -293,7 +293,7 @@ def test_the_gate_allows_a_tenth_less_than_the_champion(candidate, passed):
     assert "0.1000" in verdict.reason
 
 
-def test_both_recipes_are_judged_on_what_came_after_what_they_learnt():
+def test_both_model_specs_are_evaluated_on_later_events():
     seen = []
 
     def fit(made, split, progress):
@@ -421,7 +421,7 @@ def test_a_split_that_leaves_nothing_to_learn_from_is_refused():
         make_report(dataset(), lambda: None, lambda *_: None, test_days=1_000.0)
 
 
-def test_a_log_gets_the_end_of_a_stage_and_a_line_now_and_then(caplog):
+def test_a_log_gets_stage_ends_and_occasional_progress(caplog):
     moments = iter([0.0, 1.0, 6.0, 7.0, 8.0])
     lines = Lines("fit", lambda: next(moments))
     with caplog.at_level("INFO"):
@@ -483,7 +483,7 @@ def test_queries_are_the_rows_that_serving_would_have_read():
     np.testing.assert_array_equal(served[0].chosen, judged[0].chosen)
 
 
-def test_who_was_away_for_longer_than_rows_are_served_is_not_judged():
+def test_users_away_beyond_the_ttl_are_not_evaluated():
     """Neither by a row of Feast nor by old interactions: serving would know nothing."""
     split, judged = judged_cases()
     away_s = [split.cut_s - float(case.query.recent_at[0]) for case in judged]
@@ -505,7 +505,7 @@ def test_without_early_rows_feast_is_not_asked(applied):
     assert store.asked == []
 
 
-def test_a_row_past_its_ttl_or_of_unknown_items_is_no_query():
+def test_an_expired_or_unknown_row_is_no_query():
     assert query_of({"item_ids": None, "item_at": None, "item_types": None}, {"a": 0}, 1.0) is None
     assert query_of({"item_ids": float("nan"), "item_at": 0, "item_types": 0}, {"a": 0}, 1.0) is None
     assert query_of({"item_ids": ["b"], "item_at": [1], "item_types": ["view"]}, {"a": 0}, 1.0) is None
@@ -557,7 +557,7 @@ def test_what_always_fails_is_given_up_with_its_reason(shop, monkeypatch, dies):
     assert not shop.state.retrain_pending
 
 
-def test_a_fitted_model_is_not_fitted_again_because_the_log_was_away(shop, monkeypatch):
+def test_a_log_outage_does_not_refit_a_fitted_model(shop, monkeypatch):
     shop.start()
     shop.ask()
     honest, fitted = commands.enter, []
@@ -590,7 +590,7 @@ def lose_the_next_acknowledgement(shop, monkeypatch, kind):
 @pytest.mark.parametrize(
     ("kind", "outcome"), [("enter", "passed"), ("answer", "refused"), ("answer", "failed")]
 )
-def test_a_fit_is_noted_also_if_the_acknowledgement_of_its_answer_is_lost(shop, monkeypatch, kind, outcome):
+def test_a_fit_is_recorded_despite_a_lost_acknowledgement(shop, monkeypatch, kind, outcome):
     shop.start("als", **ALS)
     if outcome == "refused":
         broken = shop.workshop.train(recipe("inverted"))
@@ -609,7 +609,7 @@ def test_a_fit_is_noted_also_if_the_acknowledgement_of_its_answer_is_lost(shop, 
     assert shop.look() is None
 
 
-def test_a_fit_that_somebody_else_answered_first_is_noted_and_counts_as_no_answer(shop, monkeypatch):
+def test_a_fit_answered_by_another_worker_first_is_recorded(shop, monkeypatch):
     shop.start()
     asked = shop.ask().retrain_revision
     monkeypatch.setattr(commands, "enter", fails)
@@ -622,7 +622,7 @@ def test_a_fit_that_somebody_else_answered_first_is_noted_and_counts_as_no_answe
     assert shop.worker.fitted is None
 
 
-def test_the_metrics_count_what_became_of_a_fit_not_only_what_the_gate_said(shop, monkeypatch):
+def test_metrics_count_the_outcome_of_each_fit(shop, monkeypatch):
     registry = CollectorRegistry()
     shop.start()
     shop.ask()
@@ -637,7 +637,7 @@ def refuse(*_):
     raise IllegalTransition("arm x is already in storefront")
 
 
-def test_a_model_that_the_experiment_does_not_take_ends_the_request(shop, monkeypatch):
+def test_a_model_refused_by_the_experiment_ends_the_request(shop, monkeypatch):
     shop.start()
     shop.ask()
     monkeypatch.setattr(commands, "enter", refuse)
@@ -647,7 +647,7 @@ def test_a_model_that_the_experiment_does_not_take_ends_the_request(shop, monkey
     assert "already in storefront" in answer.reason
 
 
-def test_a_late_answer_of_a_zombie_does_not_answer_the_next_request(shop):
+def test_a_zombies_late_answer_does_not_answer_later_requests(shop):
     shop.start()
     first = shop.ask().retrain_revision
     trained = shop.workshop.train(recipe("popularity"))

@@ -45,7 +45,7 @@ ALLOWED = {
 }
 
 
-def test_each_role_may_do_what_it_is_for_and_nothing_else(shop: Shop) -> None:
+def test_each_role_may_do_only_its_own_actions(shop: Shop) -> None:
     with shop.client() as call:
         for (method, path), roles in ALLOWED.items():
             for role in (*KEYS, None):
@@ -66,7 +66,7 @@ def test_a_key_may_come_three_ways(shop: Shop, how: str) -> None:
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "no_key")
 
 
-def test_a_key_is_known_by_its_hash_and_named_by_role_and_hash() -> None:
+def test_a_key_is_identified_by_role_and_hash() -> None:
     first, pair_one = new_key("admin")
     second, pair_two = new_key("admin")
     keys = Keys(f"{pair_one}, {pair_two}")
@@ -95,7 +95,7 @@ def test_no_other_text_is_a_key(text: str) -> None:
     ],
     ids=["no keys", "a short hash", "an unknown role", "no signing key", "a short signing key"],
 )
-def test_without_proper_keys_nothing_starts_and_the_message_says_what_to_run(
+def test_without_valid_keys_nothing_starts_and_help_is_given(
     tmp_path: Path, keys: str, signing: str, names: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=names) as told:
@@ -120,7 +120,7 @@ def test_keys_new_of_one_role_leaves_the_secret_alone() -> None:
     assert "SIGNING" not in result.output
 
 
-def test_keys_new_writes_a_file_that_only_its_owner_reads_and_overwrites_none(tmp_path: Path) -> None:
+def test_keys_new_writes_a_private_file_and_overwrites_none(tmp_path: Path) -> None:
     file = tmp_path / "keys.env"
     told = CliRunner().invoke(app, ["keys", "new", "--to", str(file)])
     assert told.exit_code == 0
@@ -163,7 +163,7 @@ def test_a_wrong_field_is_named(shop: Shop, query: str, field: str) -> None:
     assert (response.status_code, response.json()["error"]["field"]) == (422, field)
 
 
-def test_escapes_that_are_utf_8_are_taken_as_they_are_and_others_never_replaced() -> None:
+def test_only_utf_8_escapes_are_decoded() -> None:
     for user in ("Müller", "\ufffd", "日本 1", "a+b&c=d"):
         query = f"user_id={quote(user)}&n=5".encode()
         assert from_query(RecommendRequest, query).user_id == user

@@ -55,7 +55,7 @@ def asked(connection: http.client.HTTPConnection) -> tuple[int, Any, str | None]
     return answer.status, json.loads(answer.read()), answer.getheader("connection")
 
 
-def test_health_says_draining_on_a_kept_connection_and_then_closes_it(tmp_path: Path) -> None:
+def test_health_reports_draining_then_closes_a_kept_connection(tmp_path: Path) -> None:
     held = Held()
     with serving(tmp_path, held) as (server, port, thread):
         watching = http.client.HTTPConnection("127.0.0.1", port)

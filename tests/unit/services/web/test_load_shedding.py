@@ -32,7 +32,7 @@ class Loop:
                 places.leave()
 
 
-def test_a_standing_queue_closes_the_places_and_its_end_opens_it() -> None:
+def test_a_standing_queue_lowers_the_limit_until_it_ends() -> None:
     loop = Loop()
     loop.turns(30, lag_s=2 * TARGET_S, busy=200)
     closed = loop.shedder.slates.limit

@@ -12,9 +12,7 @@ from services.settings import Settings
 from services.web import reload
 
 
-def test_a_pid_that_is_somebody_elses_by_now_gets_no_signal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reused_pid_gets_no_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *told: sent.append(told))
     settings = Settings(home=tmp_path)

@@ -52,7 +52,7 @@ def test_a_head_leaves_with_its_body() -> None:
     assert played(answer) == [b"headbody"]
 
 
-def test_a_piece_that_nothing_follows_leaves_at_the_end_of_the_turn() -> None:
+def test_a_lone_chunk_is_sent_at_the_turns_end() -> None:
     assert played(lambda out, _: out.write(b"head")) == [b"head"]
 
 

@@ -49,9 +49,7 @@ def _samples(registry: CollectorRegistry) -> Iterator[Sample]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_totals_stay_what_they_are_to_the_last_bit_while_workers_are_buried(
-    seed: int, tmp_path: Path
-) -> None:
+def test_totals_are_bit_identical_after_workers_are_merged(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     for pid in PIDS:
         count(tmp_path, pid, rng)
@@ -97,9 +95,7 @@ def test_the_archive_is_a_file_as_the_library_writes_it(tmp_path: Path) -> None:
     assert [sorted(MmapedDict(str(file), read_mode=True).read_all_values()) for file in archives] == values
 
 
-def test_a_file_of_a_worker_killed_while_it_was_made_stops_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_half_made_worker_file_stops_no_scrape(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "counter_1.db").touch()
     (tmp_path / "histogram_1.db").write_bytes(b"\xff\xff\x00\x00" * 4)
     count(tmp_path, 2, random.Random(2))

@@ -25,7 +25,7 @@ def write(lake, hour: str, rows: list[tuple], date: str = "2026-11-23", **more: 
     pq.write_table(pa.table({**text, "received_at": columns["received_at"], **more}), folder / "part.parquet")
 
 
-def test_events_after_a_moment_come_once_in_order_with_their_routing_key(tmp_path):
+def test_later_events_come_once_in_order_with_routing_key(tmp_path):
     write(tmp_path, "10", ROWS[:3])
     write(tmp_path, "11", ROWS[2:], value=[1.0] * 4)  # a later file with a column more
     found = LakeEventHistory(tmp_path).since(1_000)

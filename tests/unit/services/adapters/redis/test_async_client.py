@@ -12,7 +12,7 @@ from services.adapters.redis.async_client import RedisLane, pack
 from services.errors import UnavailableError
 
 
-def test_a_dial_that_fails_after_its_request_gave_up_is_not_reported_as_lost(
+def test_a_connect_failing_after_its_request_is_not_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(async_client, "SILENT_S", 0.05)
@@ -41,7 +41,7 @@ def test_a_dial_that_fails_after_its_request_gave_up_is_not_reported_as_lost(
     assert complaints == []
 
 
-def test_what_is_asked_in_one_turn_of_the_loop_is_sent_in_one_piece() -> None:
+def test_requests_of_one_loop_turn_are_sent_together() -> None:
     pieces: list[int] = []
 
     async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +66,7 @@ def test_what_is_asked_in_one_turn_of_the_loop_is_sent_in_one_piece() -> None:
     assert pieces == [0, 1, 20]
 
 
-def test_hanging_up_within_the_turn_of_a_request_fails_it_and_complains_of_nothing() -> None:
+def test_closing_within_a_requests_turn_fails_it_silently() -> None:
     complaints: list[dict[str, Any]] = []
 
     async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

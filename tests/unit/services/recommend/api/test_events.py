@@ -54,7 +54,7 @@ def long(name: str) -> str:
     return (name + "\U0001f3f7" * 200)[:200]
 
 
-def test_what_the_longest_slate_of_each_route_signs_can_be_clicked(tmp_path: Path) -> None:
+def test_tokens_of_the_longest_slates_can_be_clicked(tmp_path: Path) -> None:
     shop = Shop(tmp_path, category_share=1.0)
     shop.start()
     items = [{"item_id": long(f"{place}-"), "title": "T", "category": long("c")} for place in range(500)]
@@ -142,7 +142,7 @@ def test_signing_keys_rotate(shop: Shop) -> None:
     assert only_new.read(old_and_new.sign(shop.exposures()[0])) is not None
 
 
-def test_a_slate_that_does_not_count_gives_events_that_do_not_count(shop: Shop) -> None:
+def test_events_of_an_uncounted_slate_do_not_count(shop: Shop) -> None:
     with shop.client() as call:
         answer = call.slate(n=1, staff="true")
         taken = call.post("/events", [click(ids(answer)[0], answer["recommendation_id"])]).json()
@@ -261,7 +261,7 @@ def test_the_clients_clock_is_taken_as_ms_or_rfc_3339(shop: Shop, ts: Any) -> No
         ("1970-01-21T10:00:00Z", "1764000000 looks like seconds"),
     ],
 )
-def test_a_time_that_no_clock_shows_is_refused_by_row_and_field(shop: Shop, ts: Any, problem: str) -> None:
+def test_an_impossible_time_is_refused_by_row_and_field(shop: Shop, ts: Any, problem: str) -> None:
     with shop.client() as call:
         body = call.post("/events", [click("i1"), click("i2", event_id="e2", ts=ts)]).json()
     (refused,) = body["rejected"]

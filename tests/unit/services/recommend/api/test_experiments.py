@@ -90,7 +90,7 @@ def test_unknown_experiments_are_not_found(shop: Shop) -> None:
         assert found == {"experiments": [], "source": "decisions", "notice": None}
 
 
-def test_a_command_that_lost_its_revision_is_made_again_from_the_new_state(shop: Shop) -> None:
+def test_a_command_with_a_stale_revision_is_retried(shop: Shop) -> None:
     shop.race(0.5)
     append, lost = shop.log.append, []
 
@@ -109,7 +109,7 @@ def test_a_command_that_lost_its_revision_is_made_again_from_the_new_state(shop:
     assert shop.state.arms["other"].role == "retired"
 
 
-def test_while_the_log_is_away_the_cached_state_is_shown_and_commands_wait(shop: Shop) -> None:
+def test_without_log_the_cached_state_shows_and_commands_fail(shop: Shop) -> None:
     shop.start()
     with shop.client() as call:
         shop.log.down = True
@@ -127,7 +127,7 @@ def test_while_the_log_is_away_the_cached_state_is_shown_and_commands_wait(shop:
     assert "the decision log and its cache" in both.json()["error"]["message"]
 
 
-def test_while_redis_is_away_the_log_answers_and_commands_are_taken(shop: Shop) -> None:
+def test_without_redis_the_log_answers_and_takes_commands(shop: Shop) -> None:
     shop.log = MemoryDecisionLog()  # the real one caches as well as it can
     with shop.client() as call:
         shop.start()

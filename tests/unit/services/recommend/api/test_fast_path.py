@@ -14,7 +14,7 @@ from services.web.load_shedding import Shedder
 from services.web.problem import MalformedBodyError
 
 
-def test_a_caller_that_hangs_up_within_its_body_is_no_error_of_ours() -> None:
+def test_a_caller_disconnecting_within_its_body_is_no_error() -> None:
     messages = iter([{"type": "http.request", "body": b"[{", "more_body": True}, {"type": "http.disconnect"}])
 
     async def receive() -> dict:
@@ -25,7 +25,7 @@ def test_a_caller_that_hangs_up_within_its_body_is_no_error_of_ours() -> None:
         asyncio.run(read_body(request, 1_000))
 
 
-def test_exact_routes_and_those_under_a_prefix_take_the_short_way_browsers_the_long_one() -> None:
+def test_exact_and_prefixed_routes_use_the_fast_path() -> None:
     seen: list[tuple[str, dict]] = []
 
     def endpoint(name: str) -> Endpoint:

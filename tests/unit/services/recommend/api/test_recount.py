@@ -160,7 +160,7 @@ def test_of_two_who_looked_at_once_one_recounts(shop: Shop) -> None:
 # ---- what is missing is named ------------------------------------------------------------------------------
 
 
-def test_a_log_that_was_cut_can_only_be_counted_from_now_on(shop: Shop) -> None:
+def test_a_cut_log_can_only_be_counted_from_now(shop: Shop) -> None:
     shop.broker.truncate(events.EXPOSURES, 0, 20)
     before, told = shop.state, shop.ask().json()
     assert "exposures/0 begins at offset 20" in told["out_of_reach"]
@@ -206,7 +206,7 @@ def test_without_a_broker_only_what_comes_can_be_counted(shop: Shop) -> None:
     assert "the decision log is unavailable" in refused.json()["error"]["message"]
 
 
-def test_sums_that_not_even_the_store_can_read_can_be_dropped(shop: Shop) -> None:
+def test_sums_the_store_cannot_read_can_be_dropped(shop: Shop) -> None:
     def broken(*_: Any) -> Any:
         raise ValueError("'many' is not a number")
 
@@ -226,7 +226,7 @@ def test_counts_that_no_record_can_hold_can_be_dropped(shop: Shop) -> None:
     assert shop.counted() == shop.truth()
 
 
-def test_what_makes_no_sense_is_said_before_anybody_thinks_it_over(shop: Shop) -> None:
+def test_invalid_requests_are_refused_before_the_preview(shop: Shop) -> None:
     assert shop.call.post("/experiments/nope/recount", {}, "admin").status_code == 404
     shop.log.append(commands.end(shop.state, shop.origin()))
     refused = shop.ask()

@@ -110,7 +110,7 @@ def test_a_deleted_item_may_come_back(shop: Shop) -> None:
         assert ids(call.slate(n=3))[0] == "i0"
 
 
-def test_an_item_id_with_a_slash_is_changed_by_its_address(shop: Shop) -> None:
+def test_an_item_id_with_a_slash_can_be_changed(shop: Shop) -> None:
     shop.start()
     with shop.client() as call:
         call.post("/items", [{"item_id": "../a/b", "title": "Slashed"}], "admin")
@@ -200,7 +200,7 @@ def test_cut_off_from_the_state_only_the_champion_serves(tmp_path: Path) -> None
     assert shop.exposures()[0].excluded == "champion_only"
 
 
-def test_a_replica_starts_on_its_last_champion_without_redis_and_broker(shop: Shop) -> None:
+def test_a_replica_starts_offline_on_its_last_champion(shop: Shop) -> None:
     shop.start("other")
     with shop.client() as call:
         call.slate(n=1)
@@ -271,7 +271,7 @@ def test_without_data_it_lives_but_is_not_ready(tmp_path: Path) -> None:
     assert (ids(answer), answer["degraded"]) == ([], "popular,fewer_eligible")
 
 
-def test_models_that_nobody_wants_are_forgotten_but_the_last_ones_kept(shop: Shop) -> None:
+def test_unused_models_are_evicted_except_the_last_ones(shop: Shop) -> None:
     keeper = ModelKeeper(shop.models, lambda: 0.0)
     versions = [f"v{step}" for step in range(5)]
     for version in versions:
