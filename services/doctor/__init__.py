@@ -1,1 +1,1 @@
-"""`ringside doctor`: looks at everything a person would look at first, and says what to do."""
+"""`ringside doctor`: check everything an operator would check first, and say how to fix each problem."""

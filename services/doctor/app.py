@@ -1,4 +1,4 @@
-"""`ringside doctor`: every check in turn, a line each. The exit code is 1 if something fails."""
+"""`ringside doctor`: run every check in turn and print one line each. The exit status is 1 if one fails."""
 
 import json
 import logging
@@ -7,61 +7,76 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TextIO
 
-from services.doctor import on_files, on_processes, on_settings, on_stores
-from services.doctor.findings import Finding, fail, plain
+from services import bootstrap
+from services.doctor.check_result import CheckResult, fail
+from services.doctor.checks import files, processes, settings, stores
+from services.doctor.installation import Installation
 from services.errors import RingsideError
 from services.settings import Settings
 
-CHECKS: tuple[tuple[str, Callable[[Settings], Iterable[Finding] | Finding]], ...] = (
-    ("window", on_settings.window),
-    ("keys", on_settings.secrets),
-    ("redis", on_stores.redis),
-    ("broker", on_stores.broker),
-    ("data", on_files.data),
-    ("features", on_files.features),
-    ("models", on_files.models),
-    ("disk", on_files.disk),
-    ("ports", on_settings.ports),
-    ("processes", on_processes.processes),
-    ("replicas", on_processes.replicas),
-)
+Check = Callable[[Installation], Iterable[CheckResult]]
+
+CHECKS: Mapping[str, Check] = {
+    "window": settings.window,
+    "keys": settings.secrets,
+    "redis": stores.redis,
+    "broker": stores.broker,
+    "data": files.data,
+    "features": files.features,
+    "models": files.models,
+    "disk": files.disk,
+    "ports": settings.ports,
+    "processes": processes.processes,
+    "replicas": processes.replicas,
+}
 
 
 def run(*, as_json: bool, out: TextIO = sys.stdout) -> int:
-    """Look, tell, and say by the exit code whether all works: 0, or 1."""
-    findings = []
-    logging.disable(logging.CRITICAL)  # what goes wrong is said once, by the checks
+    """Run the checks and print their results; return the exit status: 0, or 1 if a check fails."""
+    results = []
+    logging.disable(logging.CRITICAL)  # the checks report each problem; clients would log it again
     try:
-        for finding in examined(os.environ):
-            findings.append(finding)
+        for result in check_all(os.environ):
+            results.append(result)
             if not as_json:
-                out.write(finding.line() + "\n")
+                out.write(result.line() + "\n")
                 out.flush()
     finally:
         logging.disable(logging.NOTSET)
     if as_json:
-        out.write(json.dumps(plain(findings), indent=1) + "\n")
-    return int(any(finding.level == "fail" for finding in findings))
+        out.write(json.dumps([result.to_json() for result in results], indent=1) + "\n")
+    return int(any(result.level == "fail" for result in results))
 
 
-def examined(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """All findings, each as soon as it is known."""
-    settings, found = on_settings.read(environ)
-    yield from found
-    if settings is None:
+def check_all(environ: Mapping[str, str]) -> Iterator[CheckResult]:
+    """Yield the results of all checks as they arrive; only those of the settings if a setting is invalid."""
+    valid, results = settings.read(environ)
+    yield from results
+    if valid is None:
         return
-    for name, check in CHECKS:
-        yield from _safely(name, check, settings)
+    examined = installation(valid)
+    for name, check in CHECKS.items():
+        yield from _guarded(name, check, examined)
 
 
-def _safely(
-    name: str, check: Callable[[Settings], Iterable[Finding] | Finding], settings: Settings
-) -> Iterator[Finding]:
-    """A check that breaks is a finding, too; the others go on."""
+def installation(values: Settings) -> Installation:
+    """Compose the installation that these settings describe."""
+    return Installation(
+        values,
+        bootstrap.diagnostics(values),
+        bootstrap.check_window,
+        bootstrap.decision_log,
+        bootstrap.state_cache,
+        bootstrap.data_store,
+        bootstrap.model_store,
+    )
+
+
+def _guarded(name: str, check: Check, examined: Installation) -> Iterator[CheckResult]:
+    """Yield the results of one check; turn an exception into a failed result."""
     try:
-        found = check(settings)
-        yield from [found] if isinstance(found, Finding) else found
+        yield from check(examined)
     except (RingsideError, OSError) as error:
-        yield fail(name, str(error), "mend what it names")
-    except Exception as error:  # noqa: BLE001 (whatever it is, the person must be told)
-        yield fail(name, f"this check broke: {type(error).__name__}: {error}", "report it")
+        yield fail(name, str(error), "fix the cause named here")
+    except Exception as error:  # noqa: BLE001 (a bug in one check must not hide the others)
+        yield fail(name, f"this check broke: {type(error).__name__}: {error}", "report this bug")

@@ -23,8 +23,11 @@ from models.algorithms.popularity import Popularity
 from services import bootstrap
 from services.adapters.diagnostics import LiveDiagnostics
 from services.adapters.feast.schemas import SCHEMAS
-from services.doctor import app, on_files, on_processes, on_settings, on_stores
-from services.doctor.findings import Finding
+from services.doctor import app
+from services.doctor.app import installation
+from services.doctor.check_result import CheckResult
+from services.doctor.checks import files, processes, stores
+from services.doctor.checks import settings as settings_checks
 from services.errors import ConfigurationError, UnavailableError
 from services.messages.events import DECISIONS, EXPOSURES
 from services.messages.topics import TOPICS, topic_configuration, topic_partitions
@@ -41,25 +44,23 @@ STRONG = {
 }
 
 
-def levels(found: Iterable[Finding] | Finding, check: str | None = None) -> set[str]:
-    """Levels of the findings (of one check)."""
-    rows = [found] if isinstance(found, Finding) else list(found)
-    return {row.level for row in rows if check in (None, row.check)}
+def levels(results: Iterable[CheckResult], check: str | None = None) -> set[str]:
+    """Levels of the results (of one check)."""
+    return {result.level for result in results if check in (None, result.check)}
 
 
-def complaint(found: Iterable[Finding] | Finding, level: str = "fail") -> Finding:
-    """The one finding of this level, which says what to do."""
-    rows = [found] if isinstance(found, Finding) else list(found)
-    [bad] = [row for row in rows if row.level == level]
-    assert bad.todo
+def complaint(results: Iterable[CheckResult], level: str = "fail") -> CheckResult:
+    """The one result of this level, which says what to do."""
+    [bad] = [result for result in results if result.level == level]
+    assert bad.action
     return bad
 
 
 def test_a_line_separates_problem_and_remedy_by_one_stop() -> None:
     refused = UnavailableError("Redis", "Connection refused.")
     assert str(refused) == "Redis is unavailable: Connection refused"
-    assert Finding("fail", "window", "a sum of at most 60 s.", "set it").line().endswith("60 s; set it")
-    assert Finding("fail", "keys", "none; run `x` and set it", "run `x`").line().count("run `x`") == 1
+    assert CheckResult("fail", "window", "a sum of at most 60 s.", "set it").line().endswith("60 s; set it")
+    assert CheckResult("fail", "keys", "none; run `x` and set it", "run `x`").line().count("run `x`") == 1
 
 
 # ---- settings ----------------------------------------------------------------------------------------------
@@ -67,21 +68,21 @@ def test_a_line_separates_problem_and_remedy_by_one_stop() -> None:
 
 def test_an_unknown_variable_is_reported_with_a_suggestion() -> None:
     environ = {"RINGSIDE_REDSI_URL": "x", "RINGSIDE_FEAST_HOME": "x", "RINGSIDE_HOST": "x", "PATH": "x"}
-    found = complaint(on_settings.variables(environ), "warn")
-    assert "RINGSIDE_REDSI_URL" in found.said
-    assert found.todo == "did you mean RINGSIDE_REDIS_URL?"
-    assert list(on_settings.variables({"RINGSIDE_HOST": "x"})) == []
-    assert "unset it" in complaint(on_settings.variables({"RINGSIDE_QQQQ": ""}), "warn").todo
+    found = complaint(settings_checks.variables(environ), "warn")
+    assert "RINGSIDE_REDSI_URL" in found.message
+    assert found.action == "did you mean RINGSIDE_REDIS_URL?"
+    assert list(settings_checks.variables({"RINGSIDE_HOST": "x"})) == []
+    assert "unset it" in complaint(settings_checks.variables({"RINGSIDE_QQQQ": ""}), "warn").action
 
 
 def test_an_invalid_value_is_named_and_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGSIDE_RECOMMEND_PORT", "s3cret")
-    settings, found = on_settings.read(os.environ)
+    settings, found = settings_checks.read(os.environ)
     assert settings is None
-    assert "RINGSIDE_RECOMMEND_PORT" in complaint(found).said
+    assert "RINGSIDE_RECOMMEND_PORT" in complaint(found).message
     assert "s3cret" not in str(found)
     monkeypatch.delenv("RINGSIDE_RECOMMEND_PORT")
-    assert levels(on_settings.read(os.environ)[1]) == {"ok"}
+    assert levels(settings_checks.read(os.environ)[1]) == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -91,9 +92,9 @@ def test_an_invalid_redis_address_is_reported_and_breaks_nothing(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RINGSIDE_REDIS_URL", url)
-    found = list(app.examined(os.environ))
+    found = list(app.check_all(os.environ))
     bad = complaint(found)
-    assert "RINGSIDE_REDIS_URL" in bad.said
+    assert "RINGSIDE_REDIS_URL" in bad.message
     assert "this check broke" not in str(found)
     assert "s3cret" not in str(found)
 
@@ -110,7 +111,7 @@ def test_an_invalid_redis_address_is_reported_and_breaks_nothing(
 )
 def test_an_address_that_redis_py_reads_is_fine(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGSIDE_REDIS_URL", url)
-    assert levels(on_settings.read(os.environ)[1]) == {"ok"}
+    assert levels(settings_checks.read(os.environ)[1]) == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -130,31 +131,40 @@ def test_rates_are_told_exactly_when_recommend_refuses_them(
     rates: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RINGSIDE_RATES", rates)
-    found = on_settings.read(os.environ)[1]
+    found = settings_checks.read(os.environ)[1]
     try:
         parse_rates(rates)
     except ConfigurationError:
-        assert "RINGSIDE_RATES" in complaint(found).said
+        assert "RINGSIDE_RATES" in complaint(found).message
     else:
         assert levels(found) == {"ok"}
 
 
 def test_a_window_beyond_the_embedded_brokers_retention_fails() -> None:
-    assert complaint(on_settings.window(Settings()))
-    assert complaint(on_settings.window(Settings(window_s=5, lateness_s=5)), "warn")
-    assert levels(on_settings.window(Settings(kafka_mode="kafka"))) == {"ok"}
+    assert complaint(settings_checks.window(installation(Settings())))
+    assert complaint(settings_checks.window(installation(Settings(window_s=5, lateness_s=5))), "warn")
+    assert levels(settings_checks.window(installation(Settings(kafka_mode="kafka")))) == {"ok"}
 
 
 def test_secrets_that_are_missing_or_weak_are_told() -> None:
-    assert levels(on_settings.secrets(Settings(**STRONG))) == {"ok"}
-    assert [row.level for row in on_settings.secrets(Settings())] == ["fail", "fail"]
-    weak = complaint(on_settings.secrets(Settings(**{**STRONG, "signing_key": "a" * 40})), "warn")
+    assert levels(settings_checks.secrets(installation(Settings(**STRONG)))) == {"ok"}
+    assert [row.level for row in settings_checks.secrets(installation(Settings()))] == ["fail", "fail"]
+    weak = complaint(
+        settings_checks.secrets(installation(Settings(**{**STRONG, "signing_key": "a" * 40}))), "warn"
+    )
     assert "aaaa" not in weak.line()
-    assert complaint(on_settings.secrets(Settings(**{**STRONG, "signing_key": SIGNING})), "warn")
-    assert complaint(on_settings.secrets(Settings(**{**STRONG, "signing_key": "short"})))
+    assert complaint(
+        settings_checks.secrets(installation(Settings(**{**STRONG, "signing_key": SIGNING}))), "warn"
+    )
+    assert complaint(settings_checks.secrets(installation(Settings(**{**STRONG, "signing_key": "short"}))))
     only = {**STRONG, "keys": KEYS["analyst"][1]}
-    assert "storefront or admin" in complaint(on_settings.secrets(Settings(**only)), "warn").said
-    stranger = complaint(on_settings.secrets(Settings(**STRONG, storefront_key="rs_pub_unknown")))
+    assert (
+        "storefront or admin"
+        in complaint(settings_checks.secrets(installation(Settings(**only))), "warn").message
+    )
+    stranger = complaint(
+        settings_checks.secrets(installation(Settings(**STRONG, storefront_key="rs_pub_unknown")))
+    )
     assert stranger.check == "shop's key"
 
 
@@ -164,12 +174,12 @@ def test_ports_that_are_taken_or_wanted_twice_are_told() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         free = {"console_port": _free(), "shop_port": _free()}
-        bad = complaint(on_settings.ports(Settings(recommend_port=port, **free)))
-        assert str(port) in bad.said
-        assert "RINGSIDE_RECOMMEND_PORT" in bad.todo
-    assert levels(on_settings.ports(Settings(recommend_port=port, **free))) == {"ok"}
+        bad = complaint(settings_checks.ports(installation(Settings(recommend_port=port, **free))))
+        assert str(port) in bad.message
+        assert "RINGSIDE_RECOMMEND_PORT" in bad.action
+    assert levels(settings_checks.ports(installation(Settings(recommend_port=port, **free)))) == {"ok"}
     twice = Settings(recommend_port=port, console_port=port, shop_port=free["shop_port"])
-    assert "RINGSIDE_CONSOLE_PORT" in complaint(on_settings.ports(twice)).todo
+    assert "RINGSIDE_CONSOLE_PORT" in complaint(settings_checks.ports(installation(twice))).action
 
 
 def test_a_port_that_ringside_has_is_fine(tmp_path: Path) -> None:
@@ -177,7 +187,7 @@ def test_a_port_that_ringside_has_is_fine(tmp_path: Path) -> None:
         [file] = (tmp_path / "metrics").glob("*.json")
         port = int(json.loads(file.read_text())[0]["targets"][0].rpartition(":")[2])
         settings = Settings(recommend_port=port, console_port=_free(), shop_port=_free())
-        assert levels(on_settings.ports(settings)) == {"ok"}
+        assert levels(settings_checks.ports(installation(settings))) == {"ok"}
 
 
 def _free() -> int:
@@ -191,10 +201,10 @@ def _free() -> int:
 GOOD_REDIS = RedisFacts("7.2.1", 0.2, "noeviction", 0, True, 0.0)
 
 
-def of_redis(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[Finding]:
+def of_redis(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[CheckResult]:
     facts = RedisFacts(**{**{name: getattr(GOOD_REDIS, name) for name in GOOD_REDIS.__slots__}, **changes})
     monkeypatch.setattr(LiveDiagnostics, "redis", lambda _: facts)
-    return list(on_stores.redis(Settings()))
+    return list(stores.redis(installation(Settings())))
 
 
 @pytest.mark.parametrize(
@@ -213,21 +223,21 @@ def test_what_is_wrong_with_redis_is_told(
     changes: dict[str, Any], level: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert levels(of_redis(monkeypatch)) == {"ok"}
-    assert told in complaint(of_redis(monkeypatch, **changes), level).said
+    assert told in complaint(of_redis(monkeypatch, **changes), level).message
 
 
 def test_a_real_redis_is_examined(redis_server: Any, settings_for: Any) -> None:
     settings = settings_for(redis=redis_server)
-    found = list(on_stores.redis(settings))
+    found = list(stores.redis(installation(settings)))
     assert levels(found, "clock") == {"ok"}
     assert "fail" not in levels(found)
     dead = Settings(redis_url="redis://:s3cret@127.0.0.1:1")
-    assert "s3cret" not in complaint(on_stores.redis(dead)).line()
+    assert "s3cret" not in complaint(stores.redis(installation(dead))).line()
 
 
 def of_broker(
     monkeypatch: pytest.MonkeyPatch, newest: list[tuple[int, bytes]], **changes: Any
-) -> list[Finding]:
+) -> list[CheckResult]:
     settings = Settings(kafka_mode="kafka", kafka_partitions=8)
     given = {"retention.bytes": "-1", "cleanup.policy": "delete"}
     facts = {
@@ -239,7 +249,7 @@ def of_broker(
         facts[topic] = TopicFacts(partitions, {**facts[topic].configs, **change} if partitions else {})
     monkeypatch.setattr(LiveDiagnostics, "topics", lambda _: facts)
     monkeypatch.setattr(LiveDiagnostics, "newest_records", lambda _, topic: newest)
-    return list(on_stores.broker(settings))
+    return list(stores.broker(installation(settings)))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +268,7 @@ def test_what_is_wrong_with_topics_is_told(
     topic: str, change: dict[str, Any], level: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert levels(of_broker(monkeypatch, [])) == {"ok"}
-    assert told in complaint(of_broker(monkeypatch, [], **{topic: change}), level).said
+    assert told in complaint(of_broker(monkeypatch, [], **{topic: change}), level).message
 
 
 @pytest.mark.parametrize(
@@ -273,20 +283,23 @@ def test_a_clock_of_the_broker_that_differs_is_told(
 
 def test_a_real_kafka_is_examined(kafka_broker: Any, settings_for: Any) -> None:
     settings = settings_for(broker=kafka_broker)
-    assert levels(on_stores.broker(settings)) == {"ok"}
+    assert levels(stores.broker(installation(settings))) == {"ok"}
     value = b'{"received_at": 1}'  # long ago: the broker's stamp is decades later
     producer = bootstrap.producer(settings)
     producer.send(EXPOSURES, "ada", value).result(20)
     producer.close()
-    assert complaint(on_stores.broker(settings)).check == "clock"
+    assert complaint(stores.broker(installation(settings))).check == "clock"
     wrong = settings_for(broker=kafka_broker, kafka_partitions=7)
-    assert "4 partitions, not 7" in next(row for row in on_stores.broker(wrong) if row.level == "fail").said
+    assert (
+        "4 partitions, not 7"
+        in next(row for row in stores.broker(installation(wrong)) if row.level == "fail").message
+    )
 
 
 def test_a_dead_embedded_broker_is_reported(embedded_broker: Any, settings_for: Any) -> None:
-    assert levels(on_stores.broker(settings_for(broker=embedded_broker))) == {"ok"}
+    assert levels(stores.broker(installation(settings_for(broker=embedded_broker)))) == {"ok"}
     dead = Settings(kafka_bootstrap="127.0.0.1:1", broker_ack_deadline_ms=200)
-    assert complaint(on_stores.broker(dead)).check == "broker"
+    assert complaint(stores.broker(installation(dead))).check == "broker"
 
 
 # ---- files -------------------------------------------------------------------------------------------------
@@ -295,43 +308,43 @@ def test_a_dead_embedded_broker_is_reported(embedded_broker: Any, settings_for: 
 def test_a_disk_that_is_full_or_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(home=tmp_path)
     for free, level in ((5e9, "ok"), (1e9, "warn"), (1e8, "fail")):
-        monkeypatch.setattr(on_files, "free_bytes", lambda home, free=free: int(free))
-        assert levels(on_files.disk(settings)) == {level}
+        monkeypatch.setattr(files, "free_bytes", lambda home, free=free: int(free))
+        assert levels(files.disk(installation(settings))) == {level}
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert "can't be written" in complaint(on_files.disk(Settings(home=blocked / "home"))).said
+    assert "can't be written" in complaint(files.disk(installation(Settings(home=blocked / "home")))).message
 
 
 def test_missing_data_is_told(tmp_path: Path) -> None:
-    assert complaint(on_files.data(Settings(home=tmp_path))).check == "data"
+    assert complaint(files.data(installation(Settings(home=tmp_path)))).check == "data"
 
 
 def test_views_that_are_not_registered_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(home=tmp_path)
-    assert "not there" in complaint(on_files.features(settings)).said
+    assert "does not exist" in complaint(files.features(installation(settings))).message
     (tmp_path / "feast.sqlite").write_bytes(b"rubbish, not a database at all")
-    assert "user_activity" in complaint(on_files.features(settings)).said
+    assert "user_activity" in complaint(files.features(installation(settings))).message
     monkeypatch.setattr(LiveDiagnostics, "registered_views", lambda _: list(SCHEMAS))
-    assert levels(on_files.features(settings)) == {"ok"}
+    assert levels(files.features(installation(settings))) == {"ok"}
 
 
 def test_models_of_live_arms_are_verified(redis_server: Any, embedded_broker: Any, settings_for: Any) -> None:
     settings = settings_for(redis=redis_server, broker=embedded_broker)
-    assert "never started" in complaint(on_files.models(settings), "warn").said
+    assert "never started" in complaint(files.models(installation(settings)), "warn").message
     store = bootstrap.model_store(settings)
     made = Popularity.fit(interactions(), catalogue(), now_s=1_800_000_000.0)
     saved = store.save(made, data_version="d1", window=(0.0, 1.0), metrics={}, now_ms=1_800_000_000_000)
     arm = {"name": "first", "model_version": saved.model_version}
     log = bootstrap.decision_log(settings)
     log.append(commands.start("storefront", arm, Rules(window_s=5), "salt", commands.Origin("t", 1)))
-    assert levels(on_files.models(settings)) == {"ok"}
+    assert levels(files.models(installation(settings))) == {"ok"}
     [array, *_] = [
         file for file in (settings.models_path / saved.model_version).iterdir() if file.name in saved.files
     ]
     array.write_bytes(array.read_bytes()[:-1] + b"!")
-    bad = complaint(on_files.models(settings))
-    assert array.name in bad.said
-    assert "first" in bad.said
+    bad = complaint(files.models(installation(settings)))
+    assert array.name in bad.message
+    assert "first" in bad.message
 
 
 # ---- processes ---------------------------------------------------------------------------------------------
@@ -339,7 +352,7 @@ def test_models_of_live_arms_are_verified(redis_server: Any, embedded_broker: An
 
 def test_a_process_that_died_or_hangs_is_told(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    assert list(on_processes.processes(settings)) == []
+    assert list(processes.processes(installation(settings))) == []
     for process, age_s in {"bandit": 45, "decider": 1, "trainer": 600}.items():
         file = pulse_file(settings, process)
         file.parent.mkdir(exist_ok=True)
@@ -347,11 +360,11 @@ def test_a_process_that_died_or_hangs_is_told(tmp_path: Path) -> None:
         os.utime(file, (time.time() - age_s,) * 2)
     (tmp_path / "alive" / "lake@another-host").touch()
     os.utime(tmp_path / "alive" / "lake@another-host", (1, 1))
-    found = list(on_processes.processes(settings))
-    assert [row.said.partition(" ")[0] for row in found] == ["bandit:", "decider", "trainer"]
+    found = list(processes.processes(installation(settings)))
+    assert [row.message.partition(" ")[0] for row in found] == ["bandit:", "decider", "trainer"]
     dead = complaint(found)
-    assert dead.said.startswith("bandit: silent for 4")
-    assert str(tmp_path / "alive") in dead.todo
+    assert dead.message.startswith("bandit: no sign of life for 4")
+    assert str(tmp_path / "alive") in dead.action
 
 
 def living(home: Path, process: str) -> subprocess.Popen[str]:
@@ -376,16 +389,16 @@ def test_a_killed_process_is_reported_a_stopped_one_is_not(tmp_path: Path) -> No
     with living(tmp_path, "recommend") as first, living(tmp_path, "bandit") as second:
         first.kill()
         first.wait()
-        dead = complaint(on_processes.processes(settings))
-        assert dead.said == "recommend: gone, and nobody told it to stop"
-        assert str(tmp_path / "metrics") in dead.todo
+        dead = complaint(processes.processes(installation(settings)))
+        assert dead.message == "recommend: gone without having been stopped"
+        assert str(tmp_path / "metrics") in dead.action
         second.send_signal(signal.SIGINT)
         second.wait()
-    found = list(on_processes.processes(settings))
-    assert [row.said.partition(":")[0] for row in found] == ["recommend"]
+    found = list(processes.processes(installation(settings)))
+    assert [row.message.partition(":")[0] for row in found] == ["recommend"]
     [note] = (tmp_path / "metrics").glob("*.json")
     note.unlink()
-    assert list(on_processes.processes(settings)) == []
+    assert list(processes.processes(installation(settings))) == []
 
 
 def test_a_killed_replica_is_reported_by_its_number(tmp_path: Path) -> None:
@@ -396,10 +409,10 @@ def test_a_killed_replica_is_reported_by_its_number(tmp_path: Path) -> None:
     with living(tmp_path, "bandit") as first, living(tmp_path, "bandit") as second:
         first.kill()
         first.wait()
-        found = list(on_processes.processes(settings))
+        found = list(processes.processes(installation(settings)))
         second.kill()
-    assert levels(row for row in found if row.said == "bandit is alive") == {"ok"}
-    assert complaint(found).said.startswith(f"bandit {first.pid}: gone")
+    assert levels(row for row in found if row.message == "bandit is alive") == {"ok"}
+    assert complaint(found).message.startswith(f"bandit {first.pid}: gone")
 
 
 def test_a_process_that_answers_and_is_not_ready_is_told(tmp_path: Path) -> None:
@@ -415,35 +428,40 @@ def test_a_process_that_answers_and_is_not_ready_is_told(tmp_path: Path) -> None
         threading.Thread(target=server.serve_forever, daemon=True).start()
         ports = {"console_port": _free(), "shop_port": _free()}
         settings = Settings(home=tmp_path, recommend_port=server.server_port, **ports)
-        wrong = complaint(on_processes.processes(settings))
+        wrong = complaint(processes.processes(installation(settings)))
         server.shutdown()
-    assert wrong.said.startswith("recommend: http://127.0.0.1:")
-    assert wrong.said.endswith("/health/ready: 503 Service Unavailable, loading")
+    assert wrong.message.startswith("recommend: http://127.0.0.1:")
+    assert wrong.message.endswith("/health/ready: 503 Service Unavailable, loading")
 
 
 def test_a_decider_whose_looks_fail_is_told(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     stop_on_signal(settings, "decider").is_set()
-    assert levels(on_processes.processes(settings)) == {"ok"}
+    assert levels(processes.processes(installation(settings))) == {"ok"}
     complain(settings, "decider", "every look fails")
-    assert complaint(on_processes.processes(settings)).said == "decider is alive, but every look fails"
+    assert (
+        complaint(processes.processes(installation(settings))).message
+        == "decider is alive, but every look fails"
+    )
 
 
 def test_replicas_that_are_gone_or_do_not_follow_are_told(redis_server: Any, settings_for: Any) -> None:
     settings = settings_for(redis=redis_server)
-    assert list(on_processes.replicas(settings)) == []
+    assert list(processes.replicas(installation(settings))) == []
     cache = bootstrap.state_cache(settings)
     origin = commands.Origin("t", 1_000)
     state = apply(
         None, commands.start("storefront", {"name": "a", "model_version": "a-1"}, Rules(), "s", origin)
     )
     cache.put(state)
-    assert "nobody serves storefront" in complaint(on_processes.replicas(settings)).said
+    assert "storefront is not served" in complaint(processes.replicas(installation(settings))).message
     cache.beat(Heartbeat("one", state.revision, "a", ("a-1",), 1_000), 60)
-    assert levels(on_processes.replicas(settings)) == {"ok"}
+    assert levels(processes.replicas(installation(settings))) == {"ok"}
     cache.beat(Heartbeat("two", state.revision - 1, "a", ("a-1",), 1_000), 60)
-    assert complaint(on_processes.replicas(settings), "warn").said.startswith("two serves revision 0")
-    assert list(on_processes.replicas(Settings(redis_url="redis://127.0.0.1:1"))) == []
+    assert complaint(processes.replicas(installation(settings)), "warn").message.startswith(
+        "two serves revision 0"
+    )
+    assert list(processes.replicas(installation(Settings(redis_url="redis://127.0.0.1:1")))) == []
 
 
 # ---- the whole ---------------------------------------------------------------------------------------------
@@ -469,15 +487,15 @@ def test_results_are_lines_or_json_with_an_exit_code(tmp_path: Path, monkeypatch
 def test_no_problem_exits_0_and_a_broken_check_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app, "CHECKS", ())
+    monkeypatch.setattr(app, "CHECKS", {})
     assert app.run(as_json=False, out=io.StringIO()) == 0
 
-    def broken(settings: Settings) -> Finding:
+    def broken(_: object) -> list[CheckResult]:
         raise ZeroDivisionError("by zero")
 
-    def gone(settings: Settings) -> Finding:
+    def gone(_: object) -> list[CheckResult]:
         raise UnavailableError("Redis", "gone")
 
-    monkeypatch.setattr(app, "CHECKS", (("one", broken), ("two", gone)))
-    found = [finding for finding in app.examined({}) if finding.check != "settings"]
+    monkeypatch.setattr(app, "CHECKS", {"one": broken, "two": gone})
+    found = [finding for finding in app.check_all({}) if finding.check != "settings"]
     assert [(row.check, row.level) for row in found] == [("one", "fail"), ("two", "fail")]

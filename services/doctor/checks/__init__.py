@@ -1,0 +1,1 @@
+"""The checks: functions from an `Installation` to `CheckResult`s."""
