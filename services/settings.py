@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.experiment_table import ExperimentTable
+
 EXPERIMENT_NAME = r"^[A-Za-z0-9._-]{1,64}$"  # as the HTTP API reaches one by its path
 
 
@@ -33,7 +35,7 @@ class Settings(BaseSettings):
     experiment: str = Field(
         "storefront",
         pattern=EXPERIMENT_NAME,
-        description="Id of the experiment that this installation serves.",
+        description="Id of the experiment that decides the slates of every placement.",
     )
 
     # Who may do what: "role=sha256hex" pairs, comma separated; several keys a role allow rotation.
@@ -168,6 +170,11 @@ class Settings(BaseSettings):
     )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines.")
+
+    @property
+    def experiments(self) -> ExperimentTable:
+        """Experiment of each placement; today `experiment` serves them all."""
+        return ExperimentTable(self.experiment)
 
     @property
     def data_path(self) -> Path:

@@ -30,7 +30,7 @@ class MlflowRegistry:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.name = settings.experiment
+        self.name = settings.experiments.default
 
     @property
     def uri(self) -> str:

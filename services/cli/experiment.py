@@ -40,7 +40,7 @@ def start(
 ) -> None:
     """Begin, with a first champion."""
     settings = Settings()
-    name = experiment or settings.experiment
+    name = experiment or settings.experiments.default
     if re.fullmatch(EXPERIMENT_NAME, name) is None:  # the other commands reach what an older version began
         raise BadInputError("--experiment", f"{name!r} does not match {EXPERIMENT_NAME}")
     _require_model(settings, model_version)
@@ -94,7 +94,7 @@ def recount(
     For an experiment that broken-identity holds. After lost data `resume` is enough, and keeps the sums.
     """
     settings = Settings()
-    name, console = experiment or settings.experiment, Console()
+    name, console = experiment or settings.experiments.default, Console()
     with _log(settings) as log:
         state = newest(log, name)
         recounting, origin = bootstrap.recounting(settings), _origin(reason)
@@ -146,8 +146,8 @@ def show(
     """Arms, weights, what was counted so far, the next look and the latest decisions."""
     settings = Settings()
     with _log(settings) as log:
-        name = experiment or settings.experiment
-        found = known(log, bootstrap.state_cache(settings), settings.experiment)
+        name = experiment or settings.experiments.default
+        found = known(log, bootstrap.state_cache(settings), settings.experiments.default)
         if found.notice:
             Console(stderr=True).print(f"[yellow]{escape(found.notice)}[/]")
         if name not in found.states:
@@ -207,7 +207,7 @@ def decisions_table(history: list[Decision]) -> Table:
 def _decide(experiment: str, build: Callable[[Experiment], Decision]) -> None:
     settings = Settings()
     with _log(settings) as log:
-        _tell(decide(log, experiment or settings.experiment, build))
+        _tell(decide(log, experiment or settings.experiments.default, build))
 
 
 def _origin(reason: str) -> Origin:

@@ -103,7 +103,7 @@ def train(
     wanted = enter and (trained.verdict.passed or force)
     if wanted:
         state = enter_by_command(settings, trained, arm, now_ms=time.time_ns() // 1_000_000)
-        typer.echo(f"entered {settings.experiment} at revision {state.revision}", err=True)
+        typer.echo(f"entered {settings.experiments.default} at revision {state.revision}", err=True)
     record(settings, trained)
     typer.echo(trained.manifest.model_version)
     if enter and not wanted:

@@ -60,7 +60,7 @@ Chosen = Annotated[Found, Depends(found)]
 @router.get("/")
 def home(page: ReadPage) -> RedirectResponse:
     """The running experiment, or the list when there is none yet."""
-    name = page.desk.settings.experiment
+    name = page.desk.settings.experiments.default
     known = name in page.desk.view.experiments
     return RedirectResponse(f"/experiments/{quote(name)}" if known else "/experiments", 303)
 
@@ -72,7 +72,7 @@ def experiments(page: ReadPage) -> HTMLResponse:
     listed = sorted(view.experiments.values(), key=lambda f: -f.state.started_ms)
     rows = [(f, queries.wording.sentence(f.state, queries.last_look(f.history))) for f in listed]
     return page.render(
-        "experiments.html", rows=rows, sources=view.sources, wanted=page.desk.settings.experiment
+        "experiments.html", rows=rows, sources=view.sources, wanted=page.desk.settings.experiments.default
     )
 
 

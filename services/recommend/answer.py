@@ -137,7 +137,7 @@ class Answering:
         return Exposure(
             received_at=asked.now_ms,
             recommendation_id=asked.slate_id,
-            experiment=self._deps.settings.experiment,
+            experiment=self._deps.settings.experiments.default,
             routing_key=asked.routing_key,
             unit=assigned.unit,
             unit_at=assigned.unit_at,

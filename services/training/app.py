@@ -50,7 +50,7 @@ def run(settings: Settings) -> None:
 def make_worker(settings: Settings) -> TrainerWorker:
     """The worker on real adapters."""
     return TrainerWorker(
-        experiment=settings.experiment,
+        experiment=settings.experiments.default,
         decisions=bootstrap.decision_log(settings),
         models=bootstrap.model_store(settings),
         registry=bootstrap.model_registry(settings),
@@ -92,7 +92,7 @@ def record(settings: Settings, trained: Trained) -> None:
 
 def champion_recipe(settings: Settings) -> Recipe | None:
     """How the champion was made; None before the experiment has started."""
-    state = bootstrap.decision_log(settings).catch_up().get(settings.experiment)
+    state = bootstrap.decision_log(settings).catch_up().get(settings.experiments.default)
     if state is None:
         return None
     _, manifest = bootstrap.model_store(settings).load(state.arms[state.champion].model_version)
@@ -103,4 +103,4 @@ def enter_by_command(settings: Settings, trained: Trained, arm: str | None, now_
     """Let a trained model join the experiment because a person said so."""
     author = f"shell:{getpass.getuser()}"
     origin = Origin(author=author, now_ms=now_ms, code_version=trained.manifest.code_version)
-    return enter(bootstrap.decision_log(settings), settings.experiment, trained, origin, arm)
+    return enter(bootstrap.decision_log(settings), settings.experiments.default, trained, origin, arm)

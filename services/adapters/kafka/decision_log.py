@@ -212,10 +212,12 @@ class KafkaDecisionLog:
 
     def _look_for_what_is_missing(self) -> None:
         """The log may have forgotten our experiment; without the cache we go on with what the log says."""
-        if self._settings.experiment in self._ledger.states:
+        missing = [name for name in self._settings.experiments.names() if name not in self._ledger.states]
+        if not missing:
             return
         try:
-            self._ledger.adopt(self._settings.experiment)
+            for name in missing:
+                self._ledger.adopt(name)
         except UnavailableError as error:
             if not self._blind:
                 logger.warning("what the log does not reach back to is not known: %s", error)

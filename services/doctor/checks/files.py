@@ -66,7 +66,7 @@ def features(installation: Installation) -> Iterator[CheckResult]:
 
 def models(installation: Installation) -> Iterator[CheckResult]:
     """Check that the model of every live arm exists and matches the hashes in its manifest."""
-    name = installation.settings.experiment
+    name = installation.settings.experiments.default
     try:
         state, source = _state(installation, name)
     except UnavailableError as error:

@@ -52,7 +52,7 @@ def _port(settings: Settings, process: str) -> int:
 
 def replicas(installation: Installation) -> Iterator[CheckResult]:
     """Check that replicas of recommend serve the started experiment at its newest revision."""
-    experiment = installation.settings.experiment
+    experiment = installation.settings.experiments.default
     cache = installation.state_cache(installation.settings)
     try:
         state, heartbeats = cache.get(experiment), cache.heartbeats()

@@ -92,7 +92,7 @@ class Collecting:
     """Takes events for one experiment."""
 
     def __init__(self, deps: Deps, tokens: Tokens, metrics: Metrics):
-        self._experiment = deps.settings.experiment
+        self._experiment = deps.settings.experiments.default
         self._producer = deps.producer
         self._ack_deadline_s = deps.settings.broker_ack_deadline_ms / 1_000
         self._clock_ms = deps.clock_ms

@@ -38,7 +38,9 @@ class Commanding:
     async def known(self) -> Known:
         """Every experiment; from the cache (this installation's only) while the log can't be read."""
         deps = self._deps
-        return await self._on_thread(lambda: known(deps.decisions, deps.state, deps.settings.experiment))
+        return await self._on_thread(
+            lambda: known(deps.decisions, deps.state, deps.settings.experiments.default)
+        )
 
     async def history(self, experiment: str, after_revision: int) -> list[Decision]:
         """Decisions that count, oldest first, as far as they have been read. Raises UnavailableError."""

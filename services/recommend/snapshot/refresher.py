@@ -128,7 +128,7 @@ class Loaded:
 
     def _read_state(self) -> Experiment | None:
         try:
-            state = self._deps.state.get(self._settings.experiment)
+            state = self._deps.state.get(self._settings.experiments.default)
             if state is None and self.serving.state is not None:
                 self._deps.state.put(
                     self.serving.state
