@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Decision
 from services import bootstrap
 from services.control.decide import decide
 from services.errors import BadInputError, UnavailableError
@@ -51,6 +52,12 @@ class Operator:
                     self._turn()
         except BaseException as error:  # noqa: BLE001 (told by whoever waits for us)
             self.error = error
+
+    def history(self) -> list[Decision]:
+        """Every decision so far, as far as the broker can be reached."""
+        with contextlib.suppress(UnavailableError):
+            self._log.catch_up()
+        return self._log.history(self._site.settings.experiment)
 
     def _turn(self) -> None:
         state = self._log.catch_up()[self._site.settings.experiment]

@@ -97,6 +97,11 @@ def under_fire(site: Site, supervisor: Supervisor, operator: Operator) -> Seen:
             thread.start()
         while not supervisor.done.is_set():
             await asyncio.sleep(LOOK_S)
+        end = time.monotonic() + UNTIL_S
+        while time.monotonic() < end and await asyncio.to_thread(
+            short_lived, operator, crowd.seen, site.scenario.versions
+        ):
+            await asyncio.sleep(1.0)
         operator.stop.set()
         await asyncio.sleep(2.0)
         crowd.stopping.set()
@@ -220,6 +225,18 @@ def state_of(site: Site) -> Experiment:
     state = bootstrap.state_cache(site.settings).get(site.settings.experiment)
     assert state is not None, "no state is cached"
     return state
+
+
+def short_lived(operator: Operator, seen: Seen, versions: int) -> bool:
+    """Whether no unit has lived through enough weights versions yet: all faults may be over
+    before that on a busy machine. With requests as units there is nothing to wait for."""
+    if not seen.lives:
+        return False
+    since: dict[int, int] = {}
+    for decision in operator.history():
+        since.setdefault(decision.weights_version, decision.received_at)
+    lived = (sum(born < at < last for at in since.values()) for born, last in list(seen.lives.values()))
+    return max(lived) <= versions
 
 
 def connected(site: Site) -> redis.Redis:

@@ -3,6 +3,7 @@ what was acknowledged to them is kept."""
 
 import asyncio
 import random
+import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ SLATE = 5
 @dataclass(slots=True)
 class Seen:
     """What the crowd saw. `acknowledged`: event id -> how often it had to be sent; `arms`: unit as the
-    client knows it -> arms in order of their first answer."""
+    client knows it -> arms in order of their first answer; `lives`: unit -> first and last answer, ms."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -34,6 +35,7 @@ class Seen:
     acknowledged: dict[str, int] = field(default_factory=dict)
     unanswered: set[str] = field(default_factory=set)
     arms: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    lives: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     degraded: Counter[str] = field(default_factory=Counter)
 
 
@@ -110,6 +112,8 @@ class Crowd:
         unit = {"session": (user, session), "user_day": (user, "")}.get(self._scenario.unit)
         if unit is None or left_out or answer["experiment"] is None:
             return
+        now_ms = time.time_ns() // 1_000_000
+        self.seen.lives[unit] = (self.seen.lives.get(unit, (now_ms,))[0], now_ms)
         arms = self.seen.arms.setdefault(unit, [])
         if answer["arm"] not in arms:
             arms.append(answer["arm"])
