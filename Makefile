@@ -5,9 +5,12 @@ BIN    := $(VENV)/bin
 # On Linux, PyTorch's default wheel carries CUDA (several GB). For the small CPU-only one:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# Tests run in parallel, one process per core; `make test WORKERS=0` runs them one after another.
+WORKERS  ?= logical
+PARALLEL := -n $(WORKERS) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-demo lint format bench test-statistical test-crash test-faults soak test-fuzz audit report clean
+.PHONY: help demo test test-all test-demo lint format bench test-statistical test-crash test-faults soak test-fuzz audit report clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -24,8 +27,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## the whole loop, embedded: shop, console and API on this machine
 	$(BIN)/ringside demo
 
-test: $(VENV)/.installed  ## every test that fits twelve minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+test: $(VENV)/.installed  ## every test that fits six minutes on two cores
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+
+test-all: $(VENV)/.installed  ## the tests that `make test` leaves out, but those of test-crash and soak
+	$(BIN)/python -m pytest -m "slow and not alone" $(PARALLEL)
+	$(BIN)/python -m pytest -m "slow and alone"
 
 test-demo: $(VENV)/.installed  ## the story of the demo, played without a person, and each of its claims (four minutes)
 	$(BIN)/python -m pytest -m slow tests/e2e
@@ -42,7 +49,7 @@ format: $(VENV)/.installed  ## let ruff put the code in order
 test-statistical: $(VENV)/.installed  ## the acceptance numbers of the statistics, seeded (slow)
 	$(BIN)/python -m pytest -m slow tests/statistical
 
-test-crash: $(VENV)/.installed  ## 234 kills, 36 zombies, an emptied Redis and a dead broker under load on a real Kafka, then a recount in SQL
+test-crash: $(VENV)/.installed  ## 234 kills, 36 zombies, an emptied Redis and a dead broker under load on a real Kafka
 	$(BIN)/python -m tests.crash
 
 test-fuzz: $(VENV)/.installed  ## 120,000 spoiled requests and 10,000 broken connections, seeded (minutes)
@@ -63,5 +70,5 @@ bench: $(VENV)/.installed  ## measure against the baselines kept in the reposito
 report: $(VENV)/.installed  ## offline metrics of every model on the data imported last
 	$(BIN)/ringside models report
 
-clean:           ## forget what was installed and made
+clean:  ## forget what was installed and made
 	rm -rf $(VENV) var bench-results

@@ -19,6 +19,11 @@ MARKER_OF_FIXTURE = {
     "browser": "browser",
     "data_dir": "data",
 }
+TESTS = Path(__file__).parent
+LONGEST_FIRST = (
+    "kafka", "observability", "faults", "statistical", "e2e", "integration", "security", "conformance",
+    "unit",
+)  # fmt: skip
 CHROMIUM_FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -31,11 +36,25 @@ CHROMIUM_FLAGS = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by what it needs, so that `-m "not kafka"` is always right."""
+    """Mark every test by what it needs, so that `-m "not kafka"` is always right, and group tests for xdist:
+    one worker runs all tests on Apache Kafka (a second broker costs 400 MiB), and files are not split (their
+    fixtures are made once). Groups that take long come first, so that workers end at about the same time."""
     for item in items:
         for fixture in set(getattr(item, "fixturenames", ())) & MARKER_OF_FIXTURE.keys():
             item.add_marker(MARKER_OF_FIXTURE[fixture])
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=_priority)  # stable: files stay as they are
+
+
+def _group(item: pytest.Item) -> str:
+    return "kafka" if item.get_closest_marker("kafka") else str(item.path.relative_to(TESTS))
+
+
+def _priority(item: pytest.Item) -> int:
+    folder = item.path.relative_to(TESTS).parts[0]
+    return LONGEST_FIRST.index("kafka" if item.get_closest_marker("kafka") else folder)
 
 
 def _require(what: object, reason: str) -> None:

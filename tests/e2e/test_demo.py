@@ -7,7 +7,7 @@ import psutil
 import pytest
 from support.played_demo import Played
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make test-demo`
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]  # `make test-demo`
 
 
 def test_the_story_happened(demo: Played) -> None:

@@ -8,7 +8,7 @@ from support.played_demo import Played
 
 from services.adapters.files.data_store import ParquetDataStore
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # `make test-demo`
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]  # `make test-demo`
 
 
 @pytest.fixture(autouse=True)

@@ -51,6 +51,7 @@ def test_sigterm_loses_no_exposure_of_an_answered_slate(installation: tuple[Path
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_sigkill_loses_at_most_what_was_answered_within_the_linger(
     installation: tuple[Path, str], site: Site
 ) -> None:

@@ -14,7 +14,7 @@ from support.disk_installation import STOREFRONT, Service, serving
 from support.faulty_installation import BOTH, Site, check, suffered
 from support.waiting import ready, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1_200)]
 RESULTS = Path("bench-results")
 FAULTS = [(names, how) for names in (("redis",), ("broker",), BOTH) for how in ("refused", "hung", "slow")]
 LARGEST_GROWTH_MIB = 64
