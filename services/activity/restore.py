@@ -18,7 +18,7 @@ from models.recommender import Progress, silent
 from services.activity import rows
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore, FeatureStore
-from services.runtime.row_turns import in_turns
+from services.runtime.row_turns import write_in_turns
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _restore_users(
             store.push(changed)
         return changed
 
-    return len(in_turns(store, list(kept), put_back))
+    return len(write_in_turns(store, list(kept), put_back))
 
 
 def _joined(online: ActivityRow | None, row: ActivityRow, shape: Shape, now_ms: int) -> ActivityRow:

@@ -18,7 +18,7 @@ from services.messages import events
 from services.messages.events import ActivityRow, Event
 from services.ports.event_log import EventConsumer, EventProducer, LogAdmin, Record
 from services.ports.features import ActivityStore, FeatureStore
-from services.runtime.row_turns import in_turns
+from services.runtime.row_turns import write_in_turns
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class ActivityWorker:
 
     def _push(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
         """Rows of these users as they are online now: pushed if an event was new, else as they stood."""
-        return in_turns(
+        return write_in_turns(
             self._deps.store,
             list(by_user),
             lambda users: self._renew({user: by_user[user] for user in users}),

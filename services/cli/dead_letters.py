@@ -1,10 +1,10 @@
-"""`ringside dead-letters …`: what could not be read, and putting it back after what was wrong is mended."""
+"""`ringside dead-letters …`: list records that could not be decoded, and replay them once that is fixed."""
 
 import base64
 import getpass
 import json
 import time
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import typer
 from rich.console import Console
@@ -12,18 +12,35 @@ from rich.markup import escape
 from rich.table import Table
 
 from services import bootstrap
-from services.dead_letters.reader import Letter, Wanted, letters
-from services.dead_letters.replay import plan, put_back
+from services.dead_letters.reader import DeadLetter, DeadLetterFilter, read_dead_letters
+from services.dead_letters.replay import Planned, plan
+from services.dead_letters.replay import replay as replay_letter
 from services.errors import BadInputError
 from services.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Records that no worker could read, with bytes and reason.")
+app = typer.Typer(no_args_is_help=True, help="Records that no worker could decode, with bytes and reason.")
 
-Topic = Annotated[str, typer.Option("--topic", help="Only letters that came from this topic.")]
-Reason = Annotated[str, typer.Option("--reason", help="Only letters whose code or reason holds this text.")]
-Offsets = Annotated[list[int] | None, typer.Option("--offset", help="Only this letter; may be repeated.")]
-Scan = Annotated[int, typer.Option("--scan", min=1, help="Look at this many newest records of the topic.")]
+Topic = Annotated[str, typer.Option("--topic", help="Only dead letters of records of this topic.")]
+Reason = Annotated[str, typer.Option("--reason", help="Only those whose code or reason contains this text.")]
+Offsets = Annotated[list[int] | None, typer.Option("--offset", help="Only this offset; may be repeated.")]
+Scan = Annotated[int, typer.Option("--scan", min=1, help="Read this many of the newest records.")]
 FIRST_BYTES = 48
+
+
+class DeadLetterJson(TypedDict):
+    """One line of `ringside dead-letters show --json`; `origin` is topic/partition/offset."""
+
+    offset: int
+    at_ms: int
+    origin: str | None
+    code: str
+    reason: str
+    reader: str
+    cut: int
+    replay_of: int | None
+    replayed_ms: int | None
+    key_base64: str | None
+    value_base64: str
 
 
 @app.command()
@@ -36,14 +53,14 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with all bytes.")] = False,
 ) -> None:
     """List dead letters, oldest first."""
-    found, unseen = _found(Settings(), Wanted(topic, reason, frozenset(offset or ())), scan)
+    letters, unread = _read(Settings(), DeadLetterFilter(topic, reason, frozenset(offset or ())), scan)
     if as_json:
-        for letter in found[-last:]:
+        for letter in letters[-last:]:
             typer.echo(json.dumps(as_object(letter)))
         return
     console = Console()
-    console.print(as_table(found[-last:]))
-    _tell_bounds(console, len(found) - last, unseen)
+    console.print(as_table(letters[-last:]))
+    _print_bounds(console, len(letters) - last, unread)
 
 
 @app.command()
@@ -51,54 +68,55 @@ def replay(
     topic: Topic = "",
     reason: Reason = "",
     offset: Offsets = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every letter; needed without a filter.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All dead letters; required without a filter.")
+    ] = False,
     scan: Scan = 20_000,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do it; without this it only says what it would do.")
+        bool, typer.Option("--yes", help="Replay; without this, only print what would happen.")
     ] = False,
 ) -> None:
-    """Put letters back on the topic they came from, same bytes and key, each once.
+    """Append dead letters to the topic they came from, with the same bytes and key, each once.
 
-    One that fails again becomes a new letter. Counting is not disturbed: readers know copies by their ids.
+    A record that fails again becomes a new dead letter. Counts stay right: readers recognise copies.
     """
     if not (topic or reason or offset or everything):
-        raise BadInputError("--all", "say which letters: --topic, --reason, --offset, or --all")
+        raise BadInputError("--all", "select dead letters by --topic, --reason or --offset, or give --all")
     settings = Settings()
-    found, unseen = _found(settings, Wanted(topic, reason, frozenset(offset or ())), scan)
-    planned, console = plan(found), Console()
-    _tell_plan(console, planned)
-    _tell_bounds(console, 0, unseen)
-    ready = [letter for letter, why in planned if not why]
+    letters, unread = _read(settings, DeadLetterFilter(topic, reason, frozenset(offset or ())), scan)
+    planned, console = plan(letters), Console()
+    _print_plan(console, planned)
+    _print_bounds(console, 0, unread)
+    ready = [letter for letter, obstacle in planned if not obstacle]
     if not yes:
-        console.print(f"{len(ready)} letters would be put back; --yes does it.")
+        console.print(f"{len(ready)} dead letters would be replayed; add --yes to do it.")
         return
-    _put_back(settings, console, ready)
+    _replay(settings, console, ready)
 
 
-def as_table(found: list[Letter]) -> Table:
-    """One row a letter."""
-    table = Table("letter", "time (UTC)", "origin", "code", "reason", "first bytes", "put back")
-    for letter in found:
-        when = "" if letter.replayed_ms is None else _at(letter.replayed_ms)
+def as_table(letters: list[DeadLetter]) -> Table:
+    """Build a table with one row for each dead letter."""
+    table = Table("offset", "time (UTC)", "origin", "code", "reason", "first bytes", "replayed")
+    for letter in letters:
         cells = (
             str(letter.offset),
-            _at(letter.at_ms),
-            str(letter.origin or "unknown"),
+            _time(letter.at_ms),
+            str(letter.source or "unknown"),
             letter.code,
             letter.reason,
-            _first(letter.value),
-            when,
+            _preview(letter.value),
+            "" if letter.replayed_ms is None else _time(letter.replayed_ms),
         )
         table.add_row(*(escape(cell) for cell in cells))
     return table
 
 
-def as_object(letter: Letter) -> dict[str, Any]:
-    """JSON-able, with key and value in base64 (they may be anything)."""
+def as_object(letter: DeadLetter) -> DeadLetterJson:
+    """Return a JSON object, with key and value in base64 because they may be any bytes."""
     return {
         "offset": letter.offset,
         "at_ms": letter.at_ms,
-        "origin": str(letter.origin) if letter.origin else None,
+        "origin": str(letter.source) if letter.source else None,
         "code": letter.code,
         "reason": letter.reason,
         "reader": letter.reader,
@@ -110,45 +128,46 @@ def as_object(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _found(settings: Settings, wanted: Wanted, scan: int) -> tuple[list[Letter], int]:
+def _read(settings: Settings, selected: DeadLetterFilter, scan: int) -> tuple[list[DeadLetter], int]:
     consumer = bootstrap.consumer(settings)
     try:
-        found, unseen = letters(consumer, scan)
+        letters, unread = read_dead_letters(consumer, scan)
     finally:
         consumer.close()
-    return [letter for letter in found if wanted(letter)], unseen
+    return [letter for letter in letters if selected.matches(letter)], unread
 
 
-def _put_back(settings: Settings, console: Console, ready: list[Letter]) -> None:
+def _replay(settings: Settings, console: Console, ready: list[DeadLetter]) -> None:
     producer, author = bootstrap.producer(settings), f"shell:{getpass.getuser()}"
     try:
         for letter in ready:
-            where = put_back(producer, letter, author)
-            console.print(f"letter {letter.offset} → {where.topic}/{where.partition}/{where.offset}")
+            record = replay_letter(producer, letter, author)
+            console.print(f"dead letter {letter.offset} → {record.topic}/{record.partition}/{record.offset}")
     finally:
         producer.close()
-    console.print(f"{len(ready)} letters were put back.")
+    console.print(f"{len(ready)} dead letters were replayed.")
 
 
-def _tell_plan(console: Console, planned: list[tuple[Letter, str]]) -> None:
-    for letter, why in planned:
-        told = f"is left: {why}" if why else f"goes back to {letter.origin.topic}" if letter.origin else ""
-        console.print(escape(f"letter {letter.offset} of {letter.origin or 'unknown origin'} {told}"))
+def _print_plan(console: Console, planned: list[Planned]) -> None:
+    for letter, obstacle in planned:
+        source = letter.source or "unknown origin"
+        outcome = f"is skipped: {obstacle}" if obstacle else "is replayed"
+        console.print(escape(f"dead letter {letter.offset} of {source} {outcome}"))
 
 
-def _tell_bounds(console: Console, hidden: int, unseen: int) -> None:
+def _print_bounds(console: Console, hidden: int, unread: int) -> None:
     if hidden > 0:
-        console.print(f"{hidden} older ones are not shown; --last shows more.")
-    if unseen > 0:
-        console.print(f"{unseen} older records of the topic were not looked at; --scan looks further.")
+        console.print(f"{hidden} older dead letters are not shown; raise --last to show them.")
+    if unread > 0:
+        console.print(f"{unread} older records of the topic were not read; raise --scan to read them.")
 
 
-def _at(at_ms: int) -> str:
+def _time(at_ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at_ms / 1_000))
 
 
-def _first(value: bytes) -> str:
-    """The first bytes as text, what can't be shown as escapes."""
-    shown = value[:FIRST_BYTES].decode("utf-8", "backslashreplace")
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+def _preview(value: bytes) -> str:
+    """Return the first bytes as text, with escapes for what can't be printed."""
+    text = value[:FIRST_BYTES].decode("utf-8", "backslashreplace")
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return printable + ("…" if len(value) > FIRST_BYTES else "")

@@ -1,1 +1,1 @@
-"""Dead letters for people: list them, replay them."""
+"""`ringside dead-letters`: list dead letters and replay them."""

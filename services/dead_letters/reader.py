@@ -1,12 +1,13 @@
-"""The topic `dead-letters` as letters: what lies there, where it came from, and whether it was put back.
+"""Reading the topic `dead-letters`: each dead letter, its source record, and whether it was replayed.
 
-Anybody can write to a topic, so nothing of a record is believed: a letter without a readable origin is shown
-as one. That a letter was put back is a record of the same topic (header `replayed`: its offset).
+Any client can write to the topic, so a record is never trusted: one whose headers can't be parsed is still
+returned, as a dead letter without a source. A replay is recorded on the same topic, by a record whose header
+`replayed` is the offset of the dead letter.
 """
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from services.errors import UnavailableError
@@ -17,14 +18,14 @@ from services.runtime.dead_letters import REPLAY_OF
 PAIR = (DEAD_LETTERS, 0)
 REPLAYED = "replayed"
 POLL_S = 0.2
-IDLE_S = 10.0  # without a record before the end: the broker is gone
+IDLE_S = 10.0  # without a record before the end of the topic: the broker is gone
 DIGITS = 19  # of the largest offset
-_ORIGIN = re.compile(rf"([^/]*)/([0-9]{{1,{DIGITS}}})/([0-9]{{1,{DIGITS}}})")
+_SOURCE = re.compile(rf"([^/]*)/([0-9]{{1,{DIGITS}}})/([0-9]{{1,{DIGITS}}})")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the buried record lay."""
+class RecordId:
+    """The position of a record, written `topic/partition/offset`."""
 
     topic: str
     partition: int
@@ -35,15 +36,16 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
-    """One letter. `cut`: size of a record that is not whole here, else 0; `replay_of`: the letter from which
-    the buried record had been put back; `replayed_ms`: when this one, or a copy of it, was put back."""
+class DeadLetter:
+    """One dead letter. key, value: of the source record; `cut`: size of a source record that was truncated,
+    else 0; `replay_of`: the dead letter of which the source record was a replay; `replayed_ms`: when this
+    dead letter, or another one of the same source record, was replayed."""
 
     offset: int
     at_ms: int
     key: bytes | None
     value: bytes
-    origin: Origin | None
+    source: RecordId | None
     reason: str
     code: str
     reader: str
@@ -53,50 +55,52 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which letters: of an origin topic, whose code or reason holds a text, at these offsets; empty: all."""
+class DeadLetterFilter:
+    """A selection of dead letters. topic: of the source record; reason: text that code or reason contains;
+    offsets: of the dead letters. What is empty selects all."""
 
     topic: str = ""
     reason: str = ""
     offsets: frozenset[int] = frozenset()
 
-    def __call__(self, letter: Letter) -> bool:
-        """Whether it is one of them."""
-        of_topic = not self.topic or (letter.origin is not None and letter.origin.topic == self.topic)
-        told = f"{letter.code} {letter.reason}".lower()
-        at = not self.offsets or letter.offset in self.offsets
-        return of_topic and at and self.reason.lower() in told
+    def matches(self, letter: DeadLetter) -> bool:
+        """Return whether `letter` is selected."""
+        by_topic = not self.topic or (letter.source is not None and letter.source.topic == self.topic)
+        by_reason = self.reason.lower() in f"{letter.code} {letter.reason}".lower()
+        return by_topic and by_reason and (not self.offsets or letter.offset in self.offsets)
 
 
-def letters(consumer: EventConsumer, newest: int) -> tuple[list[Letter], int]:
-    """The letters among the `newest` records, oldest first, and how many records before them were not looked
-    at. Raises UnavailableError."""
+def read_dead_letters(consumer: EventConsumer, newest: int) -> tuple[list[DeadLetter], int]:
+    """Read the dead letters among the `newest` records of the topic, oldest first.
+
+    Returns them with the number of older records that were not read. Raises UnavailableError.
+    """
     start, end = consumer.bounds(*PAIR)
     first = max(start, end - newest)
-    found: dict[int, Letter] = {}
-    put_back: dict[int, int] = {}
+    letters: dict[int, DeadLetter] = {}
+    replayed: dict[int, int] = {}  # offset of a dead letter -> when it was replayed, ms
     for record in _records(consumer, first, end):
-        of = _number(_headers(record).get(REPLAYED))
+        of = _number(dict(record.headers).get(REPLAYED))
         if of is not None:
-            put_back[of] = record.append_ms
+            replayed[of] = record.append_ms
         else:
-            found[record.offset] = letter_of(record)
-    return list(_told_of_replays(found, put_back)), first - start
+            letters[record.offset] = parse(record)
+    return list(_mark_replayed(letters, replayed)), first - start
 
 
-def letter_of(record: Record) -> Letter:
-    """A record of the topic as a letter, whatever it is."""
-    headers = _headers(record)
+def parse(record: Record) -> DeadLetter:
+    """Parse any record of the topic; headers that are missing or malformed become empty values."""
+    headers = dict(record.headers)
 
     def text(name: str) -> str:
         return headers.get(name, b"").decode(errors="replace")
 
-    return Letter(
+    return DeadLetter(
         offset=record.offset,
         at_ms=record.append_ms,
         key=record.key,
         value=record.value,
-        origin=_origin(text("origin")),
+        source=_source(text("origin")),
         reason=text("reason"),
         code=text("code"),
         reader=text("reader"),
@@ -105,33 +109,30 @@ def letter_of(record: Record) -> Letter:
     )
 
 
-def _told_of_replays(found: dict[int, Letter], put_back: dict[int, int]) -> Iterator[Letter]:
-    """A record may have several letters (a worker died between letter and position): one put back is all."""
-    by_origin = {found[offset].origin: at_ms for offset, at_ms in put_back.items() if offset in found}
-    for offset, letter in found.items():
-        at_ms = put_back.get(offset) or (letter.origin and by_origin.get(letter.origin))
+def _mark_replayed(letters: dict[int, DeadLetter], replayed: dict[int, int]) -> Iterator[DeadLetter]:
+    """Set `replayed_ms`. A record may have several dead letters, because a worker may crash after it sent one
+    and before it stored its position; a replay of one of them counts for all."""
+    by_source = {letters[offset].source: at_ms for offset, at_ms in replayed.items() if offset in letters}
+    for offset, letter in letters.items():
+        at_ms = replayed.get(offset) or (letter.source and by_source.get(letter.source))
         yield replace(letter, replayed_ms=at_ms) if at_ms else letter
 
 
-def _records(consumer: EventConsumer, first: int, end: int) -> Iterable[Record]:
+def _records(consumer: EventConsumer, first: int, end: int) -> Iterator[Record]:
     consumer.assign({PAIR: first})
-    heard = time.monotonic()
+    progress_s = time.monotonic()
     while (at := consumer.positions().get(PAIR, first)) < end:
         records = consumer.poll(POLL_S)
-        heard = time.monotonic() if records else heard
+        progress_s = time.monotonic() if records else progress_s
         yield from (record for record in records if record.offset < end)
-        if time.monotonic() - heard > IDLE_S:
+        if time.monotonic() - progress_s > IDLE_S:
             raise UnavailableError(DEAD_LETTERS, f"nothing came after offset {at} for {IDLE_S:g} s")
-
-
-def _headers(record: Record) -> dict[str, bytes]:
-    return dict(record.headers)
 
 
 def _number(text: bytes | None) -> int | None:
     return int(text) if text is not None and len(text) <= DIGITS and text.isdigit() else None
 
 
-def _origin(text: str) -> Origin | None:
-    found = _ORIGIN.fullmatch(text)
-    return Origin(found[1], int(found[2]), int(found[3])) if found else None
+def _source(text: str) -> RecordId | None:
+    match = _SOURCE.fullmatch(text)
+    return RecordId(match[1], int(match[2]), int(match[3])) if match else None

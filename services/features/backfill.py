@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from services import bootstrap
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore, FeatureStore
-from services.runtime.row_turns import in_turns
+from services.runtime.row_turns import write_in_turns
 from services.settings import Settings
 
 CHUNK = 1_000  # rows written at once, which takes tenths of a second: locks live for seconds
@@ -131,7 +131,7 @@ def _fill_in(rows: pa.Table, online: _Online, load: Callable[[pa.Table], None]) 
 
     users = rows["user_id"].to_pylist()
     return sum(
-        len(in_turns(online.store, users[at : at + CHUNK], write)) for at in range(0, len(users), CHUNK)
+        len(write_in_turns(online.store, users[at : at + CHUNK], write)) for at in range(0, len(users), CHUNK)
     )
 
 

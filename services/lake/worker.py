@@ -20,7 +20,7 @@ from services.messages import events
 from services.ports.event_log import EventConsumer, EventProducer, LogAdmin, Record
 from services.ports.features import FeatureStore
 from services.ports.lake import LakeFiles, Span
-from services.runtime.dead_letters import DEAD_LETTERED_BY, DeadLetters
+from services.runtime.dead_letters import DEAD_LETTERED_BY, DeadLetterWriter
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class LakeWorker:
         self._asked_ms = 0
         self._waiting: dict[Pair, Waiting] = {}
         self._placed: frozenset[Pair] | None = None  # what is read, each from the end of what waits
-        self._letters = DeadLetters(deps.producer, READER)
+        self._dead_letters = DeadLetterWriter(deps.producer, READER)
         self.written = 0  # rows
         self.bad: Counter[tuple[str, str]] = Counter()  # records passed over, by (topic, code)
 
@@ -215,8 +215,8 @@ class LakeWorker:
         for record, error in bad:
             self.bad[topic, error.code] += 1
             if DEAD_LETTERED_BY.get(topic) == READER:
-                self._letters.dead_letter(record, error)
-        self._letters.acknowledged()
+                self._dead_letters.dead_letter(record, error)
+        self._dead_letters.flush()
 
 
 def _by_hour(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:

@@ -26,8 +26,8 @@ from services.adapters.memory.item_overlay import MemoryItemOverlay
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
-from services.dead_letters.reader import letters
-from services.dead_letters.replay import put_back
+from services.dead_letters.reader import read_dead_letters
+from services.dead_letters.replay import replay
 from services.errors import BadMessageError, UnavailableError
 from services.lake.tables import KINDS
 from services.lake.worker import Deps as LakeDeps
@@ -38,7 +38,7 @@ from services.messages.topics import topic_partitions
 from services.ports.event_log import EventConsumer, EventProducer, LogAdmin, Record
 from services.recommend.catalogue_sync import ItemsFollower
 from services.recommend.snapshot.sources import ShelfKeeper
-from services.runtime.dead_letters import DEAD_LETTERED_BY, DeadLetters, origin_of
+from services.runtime.dead_letters import DEAD_LETTERED_BY, DeadLetterWriter, source_of
 from services.settings import Settings
 
 PARTITIONS = 4
@@ -233,13 +233,13 @@ def assert_decided(site: Site) -> None:
 
 def assert_buried(site: Site) -> None:
     """Each unreadable record lies there with its bytes, its key and a reason, and nothing else does."""
-    found, _ = letters(site.consumer(), 10_000)
-    by_origin = {str(letter.origin): letter for letter in found if letter.origin}
+    found, _ = read_dead_letters(site.consumer(), 10_000)
+    by_origin = {str(letter.source): letter for letter in found if letter.source}
     bad = [record for record in site.sent if record.topic in DEAD_LETTERED_BY and not _readable(record)]
     bad += [record for record in site.sent if record.topic == DECISIONS and NO_COLUMN in record.value]
-    assert by_origin.keys() == {origin_of(record) for record in bad}
+    assert by_origin.keys() == {source_of(record) for record in bad}
     for record in bad:
-        letter = by_origin[origin_of(record)]
+        letter = by_origin[source_of(record)]
         assert (letter.key, letter.value) == (record.key, record.value)
         assert letter.reason
         assert letter.code in {"not-json", "schema", "version", "not-storable"}
@@ -279,12 +279,12 @@ def test_letters_put_back_twice_count_once(site, now_ms):
     site.say(EXPOSURES, slate)
     value = events.encode(click(slate, site.clock(), "e1"))  # as if an older worker could not read it
     unread = Record(EVENTS, 0, 10**6, site.clock(), slate.routing_key.encode(), value)
-    dead_letter_writer = DeadLetters(site.producer, "bandit")
+    dead_letter_writer = DeadLetterWriter(site.producer, "bandit")
     dead_letter_writer.dead_letter(unread, BadMessageError("not an Event: of a later version", "version"))
-    dead_letter_writer.acknowledged()
-    [letter], _ = letters(site.consumer(), 100)
+    dead_letter_writer.flush()
+    [letter], _ = read_dead_letters(site.consumer(), 100)
     for _ in range(2):
-        put_back(site.producer, letter, "anna")
+        replay(site.producer, letter, "anna")
     site.work()
     now_ms[0] = WINDOW_MS + 3 * LATENESS_MS + 5_000
     site.work()
@@ -300,9 +300,9 @@ def test_a_worker_that_starts_among_rubbish_works_too(site):
         for value in unreadable(EVENTS if topic == DEAD_LETTERS else topic, site.clock()).values():
             site.send(topic, value)
     site.work()
-    dead_lettered = len(letters(site.consumer(), 10_000)[0])
+    dead_lettered = len(read_dead_letters(site.consumer(), 10_000)[0])
     site.lake = site.lake_worker()
     fresh = KafkaDecisionLog(Settings(experiment=EXPERIMENT), site.producer, site.consumer(), site.cache)
     site.work()
     assert fresh.catch_up() == site.decisions.catch_up()
-    assert len(letters(site.consumer(), 10_000)[0]) == dead_lettered
+    assert len(read_dead_letters(site.consumer(), 10_000)[0]) == dead_lettered

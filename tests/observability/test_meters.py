@@ -32,7 +32,7 @@ from services.messages.events import DEAD_LETTERS, EVENTS, Event, decode
 from services.ports.event_log import Record
 from services.ports.state import Positions
 from services.recommend.metrics import Metrics
-from services.runtime.dead_letters import DeadLetters
+from services.runtime.dead_letters import DeadLetterWriter
 from services.runtime.metrics_endpoint import Endpoint
 from services.settings import Settings
 from services.training.metrics import TrainerMetrics
@@ -94,7 +94,7 @@ def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
     meters: Meters, memory_broker: MemoryBroker
 ) -> None:
     producer = meters.producer(MemoryEventProducer(memory_broker))
-    letters = DeadLetters(producer, "bandit")
+    letters = DeadLetterWriter(producer, "bandit")
     for offset, raw in enumerate((b"{", b'{"v": 9}', b"[]")):
         with pytest.raises(BadMessageError) as bad:
             decode(Event, raw)

@@ -1,36 +1,44 @@
-"""Bytes to messages; what can't be read is buried."""
+"""Decoding the records of `exposures` and `events`; those that can't be decoded become dead letters."""
 
 from collections.abc import Callable, Iterable
 
-from services.bandit.attribution.partition import Fed
+from experiments.counting.attribution_join import Fed
 from services.errors import BadMessageError
 from services.messages import events
+from services.messages.events import EXPOSURES
 from services.ports.event_log import EventProducer, Record
-from services.runtime.dead_letters import DeadLetters
-
-KIND = {events.EXPOSURES: events.Exposure, events.EVENTS: events.Event}
+from services.runtime.dead_letters import DeadLetterWriter
 
 
 class Decoder:
-    """Decodes records, and knows which dead letters the broker still has to acknowledge."""
+    """Decodes records, and writes the dead letters of `exposures` and `events`."""
 
     def __init__(self, producer: EventProducer):
-        self._letters = DeadLetters(producer, "bandit")
+        self._dead_letters = DeadLetterWriter(producer, "bandit")
 
     def decode(self, records: Iterable[Record], is_counted: Callable[[str, int], bool]) -> list[Fed]:
-        """(offset, append_ms, message) of every readable record. A bad one that was passed over before, and
-        is only read again, was buried then."""
-        fed: list[Fed] = []
+        """Return (offset, append_ms, message) of each record that can be decoded, in order.
+
+        Others get a dead letter, unless `is_counted(topic, offset)`: such a record is only read again to
+        rebuild the join, and its dead letter was written when it was counted.
+        """
+        decoded: list[Fed] = []
         for record in records:
             try:
-                message = events.decode(KIND[record.topic], record.value)
+                message = _decode(record)
             except BadMessageError as error:
                 if not is_counted(record.topic, record.offset):
-                    self._letters.dead_letter(record, error)
+                    self._dead_letters.dead_letter(record, error)
                 continue
-            fed.append((record.offset, record.append_ms, message))
-        return fed
+            decoded.append((record.offset, record.append_ms, message))
+        return decoded
 
-    def acknowledged(self) -> None:
-        """As DeadLetters.acknowledged."""
-        self._letters.acknowledged()
+    def flush_dead_letters(self) -> None:
+        """Wait until every dead letter is acknowledged. Raises UnavailableError if some are not."""
+        self._dead_letters.flush()
+
+
+def _decode(record: Record) -> events.Exposure | events.Event:
+    if record.topic == EXPOSURES:
+        return events.decode(events.Exposure, record.value)
+    return events.decode(events.Event, record.value)

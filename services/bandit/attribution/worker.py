@@ -99,7 +99,7 @@ class Worker:
         self._settled_ms = self._clock()
         log_id = self._deps.admin.log_id()
         self._drop([index for index, partition in self.partitions.items() if partition.log_id != log_id])
-        self._deps.decoder.acknowledged()
+        self._deps.decoder.flush_dead_letters()
         self._notice_an_emptied_store()
         failed: UnavailableError | None = None
         for partition in list(self.partitions.values()):

@@ -115,11 +115,11 @@ def test_a_failed_dead_letter_is_resent_until_acknowledged():
     assert decoder.decode([BAD], fresh) == []
     for _ in range(2):
         with pytest.raises(UnavailableError, match="1 records are not acknowledged"):
-            decoder.acknowledged()
+            decoder.flush_dead_letters()
     broker.down = False
     with pytest.raises(UnavailableError):
-        decoder.acknowledged()  # the copy that failed while it was down; another one is under way
-    decoder.acknowledged()
+        decoder.flush_dead_letters()  # the copy that failed while it was down; another one is under way
+    decoder.flush_dead_letters()
     assert [letter.value for letter in broker.records(events.DEAD_LETTERS)] == [b"\xff"]
 
 
@@ -145,8 +145,8 @@ def test_what_is_too_large_for_a_dead_letter_is_cut():
     decoder = Decoder(Narrow(broker))
     decoder.decode([Record(EVENTS, 0, 7, 1_000, None, b"x" * 100_000)], fresh)
     with pytest.raises(UnavailableError):
-        decoder.acknowledged()
-    decoder.acknowledged()
+        decoder.flush_dead_letters()
+    decoder.flush_dead_letters()
     [letter] = broker.records(events.DEAD_LETTERS)
     assert letter.value == b"x" * KEPT_BYTES
     assert dict(letter.headers)["reason"].endswith(b"(cut)")

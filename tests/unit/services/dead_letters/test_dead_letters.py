@@ -13,14 +13,14 @@ from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
 from services.cli.main import app
 from services.dead_letters import reader
-from services.dead_letters.reader import Wanted, letters
-from services.dead_letters.replay import plan, put_back
+from services.dead_letters.reader import DeadLetterFilter, read_dead_letters
+from services.dead_letters.replay import plan, replay
 from services.errors import BadMessageError, UnavailableError
 from services.messages import events
 from services.messages.events import DEAD_LETTERS, DECISIONS, EVENTS, ITEMS
 from services.ports.event_log import Record
 from services.runtime import dead_letters
-from services.runtime.dead_letters import DeadLetters
+from services.runtime.dead_letters import DeadLetterWriter
 
 BAD = b"\xff\x00[bold]"
 SCHEMA = BadMessageError("not an Event: `ts` is wrong", "schema")
@@ -36,13 +36,13 @@ def broker(memory_broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> Memo
 def dead_letter(
     broker: MemoryBroker, record: Record, error: BadMessageError = SCHEMA, reader: str = "lake"
 ) -> None:
-    dead = DeadLetters(MemoryEventProducer(broker), reader)
+    dead = DeadLetterWriter(MemoryEventProducer(broker), reader)
     dead.dead_letter(record, error)
-    dead.acknowledged()
+    dead.flush()
 
 
-def found(broker: MemoryBroker, newest: int = 100) -> list[reader.Letter]:
-    return letters(MemoryEventConsumer(broker), newest)[0]
+def found(broker: MemoryBroker, newest: int = 100) -> list[reader.DeadLetter]:
+    return read_dead_letters(MemoryEventConsumer(broker), newest)[0]
 
 
 def ringside(*words: str) -> Any:
@@ -55,11 +55,11 @@ def test_a_letter_tells_where_when_why_and_what(broker):
     record = broker.append(EVENTS, b"\xfekey", BAD)
     dead_letter(broker, record)
     [line] = ringside("show", "--json").splitlines()
-    told = json.loads(line)
-    assert told["origin"] == f"events/{record.partition}/{record.offset}"
-    assert (told["code"], told["reader"]) == ("schema", "lake")
-    assert base64.b64decode(told["key_base64"]) == b"\xfekey"
-    assert base64.b64decode(told["value_base64"]) == BAD
+    shown = json.loads(line)
+    assert shown["origin"] == f"events/{record.partition}/{record.offset}"
+    assert (shown["code"], shown["reader"]) == ("schema", "lake")
+    assert base64.b64decode(shown["key_base64"]) == b"\xfekey"
+    assert base64.b64decode(shown["value_base64"]) == BAD
     table = ringside("show")
     assert r"\xff\x00[bold]" in table
     assert "`ts` is wrong" in table
@@ -70,15 +70,17 @@ def test_letters_are_chosen_and_bounded(broker):
         topic = ITEMS if number % 2 else EVENTS
         code = "version" if number % 3 else "not-json"
         dead_letter(broker, broker.append(topic, b"k", b"%d" % number), BadMessageError("no", code))
-    assert len([letter for letter in found(broker) if Wanted(topic=ITEMS)(letter)]) == 15
-    assert len([letter for letter in found(broker) if Wanted(reason="VERSION")(letter)]) == 20
+    assert len([letter for letter in found(broker) if DeadLetterFilter(topic=ITEMS).matches(letter)]) == 15
+    assert (
+        len([letter for letter in found(broker) if DeadLetterFilter(reason="VERSION").matches(letter)]) == 20
+    )
     shown = ringside("show", "--topic", "items", "--last", "4", "--json").splitlines()
     assert [base64.b64decode(json.loads(line)["value_base64"]) for line in shown] == [
         b"23", b"25", b"27", b"29",
     ]  # fmt: skip
-    assert letters(MemoryEventConsumer(broker), 10)[1] == 20
-    assert "20 older records of the topic were not looked at" in ringside("show", "--scan", "10")
-    assert "26 older ones are not shown" in ringside("show", "--last", "4")
+    assert read_dead_letters(MemoryEventConsumer(broker), 10)[1] == 20
+    assert "20 older records of the topic were not read" in ringside("show", "--scan", "10")
+    assert "26 older dead letters are not shown" in ringside("show", "--last", "4")
 
 
 GARBAGE_HEADERS = [
@@ -103,45 +105,45 @@ def test_malformed_dead_letters_are_shown_and_never_replayed(broker, headers):
     ringside("show")
     ringside("show", "--json")
     before = sum(len(broker.records(topic)) for topic in (EVENTS, DECISIONS, ITEMS))
-    assert "0 letters were put back" in ringside("replay", "--all", "--yes")
+    assert "0 dead letters were replayed" in ringside("replay", "--all", "--yes")
     assert sum(len(broker.records(topic)) for topic in (EVENTS, DECISIONS, ITEMS)) == before
 
 
 def test_replay_previews_first_and_runs_once_when_confirmed(broker):
     record = broker.append(EVENTS, b"\xfeada", BAD)
     dead_letter(broker, record)
-    assert "1 letters would be put back" in ringside("replay", "--all")
+    assert "1 dead letters would be replayed" in ringside("replay", "--all")
     assert len(broker.records(EVENTS)) == 1
-    assert "1 letters were put back" in ringside("replay", "--all", "--yes")
-    assert "0 letters were put back" in ringside("replay", "--all", "--yes")
-    assert "it was put back before" in ringside("replay", "--all")
+    assert "1 dead letters were replayed" in ringside("replay", "--all", "--yes")
+    assert "0 dead letters were replayed" in ringside("replay", "--all", "--yes")
+    assert "already replayed" in ringside("replay", "--all")
     first, second = broker.records(EVENTS)
     assert (second.key, second.value, second.partition) == (first.key, first.value, first.partition)
 
 
 def test_a_replay_without_a_choice_is_refused():
     result = CliRunner().invoke(app, ["dead-letters", "replay", "--yes"])
-    assert "--all: say which letters" in str(result.exception)
+    assert "--all: select dead letters" in str(result.exception)
 
 
 def test_a_failed_replay_makes_a_letter_naming_the_first(broker):
     dead_letter(broker, broker.append(EVENTS, b"ada", BAD))
-    put_back(MemoryEventProducer(broker), found(broker)[0], "anna")
+    replay(MemoryEventProducer(broker), found(broker)[0], "anna")
     again = broker.records(EVENTS)[-1]
     dead_letter(broker, again)
     old, new = found(broker)
     assert (old.replayed_ms is not None, new.replayed_ms, new.replay_of) == (True, None, old.offset)
-    assert str(new.origin) == f"events/{again.partition}/{again.offset}"
-    assert [why for _, why in plan(found(broker))] == ["it was put back before", ""]
+    assert str(new.source) == f"events/{again.partition}/{again.offset}"
+    assert [why for _, why in plan(found(broker))] == ["already replayed", ""]
 
 
 def test_copies_of_one_letter_go_back_once(broker):
     record = broker.append(EVENTS, b"ada", BAD)
     dead_letter(broker, record)
     dead_letter(broker, record)  # a worker died between letter and position
-    assert [why for _, why in plan(found(broker))] == ["", "a copy of one above"]
-    put_back(MemoryEventProducer(broker), found(broker)[0], "anna")
-    assert [why for _, why in plan(found(broker))] == ["it was put back before"] * 2
+    assert [why for _, why in plan(found(broker))] == ["", "a copy of a dead letter above"]
+    replay(MemoryEventProducer(broker), found(broker)[0], "anna")
+    assert [why for _, why in plan(found(broker))] == ["already replayed"] * 2
 
 
 def test_what_was_cut_is_not_put_back(broker):
@@ -161,17 +163,17 @@ def test_a_broker_that_falls_silent_is_unavailable(broker, monkeypatch):
             return []
 
     with pytest.raises(UnavailableError, match="nothing came after offset 0"):
-        letters(Silent(broker), 10)
+        read_dead_letters(Silent(broker), 10)
 
 
 def test_a_dead_letter_is_sent_once_despite_rereads(broker):
     record = broker.append(EVENTS, b"ada", BAD)
-    dead = DeadLetters(MemoryEventProducer(broker), "bandit")
+    dead = DeadLetterWriter(MemoryEventProducer(broker), "bandit")
     for _ in range(3):
         dead.dead_letter(record, SCHEMA)
-        dead.acknowledged()
+        dead.flush()
     assert len(broker.records(DEAD_LETTERS)) == 1
-    assert dead.dead_lettered == {(EVENTS, "schema"): 1}
+    assert dead.written == {(EVENTS, "schema"): 1}
 
 
 class Slow:
@@ -188,22 +190,22 @@ class Slow:
 def test_only_failed_dead_letters_are_sent_again(monkeypatch):
     monkeypatch.setattr(dead_letters, "ACKNOWLEDGE_S", 0.0)
     slow = Slow()
-    dead = DeadLetters(slow, "bandit")
+    dead = DeadLetterWriter(slow, "bandit")
     records = [Record(EVENTS, 0, offset, 0, None, BAD) for offset in range(4)]
     for record in records:
         dead.dead_letter(record, SCHEMA)
     for _ in range(3):
         with pytest.raises(UnavailableError, match="4 records"):
-            dead.acknowledged()
+            dead.flush()
     assert len(slow.answers) == 4
     slow.answers[0].set_result(records[0])
     slow.answers[1].set_exception(UnavailableError("broker", "gone"))
     with pytest.raises(UnavailableError, match="3 records"):
-        dead.acknowledged()
+        dead.flush()
     assert len(slow.answers) == 5
     for answer in slow.answers[2:]:
         answer.set_result(records[2])
-    dead.acknowledged()
+    dead.flush()
     assert len(slow.answers) == 5
 
 
@@ -219,11 +221,11 @@ def test_all_letters_together_have_one_deadline(monkeypatch):
 
     slow = Slow()
     monkeypatch.setattr(slow, "send", lambda *_what: Watched())
-    dead = DeadLetters(slow, "bandit")
+    dead = DeadLetterWriter(slow, "bandit")
     for offset in range(50):
         dead.dead_letter(Record(EVENTS, 0, offset, 0, None, BAD), SCHEMA)
     with pytest.raises(UnavailableError, match="50 records"):
-        dead.acknowledged()
+        dead.flush()
     assert waited == []  # nobody waits for one alone
 
 
