@@ -18,7 +18,7 @@ from services.runtime.process import replica_name
 from services.settings import Settings
 
 if TYPE_CHECKING:
-    from services.adapters.instrumented.meters import Meters
+    from services.adapters.instrumented.meters import Meters as Meters
     from services.adapters.instrumented.tracing import Tracing
 
 

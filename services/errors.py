@@ -38,6 +38,10 @@ class UnavailableError(RingsideError):
         self.dependency = dependency
 
 
+class DegradedError(RingsideError):
+    """A worker's step did part of its work and has logged the rest; its health check reports this message."""
+
+
 class DataLossError(RingsideError):
     """The log is not the one counted before, or records between two positions are gone. Counting stops."""
 

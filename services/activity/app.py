@@ -1,10 +1,8 @@
-"""The process: events to Feast, a push at most every `activity_flush_ms`, through broker and Redis
-outages."""
+"""`ringside activity`: push recent activity from the topic `events` to Feast, through outages of broker and
+Redis."""
 
 import logging
-import threading
 import time
-from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
 
@@ -16,32 +14,34 @@ from services.errors import UnavailableError
 from services.messages.events import EVENTS
 from services.ports.event_log import EventConsumer
 from services.ports.features import ActivityStore
+from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
+from services.runtime.worker_loop import WorkerLoop
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 GROUP = "ringside-activity"
 POLL_S = 0.2
-BACK_OFF_S = 0.25
-REPORT_S = 60.0
+RETRY_S = 0.25
 
 
 def run(settings: Settings) -> None:
-    """Push until SIGTERM."""
+    """Push until SIGTERM, at most once in `activity_flush_ms`."""
     bootstrap.configure_logging(settings, "activity")
     stop = stop_on_signal(settings, "activity")
     with bootstrap.metered(settings, "activity") as meters:
         store = meters.activity(bootstrap.activity_store(settings))
         warm_up(store)
-        consumer = meters.consumer(bootstrap.group_consumer(settings, GROUP, (EVENTS,)))
+        member = bootstrap.group_consumer(settings, GROUP, (EVENTS,))
+        consumer = meters.consumer(member)
         producer = meters.producer(bootstrap.producer(settings))
         deps = Deps(
             consumer,
             producer,
             bootstrap.log_admin(settings),
             store,
-            consumer.assignment,
+            member.assignment,
             bootstrap.feature_store(settings),
             settings.activity_ttl_s * 1_000,
         )
@@ -49,15 +49,25 @@ def run(settings: Settings) -> None:
             deps, wall_ms, most=settings.recent_items, horizon_ms=settings.activity_horizon_ms
         )
         try:
-            loop(worker, stop, settings.activity_flush_ms / 1_000, meters)
+            metrics = ActivityMetrics(meters.registry)
+            WorkerLoop(
+                "pushing activity",
+                lambda: worker.step(POLL_S),
+                every_s=settings.activity_flush_ms / 1_000,
+                retry_s=RETRY_S,
+                retried=(UnavailableError, TimeoutError),
+                metered=meters.step,
+                observe=lambda: metrics.look(worker.counts),
+                report=lambda: report(worker),
+            ).run(stop)
         finally:
             consumer.close()
             producer.close()
 
 
 def rebuild(settings: Settings, progress: Progress) -> str:
-    """Restore what Redis forgot and read the log to its present end, beside or without the real workers; a
-    sentence on what was done. Raises UnavailableError."""
+    """Restore the rows that Redis lost and read the log to its present end; other workers may run meanwhile.
+    Returns a sentence on what was done. Raises UnavailableError."""
     features = bootstrap.feature_store(settings)
     if not features.applied():
         return "nothing: no features are registered here (`ringside features apply`)"
@@ -66,8 +76,13 @@ def rebuild(settings: Settings, progress: Progress) -> str:
     pairs = frozenset((EVENTS, index) for index in range(settings.kafka_partitions))
     ttl_ms = settings.activity_ttl_s * 1_000
     deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, lambda: pairs, features, ttl_ms)
-    shape = {"most": settings.recent_items, "horizon_ms": settings.activity_horizon_ms}
-    worker = ActivityWorker(deps, wall_ms, **shape, progress=progress)
+    worker = ActivityWorker(
+        deps,
+        wall_ms,
+        most=settings.recent_items,
+        horizon_ms=settings.activity_horizon_ms,
+        progress=progress,
+    )
     try:
         return read_to_the_end(worker, consumer, pairs, progress)
     finally:
@@ -92,7 +107,7 @@ def read_to_the_end(
 
 
 def warm_up(store: ActivityStore) -> None:
-    """Before the first record is read: nobody's click waits for a cold store."""
+    """Prepare the store before the first record is read, so that no click waits for a cold store."""
     began_s = time.monotonic()
     try:
         store.warm_up()
@@ -100,25 +115,6 @@ def warm_up(store: ActivityStore) -> None:
         logger.warning("%s; the first push will be slow", error)
     else:
         logger.info("warm after %.0f ms", 1e3 * (time.monotonic() - began_s))
-
-
-def loop(worker: ActivityWorker, stop: threading.Event, flush_s: float, meters: "bootstrap.Meters") -> None:
-    """Step after step, none sooner than `flush_s` after the one before; what is unavailable is tried
-    again."""
-    report_at, metrics = time.monotonic() + REPORT_S, ActivityMetrics(meters.registry)
-    while not stop.is_set():
-        next_at = time.monotonic() + flush_s
-        try:
-            with meters.step():
-                worker.step(POLL_S)
-        except (UnavailableError, FutureTimeoutError) as error:
-            logger.warning("%s; trying again", error or "no acknowledgement")
-            stop.wait(BACK_OFF_S)
-        metrics.look(worker.counts)
-        if time.monotonic() >= report_at:
-            report_at = time.monotonic() + REPORT_S
-            report(worker)
-        stop.wait(max(0.0, next_at - time.monotonic()))
 
 
 def report(worker: ActivityWorker) -> None:
@@ -134,8 +130,3 @@ def report(worker: ActivityWorker) -> None:
         p99,
         counts.late,
     )
-
-
-def wall_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000

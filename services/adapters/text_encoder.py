@@ -4,7 +4,6 @@ model."""
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.recommender import Progress, silent
 from services.errors import ConfigurationError
+from services.runtime.atomic_write import replacing
 from services.settings import Settings
 
 WORDS = "words"  # Settings.text_model without weights: hashed bags of words
@@ -55,11 +55,10 @@ class CachedTextEncoder:
         if self._embed is None:
             self._embed = self._open_model()
         vectors = np.asarray(self._embed(list(texts.values())), np.float32)
-        self.cache.mkdir(parents=True, exist_ok=True)
         keys = np.array(list(texts), dtype="S64")
-        with tempfile.NamedTemporaryFile(dir=self.cache, prefix=".writing-", delete=False) as file:
+        path = self.cache / f"{_digest(''.join(texts))[:32]}.npz"
+        with replacing(path) as draft, draft.open("wb") as file:
             np.savez(file, keys=keys, vectors=vectors)
-        Path(file.name).rename(self.cache / f"{_digest(''.join(texts))[:32]}.npz")
         return dict(zip(texts, vectors, strict=True))
 
     def _read(self, wanted: set[str]) -> dict[str, NDArray[np.float32]]:

@@ -23,6 +23,7 @@ from services.control.decide import decide, installation_rules, known, newest, r
 from services.control.recount import Asked, RecountRefusedError
 from services.errors import BadInputError
 from services.ports.state import DecisionLog
+from services.runtime.clock import wall_ms
 from services.settings import EXPERIMENT_NAME, Settings
 
 app = typer.Typer(no_args_is_help=True, help="Experiments: what serves, what competes, what was decided.")
@@ -163,7 +164,7 @@ def show(
 def _show(state: Experiment, counted: Counted, history: list[Decision], last: int) -> None:
     console = Console()
     console.print(arms_table(state, counted))
-    for sentence in progress(state, counted, history, time.time_ns() // 1_000_000):
+    for sentence in progress(state, counted, history, wall_ms()):
         console.print(sentence, highlight=False)
     if history:
         console.print(decisions_table(history[-last:]))
@@ -213,7 +214,7 @@ def _decide(experiment: str, build: Callable[[Experiment], Decision]) -> None:
 def _origin(reason: str) -> Origin:
     return Origin(
         f"shell:{getpass.getuser()}",
-        time.time_ns() // 1_000_000,
+        wall_ms(),
         reason=reason,
         code_version=version("ringside"),
     )

@@ -60,8 +60,8 @@ def recommend(
 
 
 @app.command()
-def bandit() -> None:
-    """Count matured units (one worker a partition range)."""
+def attribution() -> None:
+    """Join exposures with events and count matured units."""
     from services.bandit.attribution.app import run
 
     run(Settings())
@@ -92,11 +92,16 @@ def lake() -> None:
 
 
 @app.command()
-def trainer() -> None:
+def training() -> None:
     """Answer retraining requests with new challengers."""
     from services.training.app import run
 
     run(Settings())
+
+
+# The names of these processes before the folders were renamed.
+app.command("bandit", hidden=True)(attribution)
+app.command("trainer", hidden=True)(training)
 
 
 @app.command()
@@ -222,7 +227,7 @@ def topics() -> None:
 
 @app.command()
 def health(
-    process: Annotated[str, typer.Argument(help="recommend, console, shop, or a worker such as bandit.")],
+    process: Annotated[str, typer.Argument(help="recommend, console, shop, or a worker: attribution …")],
     within_s: Annotated[
         float, typer.Option("--within", callback=_positive, help="Seconds a worker may be silent.")
     ] = 30.0,
@@ -230,9 +235,9 @@ def health(
     """Health check of a process on this host: exit status 0, or 1 with what is wrong."""
     from services.runtime.liveness import complaint
 
-    complaint = complaint(Settings(), process, within_s)
-    typer.echo(complaint or "healthy", err=bool(complaint))
-    raise typer.Exit(1 if complaint else 0)
+    problem = complaint(Settings(), process, within_s)
+    typer.echo(problem or "healthy", err=bool(problem))
+    raise typer.Exit(1 if problem else 0)
 
 
 @app.command()

@@ -2,13 +2,13 @@
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from services.errors import BadInputError
+from services.runtime.clock import wall_ms
 from services.settings import Settings
 
 models_app = typer.Typer(no_args_is_help=True, help="Models: offline report, artifacts, fitting.")
@@ -102,7 +102,7 @@ def train(
     trained = train_by_command(settings, algorithm, parse_params(params or []), against_champion=enter)
     wanted = enter and (trained.verdict.passed or force)
     if wanted:
-        state = enter_by_command(settings, trained, arm, now_ms=time.time_ns() // 1_000_000)
+        state = enter_by_command(settings, trained, arm, now_ms=wall_ms())
         typer.echo(f"entered {settings.experiments.default} at revision {state.revision}", err=True)
     record(settings, trained)
     typer.echo(trained.manifest.model_version)

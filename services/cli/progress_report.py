@@ -58,7 +58,7 @@ def _counting(state: Experiment, units: int, watermark_ms: int | None, now_ms: i
     if first_ms > now_ms:
         then = f"the first units mature at {_at(first_ms, now_ms)} at the earliest"
     else:
-        then = upto or "is `ringside bandit` running?"
+        then = upto or "is `ringside attribution` running?"
     return f"nothing has been counted yet; {then}"
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from models.recommender import Progress
 from services import bootstrap
 from services.activity import app as activity
-from services.bandit.attribution import rebuild as bandit
+from services.bandit.attribution import app as attribution
 from services.bandit.decider import app as decider
 from services.errors import RingsideError
 from services.recommend import catalogue_sync
@@ -22,8 +22,8 @@ from services.settings import Settings
 Part = Callable[[Settings, Progress], str]
 PARTS: Mapping[str, Part] = {
     "experiments, from decisions": decider.rebuild,
-    "sums, from exposures and events": bandit.rebuild,
-    "pins, from exposures": bandit.rebuild_pins,
+    "sums, from exposures and events": attribution.rebuild,
+    "pins, from exposures": attribution.rebuild_pins,
     "live catalogue, from items": catalogue_sync.rebuild,
     "features, from histories and events": activity.rebuild,
 }

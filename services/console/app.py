@@ -1,7 +1,6 @@
 """The analysts' console: one small web server beside a thread that follows the decision log."""
 
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -19,6 +18,7 @@ from services.console.deps import ConsoleDeps, LogInFirstError
 from services.console.log_follower import Follower
 from services.console.sessions import COOKIE, LoginThrottle, Sessions
 from services.control.recount import Recounting
+from services.runtime.clock import wall_ms
 from services.runtime.process import many_connections
 from services.settings import Settings
 from services.web.connection_limits import http_protocol
@@ -83,10 +83,10 @@ def run(settings: Settings) -> None:
     many_connections()
     follower = Follower(
         lambda: (bootstrap.decision_log(settings), bootstrap.state_cache(settings)),
-        _now_ms,
+        wall_ms,
         settings.kill_switch_path,
     )
-    app = create_app(settings, follower, bootstrap.recounting(settings), _now_ms)
+    app = create_app(settings, follower, bootstrap.recounting(settings), wall_ms)
     with bootstrap.metered(settings, "console", loops=False) as meters:
         metrics.watch(follower, meters.registry)
         uvicorn.run(
@@ -94,10 +94,6 @@ def run(settings: Settings) -> None:
             access_log=False, server_header=False, ws="none",
             http=http_protocol(settings, body_bytes=FORM_BYTES),
         )  # fmt: skip
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _wants_json(request: Request) -> bool:

@@ -32,6 +32,7 @@ from services.demo.terminal_ui import Screen
 from services.errors import ConfigurationError, RingsideError
 from services.local_servers.embedded_kafka import EmbeddedBroker
 from services.local_servers.redis import EmbeddedRedis
+from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
 from services.settings import Settings
 
@@ -57,7 +58,7 @@ def run(settings: Settings, *, headless: bool, for_s: float, report: Path | None
     """Play the demo. Returns the exit code: 0 only if, headless, every claim of the story held."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     console, stop, profile = Console(), stop_on_signal(), Profile()
-    board, began_s, began_ms = Board(), time.monotonic(), time.time_ns() // 1_000_000
+    board, began_s, began_ms = Board(), time.monotonic(), wall_ms()
     screen = Screen(board, console, profile.differences(Settings()))
     with ExitStack() as stack:
         site = stack.enter_context(servers(settings, profile))

@@ -93,7 +93,7 @@ class Story(Stage):
             others = range(1, self.profile.replicas)
             for index in others:
                 self.children.add(self.site.replica(index))
-            for name in ("bandit", "decider", "activity"):
+            for name in ("attribution", "decider", "activity"):
                 self.children.add(self.site.worker(name))
             self.children.add(
                 self.site.page("shop", self.site.shop_port, SHOP_USERS=",".join(self.shop_users()))
@@ -104,7 +104,7 @@ class Story(Stage):
         with self.step("Shoppers arrive"):
             self.children.add(self.shoppers())
             self.wait(lambda: self.board.sessions() > 0, 30.0, "a session of a simulated shopper")
-            for name in ("lake", "trainer"):
+            for name in ("lake", "training"):
                 self.children.add(self.site.process(name))
 
     def shoppers(self) -> Spec:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 
@@ -12,20 +12,20 @@ import pyarrow as pa
 from rich.console import Console
 
 from services import bootstrap
-from services.errors import RingsideError
 from services.features import backfill, statistics
 from services.features.metrics import FeaturesMetrics, Materialized
 from services.ports.features import FeatureStore
+from services.ports.training import DataStore
 from services.runtime.process import stop_on_signal
+from services.runtime.worker_loop import WorkerLoop
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 Step = Callable[[str], None]
-TURN_S = 1.0
+PROCESS = "features"
 RETRY_S = 60.0
-LONGEST_S = 1_800.0  # a run is one long turn of the loop
-_FAILED = "features are not materialised, what is served grows old; trying again soon: %s"
+LONGEST_S = 1_800.0  # a run is one long step
 
 # Events of the lake as acts, from where the data set ends, as training reads on: an export of the shop's own
 # has what was done before. A purchase's value is what was paid; without one it is the price in the catalogue.
@@ -55,17 +55,25 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     Rows are stamped `materialize_horizon_ms` ahead, the moment by which all of them can be read. Users of
     whom nothing online would be served get their recent items (services.features.backfill).
     """
-    bootstrap.data_store(settings).table("items")  # without data: refused before Feast takes its seconds
+    data = bootstrap.data_store(settings)
+    data.table("items")  # without data: refused before Feast takes its seconds
     store = bootstrap.feature_store(settings)
     on_step("opening Feast")
     now += _taken(store.open)
     started, stamp = time.perf_counter(), _readable_at(settings, now)
     on_step("computing user and item statistics")
-    tables = _batch_views(settings, store, now, stamp)
+    tables = _batch_views(settings, data, store, now, stamp)
     for view, rows in tables.items():
         store.append(view, rows, f"batch-{int(stamp.timestamp() * 1_000)}")
     on_step("loading recent items of the data set")
-    seeded = backfill.seed_activity(settings, store, now)
+    seeded = backfill.seed_activity(
+        data,
+        bootstrap.activity_store(settings),
+        store,
+        now,
+        most=settings.recent_items,
+        ttl_s=settings.activity_ttl_s,
+    )
     on_step(f"materialising {sum(rows.num_rows for rows in tables.values()):,} rows")
     store.materialize(list(tables), stamp)
     seconds = time.perf_counter() - started
@@ -88,9 +96,8 @@ def _readable_at(settings: Settings, now: datetime) -> datetime:
 
 
 def _batch_views(
-    settings: Settings, store: FeatureStore, now: datetime, stamp: datetime
+    settings: Settings, data: DataStore, store: FeatureStore, now: datetime, stamp: datetime
 ) -> dict[str, pa.Table]:
-    data = bootstrap.data_store(settings)
     items = data.table("items")
     acts = _acts(settings, data.table("interactions"), items)
     return {
@@ -116,30 +123,38 @@ def _acts(settings: Settings, imported: pa.Table, items: pa.Table) -> pa.Table:
 
 
 def run_every(settings: Settings, every_s: float) -> None:
-    """`ringside features materialize --every`: until SIGTERM, each run in a process of its own, because Feast
-    takes hundreds of megabytes that nobody needs in between."""
-    bootstrap.configure_logging(settings, "features")
-    stop = stop_on_signal(settings, "features")
-    with bootstrap.metered(settings, "features", silent_s=LONGEST_S) as meters:
-        metrics, due, first = FeaturesMetrics(meters.registry), 0.0, True
-        while not stop.wait(TURN_S):
-            if time.monotonic() < due:
-                continue
-            begun, done = time.monotonic(), False
-            try:
-                with meters.step(), ProcessPoolExecutor(1, get_context("spawn")) as aside:
-                    metrics.done(aside.submit(_materialize_aside, settings, first).result())
-                first, done = False, True
-            except (RingsideError, OSError, BrokenExecutor) as error:
-                logger.error(_FAILED, error)
-            except Exception as error:  # DuckDB, Arrow and Feast have their own, of a damaged file, say
-                logger.exception(_FAILED, error)
-            due = begun + every_s if done else time.monotonic() + min(every_s, RETRY_S)
+    """`ringside features materialize --every`: until SIGTERM.
+
+    Each run has its own process, because Feast takes hundreds of megabytes that are not needed between runs.
+    """
+    bootstrap.configure_logging(settings, PROCESS)
+    stop = stop_on_signal(settings, PROCESS)
+    with bootstrap.metered(settings, PROCESS, silent_s=LONGEST_S) as meters:
+        WorkerLoop(
+            "materializing features (serving stale ones meanwhile)",
+            _Run(settings, FeaturesMetrics(meters.registry)),
+            every_s=every_s,
+            retry_s=min(every_s, RETRY_S),
+            retried=(Exception,),  # DuckDB, Arrow and Feast raise their own, of a damaged file, say
+            metered=meters.step,
+        ).run(stop)
+
+
+class _Run:
+    """One materialization in a child process; the first one registers the views before."""
+
+    def __init__(self, settings: Settings, metrics: FeaturesMetrics):
+        self._settings, self._metrics, self._first = settings, metrics, True
+
+    def __call__(self) -> None:
+        with ProcessPoolExecutor(1, get_context("spawn")) as child:
+            self._metrics.done(child.submit(_materialize_aside, self._settings, self._first).result())
+        self._first = False
 
 
 def _materialize_aside(settings: Settings, first: bool) -> Materialized:
-    bootstrap.configure_logging(settings, "features")
-    if first:  # views may be others than those of the version that ran here before
+    bootstrap.configure_logging(settings, PROCESS)
+    if first:  # the views of this version may differ from those of the version that ran here before
         apply(settings)
     return materialize(settings, datetime.now(UTC), lambda step: logger.info("%s", step))
 

@@ -16,11 +16,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services import bootstrap
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore, FeatureStore
+from services.ports.training import DataStore
 from services.runtime.row_turns import write_in_turns
-from services.settings import Settings
 
 CHUNK = 1_000  # rows written at once, which takes tenths of a second: locks live for seconds
 VIEW = "user_activity"
@@ -50,15 +49,18 @@ def recent_activity(interactions: pa.Table, version: str, now: datetime, most: i
         return connection.sql(_RECENT, params={"now": now, "most": most, "version": version}).to_arrow_table()
 
 
-def seed_activity(settings: Settings, store: FeatureStore, now: datetime) -> int:
-    """Fill in from the current data version; returns how many rows were loaded."""
-    data = bootstrap.data_store(settings)
+def seed_activity(
+    data: DataStore, activity: ActivityStore, store: FeatureStore, now: datetime, *, most: int, ttl_s: int
+) -> int:
+    """Load recent items of the current data version for users without any; returns the number of rows.
+
+    most: items of a user. ttl_s: age after which recent activity is not served.
+    """
     version = data.current() or ""
-    seeds = recent_activity(data.table("interactions"), version, now, settings.recent_items)
-    oldest = now - timedelta(seconds=settings.activity_ttl_s)
+    seeds = recent_activity(data.table("interactions"), version, now, most)
+    oldest = now - timedelta(seconds=ttl_s)
     name = f"seed-{version}-{int(now.timestamp() * 1_000)}"
-    online = _Online(bootstrap.activity_store(settings), oldest, frozenset(data.versions()))
-    return load_seeds(seeds, name, store, online)
+    return load_seeds(seeds, name, store, _Online(activity, oldest, frozenset(data.versions())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections import deque
 from multiprocessing.connection import Connection
 
@@ -19,6 +18,7 @@ from services import bootstrap
 from services.errors import UnavailableError
 from services.recommend.deps import Deps
 from services.recommend.http_app import create_app, hot_path
+from services.runtime.clock import wall_ms
 from services.runtime.metrics_endpoint import scraped_registry
 from services.runtime.process import many_connections, replica_name, stop_on_signal
 from services.settings import Settings
@@ -125,7 +125,7 @@ def compose(settings: Settings, moments: Moments) -> Deps:
         admin=bootstrap.log_admin(settings),
         data=bootstrap.data_store(settings),
         models=bootstrap.model_store(settings),
-        clock_ms=lambda: time.time_ns() // 1_000_000,
+        clock_ms=wall_ms,
         new_id=Ids(),
         moments=moments,
         replica=replica_name(settings),

@@ -1,9 +1,9 @@
-"""Signs of life: how a health check outside a process learns that its loop still turns.
+"""Signs of life, from which a health check outside a process learns that its loop still turns.
 
-Processes with HTTP have `/health/ready`. A worker's loop asks its stop event, at every turn, whether to go
-on; that question leaves a fresh time stamp on a small file, and a loop that hangs stops asking. Who is told
-to stop takes its file away, so one that grows old is of a process that hangs or died. A process also notes
-where its metrics are (services.runtime.metrics_endpoint): a note of a process that is gone tells the same.
+Processes with HTTP have `/health/ready`. A worker's loop checks its stop event at every turn, and that check
+touches a small file; a loop that hangs no longer checks. A process that shuts down cleanly deletes its file,
+so a stale file means that the process hung or crashed. A process also notes where its metrics are
+(services.runtime.metrics_endpoint), and a note whose process is gone means the same.
 """
 
 import contextlib
@@ -23,11 +23,14 @@ from services.settings import Settings
 
 EVERY_S = 1.0
 HTTP_DEADLINE_S = 3.0
-CLOCK_S = 3_600.0  # a clock may have been set by so much since
+CLOCK_S = 3_600.0  # the wall clock may have been set by this much since
+# Processes by the name they had before the folders were renamed: `ringside health` still takes the old name,
+# and a file that a process of the older release left behind is ignored.
+RENAMED = {"bandit": "attribution", "trainer": "training"}
 
 
-class Stop(threading.Event):
-    """A stop event that leaves a sign of life on `file` whenever its owner looks at it."""
+class StopEvent(threading.Event):
+    """A stop event that touches `file` whenever its owner checks it, and deletes the file once it is set."""
 
     def __init__(self, file: Path):
         super().__init__()
@@ -36,81 +39,87 @@ class Stop(threading.Event):
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        return self._told(super().is_set())
+        return self._signed(super().is_set())
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until it is set; whether it is."""
-        self._told(super().is_set())
-        return self._told(super().wait(timeout))
+        """Sleep until it is set, for at most `timeout` seconds; whether it is set."""
+        self._signed(super().is_set())
+        return self._signed(super().wait(timeout))
 
-    def _told(self, stopping: bool) -> bool:
-        """Leave the sign that goes with it."""
+    def _signed(self, stopping: bool) -> bool:
         if stopping:
             with contextlib.suppress(OSError):
                 self._file.unlink()
         else:
-            self._beat()
+            self._touch()
         return stopping
 
-    def _beat(self) -> None:
+    def _touch(self) -> None:
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + EVERY_S
-        with contextlib.suppress(OSError):  # a full disk must not end what still works
+        with contextlib.suppress(OSError):  # a full disk must not end a process that still works
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.touch()
 
 
-def pulse_file(settings: Settings, process: str) -> Path:
-    """Of the one process of this kind on this host (in compose: in this container)."""
+def liveness_file(settings: Settings, process: str) -> Path:
+    """File of the one process of this name on this host (in compose: in this container)."""
     return settings.home / "alive" / f"{process}@{socket.gethostname()}"
 
 
-def complain(settings: Settings, process: str, why: str) -> None:
-    """Leave with the sign of life of `process` what goes wrong though its loop turns; empty: nothing does."""
+def complain(settings: Settings, process: str, reason: str) -> None:
+    """Store in the liveness file why `process` is unhealthy although its loop turns; "" once it is not."""
     with contextlib.suppress(OSError):
-        pulse_file(settings, process).write_text(why)
+        liveness_file(settings, process).write_text(reason)
 
 
 def silent_s(settings: Settings) -> dict[str, float]:
-    """How long ago each process of this host that was not told to stop gave its last sign of life, s; 0 for
-    one that runs and answers over HTTP instead, inf for one that is gone. Where another of its kind runs on,
-    one that is gone is told with its number. A worker that runs and did not begin its loop is not told."""
-    found: dict[str, float] = {}
-    for file in sorted(pulse_file(settings, "*").parent.glob(pulse_file(settings, "*").name)):
-        with contextlib.suppress(OSError):  # it stops just now
-            found[file.name.partition("@")[0]] = time.time() - file.stat().st_mtime
+    """Seconds since the last sign of life of each process of this host that was not stopped cleanly.
+
+    0 for a process that runs and has a health check over HTTP; inf for one that is gone. If another process
+    of the same name runs, the one that is gone is listed with its pid. A worker that runs and has not begun
+    its loop is left out.
+    """
+    ages_s: dict[str, float] = {}
+    pattern = liveness_file(settings, "*")
+    for file in sorted(pattern.parent.glob(pattern.name)):
+        process = file.name.partition("@")[0]
+        if process not in RENAMED:
+            with contextlib.suppress(OSError):  # it is just stopping
+                ages_s[process] = time.time() - file.stat().st_mtime
     noted = _noted(settings)
     for process in {process for process, _ in noted}:
         pids = {pid: runs for (name, pid), runs in noted.items() if name == process}
         gone = [pid for pid, runs in pids.items() if not runs]
         if len(gone) == len(pids):
-            found[process] = math.inf
+            ages_s[process] = math.inf
             continue
-        found |= {f"{process} {pid}": math.inf for pid in gone}
+        ages_s |= {f"{process} {pid}": math.inf for pid in gone}
         if process in _ports(settings):
-            found[process] = 0.0
-    return dict(sorted(found.items()))
+            ages_s[process] = 0.0
+    return dict(sorted(ages_s.items()))
 
 
 def _noted(settings: Settings) -> dict[tuple[str, int], bool]:
-    """Processes of this host by name and number, as they noted where their metrics are, and whether they run.
-    Who stops in an orderly way takes its note away."""
-    found = {}
+    """Whether each process of this host runs, by name and pid, from the notes of their metrics endpoints. A
+    process that stops cleanly deletes its note."""
+    runs = {}
     for file in (settings.home / "metrics").glob(f"*@{socket.gethostname()}-*.json"):
         process, pid = file.name.partition("@")[0], file.stem.rpartition("-")[2]
-        with contextlib.suppress(OSError, ValueError):  # it stops just now
-            found[process, int(pid)] = _runs(int(pid), file.stat().st_mtime)
-    return found
+        if process not in RENAMED:
+            with contextlib.suppress(OSError, ValueError):  # it is just stopping
+                runs[process, int(pid)] = _runs(int(pid), file.stat().st_mtime)
+    return runs
 
 
 def _runs(pid: int, noted_s: float) -> bool:
-    """Whether who wrote a note at `noted_s` runs still: its number may be another's by now, who began
-    later."""
+    """Whether the process that wrote a note at `noted_s` still runs; its pid may belong to a later one."""
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < noted_s + CLOCK_S
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return not zombie and process.create_time() < noted_s + CLOCK_S
     except psutil.AccessDenied:
         return True
     except psutil.NoSuchProcess:
@@ -118,23 +127,30 @@ def _runs(pid: int, noted_s: float) -> bool:
 
 
 def complaint(settings: Settings, process: str, within_s: float) -> str:
-    """Why `process` is not healthy; empty if it is."""
+    """Why `process` is unhealthy; "" if it is healthy. A worker must have given a sign of life in the last
+    `within_s` seconds."""
+    process = RENAMED.get(process, process)
     ports = _ports(settings)
     if process in ports:
         path = "live" if process == "shop" else "ready"
-        return _unanswered(_address(settings.host, ports[process], path))
-    file = pulse_file(settings, process)
+        return _problem_at(_health_url(settings.host, ports[process], path))
+    file = liveness_file(settings, process)
     if not file.exists():
         return f"{process} left no sign of life in {file}"
     age_s = time.time() - file.stat().st_mtime
     if age_s > within_s:
         return f"{process} gave its last sign of life {age_s:.0f} s ago"
-    wrong = file.read_text(errors="replace")
-    return f"{process} is alive, but {wrong}" if wrong else ""
+    reason = file.read_text(errors="replace")
+    return f"{process} is alive, but {reason}" if reason else ""
+
+
+def answers_as_ours(host: str, port: int) -> bool:
+    """Whether /health/live answers there, as it does in every Ringside process that listens."""
+    return not _problem_at(_health_url(host, port, "live"))
 
 
 def _ports(settings: Settings) -> dict[str, int]:
-    """Of processes that are asked over HTTP."""
+    """Ports of the processes with a health check over HTTP."""
     return {
         "recommend": settings.recommend_port,
         "console": settings.console_port,
@@ -142,13 +158,15 @@ def _ports(settings: Settings) -> dict[str, int]:
     }
 
 
-def _address(host: str, port: int, path: str) -> str:
-    """Of a health check from this host."""
+def _health_url(host: str, port: int, path: str) -> str:
+    """Address of a health check, from this host."""
     host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/health/{path}"
 
 
-def _unanswered(url: str) -> str:
+def _problem_at(url: str) -> str:
+    """Why a health check is not answered with success; "" if it is. With urllib, because importing httpx
+    would take longer than the rest of `ringside health`, which containers run every ten seconds."""
     try:
         with urllib.request.urlopen(url, timeout=HTTP_DEADLINE_S):
             return ""
@@ -160,12 +178,7 @@ def _unanswered(url: str) -> str:
 
 
 def _status(body: bytes) -> str:
-    """What our health checks say of themselves, with a comma."""
+    """The status in the body of our health checks, after a comma; "" if there is none."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return f", {json.loads(body)['status']}"
     return ""
-
-
-def answers_as_ours(host: str, port: int) -> bool:
-    """Whether /health/live answers there, as it does in every process of ours that listens."""
-    return not _unanswered(_address(host, port, "live"))

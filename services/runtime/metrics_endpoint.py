@@ -19,6 +19,7 @@ import psutil
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from services.runtime.atomic_write import write_atomically
 from services.runtime.process import replica_name
 from services.settings import Settings
 
@@ -148,7 +149,6 @@ def announcing(settings: Settings, process: str, replica: str, port: int) -> Ite
 def _announce(settings: Settings, process: str, replica: str, port: int) -> Path:
     """Files of processes that died are swept away."""
     folder = settings.home / "metrics"
-    folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     wildcard = settings.host in ("0.0.0.0", "::", "")
     host = socket.gethostname() if wildcard else settings.host
@@ -156,9 +156,7 @@ def _announce(settings: Settings, process: str, replica: str, port: int) -> Path
     labels = {"process": process, "replica": replica}
     labels |= {"__meta_host": socket.gethostname(), "__meta_pid": str(os.getpid())}
     file = folder / f"{process}@{socket.gethostname()}-{os.getpid()}.json"
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps([{"targets": [f"{host}:{port}"], "labels": labels}]) + "\n")
-    draft.replace(file)
+    write_atomically(file, json.dumps([{"targets": [f"{host}:{port}"], "labels": labels}]) + "\n")
     return file
 
 

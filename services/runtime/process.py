@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 
-from services.runtime.liveness import Stop, pulse_file
+from services.runtime.liveness import StopEvent, liveness_file
 from services.settings import Settings
 
 
@@ -16,7 +16,7 @@ def stop_on_signal(settings: Settings | None = None, process: str = "") -> threa
     With settings and the name of the process, checking the event refreshes the liveness file that
     `ringside health` reads.
     """
-    stop = threading.Event() if settings is None else Stop(pulse_file(settings, process))
+    stop = threading.Event() if settings is None else StopEvent(liveness_file(settings, process))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     return stop

@@ -17,6 +17,7 @@ import uvloop
 from experiments.simulation.synthetic_shop import synthetic_shop
 from services import bootstrap
 from services.errors import ConfigurationError
+from services.runtime.atomic_write import write_atomically
 from services.runtime.process import stop_on_signal
 from services.settings import Settings
 from services.simulator.arrivals import Traffic
@@ -123,6 +124,4 @@ def write_summary(options: Options, measures: Measures, elapsed_s: float) -> Non
     if options.summary is None:
         return
     found = {"elapsed_s": round(elapsed_s, 1), "sessions_per_s": options.sessions_per_s, **measures.summary()}
-    draft = options.summary.with_suffix(".draft")
-    draft.write_text(json.dumps(found, indent=1))
-    draft.replace(options.summary)
+    write_atomically(options.summary, json.dumps(found, indent=1))

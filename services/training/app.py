@@ -1,18 +1,18 @@
-"""The trainer process: `ringside trainer`."""
+"""`ringside training`: answer retraining requests with new challengers, until SIGTERM."""
 
 import getpass
 import logging
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.lifecycle.commands import Origin
 from experiments.lifecycle.fold import Experiment
 from services import bootstrap
-from services.errors import RingsideError
+from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
 from services.runtime.progress import shown
+from services.runtime.worker_loop import WorkerLoop
 from services.settings import Settings
 from services.training.metrics import TrainerMetrics
 from services.training.model_spec import Recipe, recipe, recipe_of
@@ -21,30 +21,31 @@ from services.training.training_window import latest
 from services.training.worker import TrainerWorker
 
 log = logging.getLogger(__name__)
+PROCESS = "training"
 NICENESS = 10
-LOOK_EVERY_S = 1.0
-LONGEST_FIT_S = 3_600.0  # a fit is one long turn of the loop
+POLL_EVERY_S = 1.0
+LONGEST_FIT_S = 3_600.0  # a fit is one long step
 
 
 def run(settings: Settings) -> None:
-    """Follow decisions until told to stop. Fitting runs in this process, at low priority."""
-    bootstrap.configure_logging(settings, "trainer")
+    """Follow decisions until SIGTERM. Models are fitted in this process, at low priority."""
+    bootstrap.configure_logging(settings, PROCESS)
     os.nice(NICENESS)
-    stop = stop_on_signal(settings, "trainer")
+    stop = stop_on_signal(settings, PROCESS)
     worker = make_worker(settings)
     with (
-        bootstrap.metered(settings, "trainer", silent_s=LONGEST_FIT_S) as meters,
+        bootstrap.metered(settings, PROCESS, silent_s=LONGEST_FIT_S) as meters,
         shown("retraining") as progress,
     ):
         metrics = TrainerMetrics(meters.registry)
-        while not stop.wait(LOOK_EVERY_S):
-            try:
-                with meters.step():
-                    metrics.around(lambda: worker.look(progress))
-            except RingsideError as error:
-                log.warning("%s", error)
-            except Exception:
-                log.exception("retraining failed; the request is tried again later")
+        WorkerLoop(
+            "retraining",
+            lambda: metrics.around(lambda: worker.look(progress)),
+            every_s=POLL_EVERY_S,
+            retry_s=POLL_EVERY_S,
+            retried=(Exception,),  # the worker counts attempts, and gives up a request that fails too often
+            metered=meters.step,
+        ).run(stop)
 
 
 def make_worker(settings: Settings) -> TrainerWorker:
@@ -68,7 +69,7 @@ def make_workshop(settings: Settings) -> TrainingPipeline:
         encoder=lambda: bootstrap.text_encoder(settings),
         features=bootstrap.feature_store(settings),
         activity_ttl_s=settings.activity_ttl_s,
-        clock_ms=lambda: time.time_ns() // 1_000_000,
+        clock_ms=wall_ms,
     )
 
 

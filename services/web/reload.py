@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from services.errors import ConfigurationError, UnavailableError
+from services.runtime.atomic_write import write_atomically
 from services.settings import Settings
 
 LOOK_EVERY_S = 0.1
@@ -35,10 +36,7 @@ class Progress:
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        beside = self._path.with_suffix(".new")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(self._record), "utf-8")
-        beside.replace(self._path)
+        write_atomically(self._path, json.dumps(self._record))
 
 
 def reload(settings: Settings, within_s: float) -> None:

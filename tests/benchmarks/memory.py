@@ -9,7 +9,7 @@ from typing import Any
 from tests.benchmarks.serving import Effort, load
 from tests.benchmarks.stage import Stage, port, resident_mib
 
-WORKERS = ("activity", "bandit", "decider", "lake", "trainer", "console", "shop")
+WORKERS = ("activity", "attribution", "decider", "lake", "training", "console", "shop")
 SETTLE_S = 25.0  # Feast alone takes five seconds to import, several at once longer
 
 

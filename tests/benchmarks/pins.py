@@ -16,7 +16,7 @@ import redis
 
 from models.recommender import silent
 from services import bootstrap
-from services.bandit.attribution.rebuild import rebuild_pins
+from services.bandit.attribution.app import rebuild_pins
 from services.local_servers.kafka import LocalKafka
 from services.local_servers.redis import EmbeddedRedis
 from services.messages import events

@@ -65,7 +65,7 @@ def test_every_process_wrote_its_log_and_none_a_traceback(demo: Played) -> None:
     assert {
         "recommend-1",
         "recommend-2",
-        "bandit",
+        "attribution",
         "decider",
         "activity",
         "lake",

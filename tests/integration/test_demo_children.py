@@ -13,7 +13,7 @@ import pytest
 from services.demo.installation import MARKER, Site, fresh_home
 from services.demo.supervisor import Children, Spec, last_line, run_step
 from services.errors import ConfigurationError, UnavailableError
-from services.runtime.liveness import Stop, pulse_file
+from services.runtime.liveness import StopEvent, liveness_file
 from services.settings import Settings
 
 FOREVER = "import time; print('up', flush=True); time.sleep(600)"
@@ -48,9 +48,9 @@ def test_a_worker_is_ready_when_its_loop_turns(tmp_path: Path) -> None:
     env = {"RINGSIDE_HOME": str(tmp_path)}
     spec = Site(tmp_path, env, "127.0.0.1", (1,), 2, 3, {}).worker("activity")
     assert not spec.ready()
-    Stop(pulse_file(Settings(home=tmp_path), "bandit")).is_set()
+    StopEvent(liveness_file(Settings(home=tmp_path), "attribution")).is_set()
     assert not spec.ready()
-    Stop(pulse_file(Settings(home=tmp_path), "activity")).is_set()
+    StopEvent(liveness_file(Settings(home=tmp_path), "activity")).is_set()
     assert spec.ready()
 
 

@@ -16,7 +16,7 @@ from services.adapters.kafka.admin import KafkaLogAdmin
 from services.adapters.kafka.consumer import KafkaEventConsumer
 from services.adapters.kafka.producer import KafkaEventProducer
 from services.adapters.redis.pin_keys import complete_key
-from services.bandit.attribution import rebuild as bandit
+from services.bandit.attribution import app as attribution
 from services.cli import rebuild
 from services.messages import events
 from services.messages.events import Event
@@ -132,7 +132,7 @@ def assert_sums_are_the_truth(settings: Any) -> None:
     sums: dict[str, int] = {}
     for _ in range(20):  # until the last units have matured
         time.sleep(WINDOW_MS / 1e3)
-        bandit.rebuild(settings, silent)
+        attribution.rebuild(settings, silent)
         sums = added(store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
         if sums == truth:
             break

@@ -33,7 +33,7 @@ from services.messages.events import DECISIONS, EXPOSURES
 from services.messages.topics import TOPICS, topic_configuration, topic_partitions
 from services.ports.diagnostics import RedisFacts, TopicFacts
 from services.ports.state import Heartbeat
-from services.runtime.liveness import complain, pulse_file
+from services.runtime.liveness import complain, liveness_file
 from services.runtime.process import stop_on_signal
 from services.settings import Settings
 from services.web.access import parse_rates
@@ -353,17 +353,17 @@ def test_models_of_live_arms_are_verified(redis_server: Any, embedded_broker: An
 def test_a_process_that_died_or_hangs_is_told(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     assert list(processes.processes(installation(settings))) == []
-    for process, age_s in {"bandit": 45, "decider": 1, "trainer": 600}.items():
-        file = pulse_file(settings, process)
+    for process, age_s in {"attribution": 45, "decider": 1, "training": 600}.items():
+        file = liveness_file(settings, process)
         file.parent.mkdir(exist_ok=True)
         file.touch()
         os.utime(file, (time.time() - age_s,) * 2)
     (tmp_path / "alive" / "lake@another-host").touch()
     os.utime(tmp_path / "alive" / "lake@another-host", (1, 1))
     found = list(processes.processes(installation(settings)))
-    assert [row.message.partition(" ")[0] for row in found] == ["bandit:", "decider", "trainer"]
+    assert [row.message.partition(" ")[0] for row in found] == ["attribution:", "decider", "training"]
     dead = complaint(found)
-    assert dead.message.startswith("bandit: no sign of life for 4")
+    assert dead.message.startswith("attribution: no sign of life for 4")
     assert str(tmp_path / "alive") in dead.action
 
 
@@ -386,7 +386,7 @@ def living(home: Path, process: str) -> subprocess.Popen[str]:
 
 def test_a_killed_process_is_reported_a_stopped_one_is_not(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    with living(tmp_path, "recommend") as first, living(tmp_path, "bandit") as second:
+    with living(tmp_path, "recommend") as first, living(tmp_path, "attribution") as second:
         first.kill()
         first.wait()
         dead = complaint(processes.processes(installation(settings)))
@@ -403,16 +403,16 @@ def test_a_killed_process_is_reported_a_stopped_one_is_not(tmp_path: Path) -> No
 
 def test_a_killed_replica_is_reported_by_its_number(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    pulse = pulse_file(settings, "bandit")
+    pulse = liveness_file(settings, "attribution")
     pulse.parent.mkdir()
     pulse.touch()
-    with living(tmp_path, "bandit") as first, living(tmp_path, "bandit") as second:
+    with living(tmp_path, "attribution") as first, living(tmp_path, "attribution") as second:
         first.kill()
         first.wait()
         found = list(processes.processes(installation(settings)))
         second.kill()
-    assert levels(row for row in found if row.message == "bandit is alive") == {"ok"}
-    assert complaint(found).message.startswith(f"bandit {first.pid}: gone")
+    assert levels(row for row in found if row.message == "attribution is alive") == {"ok"}
+    assert complaint(found).message.startswith(f"attribution {first.pid}: gone")
 
 
 def test_a_process_that_answers_and_is_not_ready_is_told(tmp_path: Path) -> None:

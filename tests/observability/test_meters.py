@@ -282,8 +282,8 @@ def test_a_worker_is_found_and_scraped_while_it_runs(tmp_path: Path) -> None:
 
 
 def test_a_target_of_a_process_that_died_is_swept_away(tmp_path: Path) -> None:
-    stale = tmp_path / "metrics" / f"bandit@{socket.gethostname()}-{2**22 + 1}.json"
-    elsewhere = tmp_path / "metrics" / "bandit@another-host-1.json"
+    stale = tmp_path / "metrics" / f"attribution@{socket.gethostname()}-{2**22 + 1}.json"
+    elsewhere = tmp_path / "metrics" / "attribution@another-host-1.json"
     stale.parent.mkdir()
     for file in (stale, elsewhere):
         file.write_text("[]")
@@ -296,8 +296,8 @@ def test_two_processes_with_one_port_are_both_scraped(tmp_path: Path) -> None:
     with bootstrap.metered(Settings(home=tmp_path), "lake", loops=False):
         [file] = (tmp_path / "metrics").glob("*.json")
         port = int(json.loads(file.read_text())[0]["targets"][0].rpartition(":")[2])
-        with bootstrap.metered(Settings(home=tmp_path, metrics_port=port), "bandit", loops=False):
-            [other] = (tmp_path / "metrics").glob("bandit*.json")
+        with bootstrap.metered(Settings(home=tmp_path, metrics_port=port), "attribution", loops=False):
+            [other] = (tmp_path / "metrics").glob("attribution*.json")
             address = json.loads(other.read_text())[0]["targets"][0]
             assert not address.endswith(f":{port}")
             assert httpx.get(f"http://{address}/metrics").status_code == 200

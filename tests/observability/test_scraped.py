@@ -102,7 +102,7 @@ def _shops(site: WatchedSite, story: "Story") -> None:
     time.sleep(site.settings.window_s + 0.1)  # the clicks of these come after their window
     for user, slate in list(slates.items())[:5]:
         site.send(site.event(f"late-{user}", slate, user))
-    until(lambda: _says(site, "bandit", "ringside_events_accounted_total", fate="late"))
+    until(lambda: _says(site, "attribution", "ringside_events_accounted_total", fate="late"))
     until(lambda: _says(site, "decider", "ringside_arm_units", arm="second"))
 
 
@@ -117,7 +117,7 @@ def _rubbish(site: WatchedSite, story: "Story") -> None:
     for topic in (EXPOSURES, EVENTS, ACTIVITY):
         site.raw(topic, b"{rubbish")
     site.raw(EVENTS, b'{"v": 9, "received_at": 1, "event_id": "e", "type": "click", "item_id": "i"}')
-    for process, reason in (("bandit", "not-json"), ("bandit", "version"), ("lake", "not-json")):
+    for process, reason in (("attribution", "not-json"), ("attribution", "version"), ("lake", "not-json")):
         until(lambda: _says(site, process, "ringside_dead_letters_total", reason=reason))  # noqa: B023
 
 
@@ -158,7 +158,7 @@ def _retrains(site: WatchedSite, story: "Story") -> None:
     until(lambda: _decided(log, commands.retrain, "first", "a test wants it"))
     until(lambda: _says(site, "decider", "ringside_retrain_pending"))
     story.note("decider")
-    until(lambda: _says(site, "trainer", "ringside_fits_total", algorithm="popularity"))
+    until(lambda: _says(site, "training", "ringside_fits_total", algorithm="popularity"))
 
 
 def _switches(site: WatchedSite, story: "Story") -> None:
@@ -175,7 +175,7 @@ def _redis_hangs(site: WatchedSite, story: "Story") -> None:
         until(lambda: _says(site, "recommend", "ringside_state_age_seconds") > 1)
         until(lambda: _says(site, "console", "ringside_console_source_failing"))
         story.note("recommend", "console")
-        until(lambda: _says(site, "bandit", "ringside_steps_total", result="UnavailableError"))
+        until(lambda: _says(site, "attribution", "ringside_steps_total", result="UnavailableError"))
     finally:
         site.redis.server.thaw()
     until(lambda: site.slate("u2")["degraded"] is None)

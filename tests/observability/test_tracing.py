@@ -151,7 +151,7 @@ def test_an_unsampled_trace_is_propagated_but_not_recorded(
 def test_records_and_sends_without_a_trace_start_none(
     spans: InMemorySpanExporter, memory_broker: Any
 ) -> None:
-    told = traced("bandit", spans)
+    told = traced("attribution", spans)
     told.producer(MemoryEventProducer(memory_broker)).send(EVENTS, "ada", b"1")
     memory_broker.append(EVENTS, b"ada", b"2", [("traceparent", b"\xffrubbish")])
     consumer = told.consumer(MemoryEventConsumer(memory_broker))  # type: ignore[arg-type]

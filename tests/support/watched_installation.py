@@ -30,7 +30,16 @@ RINGSIDE = str(Path(sys.executable).with_name("ringside"))
 COMMANDS: Mapping[str, list[str]] = {
     **{
         name: [name]
-        for name in ("recommend", "bandit", "decider", "activity", "lake", "trainer", "console", "shop")
+        for name in (
+            "recommend",
+            "attribution",
+            "decider",
+            "activity",
+            "lake",
+            "training",
+            "console",
+            "shop",
+        )
     },
     "features": ["features", "materialize", "--every", "3600"],
 }

@@ -19,7 +19,7 @@ from services.cli.main import app
 from services.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-PROCESSES = {"recommend", "bandit", "decider", "activity", "lake", "trainer", "console", "shop"}
+PROCESSES = {"recommend", "attribution", "decider", "activity", "lake", "training", "console", "shop"}
 UsageError = typer.BadParameter.__mro__[1]  # typer brings its own click
 ONE_OFF = {"setup", "tools"}
 
@@ -85,7 +85,7 @@ def test_every_command_is_one_that_the_command_line_understands(name: str) -> No
 
 
 def test_this_tests_parser_refuses_like_the_command_line() -> None:
-    for words in (["no-such-process"], ["bandit", "--no-such-option"], ["health"]):
+    for words in (["no-such-process"], ["attribution", "--no-such-option"], ["health"]):
         with pytest.raises(UsageError):
             parse(words)
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from services.adapters.feast.redis_layout import ITEM_CONTENT, ITEM_STATISTICS
 from services.adapters.feast.schemas import SCHEMAS
-from services.adapters.files.atomic_write import write_whole
+from services.adapters.files.parquet_file import write_parquet
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -37,7 +37,7 @@ class OfflineFolder:
     def append(self, view: str, rows: pa.Table, name: str) -> Path:
         """Write a file of rows, whole or not at all; the same name replaces it."""
         whole = rows.select(SCHEMAS[view].names).cast(SCHEMAS[view])
-        return write_whole(whole, self._root / view / f"{name}.parquet")
+        return write_parquet(whole, self._root / view / f"{name}.parquet")
 
     def extend(self, view: str, rows: pa.Table, name: str) -> Path:
         """Add rows to a file; a row with the entity and timestamp of one that it holds is left out."""

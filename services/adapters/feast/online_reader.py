@@ -4,7 +4,6 @@ It reads Feast's own layout (services.adapters.feast.redis_layout) and applies e
 Redis does not. Redis 6.2 has no `SET NX GET`, so the pin is `SET NX PX` and `GET` in the same pipeline.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from sys import intern
@@ -16,6 +15,7 @@ from services.adapters.redis.async_client import RedisLane, pack
 from services.adapters.redis.pin_keys import complete_key, encoded, pin_key
 from services.ports.features import UserRow
 from services.ports.pins import Pin
+from services.runtime.clock import wall_ms
 from services.runtime.lru import Recent
 from services.settings import Settings
 
@@ -36,11 +36,6 @@ class _Decoded:
 
     values: list[bytes | None]
     row: UserRow
-
-
-def wall_ms() -> int:
-    """Now, in ms since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class FeastOnlineReader:

@@ -24,6 +24,7 @@ from models.recommender import KINDS, Catalogue, Interactions
 from services.errors import ConfigurationError
 from services.ports.catalogue import Imported
 from services.ports.training import Dataset
+from services.runtime.atomic_write import write_atomically
 
 FORMAT = 1
 HOLDOUT = "holdout"
@@ -127,14 +128,10 @@ class ParquetDataStore:
 
     def _note(self, version: str, facts: Mapping[str, Any]) -> None:
         path = self._root / version / "manifest.json"
-        draft = path.with_suffix(f".{uuid.uuid4().hex}")
-        draft.write_text(json.dumps({**json.loads(path.read_text()), **facts}, indent=1))
-        draft.replace(path)
+        write_atomically(path, json.dumps({**json.loads(path.read_text()), **facts}, indent=1))
 
     def _point_at(self, version: str) -> None:
-        draft = self._root / f".current-{uuid.uuid4().hex}"
-        draft.write_text(version + "\n")
-        draft.replace(self._root / "current")
+        write_atomically(self._root / "current", version + "\n")
 
     def _manifests(self) -> list[Path]:
         return [path for path in self._root.glob("*/manifest.json") if not path.parent.name.startswith(".")]

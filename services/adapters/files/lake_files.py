@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from services.adapters.files.atomic_write import write_whole
+from services.adapters.files.parquet_file import write_parquet
 from services.errors import StalePositionError, UnavailableError
 from services.ports.lake import Span
 
@@ -54,7 +54,7 @@ class LakeFiles:
         hour = datetime.fromtimestamp(at_ms / 1_000, UTC)
         path = f"date={hour:%Y-%m-%d}/hour={hour:%H}/{span.stem}.parquet"
         self._note(topic, span.partition, path)
-        write_whole(rows, self._root / topic / path)
+        write_parquet(rows, self._root / topic / path)
         self._last[topic, span.partition] = path
 
     def take(self, topic: str, partitions: Iterable[int], log: str) -> dict[int, int]:

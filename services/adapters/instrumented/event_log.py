@@ -11,19 +11,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.adapters.instrumented.wrapper import Measured
 from services.messages.events import DEAD_LETTERS
-from services.ports.event_log import EventProducer, GroupConsumer, Record
+from services.ports.event_log import EventConsumer, EventProducer, Record
 from services.runtime.dead_letters import CODES, DEAD_LETTERED_BY
 
 Pair = tuple[str, int]
 
 
 class MeteredConsumer(Measured):
-    """A GroupConsumer (or an EventConsumer, if nobody asks for its `assignment`) that counts what it reads.
+    """An EventConsumer that counts what it reads; the lag is that of the last poll."""
 
-    Lag is told after each poll, from what the poll saw.
-    """
-
-    def __init__(self, inner: GroupConsumer, registry: CollectorRegistry):
+    def __init__(self, inner: EventConsumer, registry: CollectorRegistry):
         super().__init__(inner)
         self._read = Counter(
             "ringside_records_read", "Records read from a topic.", ["topic"], registry=registry

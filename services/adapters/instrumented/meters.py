@@ -17,11 +17,11 @@ from services.adapters.instrumented.event_log import MeteredConsumer, MeteredPro
 from services.adapters.instrumented.http import MeteredApp, MeteredTransport
 from services.adapters.instrumented.stores import MeteredActivityStore, MeteredLakeFiles, MeteredSumStore
 from services.errors import RingsideError
-from services.ports.event_log import EventProducer, GroupConsumer
+from services.ports.event_log import EventConsumer, EventProducer
 from services.ports.features import ActivityStore
 from services.ports.lake import LakeFiles
 from services.ports.state import DecisionLog, SumStore
-from services.runtime.liveness import pulse_file
+from services.runtime.liveness import liveness_file
 from services.runtime.metrics_endpoint import age_of, scraped
 from services.settings import Settings
 
@@ -49,7 +49,7 @@ class Meters:
         free = Gauge("ringside_disk_free_bytes", "Free space where RINGSIDE_HOME is.", registry=self.registry)
         free.set_function(lambda: shutil.disk_usage(_existing(settings)).free)
 
-    def consumer(self, inner: GroupConsumer) -> GroupConsumer:
+    def consumer(self, inner: EventConsumer) -> EventConsumer:
         """Reading, measured, and traced if traces are wanted."""
         return MeteredConsumer(self._tracing.consumer(inner) if self._tracing else inner, self.registry)
 
@@ -106,7 +106,7 @@ def metered(
     """Meters that are scraped while the block runs. `loops`: its loop leaves signs of life (services.adapters
     .pulse), and /health/live is 503 after `silent_s` without one."""
     meters = Meters(settings, process, replica, tracing)
-    age_s = age_of(pulse_file(settings, process) if loops else None, time.time())
+    age_s = age_of(liveness_file(settings, process) if loops else None, time.time())
     with ExitStack() as stack:
         if tracing is not None:
             stack.callback(tracing.close)

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.adapters.instrumented.wrapper import Measured
-from services.ports.event_log import EventProducer, GroupConsumer, Record
+from services.ports.event_log import EventConsumer, EventProducer, Record
 from services.runtime.log_context import RECOMMENDATION
 from services.settings import Settings
 
@@ -65,7 +65,7 @@ class Tracing:
         """Records carry the trace of the request that they come from."""
         return TracedProducer(inner, self._tracer)
 
-    def consumer(self, inner: GroupConsumer) -> GroupConsumer:
+    def consumer(self, inner: EventConsumer) -> EventConsumer:
         """Records that carry a trace continue it here."""
         return TracedConsumer(inner, self._tracer, self._process)
 
@@ -98,10 +98,10 @@ class TracedProducer(Measured):
 
 
 class TracedConsumer(Measured):
-    """A GroupConsumer: each record that carries a trace gets a span, which ends when the worker asks for
+    """An EventConsumer: each record that carries a trace gets a span, which ends when the worker asks for
     more: then it is done with the batch."""
 
-    def __init__(self, inner: GroupConsumer, tracer: trace.Tracer, process: str):
+    def __init__(self, inner: EventConsumer, tracer: trace.Tracer, process: str):
         super().__init__(inner)
         self._tracer, self._process = tracer, process
         self._open: list[Span] = []

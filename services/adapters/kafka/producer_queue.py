@@ -21,6 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from services.errors import BadMessageError, ConfigurationError, RingsideError, UnavailableError
 from services.messages.topics import TOPICS, topic_partitions
 from services.ports.event_log import Record
+from services.runtime.clock import wall_ms
 from services.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Lane:
         future: Future[Record] = Future()
         future.set_running_or_notify_cancel()  # nobody else may cancel what may already be on its way
         raw = key.encode() if isinstance(key, str) else key
-        now_ms, deadline = time.time_ns() // 1_000_000, time.monotonic() + self._patience_s
+        now_ms, deadline = wall_ms(), time.monotonic() + self._patience_s
         entry = _Entry(future, topic, raw, value, list(headers), now_ms, deadline)
         with self._sending:
             if topic in self._refused:  # at once: a slate can still say that it does not count

@@ -5,7 +5,6 @@ or standing still) and none of their costs, so processes are tested against it i
 """
 
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +12,11 @@ from dataclasses import dataclass, field
 from services.errors import DataLossError, UnavailableError
 from services.messages.topics import partition_of, topic_partitions
 from services.ports.event_log import Record
+from services.runtime.clock import wall_ms
 
 Pair = tuple[str, int]
 Clock = Callable[[], int]
 Headers = Sequence[tuple[str, bytes]]
-
-
-def wall_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)

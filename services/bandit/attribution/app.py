@@ -1,60 +1,141 @@
-"""The process: one worker, its partitions, a loop that outlives broker and Redis."""
+"""`ringside attribution`: join exposures with events into sums, and restore lost pins, until SIGTERM."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
+from models.recommender import Progress
 from services import bootstrap
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.metrics import BanditMetrics
 from services.bandit.attribution.pin_recovery import PinKeeper
+from services.bandit.attribution.rebuild import count_to_the_end, restore_pins
 from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.errors import ConfigurationError, StalePositionError, UnavailableError
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.event_log import EventConsumer
 from services.ports.state import DecisionLog
+from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
+from services.runtime.worker_loop import REPORT_S, WorkerLoop
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-GROUP = "ringside-bandit"
+PROCESS = "attribution"
+GROUP = "ringside-bandit"  # the process was called `bandit`; the group keeps its positions under that name
 POLL_S = 0.2
-BACK_OFF_S = 0.5
-REPORT_S = 60.0
-PINS_EVERY_S = 1.0  # between two looks whether pins are missing
+RETRY_S = 0.5
+PINS_EVERY_S = 1.0  # between two checks for missing pins
 
 
 def run(settings: Settings) -> None:
-    """Count until SIGTERM. Raises ConfigurationError if the broker can't keep what the rules must wait
-    for."""
-    bootstrap.configure_logging(settings, "bandit")
+    """Count until SIGTERM. Raises ConfigurationError if the broker forgets exposures before they mature."""
+    bootstrap.configure_logging(settings, PROCESS)
     bootstrap.check_window(settings)
-    stop = stop_on_signal(settings, "bandit")
-    consumer, owned = connect(settings)
-    with bootstrap.metered(settings, "bandit") as meters:
-        producer = meters.producer(bootstrap.producer(settings))
+    stop = stop_on_signal(settings, PROCESS)
+    member, owned = connect(settings)
+    with bootstrap.metered(settings, PROCESS) as meters:
+        consumer, producer = meters.consumer(member), meters.producer(bootstrap.producer(settings))
         deps = Deps(
-            consumer=meters.consumer(consumer),
+            consumer=consumer,
             admin=bootstrap.log_admin(settings),
             store=meters.tally(bootstrap.sum_store(settings)),
             decisions=bootstrap.decision_log(settings, history=False),
             decoder=Decoder(producer),
         )
-        safety_ms = round(settings.watermark_safety_s * 1_000)
-        worker = Worker(deps, owned, wall_ms, Pace(safety_ms=safety_ms))
+        worker = Worker(deps, owned, wall_ms, pace(settings))
         keeper = pin_keeper(settings, deps.decisions, owned)
+        metrics = BanditMetrics(meters.registry)
         try:
-            loop(worker, stop, meters, keeper)
+            WorkerLoop(
+                "counting",
+                Step(worker, keeper),
+                retry_s=RETRY_S,
+                retried=(UnavailableError, StalePositionError),  # another worker may have begun a partition
+                metered=meters.step,
+                observe=lambda: metrics.look(worker, wall_ms()),
+                report=Report(worker),
+            ).run(stop)
         finally:
             keeper.consumer.close()
             consumer.close()
             producer.close()
 
 
+class Step:
+    """One turn: read and count, and now and then restore pins."""
+
+    def __init__(self, worker: Worker, keeper: PinKeeper):
+        self._worker, self._keeper, self._pins_at = worker, keeper, 0.0
+
+    def __call__(self) -> None:
+        """Raises UnavailableError and StalePositionError; the next turn repeats what failed."""
+        self._worker.step(POLL_S)
+        if time.monotonic() >= self._pins_at:
+            complete = self._keeper.step()
+            self._pins_at = time.monotonic() + (PINS_EVERY_S if complete else 0.0)
+
+
+class Report:
+    """One line a minute for the operator."""
+
+    def __init__(self, worker: Worker):
+        self._worker, self._read_before = worker, 0
+
+    def __call__(self) -> None:
+        """Log the rate of the last minute and the state of all partitions."""
+        worker, partitions = self._worker, self._worker.partitions.values()
+        logger.info(
+            "%.0f records/s, %d partitions, lag %d records, %d batches rejected because another worker was "
+            "ahead, %d partitions stopped by data loss",
+            (worker.records_read - self._read_before) / REPORT_S,
+            len(partitions),
+            sum(partition.lag for partition in partitions),
+            sum(partition.overtaken for partition in partitions),
+            len(worker.lost),
+        )
+        self._read_before = worker.records_read
+
+
+def rebuild(settings: Settings, progress: Progress) -> str:
+    """Count all partitions up to the present end of the log; a sentence on the result. Raises
+    UnavailableError."""
+    consumer, producer = bootstrap.consumer(settings), bootstrap.producer(settings)
+    everything = frozenset(range(settings.kafka_partitions))
+    deps = Deps(
+        consumer,
+        bootstrap.log_admin(settings),
+        bootstrap.sum_store(settings),
+        bootstrap.decision_log(settings),
+        Decoder(producer),
+    )
+    try:
+        worker = Worker(deps, lambda: everything, wall_ms, pace(settings))
+        return count_to_the_end(worker, consumer, everything, progress)
+    finally:
+        consumer.close()
+        producer.close()
+
+
+def rebuild_pins(settings: Settings, progress: Progress) -> str:
+    """Restore every pin that has not expired, and mark pins as complete; a sentence on how many. Raises
+    UnavailableError."""
+    everything = frozenset(range(settings.kafka_partitions))
+    keeper = pin_keeper(settings, bootstrap.decision_log(settings), lambda: everything)
+    try:
+        return restore_pins(keeper, settings.kafka_partitions, progress)
+    finally:
+        keeper.consumer.close()
+
+
+def pace(settings: Settings) -> Pace:
+    """How often the worker stores sums, and the margin of its watermark."""
+    return Pace(safety_ms=round(settings.watermark_safety_s * 1_000))
+
+
 def pin_keeper(settings: Settings, decisions: DecisionLog, owned: Callable[[], frozenset[int]]) -> PinKeeper:
-    """A keeper of pins on real adapters, with a consumer of its own."""
+    """A keeper of pins on real adapters, with its own consumer."""
     return PinKeeper(
         bootstrap.pin_store(settings),
         bootstrap.consumer(settings),
@@ -66,53 +147,18 @@ def pin_keeper(settings: Settings, decisions: DecisionLog, owned: Callable[[], f
     )
 
 
-def loop(
-    worker: Worker, stop: threading.Event, meters: "bootstrap.Meters", keeper: PinKeeper | None = None
-) -> None:
-    """Step after step; what is unavailable, or was begun by another worker at the same moment, is tried
-    again."""
-    report_at, read_before, metrics = time.monotonic() + REPORT_S, 0, BanditMetrics(meters.registry)
-    pins_at = 0.0
-    while not stop.is_set():
-        try:
-            with meters.step():
-                worker.step(POLL_S)
-                if keeper is not None and time.monotonic() >= pins_at:
-                    pins_at = time.monotonic() + (PINS_EVERY_S if keeper.step() else 0.0)
-        except (UnavailableError, StalePositionError) as error:
-            logger.warning("%s; trying again", error)
-            stop.wait(BACK_OFF_S)
-        metrics.look(worker, wall_ms())
-        if time.monotonic() >= report_at:
-            report_at, read_before = time.monotonic() + REPORT_S, report(worker, read_before)
-
-
-def report(worker: Worker, read_before: int) -> int:
-    """One line a minute for the operator; returns the number of records read so far."""
-    partitions = worker.partitions.values()
-    logger.info(
-        "%.0f records/s, %d partitions, %d behind, %d overtaken, %d stopped by data loss",
-        (worker.records_read - read_before) / REPORT_S,
-        len(partitions),
-        sum(partition.lag for partition in partitions),
-        sum(partition.overtaken for partition in partitions),
-        len(worker.lost),
-    )
-    return worker.records_read
-
-
 def connect(settings: Settings) -> tuple[EventConsumer, Callable[[], frozenset[int]]]:
-    """A consumer and who owns what: the partitions that the settings name, or the share of a group member."""
+    """A consumer and the partitions that it owns: those in `bandit_partitions`, or its share of the group."""
     if settings.bandit_partitions:
         mine = partitions_of(settings.bandit_partitions, settings.kafka_partitions)
         return bootstrap.consumer(settings), lambda: mine
     member = bootstrap.group_consumer(settings, GROUP, (EXPOSURES, EVENTS))
 
-    def both() -> frozenset[int]:
+    def owned() -> frozenset[int]:
         pairs = member.assignment()
         return frozenset(index for topic, index in pairs if topic == EXPOSURES and (EVENTS, index) in pairs)
 
-    return member, both
+    return member, owned
 
 
 def partitions_of(text: str, count: int) -> frozenset[int]:
@@ -125,14 +171,9 @@ def partitions_of(text: str, count: int) -> frozenset[int]:
         ends = [(int(part.split("-")[0]), int(part.split("-")[-1])) for part in text.split(",")]
     except ValueError as error:
         raise ConfigurationError(f"RINGSIDE_BANDIT_PARTITIONS: {text!r} is not like '0-3,7'") from error
-    found = frozenset(index for low, high in ends for index in range(low, high + 1))
-    if not found or not found <= frozenset(range(count)):
+    named = frozenset(index for low, high in ends for index in range(low, high + 1))
+    if not named or not named <= frozenset(range(count)):
         raise ConfigurationError(
             f"RINGSIDE_BANDIT_PARTITIONS: {text!r} names none, or one that is not in 0-{count - 1}"
         )
-    return found
-
-
-def wall_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
+    return named

@@ -12,7 +12,7 @@ from experiments.decision_rules import Observation, look
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Origin
 from experiments.lifecycle.fold import Decision, Experiment
-from services.errors import RingsideError, StalePositionError, UnavailableError
+from services.errors import DegradedError, StalePositionError, UnavailableError
 from services.ports.state import DecisionLog, Heartbeat, StateCache, SumStore
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ AUTHOR = "decider"
 LOOKS = ("allocate", "hold", "rollback", "retrain")  # what looks leave in the log (retrain: older ones)
 
 
-class LooksFailedError(RingsideError):
+class LooksFailedError(DegradedError):
     """Some experiments can't be looked at; all others were. The message names them and why."""
 
 

@@ -12,7 +12,7 @@ from services.settings import Settings
 
 SILENT_S = 30.0
 # One iteration of these loops is a whole materialization or fit.
-LONG_STEPS_S = {"features": 1_800.0, "trainer": 3_600.0}
+LONG_STEPS_S = {"features": 1_800.0, "training": 3_600.0}
 OVER_HTTP = ("recommend", "console", "shop")  # these answer /health/ready themselves
 BEHIND_S = 10.0  # a replica that serves an older revision for longer has stopped following
 ACTION = "start it, or delete its files in {home}/alive and {home}/metrics if it was stopped for good"

@@ -17,6 +17,7 @@ from services.recommend.snapshot.catalogue_index import EMPTY, Shelf, popularity
 from services.recommend.snapshot.item_changes import standing
 from services.recommend.snapshot.model_runner import Fitted, fit_in
 from services.recommend.snapshot.snapshot import Champion
+from services.runtime.atomic_write import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -149,17 +150,10 @@ class ChampionFile:
         if champion == self._known:
             return
         try:
-            self._replace(msgspec.json.encode(champion))
+            write_atomically(self._path, msgspec.json.encode(champion))
         except OSError as error:
             if str(error) != self._problem:
                 log.warning("the champion is not remembered: %s", error)
             self._problem = str(error)
             return
         self._known, self._problem = champion, ""
-
-    def _replace(self, text: bytes) -> None:
-        """Written beside and moved, so that a crash leaves the old one or the new one."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".new")
-        beside.write_bytes(text)
-        beside.replace(self._path)

@@ -1,49 +1,23 @@
 """Parts of the bandit worker: watermark, dead letters, losses, partitions by setting."""
 
 from concurrent.futures import Future
-from threading import Event
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import bootstrap
 from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventProducer
-from services.bandit.attribution import app
 from services.bandit.attribution.app import partitions_of
 from services.bandit.attribution.data_loss import after_loss, loss_at
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.watermark import ReadProgress
-from services.errors import BadMessageError, ConfigurationError, StalePositionError, UnavailableError
+from services.errors import BadMessageError, ConfigurationError, UnavailableError
 from services.messages import events
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.event_log import Record
 from services.ports.state import Positions
 from services.runtime.dead_letters import KEPT_BYTES
-from services.settings import Settings
-
-# ---- the loop --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [UnavailableError("Redis", "gone"), StalePositionError("begun already")])
-def test_what_another_step_may_mend_does_not_end_the_loop(error, monkeypatch, tmp_path):
-    monkeypatch.setattr(app, "BACK_OFF_S", 0.0)
-    stop, steps = Event(), []
-
-    class Failing:
-        partitions, lost, left_out = {}, frozenset(), {}
-
-        def step(self, timeout_s):
-            steps.append(timeout_s)
-            if len(steps) == 1:
-                raise error
-            stop.set()
-
-    with bootstrap.metered(Settings(home=tmp_path, metrics_port=-1), "bandit") as meters:
-        app.loop(Failing(), stop, meters)
-    assert len(steps) == 2
-
 
 # ---- watermark -------------------------------------------------------------------------------------------
 

@@ -1,10 +1,8 @@
 """The decider on in-memory ports: when it looks, what it confirms, and that nothing depends on its memory."""
 
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from experiments.lifecycle.fold import Decision, Experiment, apply
 from experiments.lifecycle.record_schema import LATEST_MS
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
-from services.bandit.decider import app as decider_app
 from services.bandit.decider.decider import (
     Decider,
     Deps,
@@ -558,29 +555,6 @@ def test_a_stalled_watermark_holds_and_a_good_look_lifts_it(company):
     assert [(d.kind, d.rule) for d in decider.tick()] == [("hold", "stalled-watermark")]
     company.pass_time(LOOK_MS)
     assert kinds(decider.tick()) == ["allocate"]
-
-
-def test_the_process_outlives_whatever_a_look_meets(monkeypatch, caplog):
-    """What it meets is said when it changes, not at every tick."""
-    monkeypatch.setattr(decider_app, "TICK_S", 0.0)
-    rubbish, gone, failed = ValueError("rubbish"), UnavailableError("Redis", "gone"), LooksFailedError("a: b")
-    stop, left = threading.Event(), [rubbish, rubbish, gone, gone, failed, failed, gone, rubbish, 0, None]
-    complaints: list[str] = []
-
-    class Meeting:
-        def tick(self):
-            met = left.pop(0)
-            if met is None:
-                stop.set()
-            elif met:
-                raise met
-
-    decider_app.loop(Meeting(), stop, SimpleNamespace(step=nullcontext), complaints.append)
-    assert left == []
-    assert [message.partition(";")[0] for message in caplog.messages] == [
-        "a tick failed", "Redis is unavailable: gone", "Redis is unavailable: gone", "a tick failed",
-    ]  # fmt: skip
-    assert complaints == ["ValueError: rubbish", "a: b", "ValueError: rubbish", ""]
 
 
 def test_nothing_is_decided_from_sums_that_are_being_counted_again(company):

@@ -192,7 +192,7 @@ def test_show_says_when_units_mature_and_looks_are_due(log, sums):
     assert told[1].startswith("the next look is due ")
     assert told[1].endswith(due)
     late = list(progress(now, Counted.of(sums, now, 4), history, now.started_ms + 60 * minute))
-    assert "is `ringside bandit` running?" in late[0]
+    assert "is `ringside attribution` running?" in late[0]
     assert "is `ringside decider` running?" in late[1]
     run("pause")
     assert len(list(progress(state(log), Counted.of(sums, now, 4), history, now.started_ms))) == 1

@@ -192,9 +192,12 @@ class Turns:
     def __init__(self, turns: int):
         self.left = turns
 
+    def is_set(self) -> bool:
+        return self.left <= 0
+
     def wait(self, _: float) -> bool:
         self.left -= 1
-        return self.left < 0
+        return self.left <= 0
 
 
 class Meters:
@@ -230,10 +233,10 @@ def test_no_error_ends_the_loop(error, monkeypatch, tmp_path, caplog) -> None:
     monkeypatch.setattr(app.bootstrap, "configure_logging", lambda *_: None)
     monkeypatch.setattr(app, "stop_on_signal", lambda *_: Turns(3))
     monkeypatch.setattr(app.bootstrap, "metered", lambda *_, **__: nullcontext(Meters()))
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         app.run_every(Settings(home=tmp_path), 3_600.0)
     assert told == [True, True]  # once more at once, and then not before its time
     [record] = caplog.records
-    assert record.getMessage().startswith("features are not materialised")
+    assert record.getMessage().startswith("materializing features")
     assert str(error) in record.getMessage()
     assert bool(record.exc_info) == (not isinstance(error, UnavailableError))

@@ -317,7 +317,7 @@ def test_a_position_is_known_after_an_interrupted_write(tmp_path, monkeypatch, l
 
 @pytest.mark.parametrize("files_before", range(3))
 def test_a_file_that_nobody_lived_to_tell_of_counts(files_before, tmp_path, monkeypatch) -> None:
-    files, whole = LakeFiles(tmp_path), lake_files.write_whole
+    files, whole = LakeFiles(tmp_path), lake_files.write_parquet
     files.take("events", [0], LOG)
     for first in range(files_before):
         written(files, first, first + 1)
@@ -327,7 +327,7 @@ def test_a_file_that_nobody_lived_to_tell_of_counts(files_before, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(lake_files, "write_whole", killed_after)
+        patched.setattr(lake_files, "write_parquet", killed_after)
         with pytest.raises(KeyboardInterrupt):
             written(files, files_before, files_before + 1)
     assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: files_before + 1}

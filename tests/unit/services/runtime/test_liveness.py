@@ -7,22 +7,22 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from services.runtime.liveness import Stop, complain, complaint, pulse_file, silent_s
+from services.runtime.liveness import StopEvent, complain, complaint, liveness_file, silent_s
 from services.settings import Settings
 
 
 def test_a_loop_that_asks_whether_to_stop_is_alive(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for()
-    assert "no sign of life" in complaint(settings, "bandit", 30)
-    stop = Stop(pulse_file(settings, "bandit"))
+    assert "no sign of life" in complaint(settings, "attribution", 30)
+    stop = StopEvent(liveness_file(settings, "attribution"))
     assert not stop.is_set()
-    assert complaint(settings, "bandit", 30) == ""
-    assert complaint(settings, "decider", 30) != "", "another process's pulse says nothing"
+    assert complaint(settings, "attribution", 30) == ""
+    assert complaint(settings, "decider", 30) != "", "the file of another process does not count"
 
 
 def test_a_loop_that_turns_in_vain_says_so(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for()
-    stop = Stop(pulse_file(settings, "decider"))
+    stop = StopEvent(liveness_file(settings, "decider"))
     assert not stop.is_set()
     complain(settings, "decider", "looks fail: a: ValueError: b")
     assert not stop.wait(0)
@@ -33,17 +33,17 @@ def test_a_loop_that_turns_in_vain_says_so(settings_for: Callable[..., Settings]
 
 def test_a_loop_that_stopped_asking_is_not(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for()
-    Stop(pulse_file(settings, "lake")).wait(0)
-    os.utime(pulse_file(settings, "lake"), (1, 1))
+    StopEvent(liveness_file(settings, "lake")).wait(0)
+    os.utime(liveness_file(settings, "lake"), (1, 1))
     assert "last sign of life" in complaint(settings, "lake", 30)
 
 
 def test_who_is_told_to_stop_takes_its_sign_away(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for()
-    asks, sleeps = (Stop(pulse_file(settings, name)) for name in ("bandit", "lake"))
+    asks, sleeps = (StopEvent(liveness_file(settings, name)) for name in ("attribution", "lake"))
     assert not asks.is_set()
     assert not sleeps.wait(0)
-    assert silent_s(settings).keys() == {"bandit", "lake"}
+    assert silent_s(settings).keys() == {"attribution", "lake"}
     for stop in (asks, sleeps):
         threading.Timer(0.05, stop.set).start()
     assert sleeps.wait(20)
@@ -69,7 +69,7 @@ def test_a_reused_pid_means_the_noted_process_is_gone(
 def test_a_pulse_that_can_not_be_written_stops_nobody(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for()
     settings.home.write_text("not a folder")
-    stop = Stop(pulse_file(settings, "bandit"))
+    stop = StopEvent(liveness_file(settings, "attribution"))
     assert not stop.is_set()
     stop.set()
     assert stop.wait(60)
