@@ -108,7 +108,7 @@ popularity = FeatureService(
     description="What the model counts, for people; it is fitted on the interactions and asked with nothing.",
 )
 als = FeatureService(name="als", features=[user_activity], description="What the model is asked with.")
-linear = FeatureService(name="linear", features=[user_activity], description="What the model is asked with.")
+ease = FeatureService(name="ease", features=[user_activity], description="What the model is asked with.")
 content = FeatureService(
     name="content",
     features=[user_activity, item_content],

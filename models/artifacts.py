@@ -1,5 +1,4 @@
-"""A model as bytes: arrays without pickle, and a manifest that says what they are and how to tell they are
-whole."""
+"""A model as bytes: arrays without pickle, and a manifest with what they are and the hash of each file."""
 
 import hashlib
 import io
@@ -12,20 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.algorithms.als import Als
-from models.algorithms.content import Content
-from models.algorithms.ease import Linear
-from models.algorithms.popularity import Popularity
-from models.algorithms.reversed_popularity import Inverted
-from models.recommender import FORMAT, Manifest, Recommender
+from models.algorithms import UnknownAlgorithmError, algorithm_class
+from models.algorithms.base import Algorithm
+from models.recommender import ARTIFACT_FORMAT, Manifest, Recommender
 
 MANIFEST = "manifest.json"
-ALGORITHMS: Mapping[str, type[Any]] = {
-    kind.algorithm: kind for kind in (Popularity, Als, Content, Linear, Inverted)
-}
-
-
-_KINDS = {
+_FIELD_TYPES = {
     "model_version": str,
     "algorithm": str,
     "params": dict,
@@ -36,14 +27,12 @@ _KINDS = {
 
 
 class RefusedArtifactError(ValueError):
-    """These bytes are not a model that can be served; the message names the file or field and what is
-    wrong."""
+    """The bytes are not a model that can be served. The message names the file or field and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a model comes from: data version, window of the data (from, to) in s, offline metrics, code,
-    time."""
+class Provenance:
+    """Where a model comes from; the fields are those of `Manifest`."""
 
     data_version: str
     window: tuple[float, float]
@@ -52,10 +41,10 @@ class Origin:
     created_ms: int
 
 
-def encode(model: Recommender, origin: Origin) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest of `model` and the bytes of every file, the manifest's among them.
+def encode(model: Recommender, provenance: Provenance) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest of `model`, and the content of every file by name, including the manifest.
 
-    The model version is `<algorithm>-<UTC time>-<hash>`; the hash covers arrays, parameters and origin.
+    The model version is `<algorithm>-<UTC time>-<hash>`; the hash covers arrays, parameters and provenance.
     """
     arrays, params = model.to_arrays()
     contents = {f"{name}.npy": _to_bytes(name, array) for name, array in arrays.items()}
@@ -65,7 +54,11 @@ def encode(model: Recommender, origin: Origin) -> tuple[Manifest, dict[str, byte
         algorithm=model.algorithm,
         params=params,
         files=files,
-        **{field.name: getattr(origin, field.name) for field in fields(origin)},
+        data_version=provenance.data_version,
+        window=provenance.window,
+        metrics=provenance.metrics,
+        code_version=provenance.code_version,
+        created_ms=provenance.created_ms,
     )
     manifest = replace(manifest, model_version=version_of(manifest))
     contents[MANIFEST] = json.dumps(_plain(manifest), indent=1, sort_keys=True, allow_nan=False).encode()
@@ -74,21 +67,23 @@ def encode(model: Recommender, origin: Origin) -> tuple[Manifest, dict[str, byte
 
 def version_of(manifest: Manifest) -> str:
     """The model version that a manifest with this content must carry."""
-    made = datetime.fromtimestamp(manifest.created_ms / 1000, UTC)
+    created = datetime.fromtimestamp(manifest.created_ms / 1000, UTC)
     content = json.dumps({**_plain(manifest), "model_version": ""}, sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-    return f"{manifest.algorithm}-{made:%Y%m%dT%H%M%SZ}-{digest}"
+    return f"{manifest.algorithm}-{created:%Y%m%dT%H%M%SZ}-{digest}"
 
 
 def parse_manifest(raw: bytes) -> Manifest:
-    """Read and check a manifest by itself; RefusedArtifactError names the field that is wrong."""
-    content = _content(raw)
+    """Read and check a manifest by itself. Raises RefusedArtifactError naming the field that is wrong."""
+    content = _checked_fields(raw)
     manifest = Manifest(**{**content, "window": tuple(content["window"])})
-    if manifest.algorithm not in ALGORITHMS:
-        raise RefusedArtifactError(f"algorithm: {manifest.algorithm!r} is not one of {sorted(ALGORITHMS)}")
+    try:
+        algorithm_class(manifest.algorithm)
+    except UnknownAlgorithmError as error:
+        raise RefusedArtifactError(f"algorithm: {error}") from error
     try:
         version = version_of(manifest)
-    except (ValueError, OverflowError, OSError) as error:  # a year that no calendar has
+    except (ValueError, OverflowError, OSError) as error:  # a year outside the calendar
         raise RefusedArtifactError(f"{MANIFEST}: created_ms: {error}") from error
     if manifest.model_version != version:
         raise RefusedArtifactError(
@@ -97,39 +92,43 @@ def parse_manifest(raw: bytes) -> Manifest:
     return manifest
 
 
-def _content(raw: bytes) -> dict[str, Any]:
-    """The fields of a manifest, each of its kind."""
+def _checked_fields(raw: bytes) -> dict[str, Any]:
+    """The fields of a manifest, complete and each of its JSON type."""
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise RefusedArtifactError(f"{MANIFEST}: not JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise RefusedArtifactError(f"{MANIFEST}: format {found!r} is foreign, format {FORMAT} is read here")
+    if not isinstance(content, dict):
+        raise RefusedArtifactError(f"{MANIFEST}: a {type(content).__name__} instead of an object")
+    if content.get("format") != ARTIFACT_FORMAT:
+        raise RefusedArtifactError(
+            f"{MANIFEST}: format {content.get('format')!r} is unknown, this release reads {ARTIFACT_FORMAT}"
+        )
     names = {field.name for field in fields(Manifest)}
     if names != content.keys():
-        raise RefusedArtifactError(f"{MANIFEST}: fields missing or foreign: {sorted(names ^ content.keys())}")
-    for name, kind in _KINDS.items():
-        if not isinstance(content[name], kind):
-            raise RefusedArtifactError(f"{MANIFEST}: {name} is a {type(content[name]).__name__}")
+        raise RefusedArtifactError(f"{MANIFEST}: missing or unknown fields: {sorted(names ^ content.keys())}")
+    for name, field_type in _FIELD_TYPES.items():
+        if not isinstance(content[name], field_type):
+            raise RefusedArtifactError(
+                f"{MANIFEST}: {name} is a {type(content[name]).__name__} instead of a {field_type.__name__}"
+            )
     return content
 
 
-def decode(raw_manifest: bytes, read: Callable[[str], bytes]) -> tuple[Recommender, Manifest]:
-    """The verified model. `read` gives the bytes of a file by name and raises FileNotFoundError if it is
-    missing.
+def decode(raw_manifest: bytes, read: Callable[[str], bytes]) -> tuple[Algorithm, Manifest]:
+    """The verified model. `read` returns the content of a file by name, or raises FileNotFoundError.
 
-    Nothing of a file is parsed before its sha256 was found right.
+    No file is parsed before its sha256 is verified. Raises RefusedArtifactError naming what is wrong.
     """
     manifest = parse_manifest(raw_manifest)
     arrays = {
         name.removesuffix(".npy"): _verified(name, digest, read) for name, digest in manifest.files.items()
     }
     try:
-        model = ALGORITHMS[manifest.algorithm].from_arrays(arrays, manifest.params)
+        model = algorithm_class(manifest.algorithm).from_arrays(arrays, manifest.params)
     except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
         raise RefusedArtifactError(
-            f"{manifest.model_version}: not a {manifest.algorithm}: {error}"
+            f"{manifest.model_version}: not a model of {manifest.algorithm}: {error}"
         ) from error
     return model, manifest
 
@@ -139,15 +138,15 @@ def _verified(name: str, digest: str, read: Callable[[str], bytes]) -> NDArray[A
         content = read(name)
     except FileNotFoundError as error:
         raise RefusedArtifactError(f"{name}: the file is missing") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
-        raise RefusedArtifactError(f"{name}: sha256 is {found[:12]}…, the manifest says {digest[:12]}…")
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != digest:
+        raise RefusedArtifactError(f"{name}: sha256 is {actual[:12]}…, the manifest says {digest[:12]}…")
     try:
-        return np.lib.format.read_array(
-            io.BytesIO(content), allow_pickle=False
-        )  # arrays only: no zip, no pickle
+        # np.load would also accept a zip archive
+        array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except (ValueError, TypeError, EOFError, MemoryError, OverflowError) as error:
         raise RefusedArtifactError(f"{name}: not an array: {error}") from error
+    return array
 
 
 def _to_bytes(name: str, array: NDArray[Any]) -> bytes:
@@ -159,5 +158,5 @@ def _to_bytes(name: str, array: NDArray[Any]) -> bytes:
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as what JSON makes of it."""
+    """The manifest in JSON types."""
     return {**asdict(manifest), "window": list(manifest.window)}

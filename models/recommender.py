@@ -1,7 +1,7 @@
-"""The contract of every recommender: arrays in, arrays out; no network, no clock, no global state.
+"""The contract of a recommender: arrays in, arrays out; no network, disk, clock or global state.
 
-Items are dense indices into the model's own vocabulary `items` (unicode array [n_items]); the serving side
-maps them to the live catalogue. Times are float seconds since the epoch (UTC) and always arguments.
+A model refers to items by their index in its own vocabulary `items` (unicode [n_items]); serving maps them to
+the live catalogue. Times are float64 seconds since the epoch (UTC), and always arguments.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,19 +11,19 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-Progress = Callable[[int, int, str], None]  # done, total, what
+ProgressCallback = Callable[[int, int, str], None]  # steps done, steps in total, name of the stage
 
 
-def silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody watches."""
+def no_progress(done: int, total: int, stage: str) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """What users did, one row an interaction, ordered by `at`.
+    """What users did, one row per interaction, ordered by `at`.
 
-    user, item: int32 [n], indices into `users` / Catalogue.items; at: float64 [n], s; quantity, price:
-    float32 [n]; kind: uint8 [n], index into KINDS. users: unicode [n_users].
+    user, item: int32 [n], indices into `users` and `Catalogue.items`; at: float64 [n], s; quantity, price:
+    float32 [n]; kind: uint8 [n], index into KINDS; users: unicode [n_users], distinct.
     """
 
     user: NDArray[np.int32]
@@ -40,9 +40,12 @@ KINDS = ("view", "click", "add_to_cart", "purchase")
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Items in a fixed order. items, title, category: unicode [n_items]; description: str objects [n_items],
-    because one long text would widen every row of an array of unicode; price: float32 [n_items]; stock: int32
-    [n_items] (-1: not tracked); hidden: bool [n_items]."""
+    """Items in a fixed order.
+
+    items, title, category: unicode [n_items]; price: float32 [n_items]; description: str objects [n_items],
+    because one long text would widen every row of a unicode array; stock: int32 [n_items] (-1: not tracked);
+    hidden: bool [n_items].
+    """
 
     items: NDArray[np.str_]
     title: NDArray[np.str_]
@@ -58,10 +61,11 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Who asks, as the model sees it, in indices of the model's own vocabulary (unknown items left out).
+    """What a model is given to score for, in indices of its own vocabulary (unknown items are left out).
 
-    recent: int32 [r], most recent first; recent_at: float64 [r], s; recent_kind: uint8 [r];
-    context: int32 [c], items on the page or in the cart; now_s: the moment of the question.
+    recent: int32 [r], the user's items, most recent first; recent_at: float64 [r], s; recent_kind: uint8 [r],
+    index into KINDS; now_s: time of the request, s; context: int32 [c], items on the page or in the cart;
+    category: restricts popularity to a category.
     """
 
     recent: NDArray[np.int32]
@@ -74,8 +78,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Items in order, best first. item: int32 [n] in the model's vocabulary; score: float32 [n], decreasing.
-    `reason` says in a few words why, for the whole list ("popular now", "like what you looked at")."""
+    """Items in order, best first.
+
+    item: int32 [n], indices of the model's vocabulary; score: float32 [n], decreasing; reason: why, in a few
+    words for the whole list ("popular now").
+    """
 
     item: NDArray[np.int32]
     score: NDArray[np.float32]
@@ -84,36 +91,40 @@ class Ranking:
 
 @runtime_checkable
 class Recommender(Protocol):
-    """A fitted model. Thread-safe for reading: `scores`, `rank` and `similar` change nothing."""
+    """A fitted model as serving uses it. Thread-safe, because no method changes the model.
 
-    algorithm: str  # "popularity", "als", "content"; key of models.artifacts.ALGORITHMS
+    `models.algorithms.base.Algorithm` is the base class that implements it.
+    """
+
     items: NDArray[np.str_]
 
+    @property
+    def algorithm(self) -> str:
+        """Its key in the table `models.algorithms`."""
+
     def scores(self, query: Query) -> NDArray[np.float32] | None:
-        """Score of every item, float32 [n_items]; None if the query says nothing to this model (no known
-        item)."""
+        """Score of every item, float32 [n_items]; None if the query holds nothing this model uses."""
 
     def rank(self, query: Query, n: int, *, allowed: NDArray[np.bool_] | None = None) -> Ranking:
         """The best `n` items among `allowed` (bool [n_items]; None: all). Empty if `scores` is None."""
 
     def similar(self, item: int, n: int, *, allowed: NDArray[np.bool_] | None = None) -> Ranking:
-        """The `n` items most like `item`, which is left out."""
+        """The `n` items most similar to `item`, without `item` itself."""
 
-    def to_arrays(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays (no object dtype) and JSON parameters from which `from_arrays` makes an equal model."""
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], params: Mapping[str, Any]) -> "Recommender":
-        """Inverse of `to_arrays`."""
+    def to_arrays(self) -> tuple[dict[str, NDArray[Any]], dict[str, object]]:
+        """Arrays (no object dtype) and JSON parameters, as an artifact stores them."""
 
 
-FORMAT = 1  # of model artifacts (models.artifacts)
+ARTIFACT_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a model artifact says about itself. `files` maps file name to sha256; `window` is (from, to),
-    s."""
+    """What a model artifact says about itself.
+
+    window: time of the first and of the last interaction learnt from, s; metrics: offline metrics; files:
+    sha256 by file name; created_ms: ms since the epoch.
+    """
 
     model_version: str
     algorithm: str
@@ -124,4 +135,4 @@ class Manifest:
     code_version: str
     created_ms: int
     files: Mapping[str, str]
-    format: int = FORMAT
+    format: int = ARTIFACT_FORMAT

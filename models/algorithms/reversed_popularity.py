@@ -1,7 +1,7 @@
-"""Popularity upside down: valid slates of eligible items, the least wanted first.
+"""Popularity reversed: valid slates of eligible items, the least popular first.
 
-Not a recommender anybody should want: demos and tests enter it as a challenger to see it lose and be rolled
-back. It fails as real models fail, with well-formed answers that nobody clicks.
+The model is broken on purpose. Demos and tests enter it as a challenger to see it lose and be rolled back. It
+fails as real models fail: its answers are well-formed, and users do not click them.
 """
 
 import numpy as np
@@ -10,23 +10,30 @@ from numpy.typing import NDArray
 from models.algorithms.popularity import Popularity
 from models.recommender import Query
 
+NEVER_SOLD = np.float32(-4.0)  # below every reversed score, which is -3 at least
 
-class Inverted(Popularity):
-    """What sold least and longest ago first; within a category as overall. What never sold comes last: it
-    may be new, and new items are no failure."""
 
-    algorithm = "inverted"
+class ReversedPopularity(Popularity):
+    """The items that sold least and longest ago first, overall or within a category.
+
+    Items that never sold come last, because they may be new.
+    """
+
+    algorithm = "reversed_popularity"
+    former_names = ("inverted",)
     reason = "least popular (a broken model, on purpose)"
     similar_reason = "least popular (a broken model, on purpose)"
+    broken_on_purpose = True
+    variants = ()
 
     def scores(self, query: Query) -> NDArray[np.float32]:
-        """Popularity's scores, reversed."""
+        """Scores of `Popularity`, reversed."""
         return _reversed(super().scores(query))
 
     def similarity(self, item: int) -> NDArray[np.float32]:
-        """Popularity's similarities, reversed."""
+        """Similarities of `Popularity`, reversed."""
         return _reversed(super().similarity(item))
 
 
-def _reversed(popular: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.where(popular > 0, -popular, np.float32(-4.0))
+def _reversed(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(scores > 0, -scores, NEVER_SOLD)

@@ -1,4 +1,4 @@
-"""Splits of interactions by time, and by nothing else: a model is judged on what came after it learnt."""
+"""Splits of interactions by time, so that a model is evaluated on what happened after what it learnt from."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from models.recommender import Interactions
 
 @dataclass(frozen=True, slots=True)
 class TimeSplit:
-    """`train`: at <= cut_s. `test`: cut_s < at <= until_s. Both keep the order and the users of the whole."""
+    """`train`: at <= cut_s. `test`: cut_s < at <= until_s. Both keep the order and the users of the input."""
 
     train: Interactions
     test: Interactions
@@ -18,30 +18,30 @@ class TimeSplit:
 
 
 def between(interactions: Interactions, after_s: float, until_s: float) -> Interactions:
-    """The interactions with after_s < at <= until_s; views, not copies."""
+    """Interactions with after_s < at <= until_s; views, not copies."""
     rows = slice(*np.searchsorted(interactions.at, [after_s, until_s], side="right").tolist())
     columns = ("user", "item", "at", "quantity", "price", "kind")
     return replace(interactions, **{name: getattr(interactions, name)[rows] for name in columns})
 
 
-def by_time(interactions: Interactions, cut_s: float, until_s: float) -> TimeSplit:
-    """Train on everything up to `cut_s`, test on what came after it up to `until_s`."""
+def split_at(interactions: Interactions, cut_s: float, until_s: float) -> TimeSplit:
+    """Train on everything up to `cut_s`, test on what came after it up to `until_s`. Raises ValueError."""
     if not cut_s < until_s:
         raise ValueError(f"cut_s: {cut_s} is not before until_s {until_s}")
     train = between(interactions, -np.inf, cut_s)
     return TimeSplit(train, between(interactions, cut_s, until_s), cut_s, until_s)
 
 
-def last(interactions: Interactions, test_s: float, skip: int = 0) -> TimeSplit:
-    """The last `test_s` seconds are the test; with `skip` = 1 the window before it, and so on (for tuning).
+def split_last(interactions: Interactions, test_s: float, skip: int = 0) -> TimeSplit:
+    """Test on the last `test_s` seconds; with `skip` = 1 on the window before them, and so on (for tuning).
 
-    Raises ValueError if there is nothing to learn from or nothing to test on.
+    Raises ValueError if a part is empty.
     """
     if not len(interactions.at):
         raise ValueError("interactions: there are none to split")
     until_s = float(interactions.at[-1]) - skip * test_s
-    split = by_time(interactions, until_s - test_s, until_s)
-    learn, judge = len(split.train.at), len(split.test.at)
-    if not learn or not judge:
-        raise ValueError(f"test_s: {test_s} leaves {learn} rows to learn from and {judge} to test on")
+    split = split_at(interactions, until_s - test_s, until_s)
+    n_train, n_test = len(split.train.at), len(split.test.at)
+    if not n_train or not n_test:
+        raise ValueError(f"test_s: {test_s} leaves {n_train} rows to learn from and {n_test} to test on")
     return split

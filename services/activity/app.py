@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from models.recommender import Progress
+from models.recommender import ProgressCallback
 from services import bootstrap
 from services.activity.metrics import ActivityMetrics
 from services.activity.worker import ActivityWorker, Deps
@@ -65,7 +65,7 @@ def run(settings: Settings) -> None:
             producer.close()
 
 
-def rebuild(settings: Settings, progress: Progress) -> str:
+def rebuild(settings: Settings, progress: ProgressCallback) -> str:
     """Restore the rows that Redis lost and read the log to its present end; other workers may run meanwhile.
     Returns a sentence on what was done. Raises UnavailableError."""
     features = bootstrap.feature_store(settings)
@@ -91,7 +91,10 @@ def rebuild(settings: Settings, progress: Progress) -> str:
 
 
 def read_to_the_end(
-    worker: ActivityWorker, consumer: EventConsumer, pairs: frozenset[tuple[str, int]], progress: Progress
+    worker: ActivityWorker,
+    consumer: EventConsumer,
+    pairs: frozenset[tuple[str, int]],
+    progress: ProgressCallback,
 ) -> str:
     """Step until every event that is in the log now has been handled."""
     worker.step(POLL_S)

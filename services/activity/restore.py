@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.recommender import Progress, silent
+from models.recommender import ProgressCallback, no_progress
 from services.activity import rows
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore, FeatureStore
@@ -52,7 +52,7 @@ def restore(
     features: FeatureStore | None,
     shape: Shape,
     clock: Callable[[], int],
-    progress: Progress = silent,
+    progress: ProgressCallback = no_progress,
 ) -> Restored:
     """Load every history online. Raises UnavailableError; what was loaded then stays, and a repetition does
     no harm."""

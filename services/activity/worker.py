@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from models.recommender import Progress, silent
+from models.recommender import ProgressCallback, no_progress
 from services.activity import rows
 from services.activity.restore import Restored, Shape, restore
 from services.errors import BadMessageError, DataLossError, StalePositionError
@@ -51,7 +51,7 @@ class ActivityWorker:
         *,
         most: int,
         horizon_ms: int,
-        progress: Progress = silent,
+        progress: ProgressCallback = no_progress,
     ):
         self._deps = deps
         self._clock = clock

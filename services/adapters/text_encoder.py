@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.recommender import Progress, silent
+from models.recommender import ProgressCallback, no_progress
 from services.errors import ConfigurationError
 from services.runtime.atomic_write import replacing
 from services.settings import Settings
@@ -37,7 +37,7 @@ class CachedTextEncoder:
         self._open_model = open_model
         self._embed: Embed | None = None
 
-    def encode(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], progress: ProgressCallback = no_progress) -> NDArray[np.float32]:
         """One row a text, float32 [n, d], in order; equal texts are embedded once. Empty texts get what the
         model makes of them."""
         keys = [_digest(text) for text in texts]

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from models.recommender import Progress
+from models.recommender import ProgressCallback
 from services import bootstrap
 from services.activity import app as activity
 from services.bandit.attribution import app as attribution
 from services.bandit.decider import app as decider
 from services.errors import RingsideError
 from services.recommend import catalogue_sync
-from services.runtime.progress import shown
+from services.runtime.progress import show_progress
 from services.settings import Settings
 
-Part = Callable[[Settings, Progress], str]
+Part = Callable[[Settings, ProgressCallback], str]
 PARTS: Mapping[str, Part] = {
     "experiments, from decisions": decider.rebuild,
     "sums, from exposures and events": attribution.rebuild,
@@ -35,7 +35,7 @@ def run(settings: Settings, console: Console | None = None) -> int:
     table, failed = Table("part", "result", title="Redis", title_justify="left"), 0
     for name, part in PARTS.items():
         try:
-            with shown("rebuild") as progress:
+            with show_progress("rebuild") as progress:
                 table.add_row(name, part(settings, progress))
         except (RingsideError, TimeoutError) as error:
             failed += 1

@@ -16,7 +16,7 @@ from services.errors import UnavailableError
 from services.ports.training import ModelStore
 
 CHAMPION, BETTER, TEXT, BROKEN = "popularity", "als", "text", "broken"
-ALGORITHM = {CHAMPION: "popularity", BETTER: "als", TEXT: "content", BROKEN: "inverted"}
+ALGORITHM = {CHAMPION: "popularity", BETTER: "als", TEXT: "content", BROKEN: "reversed_popularity"}
 MOVED = 0.6  # share at which everybody agrees that traffic moved
 ENOUGH = 200  # requests, or sessions, from which something is concluded
 LOOK_S = 0.1

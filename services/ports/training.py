@@ -1,4 +1,4 @@
-"""Imported data, model artifacts, the registry, text embeddings."""
+"""Imported data, model artifacts, the model registry, text embeddings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.recommender import Catalogue, Interactions, Manifest, Progress, Recommender, silent
+from models.recommender import (
+    Catalogue,
+    Interactions,
+    Manifest,
+    ProgressCallback,
+    Recommender,
+    no_progress,
+)
 from services.ports.catalogue import Imported
 
 if TYPE_CHECKING:
@@ -35,10 +42,17 @@ class DataStore(Protocol):
         """Versions present, oldest first."""
 
     def load(self, version: str | None = None) -> Dataset:
-        """A version (None: the current one). Raises ConfigurationError if there is none, or it is damaged."""
+        """A version (None: the current one). Raises ConfigurationError if it is missing or damaged."""
+
+    def load_holdout(self, version: str | None = None) -> Interactions:
+        """Interactions after the split, over the catalogue of the same version.
+
+        Raises ConfigurationError if the version was imported without a split.
+        """
 
     def imported(self, version: str) -> Imported:
-        """What the catalogue of this version knows; moves when the same data are imported again."""
+        """Time and fields of this version's catalogue; the time moves when the same data are imported
+        again."""
 
     def table(self, name: str, version: str | None = None) -> "pa.Table":
         """One table as imported: items, users, interactions, perhaps holdout."""
@@ -59,29 +73,27 @@ class ModelStore(Protocol):
         """Write an artifact atomically; its version is `<algorithm>-<UTC time>-<hash>`."""
 
     def load(self, model_version: str) -> tuple[Recommender, Manifest]:
-        """A verified artifact. Raises ArtifactError naming what is wrong (hash, missing file, foreign
-        format)."""
+        """A verified artifact. Raises ArtifactError naming what is wrong (hash, missing file, format)."""
 
     def versions(self) -> list[str]:
         """Versions present, oldest first."""
 
 
 class ModelRegistry(Protocol):
-    """The registry people look at (MLflow): versions, aliases champion / challenger / holdback, evidence as
-    tags."""
+    """The model registry for people (MLflow). All methods raise UnavailableError."""
 
     def register(self, manifest: Manifest) -> None:
-        """Record a model version with its metrics and parameters."""
+        """Record a model version with its metrics and parameters; idempotent."""
 
     def alias(self, name: str, model_version: str | None) -> None:
-        """Point an alias at a version, or remove it."""
+        """Point an alias (champion, challenger, holdback) at a version; None removes it."""
 
     def tag(self, model_version: str, tags: Mapping[str, str]) -> None:
-        """Attach evidence."""
+        """Attach evidence to a version, as tags."""
 
 
 class TextEncoder(Protocol):
     """Texts to vectors."""
 
-    def encode(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
-        """One row a text, float32 [n, d], in order."""
+    def encode(self, texts: Sequence[str], progress: ProgressCallback = no_progress) -> NDArray[np.float32]:
+        """One row per text, float32 [n, d], in order."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from models.recommender import Progress
+from models.recommender import ProgressCallback
 from services import bootstrap
 from services.errors import BadMessageError, DataLossError, StalePositionError, UnavailableError
 from services.messages.events import ITEMS, ItemChanged, decode
@@ -193,7 +193,7 @@ def _slow() -> UnavailableError:
     return UnavailableError("topic items", f"its end was not reached in {PATIENCE_S:g} s")
 
 
-def rebuild(settings: Settings, progress: Progress) -> str:
+def rebuild(settings: Settings, progress: ProgressCallback) -> str:
     """Lay the live changes of items anew, up to the present end of their log; a sentence on what was laid.
     Raises UnavailableError."""
     consumer, overlay = bootstrap.consumer(settings), bootstrap.item_overlay(settings)

@@ -4,21 +4,20 @@ import getpass
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from experiments.lifecycle.commands import Origin
 from experiments.lifecycle.fold import Experiment
 from services import bootstrap
 from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
-from services.runtime.progress import shown
+from services.runtime.progress import show_progress
 from services.runtime.worker_loop import WorkerLoop
 from services.settings import Settings
-from services.training.metrics import TrainerMetrics
-from services.training.model_spec import Recipe, recipe, recipe_of
-from services.training.pipeline import Trained, TrainingPipeline, enter
-from services.training.training_window import latest
-from services.training.worker import TrainerWorker
+from services.training.metrics import TrainingMetrics
+from services.training.model_spec import ModelSpec, model_spec, spec_of
+from services.training.pipeline import TrainingPipeline, TrainingResult, enter
+from services.training.training_window import training_window
+from services.training.worker import TrainingWorker
 
 log = logging.getLogger(__name__)
 PROCESS = "training"
@@ -35,12 +34,12 @@ def run(settings: Settings) -> None:
     worker = make_worker(settings)
     with (
         bootstrap.metered(settings, PROCESS, silent_s=LONGEST_FIT_S) as meters,
-        shown("retraining") as progress,
+        show_progress("retraining") as progress,
     ):
-        metrics = TrainerMetrics(meters.registry)
+        metrics = TrainingMetrics(meters.registry)
         WorkerLoop(
             "retraining",
-            lambda: metrics.around(lambda: worker.look(progress)),
+            lambda: metrics.observe(lambda: worker.poll(progress)),
             every_s=POLL_EVERY_S,
             retry_s=POLL_EVERY_S,
             retried=(Exception,),  # the worker counts attempts, and gives up a request that fails too often
@@ -48,22 +47,22 @@ def run(settings: Settings) -> None:
         ).run(stop)
 
 
-def make_worker(settings: Settings) -> TrainerWorker:
+def make_worker(settings: Settings) -> TrainingWorker:
     """The worker on real adapters."""
-    return TrainerWorker(
+    return TrainingWorker(
         experiment=settings.experiments.default,
         decisions=bootstrap.decision_log(settings),
         models=bootstrap.model_store(settings),
         registry=bootstrap.model_registry(settings),
-        workshop=make_workshop(settings),
+        pipeline=make_pipeline(settings),
     )
 
 
-def make_workshop(settings: Settings) -> TrainingPipeline:
+def make_pipeline(settings: Settings) -> TrainingPipeline:
     """Training on real adapters."""
     data, history = bootstrap.data_store(settings), bootstrap.event_history(settings)
     return TrainingPipeline(
-        dataset=lambda: latest(data, history),
+        dataset=lambda: training_window(data, history),
         models=bootstrap.model_store(settings),
         registry=bootstrap.model_registry(settings),
         encoder=lambda: bootstrap.text_encoder(settings),
@@ -74,33 +73,33 @@ def make_workshop(settings: Settings) -> TrainingPipeline:
 
 
 def train_by_command(
-    settings: Settings, algorithm: str, params: Mapping[str, Any], *, against_champion: bool
-) -> Trained:
+    settings: Settings, algorithm: str, params: Mapping[str, object], *, against_champion: bool
+) -> TrainingResult:
     """Train, with progress for whoever watches; says what the gate found."""
     bootstrap.configure_logging(settings, "train")
-    made = recipe(algorithm, params)
-    champion = champion_recipe(settings) if against_champion else None
-    with shown(algorithm) as progress:
-        trained = make_workshop(settings).train(made, champion, progress)
-    log.info("%s: %s", trained.manifest.model_version, trained.verdict.reason)
+    spec = model_spec(algorithm, params)
+    champion = champion_spec(settings) if against_champion else None
+    with show_progress(algorithm) as progress:
+        trained = make_pipeline(settings).train(spec, champion, progress)
+    log.info("%s: %s", trained.manifest.model_version, trained.gate.reason)
     return trained
 
 
-def record(settings: Settings, trained: Trained) -> None:
+def record(settings: Settings, trained: TrainingResult) -> None:
     """Note a trained model in the registry."""
-    make_workshop(settings).record(trained)
+    make_pipeline(settings).record(trained)
 
 
-def champion_recipe(settings: Settings) -> Recipe | None:
+def champion_spec(settings: Settings) -> ModelSpec | None:
     """How the champion was made; None before the experiment has started."""
     state = bootstrap.decision_log(settings).catch_up().get(settings.experiments.default)
     if state is None:
         return None
     _, manifest = bootstrap.model_store(settings).load(state.arms[state.champion].model_version)
-    return recipe_of(manifest)
+    return spec_of(manifest)
 
 
-def enter_by_command(settings: Settings, trained: Trained, arm: str | None, now_ms: int) -> Experiment:
+def enter_by_command(settings: Settings, trained: TrainingResult, arm: str | None, now_ms: int) -> Experiment:
     """Let a trained model join the experiment because a person said so."""
     author = f"shell:{getpass.getuser()}"
     origin = Origin(author=author, now_ms=now_ms, code_version=trained.manifest.code_version)

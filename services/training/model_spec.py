@@ -1,32 +1,31 @@
-"""How each algorithm is fitted: its parameters, and what it needs beside interactions and catalogue."""
+"""What to fit: an algorithm and its parameters."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from models.algorithms import UnknownAlgorithmError, algorithm_class
 from models.algorithms.content import texts
-from models.artifacts import ALGORITHMS
-from models.recommender import Catalogue, Interactions, Manifest, Progress, Recommender, silent
+from models.recommender import (
+    Catalogue,
+    Interactions,
+    Manifest,
+    ProgressCallback,
+    Recommender,
+    no_progress,
+)
 from services.errors import BadInputError
 from services.ports.training import TextEncoder
 
 EncoderFactory = Callable[[], TextEncoder]
-Extras = Callable[[Catalogue, EncoderFactory, Progress], dict[str, Any]]
-
-
-def _embeddings(catalogue: Catalogue, encoder: EncoderFactory, progress: Progress) -> dict[str, Any]:
-    return {"embeddings": encoder().encode(texts(catalogue), progress)}
-
-
-EXTRAS: Mapping[str, Extras] = {"content": _embeddings}  # of algorithms that need more than what users did
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ModelSpec:
     """An algorithm with the parameters that differ from its defaults."""
 
     algorithm: str
-    params: Mapping[str, Any]
+    params: Mapping[str, object] = field(default_factory=dict)
 
     def fit(
         self,
@@ -35,36 +34,41 @@ class Recipe:
         *,
         now_s: float,
         encoder: EncoderFactory,
-        progress: Progress = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Recommender:
-        """A model of what happened up to `now_s`. Raises BadInputError naming a wrong parameter."""
-        extras = EXTRAS[self.algorithm](catalogue, encoder, progress) if self.algorithm in EXTRAS else {}
+        """Fit a model on what happened up to `now_s`. `encoder` is called only if the algorithm needs it.
+
+        Raises BadInputError naming the parameter that is wrong.
+        """
+        algorithm = algorithm_class(self.algorithm)
+        params: dict[str, Any] = dict(self.params)
+        if algorithm.needs_embeddings:
+            params["embeddings"] = encoder().encode(texts(catalogue), progress)
         try:
-            return ALGORITHMS[self.algorithm].fit(
-                interactions, catalogue, now_s=now_s, seed=0, progress=progress, **extras, **self.params
-            )
+            return algorithm.fit(interactions, catalogue, now_s=now_s, progress=progress, **params)
         except (TypeError, ValueError) as error:
             raise BadInputError("params", str(error)) from error
 
 
-def recipe(algorithm: str, params: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a known algorithm. Raises BadInputError naming the algorithm or the parameter."""
-    if algorithm not in ALGORITHMS:
-        raise BadInputError("algorithm", f"{algorithm!r} is not one of {', '.join(sorted(ALGORITHMS))}")
-    names = _parameter_names(algorithm)
+def model_spec(algorithm: str, params: Mapping[str, object] | None = None) -> ModelSpec:
+    """A checked spec under the algorithm's present name; `algorithm` may be a former one.
+
+    Raises BadInputError naming the algorithm or parameter that is unknown.
+    """
+    try:
+        kind = algorithm_class(algorithm)
+    except UnknownAlgorithmError as error:
+        raise BadInputError("algorithm", str(error)) from error
+    names = [parameter.name for parameter in fields(kind.params_type)]
     unknown = [name for name in params or {} if name not in names]
     if unknown:
-        raise BadInputError("params", f"{algorithm} has no {unknown[0]!r} (it has {', '.join(names)})")
-    return Recipe(algorithm, dict(params or {}))
+        raise BadInputError("params", f"{kind.algorithm} has no {unknown[0]!r} (it has {', '.join(names)})")
+    return ModelSpec(kind.algorithm, dict(params or {}))
 
 
-def recipe_of(manifest: Manifest) -> Recipe:
-    """The recipe by which a model was made, for making it again from newer data."""
-    names = _parameter_names(manifest.algorithm)
-    return recipe(
-        manifest.algorithm, {name: manifest.params[name] for name in names if name in manifest.params}
+def spec_of(manifest: Manifest) -> ModelSpec:
+    """The spec by which a model was fitted, to fit it again on newer data."""
+    names = {parameter.name for parameter in fields(algorithm_class(manifest.algorithm).params_type)}
+    return model_spec(
+        manifest.algorithm, {name: value for name, value in manifest.params.items() if name in names}
     )
-
-
-def _parameter_names(algorithm: str) -> list[str]:
-    return [field.name for field in fields(ALGORITHMS[algorithm].params_type)]

@@ -1,38 +1,40 @@
-"""The offline gate: a new model must not be clearly worse than the champion before shoppers see it.
+"""The offline gate: refuses a new model that is clearly worse than the champion before users see it.
 
-Both recipes learn from everything up to a cut and are judged on what came after it; judging the champion's
-artifact itself would flatter it, because it may have learnt from the days it is judged on. The gate only
-keeps out accidents: which of two good models is better, shoppers decide.
+Both specs are fitted on everything up to a cut and evaluated on what came after it. Evaluating the champion's
+artifact itself would flatter it, because it may have learnt from the test window. The gate only prevents
+accidents; which of two good models is better is decided by the experiment.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from models.algorithms.time_decay import DAY_S
 from models.evaluation.offline import Case, cases, evaluate
-from models.evaluation.splits import TimeSplit, last
-from models.recommender import Progress, Recommender, silent
+from models.evaluation.splits import TimeSplit, split_last
+from models.recommender import ProgressCallback, Recommender, no_progress
 from services.ports.training import Dataset
-from services.training.model_spec import Recipe
+from services.training.model_spec import ModelSpec
 
 METRIC = "recall@20"
-TOLERANCE = 0.10  # the candidate may lose this share of the champion's METRIC on new items
-LONGEST_TEST_S = 28 * DAY_S
-TEST_SHARE = 0.2  # of the window, when that is shorter
-FEWEST_USERS = 30  # below this the gate can't judge, and says so
+TOLERANCE = 0.10  # share of the champion's METRIC on new items that the candidate may lose
+MAX_TEST_S = 28 * DAY_S
+TEST_SHARE = 0.2  # of the window, where that is shorter
+MIN_USERS = 30  # with fewer users the gate passes every model and says so in its reason
 
-Fit = Callable[[Recipe, TimeSplit, Progress], Recommender]
-Serve = Callable[[list[Case], TimeSplit], list[Case]]  # the cases that serving would ask about, as it would
+Fit = Callable[[ModelSpec, TimeSplit, ProgressCallback], Recommender]
+AsServed = Callable[[list[Case], TimeSplit], list[Case]]  # the cases with the queries that serving would make
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the gate found. `candidate` and `champion`: METRIC on new items (None: there is no champion, or
-    nobody to judge by). `metrics`: all of the candidate's, those over all items with the prefix `all `."""
+class GateResult:
+    """Result of the offline gate.
+
+    candidate, champion: METRIC on new items (None: there is no champion, or too few users). metrics: all
+    metrics of the candidate, those over all items with the prefix `all `.
+    """
 
     passed: bool
     reason: str
@@ -44,52 +46,53 @@ class Verdict:
     metrics: Mapping[str, float]
 
     def evidence(self) -> dict[str, Any]:
-        """The verdict for a decision or a registry tag, without the full metrics."""
+        """The result as JSON for a decision or a registry tag, without `metrics`."""
         return {name: value for name, value in asdict(self).items() if name != "metrics"}
 
 
-def judge(
-    candidate: Recipe,
-    champion: Recipe | None,
+def run_gate(
+    candidate: ModelSpec,
+    champion: ModelSpec | None,
     dataset: Dataset,
     fit: Fit,
-    serve: Serve = lambda judged, _: judged,
-    progress: Progress = silent,
-) -> Verdict:
-    """Fit both on the same past, compare them on the same future."""
+    as_served: AsServed = lambda users, _: users,
+    progress: ProgressCallback = no_progress,
+) -> GateResult:
+    """Fit both specs on the same past and compare them on the same future. Too little data passes."""
     try:
-        split = last(dataset.interactions, test_span_s(dataset))
+        split = split_last(dataset.interactions, test_span_s(dataset))
     except ValueError as error:
-        return Verdict(True, f"not judged: {error}", None, None, TOLERANCE, 0, 0.0, {})
-    judged = [case for case in cases(split) if len(np.setdiff1d(case.chosen, case.known))]
-    judged = serve(judged, split)
-    if len(judged) < FEWEST_USERS:
-        reason = f"not judged: {len(judged)} users on both sides of the cut, {FEWEST_USERS} are needed"
-        return Verdict(True, reason, None, None, TOLERANCE, len(judged), split.cut_s, {})
-    metrics = metrics_of(fit(candidate, split, progress), judged)
-    rival = None if champion is None else metrics_of(fit(champion, split, progress), judged)[METRIC]
+        return GateResult(True, f"not judged: {error}", None, None, TOLERANCE, 0, 0.0, {})
+    users = [case for case in cases(split) if len(case.relevant(new_only=True))]
+    users = as_served(users, split)
+    if len(users) < MIN_USERS:
+        reason = f"not judged: {len(users)} users on both sides of the cut, {MIN_USERS} are needed"
+        return GateResult(True, reason, None, None, TOLERANCE, len(users), split.cut_s, {})
+    metrics = metrics_of(fit(candidate, split, progress), users)
+    rival = None if champion is None else metrics_of(fit(champion, split, progress), users)[METRIC]
     return compare(metrics, rival, split.cut_s)
 
 
-def compare(metrics: Mapping[str, float], champion: float | None, cut_s: float) -> Verdict:
-    """The rule itself: at least (1 − TOLERANCE) of the champion's METRIC on new items."""
+def compare(metrics: Mapping[str, float], champion: float | None, cut_s: float) -> GateResult:
+    """The rule of the gate: at least (1 − TOLERANCE) of the champion's METRIC on new items."""
     candidate = metrics[METRIC]
     passed = champion is None or candidate >= (1 - TOLERANCE) * champion
     against = "no champion yet" if champion is None else f"champion {champion:.4f}"
     reason = f"{METRIC} on new items {candidate:.4f}, {against}, tolerance {TOLERANCE:.0%}"
-    users = int(metrics["users"])
-    return Verdict(passed, reason, candidate, champion, TOLERANCE, users, cut_s, metrics)
+    return GateResult(passed, reason, candidate, champion, TOLERANCE, int(metrics["users"]), cut_s, metrics)
 
 
-def metrics_of(model: Recommender, judged: list[Case], progress: Progress = silent) -> dict[str, float]:
+def metrics_of(
+    model: Recommender, users: list[Case], progress: ProgressCallback = no_progress
+) -> dict[str, float]:
     """Metrics on new items under their own names, on all items with the prefix `all `."""
-    with threadpool_limits(1, "blas"):  # as when serving
-        new = evaluate(model, judged, new_only=True)
-        overall = evaluate(model, judged, new_only=False, progress=progress)
+    with threadpool_limits(1, "blas"):  # as in serving
+        new = evaluate(model, users, new_only=True)
+        overall = evaluate(model, users, new_only=False, progress=progress)
     return {**new, **{f"all {name}": value for name, value in overall.items()}}
 
 
 def test_span_s(dataset: Dataset) -> float:
-    """Length of the test window: 28 days, or a fifth of what there is."""
+    """Length of the test window in s: MAX_TEST_S, or TEST_SHARE of a shorter window."""
     at = dataset.interactions.at
-    return min(LONGEST_TEST_S, TEST_SHARE * float(at[-1] - at[0])) if len(at) else LONGEST_TEST_S
+    return min(MAX_TEST_S, TEST_SHARE * float(at[-1] - at[0])) if len(at) else MAX_TEST_S

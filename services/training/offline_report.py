@@ -1,21 +1,24 @@
-"""The offline report: every algorithm on one time split, as a table for people and JSON for machines."""
+"""The offline report: every algorithm on one time split, as a table for people and JSON for programs."""
 
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from models.algorithms import ALGORITHM_NAMES, algorithm_class
+from models.algorithms.content import texts
 from models.algorithms.time_decay import DAY_S
 from models.evaluation.offline import Case, cases
-from models.evaluation.splits import TimeSplit, between, last
-from models.recommender import Progress, Recommender
+from models.evaluation.splits import TimeSplit, between, split_last
+from models.recommender import ProgressCallback, Recommender
 from services.errors import BadInputError
 from services.ports.training import Dataset
-from services.training.model_spec import EncoderFactory, Recipe, recipe
+from services.training.model_spec import EncoderFactory, ModelSpec, model_spec
 from services.training.offline_gate import metrics_of
 
 COLUMNS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "coverage@20")
@@ -24,49 +27,61 @@ TIMED_RANKS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the report. `learn_days`: learn from the last days before the cut only (0: from
-    everything)."""
+    """A model to report. `learn_days`: learn only from the last days before the cut (0: from everything)."""
 
     name: str
-    algorithm: str
-    params: Mapping[str, Any] = field(default_factory=dict)
+    spec: ModelSpec
     learn_days: float = 0.0
 
 
-FOREVER = 1e6  # days: no decay
-LINE_UP = (
-    Entry("popularity, all time", "popularity", {"fast_days": FOREVER, "slow_days": FOREVER}),
-    Entry("popularity, last ten days", "popularity", {"fast_days": FOREVER, "slow_days": FOREVER}, 10.0),
-    Entry("popularity", "popularity"),
-    Entry("als, no decay, no trend", "als", {"half_life_days": FOREVER, "trend": 0.0}),
-    Entry("als", "als"),
-    Entry("content", "content"),
-    Entry("linear", "linear"),
-    Entry("inverted (broken on purpose)", "inverted"),
-)
+def line_up(algorithms: Collection[str] = ALGORITHM_NAMES) -> list[Entry]:
+    """Entries of these algorithms in the order of the table: their variants, then their defaults."""
+    entries = []
+    for name in ALGORITHM_NAMES:
+        if name not in algorithms:
+            continue
+        algorithm = algorithm_class(name)
+        entries += [Entry(v.name, model_spec(name, v.params), v.learn_days) for v in algorithm.variants]
+        note = " (broken on purpose)" if algorithm.broken_on_purpose else ""
+        entries.append(Entry(f"{name}{note}", model_spec(name)))
+    return entries
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """What was measured of one entry. Times on the machine that made the report; rank: 20 of the new
-    items."""
+class Row:
+    """Measurements of one entry, with times on the machine that made the report.
+
+    metrics: on new items, and with the prefix `all ` on all items; rank_us_…: time of `rank` for 20 new
+    items.
+    """
 
     name: str
     algorithm: str
-    params: Mapping[str, Any]
-    metrics: Mapping[str, float]  # on new items; `all …` on all items
+    params: Mapping[str, object]
+    metrics: Mapping[str, float]
     fit_s: float
     rank_us_median: float
     rank_us_p99: float
 
-    def costs(self) -> list[str]:
-        """Times as table cells."""
+    def times(self) -> list[str]:
+        """Cells of the columns `TIMES`."""
         return [f"{self.fit_s:.1f}", f"{self.rank_us_median:.0f}"]
+
+    def overall(self) -> dict[str, float]:
+        """Metrics on all items, under their own names."""
+        return {
+            name.removeprefix("all "): value
+            for name, value in self.metrics.items()
+            if name.startswith("all ")
+        }
+
+
+TIMES = ("fit, s", "rank, µs")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All lines with what they were measured on. Times in s since the epoch; counts are of the split."""
+    """All rows, and the data they were measured on. Times in s since the epoch; counts are of the split."""
 
     data_version: str
     source: str
@@ -79,72 +94,69 @@ class Report:
     users_judged: int
     users_judged_new: int
     embed_s: float  # spent on embedding texts that were not cached
-    lines: tuple[Line, ...]
+    lines: tuple[Row, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON types."""
+        """The report in JSON types."""
         return asdict(self)
 
     def to_markdown(self) -> str:
-        """Protocol, a table on new items and one on all items."""
+        """The protocol, a table on new items and one on all items."""
         cut, until = (
             time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at)) for at in (self.cut_s, self.until_s)
         )
         protocol = PROTOCOL.format(**asdict(self), cut=cut, until=until)
-        new = table(
-            "new items", [(line, line.metrics, line.costs()) for line in self.lines], ("fit, s", "rank, µs")
-        )
-        overall = table("all items", [(line, _overall(line.metrics), []) for line in self.lines])
+        new = table("new items", [(row, row.metrics, row.times()) for row in self.lines], TIMES)
+        overall = table("all items", [(row, row.overall(), []) for row in self.lines])
         return "\n\n".join([textwrap.fill(protocol, 110), new, overall]) + "\n"
 
 
 PROTOCOL = (
-    "Split by time: models learn from the {train_rows:,} interactions up to {cut} and are judged on the "
-    "{test_rows:,} up to {until} ({test_days:g} days), over {items:,} items. Judged are the {users_judged:,} "
-    "users with interactions on both sides of the cut; a model knows each by the last 50 interactions before "
-    "it, however old. New items: only items that the user had not bought before are shown and count "
-    "({users_judged_new:,} users bought one). All items: everything may be shown and counts. recall@k = hits "
-    "/ min(k, items bought); ndcg@k with binary gain; coverage@k = share of the catalogue in any list."
+    "Split by time: models learn from the {train_rows:,} interactions up to {cut} and are evaluated on the "
+    "{test_rows:,} up to {until} ({test_days:g} days), over {items:,} items. Evaluated are the "
+    "{users_judged:,} users with interactions on both sides of the cut; a model gets each user's last 50 "
+    "interactions before it, however old. New items: only items that the user had not bought before are "
+    "recommended and count ({users_judged_new:,} users bought one). All items: everything may be recommended "
+    "and counts. recall@k = hits / min(k, items bought); ndcg@k with binary gain; coverage@k = share of the "
+    "catalogue in any list."
 )
 
 
 def table(
-    title: str, rows: Sequence[tuple[Line, Mapping[str, float], list[str]]], more: Sequence[str] = ()
+    title: str, rows: Sequence[tuple[Row, Mapping[str, float], list[str]]], more: Sequence[str] = ()
 ) -> str:
-    """A Markdown table of COLUMNS and what `more` names."""
+    """A Markdown table of COLUMNS and the columns `more`, whose cells come with each row."""
     head = "| " + " | ".join([title, *COLUMNS, *more]) + " |"
     lines = [head, "|---|" + "---:|" * (len(COLUMNS) + len(more))]
-    for line, metrics, costs in rows:
-        cells = [f"{metrics[name]:.4f}" for name in COLUMNS] + costs
-        lines.append("| " + " | ".join([line.name, *cells]) + " |")
+    for row, metrics, extra_cells in rows:
+        cells = [f"{metrics[name]:.4f}" for name in COLUMNS] + extra_cells
+        lines.append("| " + " | ".join([row.name, *cells]) + " |")
     return "\n".join(lines)
-
-
-def _overall(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name.removeprefix("all "): value for name, value in metrics.items() if name.startswith("all ")}
 
 
 def make_report(
     dataset: Dataset,
     encoder: EncoderFactory,
-    progress: Progress,
+    progress: ProgressCallback,
     *,
     test_days: float = 28.0,
     skip: int = 0,
-    line_up: Sequence[Entry] = LINE_UP,
+    entries: Sequence[Entry] | None = None,
 ) -> Report:
-    """Fit and judge every entry of `line_up`. `skip` = 1 uses the test window before the last (for tuning).
+    """Fit and evaluate every entry (None: `line_up()`).
 
-    Raises BadInputError if the data are too short for the split.
+    `skip` = 1 evaluates on the test window before the last (for tuning). Raises BadInputError if the data are
+    too short for the split.
     """
+    entries = line_up() if entries is None else entries
     try:
-        split = last(dataset.interactions, test_days * DAY_S, skip)
+        split = split_last(dataset.interactions, test_days * DAY_S, skip)
     except ValueError as error:
         raise BadInputError("test_days", str(error)) from error
-    judged = cases(split)
-    embed_s = _warm(dataset, encoder, line_up, progress)
-    with threadpool_limits(1, "blas"):  # as when serving
-        lines = tuple(_line(entry, dataset, split, judged, encoder, progress) for entry in line_up)
+    users = cases(split)
+    embed_s = _embed_catalogue(dataset, encoder, entries, progress)
+    with threadpool_limits(1, "blas"):  # as in serving
+        rows = tuple(_measure(entry, dataset, split, users, encoder, progress) for entry in entries)
     return Report(
         data_version=dataset.version,
         source=dataset.source,
@@ -154,63 +166,49 @@ def make_report(
         train_rows=len(split.train.at),
         test_rows=len(split.test.at),
         items=len(dataset.catalogue),
-        users_judged=len(judged),
-        users_judged_new=int(lines[0].metrics["users"]) if lines else 0,
+        users_judged=len(users),
+        users_judged_new=int(rows[0].metrics["users"]) if rows else 0,
         embed_s=embed_s,
-        lines=lines,
+        lines=rows,
     )
 
 
-def _line(
+def _measure(
     entry: Entry,
     dataset: Dataset,
     split: TimeSplit,
-    judged: list[Case],
+    users: list[Case],
     encoder: EncoderFactory,
-    progress: Progress,
-) -> Line:
-    made = recipe(entry.algorithm, entry.params)
-    model, fit_s = _fitted(made, entry, dataset, split, encoder, progress)
-    metrics = metrics_of(model, judged, progress)
-    took_us = rank_times_us(model, judged)
-    params = model.to_arrays()[1]
-    median, p99 = np.percentile(took_us, [50, 99]).tolist()
-    return Line(entry.name, entry.algorithm, params, metrics, fit_s, median, p99)
-
-
-def _fitted(
-    made: Recipe,
-    entry: Entry,
-    dataset: Dataset,
-    split: TimeSplit,
-    encoder: EncoderFactory,
-    progress: Progress,
-) -> tuple[Recommender, float]:
+    progress: ProgressCallback,
+) -> Row:
     after_s = split.cut_s - entry.learn_days * DAY_S if entry.learn_days else -np.inf
-    learnt = between(split.train, after_s, split.cut_s)
+    train = between(split.train, after_s, split.cut_s)
     start = time.perf_counter()
-    model = made.fit(learnt, dataset.catalogue, now_s=split.cut_s, encoder=encoder, progress=progress)
-    return model, time.perf_counter() - start
+    model = entry.spec.fit(train, dataset.catalogue, now_s=split.cut_s, encoder=encoder, progress=progress)
+    fit_s = time.perf_counter() - start
+    metrics = metrics_of(model, users, progress)
+    median, p99 = np.percentile(rank_times_us(model, users), [50, 99]).tolist()
+    return Row(entry.name, model.algorithm, model.to_arrays()[1], metrics, fit_s, median, p99)
 
 
-def _warm(dataset: Dataset, encoder: EncoderFactory, line_up: Sequence[Entry], progress: Progress) -> float:
-    """Embed what is not cached, so that fit times are those of the models; returns the seconds it took."""
-    from models.algorithms.content import texts
-
+def _embed_catalogue(
+    dataset: Dataset, encoder: EncoderFactory, entries: Sequence[Entry], progress: ProgressCallback
+) -> float:
+    """Fill the cache of embeddings, so that fit times are those of the models. Returns the seconds it
+    took."""
     start = time.perf_counter()
-    if any(entry.algorithm == "content" for entry in line_up):
+    if any(algorithm_class(entry.spec.algorithm).needs_embeddings for entry in entries):
         encoder().encode(texts(dataset.catalogue), progress)
     return time.perf_counter() - start
 
 
-def rank_times_us(model: Recommender, judged: Sequence[Case]) -> np.ndarray:
-    """Time of `rank` (20 items, what the user knows left out) for up to TIMED_RANKS users, float64 [n],
-    µs."""
-    took = []
-    for case in judged[:TIMED_RANKS]:
+def rank_times_us(model: Recommender, users: Sequence[Case]) -> NDArray[np.float64]:
+    """Time of `rank` (20 items the user has not seen) for up to TIMED_RANKS users, float64 [n], µs."""
+    times = []
+    for case in users[:TIMED_RANKS]:
         allowed = np.ones(len(model.items), bool)
-        allowed[case.known] = False
+        allowed[case.seen] = False
         start = time.perf_counter_ns()
         model.rank(case.query, 20, allowed=allowed)
-        took.append((time.perf_counter_ns() - start) / 1_000)
-    return np.array(took)
+        times.append((time.perf_counter_ns() - start) / 1_000)
+    return np.array(times)

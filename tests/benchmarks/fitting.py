@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from models.algorithms import algorithm_class
 from models.algorithms.time_decay import DAY_S
-from models.artifacts import ALGORITHMS
 from models.evaluation.offline import cases, evaluate
 from models.evaluation.splits import last
 from models.recommender import Interactions
@@ -19,7 +19,7 @@ from services.adapters.files.data_store import ParquetDataStore
 from services.data_import.app import Order, import_data
 from services.settings import Settings
 
-ALGORITHMS_FITTED = ("popularity", "als", "linear")
+ALGORITHMS_FITTED = ("popularity", "als", "ease")
 TEST_S = 28 * DAY_S
 
 
@@ -47,7 +47,7 @@ def main() -> None:
         ("activity rows", rows_as_of_the_end(split.train, settings.recent_items)),
     ):
         for algorithm in ALGORITHMS_FITTED:
-            model = ALGORITHMS[algorithm].fit(learnt, dataset.catalogue, now_s=split.cut_s, seed=0)
+            model = algorithm_class(algorithm).fit(learnt, dataset.catalogue, now_s=split.cut_s, seed=0)
             new, every = (evaluate(model, judged, new_only=only) for only in (True, False))
             shares = ", ".join(
                 f"{which} {found['recall@20']:.4f} ± {found['recall@20_se']:.4f}"

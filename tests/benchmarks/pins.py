@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import redis
 
-from models.recommender import silent
+from models.recommender import no_progress
 from services import bootstrap
 from services.bandit.attribution.app import rebuild_pins
 from services.local_servers.kafka import LocalKafka
@@ -48,7 +48,7 @@ def measure(exposures: int = 200_000) -> dict[str, object]:
         with redis.Redis.from_url(server.url) as client:
             client.flushall()
         began = time.perf_counter()
-        told = rebuild_pins(settings, silent)
+        told = rebuild_pins(settings, no_progress)
         spent_s = time.perf_counter() - began
     beyond_s = spent_s - settings.watermark_safety_s
     return {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.artifacts import ALGORITHMS
+from models.algorithms.popularity import Popularity
 from models.recommender import Catalogue, Interactions, Manifest, Query, Recommender
 from services.adapters.files.model_store import FolderModelStore
 from services.adapters.memory.stores import MemoryModelRegistry, MemoryModelStore
@@ -34,7 +34,7 @@ def popularity(bought: list[int]) -> Recommender:
         kind=np.full(n, 3, np.uint8),
         users=np.array([f"u{index}" for index in range(n)]),
     )
-    return ALGORITHMS["popularity"].fit(learnt, shop, now_s=n * 3_600.0, seed=0)
+    return Popularity.fit(learnt, shop, now_s=n * 3_600.0, seed=0)
 
 
 def save(store: ModelStore, model: Recommender, now_ms: int = NOW_MS) -> Manifest:

@@ -34,7 +34,7 @@ def test_the_rollback_can_be_read_back_from_its_record(demo: Played) -> None:
     assert race["alpha"] == pytest.approx(0.05 * 6 / (3.141592653589793**2 * race["index"] ** 2))
     assert race["s_against"] > race["s_arm"]
     assert removal["author"] == "decider"
-    assert removal["detail"]["version_out"].startswith("inverted-")
+    assert removal["detail"]["version_out"].startswith("reversed_popularity-")
     assert removal["detail"]["version_in"].startswith("popularity-")
     assert removal["confirmed_by"] == ["recommend-1", "recommend-2"]
     assert len(removal["positions"]) == 8  # four partitions of exposures and of events

@@ -7,9 +7,9 @@ import pytest
 from services import bootstrap
 from services.data_import.app import Order, import_data
 from services.settings import Settings
-from services.training.offline_report import LINE_UP, make_report
+from services.training.offline_report import line_up, make_report
 
-JUDGED = ("popularity", "als", "inverted")
+JUDGED = ("popularity", "als", "reversed_popularity")
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +17,9 @@ def found(data_dir, tmp_path_factory):
     settings = Settings(home=tmp_path_factory.mktemp("home"))
     import_data(settings, Order(str(data_dir / "online_retail_ii.parquet")), datetime(2026, 1, 1, tzinfo=UTC))
     dataset = bootstrap.data_store(settings).load()
-    line_up = [entry for entry in LINE_UP if entry.algorithm in JUDGED]
-    report = make_report(dataset, lambda: bootstrap.text_encoder(settings), lambda *_: None, line_up=line_up)
+    report = make_report(
+        dataset, lambda: bootstrap.text_encoder(settings), lambda *_: None, entries=line_up(JUDGED)
+    )
     return report, {line.name: line.metrics for line in report.lines}
 
 
@@ -46,6 +47,6 @@ def test_als_with_decay_beats_every_popularity_and_plain_als(found):
 def test_the_model_that_is_broken_on_purpose_is_broken(found):
     _, metrics = found
     assert (
-        metrics["inverted (broken on purpose)"]["all recall@20"]
+        metrics["reversed_popularity (broken on purpose)"]["all recall@20"]
         < 0.1 * metrics["popularity"]["all recall@20"]
     )

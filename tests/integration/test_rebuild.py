@@ -10,7 +10,7 @@ from support.sql_recount import added, recount
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Rules, fold
-from models.recommender import silent
+from models.recommender import no_progress
 from services import bootstrap
 from services.adapters.kafka.admin import KafkaLogAdmin
 from services.adapters.kafka.consumer import KafkaEventConsumer
@@ -132,7 +132,7 @@ def assert_sums_are_the_truth(settings: Any) -> None:
     sums: dict[str, int] = {}
     for _ in range(20):  # until the last units have matured
         time.sleep(WINDOW_MS / 1e3)
-        attribution.rebuild(settings, silent)
+        attribution.rebuild(settings, no_progress)
         sums = added(store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
         if sums == truth:
             break

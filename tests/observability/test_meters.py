@@ -35,9 +35,9 @@ from services.recommend.metrics import Metrics
 from services.runtime.dead_letters import DeadLetterWriter
 from services.runtime.metrics_endpoint import Endpoint
 from services.settings import Settings
-from services.training.metrics import TrainerMetrics
-from services.training.offline_gate import Verdict
-from services.training.pipeline import Trained
+from services.training.metrics import TrainingMetrics
+from services.training.offline_gate import GateResult
+from services.training.pipeline import TrainingResult
 from tests.observability.test_dashboard import RULES, metrics_in
 
 WRAPPED = [
@@ -456,19 +456,19 @@ def test_a_request_that_is_shed_is_counted() -> None:
 
 
 def test_fits_and_failures_of_the_trainer_are_counted(meters: Meters) -> None:
-    metrics = TrainerMetrics(meters.registry)
+    metrics = TrainingMetrics(meters.registry)
 
     def fails() -> None:
         raise ArtifactError("no such model")
 
     with pytest.raises(ArtifactError):
-        metrics.around(fails)
-    assert metrics.around(lambda: None) is None
-    verdict = Verdict(
+        metrics.observe(fails)
+    assert metrics.observe(lambda: None) is None
+    verdict = GateResult(
         passed=False, reason="", candidate=0, champion=1, tolerance=0, users=9, cut_s=0, metrics={}
     )
-    trained = Trained(manifest("als-1"), verdict)
-    assert metrics.around(lambda: trained) is trained
+    trained = TrainingResult(manifest("als-1"), verdict)
+    assert metrics.observe(lambda: trained) is trained
     found = samples(meters.registry)
     assert value(found, "ringside_trainer_failures_total") == 1
     assert value(found, "ringside_fits_total", algorithm="ordered", gate="refused") == 1

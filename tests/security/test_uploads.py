@@ -19,7 +19,7 @@ import pytest
 from support.small_shop import START_MS, catalogue, interactions
 
 from models.algorithms.popularity import Popularity
-from models.artifacts import MANIFEST, Origin, RefusedArtifactError, encode, parse_manifest, version_of
+from models.artifacts import MANIFEST, Provenance, RefusedArtifactError, encode, parse_manifest, version_of
 from models.recommender import Manifest
 from services.adapters.files.model_store import FolderModelStore
 from services.data_import.app import Order, import_data
@@ -46,7 +46,7 @@ class Stored:
 
     def __init__(self, home: Path):
         model = Popularity.fit(interactions(), catalogue(), now_s=START_MS / 1e3, seed=0)
-        self.manifest, self.contents = encode(model, Origin("d1", (0.0, 1.0), {}, "test", START_MS))
+        self.manifest, self.contents = encode(model, Provenance("d1", (0.0, 1.0), {}, "test", START_MS))
         self.store = FolderModelStore(home / "models")
 
     def spoil(self, **files: bytes) -> str:

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from models.artifacts import ALGORITHMS
+from models.algorithms import algorithm_class
 from models.recommender import Catalogue, Interactions, Query, Recommender
 
 DAY_S = 86_400.0
 NOW_S = 100 * DAY_S
 N_ITEMS = 60
-SETTINGS = {"als": {"factors": 16, "threads": 1}, "linear": {"kept": 40}, "content": {"dimensions": 8}}
+SETTINGS = {"als": {"factors": 16, "threads": 1}, "ease": {"kept": 40}, "content": {"dimensions": 8}}
 
 
 def catalogue(n_items: int = N_ITEMS) -> Catalogue:
@@ -53,9 +53,10 @@ def embeddings(n_items: int = N_ITEMS) -> np.ndarray:
 
 
 def fit(algorithm: str, learnt: Interactions, shop: Catalogue, **params: object) -> Recommender:
-    extra = {"embeddings": embeddings(len(shop))} if algorithm == "content" else {}
+    kind = algorithm_class(algorithm)
+    extra = {"embeddings": embeddings(len(shop))} if kind.needs_embeddings else {}
     given = {**SETTINGS.get(algorithm, {}), **extra, **params}
-    return ALGORITHMS[algorithm].fit(learnt, shop, now_s=NOW_S, seed=3, **given)
+    return kind.fit(learnt, shop, now_s=NOW_S, seed=3, **given)
 
 
 def query(items: list[int], days_ago: list[float] | None = None, **more: object) -> Query:

@@ -15,7 +15,7 @@ from experiments.simulation.history import history
 from experiments.simulation.synthetic_shop import SyntheticShop, synthetic_shop
 from models.algorithms.als import Als
 from models.algorithms.popularity import Popularity
-from models.algorithms.reversed_popularity import Inverted
+from models.algorithms.reversed_popularity import ReversedPopularity
 from models.recommender import Catalogue, Interactions
 from services.activity.worker import ActivityWorker
 from services.activity.worker import Deps as ActivityDeps
@@ -115,7 +115,7 @@ class Site(Shop):
         """Popularity serves."""
         self.fit("popularity", Popularity)
         self.fit("als", Als, factors=16, iterations=8, threads=1)
-        self.fit("broken", Inverted)
+        self.fit("broken", ReversedPopularity)
         return self.start("popularity", **rules)
 
     def enter(self, version: str) -> Experiment:

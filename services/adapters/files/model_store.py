@@ -1,4 +1,4 @@
-"""Model artifacts in folders: `<models>/<model_version>/manifest.json` and arrays."""
+"""Model artifacts in folders: `<models>/<model_version>/manifest.json` and one `.npy` file per array."""
 
 import os
 import shutil
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from models.artifacts import MANIFEST, Manifest, Origin, RefusedArtifactError, decode, encode
-from models.recommender import Recommender
+from models.artifacts import MANIFEST, Provenance, RefusedArtifactError, decode, encode
+from models.recommender import Manifest, Recommender
 from services.errors import ArtifactError
 
 
 class FolderModelStore:
-    """Writes an artifact aside and renames it into place: a version is there whole, or not at all."""
+    """Artifacts below `path`. A folder is written under a temporary name and renamed, so that a version is
+    complete or absent."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -27,16 +28,16 @@ class FolderModelStore:
         metrics: Mapping[str, float],
         now_ms: int,
     ) -> Manifest:
-        """Write `model`; saving the same model at the same moment twice is saving it once."""
-        origin = Origin(data_version, window, dict(metrics), code_version(), now_ms)
-        manifest, contents = encode(model, origin)
+        """Write an artifact. Idempotent: the same model at the same `now_ms` (ms) is the same version."""
+        provenance = Provenance(data_version, window, dict(metrics), code_version(), now_ms)
+        manifest, contents = encode(model, provenance)
         target = self.path / manifest.model_version
         if not target.exists():
             self._write(target, contents)
         return manifest
 
     def load(self, model_version: str) -> tuple[Recommender, Manifest]:
-        """The verified model. Raises ArtifactError naming the version, the file and what is wrong with it."""
+        """The verified model. Raises ArtifactError naming the version, the file and what is wrong."""
         folder = self.path / model_version
         if Path(model_version).name != model_version or not (folder / MANIFEST).is_file():
             raise ArtifactError(f"{model_version}: no such model in {self.path}")
@@ -50,24 +51,22 @@ class FolderModelStore:
 
     def versions(self) -> list[str]:
         """Versions present, oldest first (by the time in their names)."""
-        found = [
-            entry.parent.name for entry in self.path.glob(f"*/{MANIFEST}") if entry.parent.name[0] != "."
-        ]
-        return sorted(found, key=lambda name: (name.split("-")[1:2], name))
+        names = [path.parent.name for path in self.path.glob(f"[!.]*/{MANIFEST}")]
+        return sorted(names, key=lambda name: (name.split("-")[1:2], name))
 
     def _write(self, target: Path, contents: Mapping[str, bytes]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.path))
+        draft = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.path))
         try:
             for name, content in contents.items():
-                _write_synced(aside / name, content)
-            aside.chmod(0o755)
-            aside.rename(target)
+                _write_synced(draft / name, content)
+            draft.chmod(0o755)
+            draft.rename(target)
         except OSError:
-            if not target.exists():  # another writer of the same version may have been first
+            if not target.exists():  # else another process wrote the same version first
                 raise
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def code_version() -> str:

@@ -59,10 +59,10 @@ class MemoryModelStore:
         now_ms: int,
     ) -> Manifest:
         """Keep the model; equal models saved at one moment get one version."""
-        from models.artifacts import Origin, encode
+        from models.artifacts import Provenance, encode
 
-        origin = Origin(data_version, window, dict(metrics), self._code_version, now_ms)
-        return self.put(model, encode(model, origin)[0])
+        provenance = Provenance(data_version, window, dict(metrics), self._code_version, now_ms)
+        return self.put(model, encode(model, provenance)[0])
 
     def put(self, model: Recommender, manifest: Manifest, model_version: str | None = None) -> Manifest:
         """Keep a model under a manifest that the test made (or under another version name)."""

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from models.recommender import Progress
+from models.recommender import ProgressCallback
 from services import bootstrap
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.metrics import BanditMetrics
@@ -98,7 +98,7 @@ class Report:
         self._read_before = worker.records_read
 
 
-def rebuild(settings: Settings, progress: Progress) -> str:
+def rebuild(settings: Settings, progress: ProgressCallback) -> str:
     """Count all partitions up to the present end of the log; a sentence on the result. Raises
     UnavailableError."""
     consumer, producer = bootstrap.consumer(settings), bootstrap.producer(settings)
@@ -118,7 +118,7 @@ def rebuild(settings: Settings, progress: Progress) -> str:
         producer.close()
 
 
-def rebuild_pins(settings: Settings, progress: Progress) -> str:
+def rebuild_pins(settings: Settings, progress: ProgressCallback) -> str:
     """Restore every pin that has not expired, and mark pins as complete; a sentence on how many. Raises
     UnavailableError."""
     everything = frozenset(range(settings.kafka_partitions))

@@ -6,7 +6,7 @@ They may run while the real workers run, because the positions stored with the s
 import time
 from collections.abc import Mapping
 
-from models.recommender import Progress
+from models.recommender import ProgressCallback
 from services.bandit.attribution.pin_recovery import PinKeeper
 from services.bandit.attribution.worker import Worker
 from services.errors import StalePositionError
@@ -20,7 +20,7 @@ Pairs = Mapping[tuple[str, int], int]
 
 
 def count_to_the_end(
-    worker: Worker, consumer: EventConsumer, owned: frozenset[int], progress: Progress
+    worker: Worker, consumer: EventConsumer, owned: frozenset[int], progress: ProgressCallback
 ) -> str:
     """Step until every partition is read to the present end of the log and all final sums are stored."""
     ends: Pairs = {}
@@ -39,7 +39,7 @@ def count_to_the_end(
     return f"{len(worker.partitions)} partitions counted to the end of the log{lost}"
 
 
-def restore_pins(keeper: PinKeeper, partitions: int, progress: Progress) -> str:
+def restore_pins(keeper: PinKeeper, partitions: int, progress: ProgressCallback) -> str:
     """Step until the pins of all partitions are complete."""
     while not keeper.step():
         progress(partitions - len(keeper.reading), partitions, "partitions with their pins")

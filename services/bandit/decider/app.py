@@ -3,7 +3,7 @@
 from functools import partial
 from importlib.metadata import version
 
-from models.recommender import Progress
+from models.recommender import ProgressCallback
 from services import bootstrap
 from services.bandit.decider.decider import Decider, Deps, Identity
 from services.runtime.clock import wall_ms
@@ -42,7 +42,7 @@ def decider(settings: Settings, meters: "bootstrap.Meters") -> Decider:
     return Decider(deps, identity, settings.kafka_partitions, clock=wall_ms)
 
 
-def rebuild(settings: Settings, progress: Progress) -> str:
+def rebuild(settings: Settings, progress: ProgressCallback) -> str:
     """Cache the state of every experiment from the decision log; a sentence on what was cached. Raises
     UnavailableError."""
     states, cache = bootstrap.decision_log(settings).catch_up(), bootstrap.state_cache(settings)

@@ -62,7 +62,7 @@ def test_the_model_is_a_function_of_the_seed():
 
 
 def test_without_regularisation_and_vectors_there_is_still_a_finite_answer():
-    flat = Als.of(
+    flat = Als.from_factors(
         np.array(["a", "b"]),
         np.zeros((2, 4), np.float32),
         np.zeros(2, np.float32),

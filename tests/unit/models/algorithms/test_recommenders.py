@@ -6,19 +6,34 @@ import numpy as np
 import pytest
 from support.fitted_models import N_ITEMS, NOW_S, catalogue, embeddings, fit, query, two_tastes
 
+from models.algorithms import ALGORITHM_NAMES, UnknownAlgorithmError, algorithm_class, current_name
 from models.algorithms.ease import ease
-from models.artifacts import ALGORITHMS
 from models.recommender import Interactions, Recommender
 
-PERSONAL = ("als", "content", "linear")
-every = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+PERSONAL = [name for name in ALGORITHM_NAMES if algorithm_class(name).personalised]
+every = pytest.mark.parametrize("algorithm", ALGORITHM_NAMES)
 personal = pytest.mark.parametrize("algorithm", PERSONAL)
 MASK = np.arange(N_ITEMS) % 4 != 0
 
 
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Recommender]:
-    return {name: fit(name, two_tastes(), catalogue()) for name in ALGORITHMS}
+    return {name: fit(name, two_tastes(), catalogue()) for name in ALGORITHM_NAMES}
+
+
+@every
+def test_the_table_names_file_and_class(algorithm):
+    kind = algorithm_class(algorithm)
+    assert (kind.algorithm, kind.__module__) == (algorithm, f"models.algorithms.{algorithm}")
+    assert [current_name(former) for former in kind.former_names] == [algorithm] * len(kind.former_names)
+    assert kind.reason
+    assert kind.similar_reason
+    kind.params_type()  # every parameter has a default
+
+
+def test_an_unknown_algorithm_is_refused_with_the_known_ones():
+    with pytest.raises(UnknownAlgorithmError, match="'magic' is not one of popularity, als"):
+        algorithm_class("magic")
 
 
 @every
@@ -46,7 +61,7 @@ def test_similar_leaves_the_item_itself_out(fitted, algorithm):
 @every
 def test_arrays_and_back_is_the_same_model(fitted, algorithm):
     model = fitted[algorithm]
-    again = ALGORITHMS[algorithm].from_arrays(*model.to_arrays())
+    again = algorithm_class(algorithm).from_arrays(*model.to_arrays())
     assert isinstance(model, Recommender)
     for items in ([], [3], [40, 2, 40, 9]):
         ask = query(items, category="cat-1")
@@ -136,14 +151,17 @@ def test_a_regularisation_that_leaves_nothing_to_invert_is_named():
     assert np.isfinite(ease(same, 1.0)).all()
 
 
-def test_inverted_is_popularity_upside_down(fitted):
-    upside, popular = fitted["inverted"].rank(query([]), N_ITEMS), fitted["popularity"].scores(query([]))
+def test_reversed_popularity_is_popularity_upside_down(fitted):
+    upside, popular = (
+        fitted["reversed_popularity"].rank(query([]), N_ITEMS),
+        fitted["popularity"].scores(query([])),
+    )
     assert (np.diff(popular[upside.item]) >= 0).all()
 
 
-def test_inverted_shows_what_never_sold_last():
+def test_reversed_popularity_shows_what_never_sold_last():
     learnt = two_tastes()
-    model = fit("inverted", learnt, catalogue(N_ITEMS + 3))
+    model = fit("reversed_popularity", learnt, catalogue(N_ITEMS + 3))
     assert set(model.rank(query([]), N_ITEMS + 3).item[-3:].tolist()) == {N_ITEMS, N_ITEMS + 1, N_ITEMS + 2}
 
 

@@ -10,7 +10,7 @@ from support.fitted_models import DAY_S, NOW_S, catalogue, fit, interactions, qu
 
 from models.evaluation.metrics import coverage, ndcg, recall
 from models.evaluation.offline import Case, cases, evaluate
-from models.evaluation.splits import by_time, last
+from models.evaluation.splits import split_at, split_last
 from models.recommender import Ranking
 
 lists = st.lists(st.booleans(), min_size=5, max_size=5)
@@ -74,28 +74,28 @@ def test_evaluation_judges_all_items_and_new_items_apart():
 
 def test_cases_know_only_what_was_before_the_cut():
     rows = interactions([(0, 1, 9.0), (0, 2, 8.0), (0, 3, 1.0), (1, 4, 0.5), (2, 5, 9.0)], 3)
-    split = by_time(rows, NOW_S - 2 * DAY_S, NOW_S)
+    split = split_at(rows, NOW_S - 2 * DAY_S, NOW_S)
     (case,) = cases(split, recent=1)
     assert case.query.recent.tolist() == [2]
     assert case.query.now_s == split.cut_s >= case.query.recent_at.max()
-    assert (case.known.tolist(), case.chosen.tolist()) == ([1, 2], [3])
+    assert (case.seen.tolist(), case.later.tolist()) == ([1, 2], [3])
 
 
 def test_a_personal_model_beats_its_upside_down_neighbour():
-    split = last(two_tastes(), 10 * DAY_S)
+    split = split_last(two_tastes(), 10 * DAY_S)
     judged = cases(split)
     found = {
         name: evaluate(fit(name, split.train, catalogue()), judged, new_only=True)["recall@20"]
-        for name in ("als", "popularity", "inverted")
+        for name in ("als", "popularity", "reversed_popularity")
     }
-    assert found["als"] > found["popularity"] > found["inverted"]
+    assert found["als"] > found["popularity"] > found["reversed_popularity"]
 
 
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=40), st.floats(1, 20), st.integers(0, 1))
 def test_a_split_is_by_time_and_loses_nothing(ages, test_days, skip):
     rows = interactions([(0, k, ago) for k, ago in enumerate(ages)], 1)
     try:
-        split = last(rows, test_days * DAY_S, skip)
+        split = split_last(rows, test_days * DAY_S, skip)
     except ValueError as error:
         assert "test_s" in str(error)  # noqa: PT017 (hypothesis: both outcomes are lawful)
         return
@@ -107,4 +107,4 @@ def test_a_split_is_by_time_and_loses_nothing(ages, test_days, skip):
 
 def test_a_cut_after_the_end_is_refused():
     with pytest.raises(ValueError, match="cut_s"):
-        by_time(two_tastes(), NOW_S, NOW_S)
+        split_at(two_tastes(), NOW_S, NOW_S)

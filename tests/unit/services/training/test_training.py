@@ -14,24 +14,24 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Origin
 from experiments.lifecycle.fold import IllegalTransition, Rules
 from models.evaluation.offline import cases
-from models.evaluation.splits import last
+from models.evaluation.splits import split_last
 from models.recommender import KINDS
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.stores import MemoryDataStore, MemoryModelRegistry, MemoryModelStore
 from services.adapters.text_encoder import CachedTextEncoder, bag_of_words
-from services.cli.models import parse_params
+from services.cli.models import algorithm_name, parse_params
 from services.errors import BadInputError, UnavailableError
 from services.ports.lake import PastEvents
 from services.ports.training import Dataset
-from services.runtime.progress import Lines
-from services.training.metrics import TrainerMetrics
-from services.training.model_spec import recipe, recipe_of
-from services.training.offline_gate import TOLERANCE, compare, judge
-from services.training.offline_report import Entry, make_report
+from services.runtime.progress import ProgressLog
+from services.training.metrics import TrainingMetrics
+from services.training.model_spec import model_spec, spec_of
+from services.training.offline_gate import TOLERANCE, compare, run_gate
+from services.training.offline_report import Entry, line_up, make_report
 from services.training.pipeline import AnsweredError, TrainingPipeline, enter
 from services.training.served_queries import as_served, query_of
-from services.training.training_window import continued, latest, places
-from services.training.worker import MOST_ATTEMPTS, TrainerWorker
+from services.training.training_window import extended, indices, training_window
+from services.training.worker import MAX_ATTEMPTS, TrainingWorker
 
 EXPERIMENT = "storefront"
 ALS = {"factors": 16, "threads": 1}
@@ -49,7 +49,7 @@ class Shop:
         self.decisions = MemoryDecisionLog()
         self.models = MemoryModelStore()
         self.registry = registry or MemoryModelRegistry()
-        self.workshop = TrainingPipeline(
+        self.pipeline = TrainingPipeline(
             dataset=dataset,
             models=self.models,
             registry=self.registry,
@@ -62,14 +62,14 @@ class Shop:
         self.now_ms += 1_000
         return self.now_ms
 
-    def restarted(self) -> TrainerWorker:
-        return TrainerWorker(EXPERIMENT, self.decisions, self.models, self.registry, self.workshop)
+    def restarted(self) -> TrainingWorker:
+        return TrainingWorker(EXPERIMENT, self.decisions, self.models, self.registry, self.pipeline)
 
     def origin(self, author="decider") -> Origin:
         return Origin(author=author, now_ms=self.clock())
 
     def start(self, algorithm="popularity", **params):
-        version = self.workshop.train(recipe(algorithm, params)).manifest.model_version
+        version = self.pipeline.train(model_spec(algorithm, params)).manifest.model_version
         champion = {"name": version, "model_version": version}
         return self.decisions.append(commands.start(EXPERIMENT, champion, Rules(), "salt", self.origin()))
 
@@ -78,8 +78,8 @@ class Shop:
         decision = commands.retrain(state, arm or state.champion, "the champion fell", self.origin())
         return self.decisions.append(decision)
 
-    def look(self):
-        return self.worker.look(lambda *_: None)
+    def poll(self):
+        return self.worker.poll(lambda *_: None)
 
     def kinds(self):
         return [decision.kind for decision in self.decisions.history(EXPERIMENT)]
@@ -100,7 +100,7 @@ def shop(tmp_path) -> Shop:
 def test_a_request_yields_a_challenger_of_the_same_spec(shop):
     shop.start("als", **ALS)
     shop.ask()
-    trained = shop.look()
+    trained = shop.poll()
     version = trained.manifest.model_version
     arm = shop.state.arms[version]
     assert (arm.role, arm.model_version, shop.state.weights.shares[version]) == ("challenger", version, 0.0)
@@ -111,18 +111,18 @@ def test_a_request_yields_a_challenger_of_the_same_spec(shop):
     entered = shop.decisions.history(EXPERIMENT)[-1]
     assert (entered.kind, entered.author, entered.rule) == ("enter", "trainer", "retrain")
     assert entered.evidence["gate"]["passed"] is True
-    assert entered.evidence["gate"]["candidate"] == pytest.approx(trained.verdict.candidate)
+    assert entered.evidence["gate"]["candidate"] == pytest.approx(trained.gate.candidate)
 
 
 def test_a_rollbacks_request_is_answered_for_the_removed_arm(shop):
     shop.start()
-    made = shop.workshop.train(recipe("als", ALS))
+    made = shop.pipeline.train(model_spec("als", ALS))
     fallen = made.manifest.model_version
     enter(shop.decisions, EXPERIMENT, made, shop.origin("command"))
     shop.decisions.append(commands.promote(shop.state, fallen, shop.origin()))
     shop.ask()  # an older request, which is not the one that waits
     shop.decisions.append(commands.rollback(shop.state, fallen, shop.origin(), retrain="it fell"))
-    trained = shop.look()
+    trained = shop.poll()
     assert trained.manifest.algorithm == "als"
     attempt, entered = shop.decisions.history(EXPERIMENT)[-2:]
     assert (attempt.kind, attempt.detail["answers"], attempt.reason.endswith("it fell.")) == (
@@ -135,10 +135,10 @@ def test_a_rollbacks_request_is_answered_for_the_removed_arm(shop):
 def test_a_request_is_answered_once_also_after_a_restart(shop):
     shop.start()
     shop.ask()
-    assert shop.look() is not None
-    assert shop.look() is None
+    assert shop.poll() is not None
+    assert shop.poll() is None
     shop.worker = shop.restarted()
-    assert shop.look() is None
+    assert shop.poll() is None
     assert len(shop.state.arms) == 2
 
 
@@ -147,55 +147,55 @@ def test_two_trainers_give_one_answer(shop, monkeypatch):
     shop.ask()
     other, train = shop.restarted(), TrainingPipeline.train
 
-    def slow(workshop, *given):
+    def slow(pipeline, *given):
         monkeypatch.setattr(TrainingPipeline, "train", train)
-        assert other.look(lambda *_: None) is None  # it knows from the log that ours began
+        assert other.poll(lambda *_: None) is None  # it knows from the log that ours began
         shop.now_ms += 60_000
-        other.look(lambda *_: None)  # ours takes long: the other one answers
-        return train(workshop, *given)
+        other.poll(lambda *_: None)  # ours takes long: the other one answers
+        return train(pipeline, *given)
 
     monkeypatch.setattr(TrainingPipeline, "train", slow)
     with pytest.raises(BadInputError, match="was answered meanwhile"):
-        shop.look()
+        shop.poll()
     assert shop.kinds() == ["start", "retrain", "attempt", "attempt", "enter"]
-    assert shop.look() is None
+    assert shop.poll() is None
 
 
 def test_an_ended_experiment_is_not_trained_for(shop):
     shop.start()
     shop.decisions.append(commands.end(shop.ask(), shop.origin()))
-    assert shop.look() is None
+    assert shop.poll() is None
     assert len(shop.models.versions()) == 1
 
 
 def test_without_an_experiment_or_a_request_nothing_is_trained(shop):
-    assert shop.look() is None
+    assert shop.poll() is None
     shop.start()
-    assert shop.look() is None
+    assert shop.poll() is None
     assert len(shop.models.versions()) == 1
 
 
 def test_the_gate_rejects_a_worse_model_without_retrying(shop):
     shop.start("als", **ALS)
-    broken = shop.workshop.train(recipe("inverted"))
+    broken = shop.pipeline.train(model_spec("reversed_popularity"))
     enter(shop.decisions, EXPERIMENT, broken, shop.origin("command"))
     shop.ask(arm=broken.manifest.model_version)
-    trained = shop.look()
-    assert trained.manifest.algorithm == "inverted"
-    assert not trained.verdict.passed
-    assert trained.verdict.candidate < (1 - TOLERANCE) * trained.verdict.champion
+    trained = shop.poll()
+    assert trained.manifest.algorithm == "reversed_popularity"
+    assert not trained.gate.passed
+    assert trained.gate.candidate < (1 - TOLERANCE) * trained.gate.champion
     assert trained.manifest.model_version not in shop.state.arms
     assert shop.registry.tags[trained.manifest.model_version]["gate"] == "refused"
     answer = shop.decisions.history(EXPERIMENT)[-1]
     assert (answer.kind, answer.detail["outcome"], answer.detail["answers"]) == ("answer", "refused", 3)
-    assert answer.evidence["gate"]["champion"] == trained.verdict.champion
-    assert trained.verdict.reason in answer.reason
+    assert answer.evidence["gate"]["champion"] == trained.gate.champion
+    assert trained.gate.reason in answer.reason
     assert not shop.state.retrain_pending
     shop.worker = shop.restarted()
     shop.now_ms += 3_600_000
-    assert shop.look() is None
+    assert shop.poll() is None
     shop.ask(arm=shop.state.champion)
-    assert shop.look().verdict.passed
+    assert shop.poll().gate.passed
 
 
 def test_another_decision_in_between_does_not_lose_the_challenger(shop, monkeypatch):
@@ -210,7 +210,7 @@ def test_another_decision_in_between_does_not_lose_the_challenger(shop, monkeypa
         return decision
 
     monkeypatch.setattr(commands, "enter", enter_late)
-    version = shop.look().manifest.model_version
+    version = shop.poll().manifest.model_version
     assert meddled
     assert version in shop.state.arms
 
@@ -230,14 +230,14 @@ def test_without_the_registry_training_goes_on(tmp_path):
     shop = Shop(tmp_path, BrokenRegistry())
     first = shop.start().champion
     shop.ask()
-    second = shop.look().manifest.model_version
+    second = shop.poll().manifest.model_version
     assert second in shop.state.arms
-    shop.look()
+    shop.poll()
     shop.registry.mended = True
-    shop.look()
+    shop.poll()
     assert shop.registry.aliases == {}  # it rests, rather than trying at every look
     shop.now_ms += 60_000
-    shop.look()
+    shop.poll()
     assert shop.registry.aliases == {"champion": first, "challenger": second}
     assert json.loads(shop.registry.tags[second]["decision.enter"])["author"] == "trainer"
 
@@ -247,16 +247,16 @@ def test_without_the_registry_training_goes_on(tmp_path):
 
 def test_aliases_and_evidence_follow_the_decisions(shop):
     first = shop.start().champion
-    second = shop.workshop.train(recipe("als", ALS))
+    second = shop.pipeline.train(model_spec("als", ALS))
     version = second.manifest.model_version
     enter(shop.decisions, EXPERIMENT, second, shop.origin("command"))
-    shop.look()
+    shop.poll()
     assert shop.registry.aliases == {"champion": first, "challenger": version}
     shop.decisions.append(commands.promote(shop.state, version, shop.origin()))
-    shop.look()
+    shop.poll()
     assert shop.registry.aliases == {"champion": version, "holdback": first}
     shop.decisions.append(commands.rollback(shop.state, version, replace(shop.origin(), rule="click-race")))
-    shop.look()
+    shop.poll()
     assert shop.registry.aliases == {"champion": first}
     told = json.loads(shop.registry.tags[version]["decision.rollback"])
     assert (told["rule"], told["author"]) == ("click-race", "decider")
@@ -264,21 +264,21 @@ def test_aliases_and_evidence_follow_the_decisions(shop):
 
 def test_a_deleted_artifact_does_not_block_the_registry(shop, caplog):
     first = shop.start().champion
-    second = shop.workshop.train(recipe("als", ALS))
+    second = shop.pipeline.train(model_spec("als", ALS))
     old = second.manifest.model_version
     enter(shop.decisions, EXPERIMENT, second, shop.origin("command"))
     artifact = shop.models._artifacts.pop(old)
-    shop.look()
+    shop.poll()
     assert shop.registry.aliases == {}  # a live arm is waited for
     shop.decisions.append(commands.rollback(shop.state, old, shop.origin()))
     for _ in range(3):
         shop.now_ms += 60_000
-        shop.look()
+        shop.poll()
     assert shop.registry.aliases == {"champion": first}
-    assert sum("without a retired model" in record.getMessage() for record in caplog.records) == 1
+    assert sum("a retired model is not registered" in record.getMessage() for record in caplog.records) == 1
     shop.models._artifacts[old] = artifact
     shop.decisions.append(commands.undo(shop.state, shop.state.revision, shop.origin()))
-    shop.look()
+    shop.poll()
     assert shop.registry.aliases == {"champion": first, "challenger": old}
     assert old in shop.worker.registered
 
@@ -288,9 +288,9 @@ def test_a_deleted_artifact_does_not_block_the_registry(shop, caplog):
 
 @pytest.mark.parametrize(("candidate", "passed"), [(0.0899, False), (0.0901, True), (0.5, True)])
 def test_the_gate_allows_a_tenth_less_than_the_champion(candidate, passed):
-    verdict = compare({"recall@20": candidate, "users": 99.0}, 0.1, 0.0)
-    assert verdict.passed is passed
-    assert "0.1000" in verdict.reason
+    gate = compare({"recall@20": candidate, "users": 99.0}, 0.1, 0.0)
+    assert gate.passed is passed
+    assert "0.1000" in gate.reason
 
 
 def test_both_model_specs_are_evaluated_on_later_events():
@@ -300,26 +300,26 @@ def test_both_model_specs_are_evaluated_on_later_events():
         seen.append((made.algorithm, split.train.at.max(), split.cut_s))
         return made.fit(split.train, catalogue(), now_s=split.cut_s, encoder=None)
 
-    verdict = judge(recipe("popularity"), recipe("inverted"), dataset(), fit)
-    assert [name for name, _, _ in seen] == ["popularity", "inverted"]
-    assert all(latest_s <= cut_s == verdict.cut_s < NOW_S for _, latest_s, cut_s in seen)
-    assert verdict.metrics["recall@20"] == verdict.candidate > verdict.champion
-    assert verdict.metrics["all users"] >= verdict.users > 0
+    gate = run_gate(model_spec("popularity"), model_spec("reversed_popularity"), dataset(), fit)
+    assert [name for name, _, _ in seen] == ["popularity", "reversed_popularity"]
+    assert all(latest_s <= cut_s == gate.cut_s < NOW_S for _, latest_s, cut_s in seen)
+    assert gate.metrics["recall@20"] == gate.candidate > gate.champion
+    assert gate.metrics["all users"] >= gate.users > 0
 
 
 def test_too_few_users_are_no_verdict_and_say_so():
     few = Dataset("d", catalogue(), interactions([(0, 1, 9.0), (0, 2, 1.0)], 1), "test")
-    verdict = judge(recipe("popularity"), None, few, lambda *_: pytest.fail("nothing to judge by"))
-    assert verdict.passed
-    assert "not judged" in verdict.reason
+    gate = run_gate(model_spec("popularity"), None, few, lambda *_: pytest.fail("nothing to judge by"))
+    assert gate.passed
+    assert "not judged" in gate.reason
 
 
 # ---- recipes --------------------------------------------------------------
 
 
 def test_a_recipe_comes_back_from_the_manifest(shop):
-    made = recipe("popularity", {"fast_days": 3.0})
-    assert recipe_of(shop.workshop.train(made).manifest).params["fast_days"] == 3.0
+    made = model_spec("popularity", {"fast_days": 3.0})
+    assert spec_of(shop.pipeline.train(made).manifest).params["fast_days"] == 3.0
 
 
 @pytest.mark.parametrize(
@@ -327,18 +327,23 @@ def test_a_recipe_comes_back_from_the_manifest(shop):
 )
 def test_an_unknown_algorithm_or_parameter_is_named(algorithm, params, named):
     with pytest.raises(BadInputError, match=named):
-        recipe(algorithm, params)
+        model_spec(algorithm, params)
 
 
 def test_a_parameter_that_makes_no_sense_is_bad_input(shop):
     with pytest.raises(BadInputError, match="params"):
-        shop.workshop.train(recipe("als", {"factors": "many"}))
+        shop.pipeline.train(model_spec("als", {"factors": "many"}))
 
 
 def test_content_is_trained_through_the_encoder(shop):
-    trained = shop.workshop.train(recipe("content", {"dimensions": 8}))
+    trained = shop.pipeline.train(model_spec("content", {"dimensions": 8}))
     model, _ = shop.models.load(trained.manifest.model_version)
     assert model.vectors.shape == (60, 8)
+
+
+@pytest.mark.parametrize(("former", "present"), [("linear", "ease"), ("inverted", "reversed_popularity")])
+def test_former_names_of_algorithms_are_accepted(former, present):
+    assert model_spec(former).algorithm == algorithm_name(former) == present
 
 
 @pytest.mark.parametrize("pair", ["factors", "=3"])
@@ -366,7 +371,7 @@ def test_the_window_goes_on_with_what_shoppers_did_since():
             ("u7", "gone", NOW_S + 3, "click"),
         ]
     )
-    longer = continued(dataset(), later).interactions
+    longer = extended(dataset(), later).interactions
     before = dataset().interactions
     assert len(longer.at) == len(before.at) + 2
     assert longer.users[longer.user[-2:]].tolist() == ["new", "u7"]
@@ -385,27 +390,27 @@ def test_only_events_after_the_import_are_asked_for():
             return PastEvents.none()
 
     data = dataset()
-    assert len(latest(MemoryDataStore(data), History()).interactions.at) == len(data.interactions.at)
+    assert len(training_window(MemoryDataStore(data), History()).interactions.at) == len(data.interactions.at)
     assert asked == [int(data.interactions.at[-1] * 1_000)]
 
 
 def test_places_are_found_in_any_order():
     names = np.array(["b", "zz", "a", "", "c"])
-    assert places(np.array(["c", "a", "b"]), names).tolist() == [2, -1, 1, -1, 0]
-    assert places(np.empty(0, "<U1"), names).tolist() == [-1] * 5
+    assert indices(np.array(["c", "a", "b"]), names).tolist() == [2, -1, 1, -1, 0]
+    assert indices(np.empty(0, "<U1"), names).tolist() == [-1] * 5
 
 
 # ---- report and progress --------------------------------------------------------------
 
 
 def test_the_report_puts_the_better_model_above_the_broken_one(tmp_path):
-    line_up = (
-        Entry("als", "als", ALS),
-        Entry("content", "content", {"dimensions": 8}),
-        Entry("broken", "inverted"),
+    entries = (
+        Entry("als", model_spec("als", ALS)),
+        Entry("content", model_spec("content", {"dimensions": 8})),
+        Entry("broken", model_spec("reversed_popularity")),
     )
     encoder = CachedTextEncoder(tmp_path, lambda: bag_of_words)
-    found = make_report(dataset(), lambda: encoder, lambda *_: None, test_days=10.0, line_up=line_up)
+    found = make_report(dataset(), lambda: encoder, lambda *_: None, test_days=10.0, entries=entries)
     good, _, broken = found.lines
     assert good.metrics["recall@20"] > broken.metrics["recall@20"]
     assert found.cut_s == pytest.approx(found.until_s - 10 * DAY_S)
@@ -416,6 +421,21 @@ def test_the_report_puts_the_better_model_above_the_broken_one(tmp_path):
     assert json.loads(json.dumps(found.to_json()))["lines"][0]["metrics"] == good.metrics
 
 
+def test_the_line_up_is_the_table_of_algorithms():
+    names = [entry.name for entry in line_up()]
+    assert names == [
+        "popularity, all time",
+        "popularity, last ten days",
+        "popularity",
+        "als, no decay, no trend",
+        "als",
+        "content",
+        "ease",
+        "reversed_popularity (broken on purpose)",
+    ]
+    assert [entry.name for entry in line_up(["ease"])] == ["ease"]
+
+
 def test_a_split_that_leaves_nothing_to_learn_from_is_refused():
     with pytest.raises(BadInputError, match="test_days"):
         make_report(dataset(), lambda: None, lambda *_: None, test_days=1_000.0)
@@ -423,7 +443,7 @@ def test_a_split_that_leaves_nothing_to_learn_from_is_refused():
 
 def test_a_log_gets_stage_ends_and_occasional_progress(caplog):
     moments = iter([0.0, 1.0, 6.0, 7.0, 8.0])
-    lines = Lines("fit", lambda: next(moments))
+    lines = ProgressLog("fit", lambda: next(moments))
     with caplog.at_level("INFO"):
         for done in (1, 2, 3, 4):
             lines(done, 4, "als")
@@ -460,7 +480,7 @@ class Features:
 
 
 def judged_cases():
-    split = last(dataset().interactions, 10 * DAY_S)
+    split = split_last(dataset().interactions, 10 * DAY_S)
     return split, cases(split)
 
 
@@ -480,7 +500,7 @@ def test_queries_are_the_rows_that_serving_would_have_read():
     assert served[0].query.recent_at.tolist() == [(cut_ms - 5) / 1_000] * 2
     assert [KINDS[kind] for kind in served[0].query.recent_kind] == ["click", "click"]
     assert served[1:] == judged[1:]
-    np.testing.assert_array_equal(served[0].chosen, judged[0].chosen)
+    np.testing.assert_array_equal(served[0].later, judged[0].later)
 
 
 def test_users_away_beyond_the_ttl_are_not_evaluated():
@@ -521,13 +541,13 @@ def test_after_a_failure_the_trainer_rests_and_then_tries_again(shop, monkeypatc
     honest = TrainingPipeline.train
     monkeypatch.setattr(TrainingPipeline, "train", fails)
     with pytest.raises(UnavailableError):
-        shop.look()
+        shop.poll()
     monkeypatch.setattr(TrainingPipeline, "train", honest)
-    assert shop.look() is None
+    assert shop.poll() is None
     shop.worker = shop.restarted()
-    assert shop.look() is None  # the log says when the attempt began: a restart does not hurry
+    assert shop.poll() is None  # the log says when the attempt began: a restart does not hurry
     shop.now_ms += 60_000
-    assert shop.look().manifest.model_version in shop.state.arms
+    assert shop.poll().manifest.model_version in shop.state.arms
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -542,17 +562,17 @@ def test_what_always_fails_is_given_up_with_its_reason(shop, monkeypatch, dies):
     for _ in range(200):
         before = len(shop.kinds())
         try:
-            shop.look()
+            shop.poll()
         except (UnavailableError, KeyboardInterrupt):
             began.append(shop.state.retrain_tried_ms)
             shop.worker = shop.restarted()
         shop.now_ms += 30_000
         assert len(shop.kinds()) - before <= 2
-    assert shop.kinds() == ["start", "retrain", *["attempt"] * MOST_ATTEMPTS, "answer"]
+    assert shop.kinds() == ["start", "retrain", *["attempt"] * MAX_ATTEMPTS, "answer"]
     rests = np.diff(began) / 60_000
-    assert [int(rest) for rest in np.log2(rests)] == list(range(MOST_ATTEMPTS - 1))
+    assert [int(rest) for rest in np.log2(rests)] == list(range(MAX_ATTEMPTS - 1))
     answer = shop.decisions.history(EXPERIMENT)[-1]
-    assert (answer.detail["outcome"], answer.detail["attempts"]) == ("failed", MOST_ATTEMPTS)
+    assert (answer.detail["outcome"], answer.detail["attempts"]) == ("failed", MAX_ATTEMPTS)
     assert ("did not live" if dies else "full") in answer.reason
     assert not shop.state.retrain_pending
 
@@ -565,11 +585,11 @@ def test_a_log_outage_does_not_refit_a_fitted_model(shop, monkeypatch):
     monkeypatch.setattr(TrainingPipeline, "train", lambda *given: fitted.append(train(*given)) or fitted[-1])
     monkeypatch.setattr(commands, "enter", fails)
     with pytest.raises(UnavailableError):
-        shop.look()
+        shop.poll()
     with pytest.raises(UnavailableError):
-        shop.look()
+        shop.poll()
     monkeypatch.setattr(commands, "enter", honest)
-    assert shop.look() is fitted[0]
+    assert shop.poll() is fitted[0]
     assert (len(fitted), shop.kinds()[-1]) == (1, "enter")
 
 
@@ -593,20 +613,20 @@ def lose_the_next_acknowledgement(shop, monkeypatch, kind):
 def test_a_fit_is_recorded_despite_a_lost_acknowledgement(shop, monkeypatch, kind, outcome):
     shop.start("als", **ALS)
     if outcome == "refused":
-        broken = shop.workshop.train(recipe("inverted"))
+        broken = shop.pipeline.train(model_spec("reversed_popularity"))
         enter(shop.decisions, EXPERIMENT, broken, shop.origin("command"))
     if outcome == "failed":
         monkeypatch.setattr(commands, "enter", refuse)
     shop.ask(arm=list(shop.state.arms)[-1])
     lose_the_next_acknowledgement(shop, monkeypatch, kind)
     with pytest.raises(UnavailableError):
-        shop.look()
-    trained = shop.look()
+        shop.poll()
+    trained = shop.poll()
     assert trained.outcome == outcome
     assert shop.kinds()[-2:] == ["attempt", kind]  # answered once
     gate = shop.registry.tags[trained.manifest.model_version]["gate"]
     assert gate == ("refused" if outcome == "refused" else "passed")
-    assert shop.look() is None
+    assert shop.poll() is None
 
 
 def test_a_fit_answered_by_another_worker_first_is_recorded(shop, monkeypatch):
@@ -614,10 +634,10 @@ def test_a_fit_answered_by_another_worker_first_is_recorded(shop, monkeypatch):
     asked = shop.ask().retrain_revision
     monkeypatch.setattr(commands, "enter", fails)
     with pytest.raises(UnavailableError):
-        shop.look()
+        shop.poll()
     fitted = shop.worker.fitted[1].manifest.model_version
     shop.decisions.append(commands.answer(shop.state, asked, "failed", {}, shop.origin("another")))
-    assert shop.look() is None
+    assert shop.poll() is None
     assert shop.registry.tags[fitted]["gate"] == "passed"
     assert shop.worker.fitted is None
 
@@ -627,7 +647,7 @@ def test_metrics_count_the_outcome_of_each_fit(shop, monkeypatch):
     shop.start()
     shop.ask()
     monkeypatch.setattr(commands, "enter", refuse)
-    TrainerMetrics(registry).around(shop.look)
+    TrainingMetrics(registry).observe(shop.poll)
     counted = {"algorithm": "popularity", "gate": "failed"}
     assert registry.get_sample_value("ringside_fits_total", counted) == 1
     assert registry.get_sample_value("ringside_fits_total", counted | {"gate": "passed"}) is None
@@ -641,7 +661,7 @@ def test_a_model_refused_by_the_experiment_ends_the_request(shop, monkeypatch):
     shop.start()
     shop.ask()
     monkeypatch.setattr(commands, "enter", refuse)
-    shop.look()
+    shop.poll()
     answer = shop.decisions.history(EXPERIMENT)[-1]
     assert (answer.kind, answer.detail["outcome"]) == ("answer", "failed")
     assert "already in storefront" in answer.reason
@@ -650,7 +670,7 @@ def test_a_model_refused_by_the_experiment_ends_the_request(shop, monkeypatch):
 def test_a_zombies_late_answer_does_not_answer_later_requests(shop):
     shop.start()
     first = shop.ask().retrain_revision
-    trained = shop.workshop.train(recipe("popularity"))
+    trained = shop.pipeline.train(model_spec("popularity"))
     second = shop.ask().retrain_revision
     with pytest.raises(AnsweredError, match=f"revision {first}"):
         enter(shop.decisions, EXPERIMENT, trained, shop.origin("trainer"), answers=first)

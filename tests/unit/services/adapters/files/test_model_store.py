@@ -1,14 +1,17 @@
 """An artifact comes back as the model it was, or is refused with the name of what is wrong."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.fitted_models import catalogue, fit, query, two_tastes
 
-from models.artifacts import ALGORITHMS, MANIFEST, Origin, encode
+from models.algorithms import ALGORITHM_NAMES
+from models.artifacts import MANIFEST, Provenance, encode
 from services.adapters.files.model_store import FolderModelStore
 from services.errors import ArtifactError
+from services.training.model_spec import spec_of
 
 NOW_MS = 1_700_000_000_000
 ORIGIN = {"data_version": "d1", "window": (1.0, 2.0), "metrics": {"recall@20": 0.5}, "now_ms": NOW_MS}
@@ -19,7 +22,7 @@ def store(tmp_path) -> FolderModelStore:
     return FolderModelStore(tmp_path / "models")
 
 
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+@pytest.mark.parametrize("algorithm", ALGORITHM_NAMES)
 def test_a_saved_model_comes_back_with_the_same_rankings(store, algorithm):
     model = fit(algorithm, two_tastes(), catalogue())
     saved = store.save(model, **ORIGIN)
@@ -34,7 +37,7 @@ def test_a_saved_model_comes_back_with_the_same_rankings(store, algorithm):
 def test_saving_twice_is_saving_once_and_versions_are_oldest_first(store):
     model = fit("popularity", two_tastes(), catalogue())
     newest = store.save(model, **{**ORIGIN, "now_ms": NOW_MS + 5_000}).model_version
-    other = store.save(fit("inverted", two_tastes(), catalogue()), **ORIGIN).model_version
+    other = store.save(fit("reversed_popularity", two_tastes(), catalogue()), **ORIGIN).model_version
     assert store.save(model, **{**ORIGIN, "now_ms": NOW_MS + 5_000}).model_version == newest
     assert store.versions() == [other, newest]
     assert not [entry for entry in store.path.iterdir() if entry.name.startswith(".")]
@@ -59,14 +62,14 @@ SPOILERS = {
     "sha256": (spoil_bytes, r"fast\.npy: sha256"),
     "missing": (lambda folder: (folder / "slow.npy").unlink(), r"slow\.npy: the file is missing"),
     "truncated": (lambda folder: (folder / "items.npy").write_bytes(b""), r"items\.npy: sha256"),
-    "format": (edit(format=2), "format 2 is foreign"),
+    "format": (edit(format=2), "format 2 is unknown"),
     "field": (edit(surprise=1), "surprise"),
     "algorithm": (edit(algorithm="magic"), "algorithm: 'magic'"),
     "parameters": (edit(params={"fitted_s": 0.0}), "model_version"),
     "metrics": (edit(metrics={"recall@20": 1.0}), "model_version"),
     "json": (lambda folder: (folder / MANIFEST).write_text("{"), "not JSON"),
     "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no such model"),
-    "no object": (lambda folder: (folder / MANIFEST).write_text("[]"), "format 'list' is foreign"),
+    "no object": (lambda folder: (folder / MANIFEST).write_text("[]"), "a list instead of an object"),
 }
 
 
@@ -95,7 +98,7 @@ def test_a_version_that_is_not_there_is_named(store, name):
 
 def test_every_byte_of_every_file_is_guarded(store):
     _, contents = encode(
-        fit("als", two_tastes(), catalogue()), Origin("d", (0.0, 1.0), {"recall@20": 0.1}, "0", NOW_MS)
+        fit("als", two_tastes(), catalogue()), Provenance("d", (0.0, 1.0), {"recall@20": 0.1}, "0", NOW_MS)
     )
     rng = np.random.default_rng(0)
     version = store.save(fit("als", two_tastes(), catalogue()), **ORIGIN).model_version
@@ -119,3 +122,27 @@ def test_a_failed_write_leaves_nothing_behind(store, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         store.save(fit("popularity", two_tastes(), catalogue()), **ORIGIN)
     assert list(store.path.iterdir()) == []
+
+
+# Written by the last release with the algorithms `linear` and `inverted`: 8 items, 12 users. `expected.json`
+# holds what that release ranked for the query below.
+RECORDED = Path(__file__).with_name("recorded_models")
+EXPECTED = json.loads((RECORDED / "expected.json").read_text())
+FORMER_NAMES = {"linear": "ease", "inverted": "reversed_popularity"}
+
+
+@pytest.mark.parametrize("version", EXPECTED)
+def test_a_recorded_artifact_loads_and_ranks_as_recorded(version):
+    model, manifest = FolderModelStore(RECORDED).load(version)
+    written = version.partition("-")[0]
+    assert (manifest.algorithm, model.algorithm) == (written, FORMER_NAMES.get(written, written))
+    ranking, similar = model.rank(query([1, 5, 2], [0.0, 3.0, 9.0]), 8), model.similar(1, 8)
+    assert (ranking.item.tolist(), ranking.reason) == (EXPECTED[version]["item"], EXPECTED[version]["reason"])
+    np.testing.assert_allclose(ranking.score, EXPECTED[version]["score"], rtol=1e-5)
+    assert similar.item.tolist() == EXPECTED[version]["similar"]
+
+
+def test_a_recorded_artifact_is_fitted_again_under_the_present_name():
+    old = next(version for version in EXPECTED if version.startswith("linear-"))
+    spec = spec_of(FolderModelStore(RECORDED).load(old)[1])
+    assert (spec.algorithm, spec.params["kept"]) == ("ease", 5)
