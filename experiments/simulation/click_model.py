@@ -46,9 +46,20 @@ class Visits:
 class World(Protocol):
     """What a shopper thinks of an item. `n_shoppers` and `n_items` bound the indices in visits and slates."""
 
-    seed: int
-    n_shoppers: int
-    n_items: int
+    @property
+    def seed(self) -> int:
+        """Seed of all random numbers of this world."""
+
+    @property
+    def n_shoppers(self) -> int:
+        """Number of shoppers."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+
+    def visitors(self, rng: np.random.Generator, n: int) -> NDArray[np.int32]:
+        """The next `n` shoppers who visit, int32 [n]."""
 
     def attraction(self, visits: Visits, slate: NDArray[np.int32]) -> NDArray[np.float64]:
         """P(click | examined), float64 [b, n], of items `slate` int32 [b, n]; 0 where NO_ITEM."""

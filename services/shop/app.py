@@ -1,4 +1,4 @@
-"""The sample storefront: a shop's own server, which talks to the recommend service as any customer of it
+"""The sample storefront: the server of a shop that uses Ringside over its public HTTP API, as any customer
 would."""
 
 import asyncio
@@ -19,43 +19,45 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.middleware.gzip import GZipMiddleware
 
 from services import bootstrap
+from services.client.client import AsyncClient, HttpxTransport
 from services.errors import ConfigurationError
 from services.runtime.process import many_connections
 from services.settings import Settings
 from services.shop import pages
-from services.shop.api import RecommendApi
-from services.shop.images import tile
-from services.shop.pages import Store
-from services.shop.product_cache import Shelf
-from services.shop.sections import Rails
+from services.shop.images import product_image
+from services.shop.pages import ShopDeps
+from services.shop.product_cache import ProductCache, product_of
+from services.shop.sections import SectionLoader
 from services.web.connection_limits import http_protocol
 
 HERE = Path(__file__).parent
 FORM_BYTES = 16_384  # of a request's body: forms only
-STOCK_EVERY_S, STOCK_RETRY_S = 300.0, 5.0
+TIMEOUT = httpx.Timeout(1.5, connect=0.5)  # of a call to Ringside: a page waits no longer
+REFILL_EVERY_S, REFILL_RETRY_S = 300.0, 5.0
 
 
-def origins(settings: Settings) -> list[str]:
-    """Where the recommend service answers."""
-    listed = [origin.strip().rstrip("/") for origin in settings.recommend_url.split(",") if origin.strip()]
+def replica_urls(settings: Settings) -> list[str]:
+    """URLs of the recommend service's replicas."""
+    listed = [url.strip().rstrip("/") for url in settings.recommend_url.split(",") if url.strip()]
     return listed or [f"http://{settings.host}:{settings.recommend_port}"]
 
 
-def create_app(settings: Settings, client: httpx.AsyncClient, *, stock: bool = True) -> FastAPI:
-    """The application. With `stock` it learns products in the background while it runs.
+def create_app(settings: Settings, http: httpx.AsyncClient, *, fill_cache: bool = True) -> FastAPI:
+    """The application. With `fill_cache` it loads products in the background while it runs.
 
     Raises ConfigurationError without a storefront key.
     """
     if not settings.storefront_key:
         raise ConfigurationError("RINGSIDE_STOREFRONT_KEY is empty; make one with `ringside keys new`")
-    shelf = Shelf()
-    rails = Rails(RecommendApi(client, origins(settings), settings.storefront_key), shelf)
-    browser_origin = (settings.shop_events_url or origins(settings)[0]).rstrip("/")
-    events_url = f"{browser_origin}/events?key={quote(settings.storefront_key)}"
+    urls, products = replica_urls(settings), ProductCache()
+    client = AsyncClient(urls, settings.storefront_key, HttpxTransport(http, TIMEOUT))
+    sections = SectionLoader(client, products)
+    events_origin = (settings.shop_events_url or urls[0]).rstrip("/")
+    events_url = f"{events_origin}/events?key={quote(settings.storefront_key)}"
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(_keep_stocked(rails, shelf)) if stock else None
+        task = asyncio.create_task(_keep_filled(sections, products)) if fill_cache else None
         yield
         if task is not None:
             task.cancel()
@@ -63,8 +65,8 @@ def create_app(settings: Settings, client: httpx.AsyncClient, *, stock: bool = T
                 await task
 
     app = FastAPI(title="Sample shop", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.store = Store(settings, rails, shelf, _templates(), events_url)
-    app.middleware("http")(_headers(browser_origin))
+    app.state.deps = ShopDeps(settings, sections, products, _templates(), events_url)
+    app.middleware("http")(_headers(events_origin))
     app.add_middleware(GZipMiddleware, minimum_size=2_000)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
@@ -73,7 +75,7 @@ def create_app(settings: Settings, client: httpx.AsyncClient, *, stock: bool = T
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Needs nobody: without the recommend service the shelves say so."""
+    """Serve until SIGTERM or SIGINT. Without the recommend service, pages render and say what is missing."""
     bootstrap.configure_logging(settings, "shop")
     many_connections()
     with bootstrap.metered(settings, "shop", loops=False) as meters:
@@ -85,10 +87,10 @@ def run(settings: Settings) -> None:
         )  # fmt: skip
 
 
-async def _keep_stocked(rails: Rails, shelf: Shelf) -> None:
+async def _keep_filled(sections: SectionLoader, products: ProductCache) -> None:
     while True:
-        await rails.stock_the_shelf()
-        await asyncio.sleep(STOCK_EVERY_S if len(shelf) else STOCK_RETRY_S)
+        await sections.fill_cache()
+        await asyncio.sleep(REFILL_EVERY_S if len(products) else REFILL_RETRY_S)
 
 
 def _headers(
@@ -114,7 +116,7 @@ def _headers(
 
 
 async def _bad_request(_: Request, error: Exception) -> Response:
-    """Which field is wrong and how, without what was sent: not all of that is text that can be sent back."""
+    """The field and its problem, without the value, which may not be encodable as text."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return PlainTextResponse(f"{first['loc'][-1]}: {first['msg']}", 422)
@@ -128,5 +130,5 @@ def _templates() -> Jinja2Templates:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.globals |= {"tile": tile}
+    env.globals |= {"product_image": product_image, "product_of": product_of}
     return Jinja2Templates(env=env)

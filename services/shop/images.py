@@ -1,4 +1,4 @@
-"""Pictures for products that have none: an inline SVG drawn from title and category, for ever the same."""
+"""Images for products without one: an inline SVG drawn from title and category, always the same."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-# A colour word in the title decides; otherwise the category does. (hue, saturation %, lightness shift %)
+# By colour word of the title: (hue, saturation %, lightness shift %). Without one, the category decides.
 COLOURS = {
     "red": (4, 62, 0), "pink": (342, 58, 6), "blush": (350, 48, 8), "rose": (346, 52, 4),
     "orange": (26, 70, 2), "terracotta": (16, 52, -2), "mustard": (43, 66, -2), "gold": (42, 60, 2),
@@ -30,7 +30,7 @@ PLAIN = ('<path d="M0 36L36 0h4L0 40z"/>', 40)
 
 @lru_cache(maxsize=1)
 def shapes() -> tuple[tuple[str, str], ...]:
-    """(words, drawing) of every shape in shapes.svg; the last one matches everything."""
+    """(regular expression of words, drawing) of each shape in shapes.svg; the last one matches everything."""
     drawings = ElementTree.parse(Path(__file__).with_name("shapes.svg")).getroot()
     return tuple(
         (
@@ -42,7 +42,7 @@ def shapes() -> tuple[tuple[str, str], ...]:
 
 
 def seed(text: str) -> int:
-    """A number that belongs to a text for ever."""
+    """A number that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 
 
@@ -54,13 +54,12 @@ def colour(title: str, category: str) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=8_192)
-def tile(item_id: str, title: str, category: str) -> Markup:
-    """The picture as SVG. Title and category choose shape and colour; no text of theirs gets into the
-    markup."""
+def product_image(item_id: str, title: str, category: str) -> Markup:
+    """The image as SVG. Title and category choose shape and colour; their text is not in the markup."""
     ink, number = inks(*colour(title, category)), seed(item_id)
     text, name = f"{title} {category}".lower(), f"t{number:x}"
     return Markup(
-        f'<svg class="tile" viewBox="0 0 100 100" aria-hidden="true" focusable="false">'
+        f'<svg class="product-image" viewBox="0 0 100 100" aria-hidden="true" focusable="false">'
         f"<defs>{_pattern(name, number % 40, text, ink['m'])}</defs>"
         f'<path fill="{ink["backdrop"]}" d="M0 0h100v100H0z"/><path fill="url(#{name})" d="M0 0h100v100H0z"/>'
         f'<ellipse cx="50" cy="79" rx="29" ry="4" fill="{ink["d"]}" opacity=".16"/>'
@@ -69,7 +68,7 @@ def tile(item_id: str, title: str, category: str) -> Markup:
 
 
 def inks(hue: int, saturation: int, shift: int) -> dict[str, str]:
-    """Dark, middle, light and the backdrop of one colour."""
+    """Dark, medium and light tone of a colour, and its backdrop."""
     return {
         "d": f"hsl({hue} {saturation}% {34 + shift // 3}%)",
         "m": f"hsl({hue} {saturation}% {56 + shift // 2}%)",

@@ -1,11 +1,10 @@
-"""The pages of the sample storefront. Each asks for its slates over public HTTP and renders whatever it
-gets."""
+"""Pages of the sample storefront. Each loads its sections over Ringside's public HTTP API."""
 
 import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Query, Request
@@ -13,9 +12,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
 from services.settings import Settings
-from services.shop.api import Product
-from services.shop.product_cache import Shelf
-from services.shop.sections import Rails
+from services.shop.product_cache import Product, ProductCache
+from services.shop.sections import SectionLoader
 from services.shop.session import (
     MAX_QUANTITY,
     SEEN,
@@ -23,8 +21,8 @@ from services.shop.session import (
     USER,
     Visit,
     is_user_id,
-    keep,
     new_session,
+    set_cookie,
     visit_of,
     write_cart,
 )
@@ -33,159 +31,170 @@ router = APIRouter()
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
-    """Everything a request needs; one an application. `events_url`: where browsers send events, key
-    included."""
+class ShopDeps:
+    """What the pages need. `events_url`: where browsers send events, with the storefront's key."""
 
     settings: Settings
-    rails: Rails
-    shelf: Shelf
+    sections: SectionLoader
+    products: ProductCache
     templates: Jinja2Templates
     events_url: str
 
     @property
     def users(self) -> list[str]:
-        """Known users to slip into, for demonstrations."""
+        """Users that a visitor may shop as, for demonstrations."""
         return [user for user in (part.strip() for part in self.settings.shop_users.split(",")) if user]
 
 
 @dataclass(frozen=True, slots=True)
-class Aisle:
-    """A request in the shop: who it is, and how pages are made."""
+class Page:
+    """A page request: its visit, and what renders it."""
 
     request: Request
-    store: Store
+    deps: ShopDeps
     visit: Visit
 
-    def render(self, template: str, status_code: int = 200, **values: Any) -> HTMLResponse:
-        """A whole page, with the session kept."""
-        shared = {
-            "visit": self.visit, "store": self.store, "categories": self.store.shelf.categories(),
-            "currency": self.store.settings.shop_currency, "q": "",
+    @property
+    def sections(self) -> SectionLoader:
+        """Loads sections."""
+        return self.deps.sections
+
+    def render(self, template: str, status_code: int = 200, **values: object) -> HTMLResponse:
+        """A whole page; it sets the cookie of a new session."""
+        shared: dict[str, object] = {
+            "visit": self.visit, "deps": self.deps, "categories": self.deps.products.categories(),
+            "currency": self.deps.settings.shop_currency, "q": "",
         }  # fmt: skip
-        answer = self.store.templates.TemplateResponse(
+        response = self.deps.templates.TemplateResponse(
             self.request, template, shared | values, status_code=status_code
         )
         if self.visit.fresh:
-            keep(answer, SESSION, self.visit.shopper.session_id)
-        return answer
+            set_cookie(response, SESSION, self.visit.shopper.session_id)
+        return response
 
-    def lines(self) -> list[tuple[Product, int]]:
-        """The cart with what is known of its items."""
-        known = ((self.store.shelf.get(item), item, count) for item, count in self.visit.cart.items())
-        return [(product or Product(item, f"Item {item}"), count) for product, item, count in known]
-
-
-def aisle(request: Request) -> Aisle:
-    """Dependency: the request with its visit."""
-    return Aisle(request, request.app.state.store, visit_of(request))
+    def cart_lines(self) -> list[tuple[Product, int]]:
+        """Products in the cart with their quantities."""
+        lines = ((self.deps.products.get(item), item, count) for item, count in self.visit.cart.items())
+        return [(product or Product(item, f"Item {item}"), count) for product, item, count in lines]
 
 
-InShop = Annotated[Aisle, Depends(aisle)]
+def page_of(request: Request) -> Page:
+    """Dependency: the request of a page."""
+    return Page(request, request.app.state.deps, visit_of(request))
+
+
+PageRequest = Annotated[Page, Depends(page_of)]
 
 
 @router.get("/")
-async def home(at: InShop) -> HTMLResponse:
-    """Recommendations, and what is popular."""
-    return at.render("home.html", rails=await at.store.rails.home(at.visit))
+async def home(page: PageRequest) -> HTMLResponse:
+    """Recommendations and popular items."""
+    return page.render("home.html", sections=await page.sections.home(page.visit))
 
 
 @router.get("/item/{item_id:path}")
-async def item(at: InShop, item_id: str) -> HTMLResponse:
-    """One product, with similar ones."""
-    await at.store.rails.know(at.visit, [item_id])
-    rails = await at.store.rails.item(at.visit, item_id)
-    product = at.store.shelf.get(item_id)
-    away = all(rail.slate is None for rail in rails)
+async def item(page: PageRequest, item_id: str) -> HTMLResponse:
+    """One product, with similar items."""
+    await page.sections.load_products(page.visit, [item_id])
+    sections = await page.sections.item(page.visit, item_id)
+    product = page.deps.products.get(item_id)
+    unavailable = all(section.slate is None for section in sections)
     if product is None:
-        message = "We can't show this item right now." if away else "We don't have this item."
-        return at.render(
-            "missing.html", 503 if away else 404, message=message, rails=[await at.store.rails.popular()]
+        message = "We can't show this item at the moment." if unavailable else "We don't sell this item."
+        return page.render(
+            "missing.html",
+            503 if unavailable else 404,
+            message=message,
+            sections=[await page.sections.popular()],
         )
-    answer = at.render("item.html", product=product, rails=rails)
-    keep(answer, SEEN, quote(item_id))
-    return answer
+    response = page.render("item.html", product=product, sections=sections)
+    set_cookie(response, SEEN, quote(item_id))
+    return response
 
 
 @router.get("/category/{category:path}")
-async def category(at: InShop, category: str) -> HTMLResponse:
+async def category(page: PageRequest, category: str) -> HTMLResponse:
     """One category."""
-    return at.render("listing.html", rail=await at.store.rails.category(at.visit, category), chosen=category)
+    return page.render(
+        "listing.html", section=await page.sections.category(page.visit, category), chosen=category
+    )
 
 
 @router.get("/search")
-async def search(at: InShop, q: Annotated[str, Query(max_length=100)] = "") -> Response:
-    """Search among the products that the shop knows."""
+async def search(page: PageRequest, q: Annotated[str, Query(max_length=100)] = "") -> Response:
+    """Search among the products in the cache."""
     if not q.strip():
         return RedirectResponse("/", 303)
-    return at.render("listing.html", rail=await at.store.rails.search(at.visit, q.strip()), q=q, chosen="")
+    return page.render(
+        "listing.html", section=await page.sections.search(page.visit, q.strip()), q=q, chosen=""
+    )
 
 
 @router.get("/cart")
-async def cart(at: InShop) -> HTMLResponse:
-    """The cart, and what goes with it."""
-    await at.store.rails.know(at.visit, list(at.visit.cart))
-    return at.render("cart.html", lines=at.lines(), rails=[await at.store.rails.cart(at.visit)])
+async def cart(page: PageRequest) -> HTMLResponse:
+    """The cart, and items that go with it."""
+    await page.sections.load_products(page.visit, list(page.visit.cart))
+    return page.render("cart.html", lines=page.cart_lines(), sections=[await page.sections.cart(page.visit)])
 
 
-@router.get("/rails/{name}")
-async def rail(at: InShop, name: str, item: str = "", category: str = "") -> HTMLResponse:
-    """One rail again, as a part of a page: after a click it is another one."""
-    rails = at.store.rails
-    choices = {
-        "for-you": lambda: rails.for_you(at.visit),
-        "because": lambda: rails.because(at.visit, item),
-        "also-like": lambda: rails.also_like(at.visit, item),
-        "cart": lambda: rails.cart(at.visit),
-        "category": lambda: rails.category(at.visit, category),
+@router.get("/sections/{name}")
+async def section(page: PageRequest, name: str, item: str = "", category: str = "") -> HTMLResponse:
+    """One section as an HTML fragment; after a click its slate is another one."""
+    loader, visit = page.sections, page.visit
+    loaders = {
+        "for-you": lambda: loader.for_you(visit),
+        "because": lambda: loader.because(visit, item),
+        "also-like": lambda: loader.also_like(visit, item),
+        "cart": lambda: loader.cart(visit),
+        "category": lambda: loader.category(visit, category),
     }
-    if name not in choices:
+    if name not in loaders:
         return HTMLResponse("", 404)
-    return at.render("part_rail.html", rail=await choices[name]())
+    return page.render("part_section.html", section=await loaders[name]())
 
 
 @router.post("/cart")
 async def change_cart(
-    at: InShop,
+    page: PageRequest,
     item_id: Annotated[str, Form(min_length=1, max_length=200)],
     quantity: Annotated[int, Form(ge=0, le=MAX_QUANTITY)] = 1,
     add: Annotated[bool, Form()] = False,
 ) -> RedirectResponse:
-    """Put an item in (`add`) or set its quantity; 0 takes it out."""
-    lines = dict(at.visit.cart)
+    """Add to an item's quantity (`add`) or set it; 0 removes the item."""
+    lines = dict(page.visit.cart)
     lines[item_id] = min(MAX_QUANTITY, quantity + (lines.get(item_id, 0) if add else 0))
-    answer = RedirectResponse("/cart", 303)
-    write_cart(answer, {item: count for item, count in lines.items() if count > 0})
-    return answer
+    response = RedirectResponse("/cart", 303)
+    write_cart(response, {item: count for item, count in lines.items() if count > 0})
+    return response
 
 
 @router.post("/checkout")
-async def checkout(at: InShop) -> Response:
-    """Buy what is in the cart; the page sends the purchase events."""
-    lines = at.lines()
+async def checkout(page: PageRequest) -> Response:
+    """Buy the cart; the page sends the purchase events."""
+    lines = page.cart_lines()
     if not lines:
         return RedirectResponse("/cart", 303)
-    answer = at.render(
-        "thanks.html", lines=lines, order=secrets.token_hex(6), bought=_bought(lines), rails=[]
+    response = page.render(
+        "thanks.html", lines=lines, order=secrets.token_hex(6), bought=_bought(lines), sections=[]
     )
-    write_cart(answer, {})
-    return answer
+    write_cart(response, {})
+    return response
 
 
 @router.post("/shopper")
-async def shopper(at: InShop, user: Annotated[str, Form(max_length=64)] = "") -> RedirectResponse:
-    """Become another shopper (empty: nobody in particular); a new session starts, with an empty cart."""
-    answer = RedirectResponse("/", 303)
-    keep(answer, USER, quote(user.strip(), safe="@:+") if is_user_id(user.strip()) else "")
-    keep(answer, SESSION, new_session())
-    keep(answer, SEEN, "")
-    write_cart(answer, {})
-    return answer
+async def shopper(page: PageRequest, user: Annotated[str, Form(max_length=64)] = "") -> RedirectResponse:
+    """Shop as another user (empty: as a guest); a new session with an empty cart starts."""
+    response = RedirectResponse("/", 303)
+    set_cookie(response, USER, quote(user.strip(), safe="@:+") if is_user_id(user.strip()) else "")
+    set_cookie(response, SESSION, new_session())
+    set_cookie(response, SEEN, "")
+    write_cart(response, {})
+    return response
 
 
 @router.get("/health/live")
 def alive() -> Mapping[str, str]:
-    """This process answers; it needs nobody else to."""
+    """Liveness: this process runs, whatever the others do."""
     return {"status": "live"}
 
 

@@ -1,54 +1,70 @@
-"""What the shop knows of its products: everything that came by in slates, newest wins, the longest
-unseen leave first."""
+"""Cache of the products in recent slates, because the sample shop has no catalogue of its own."""
 
 import re
-from collections import Counter, OrderedDict
+from collections import Counter
+from dataclasses import dataclass
 
-from services.shop.api import Product, Slate
+from cachetools import FIFOCache
+
+from services.client.client import Slate, SlateItem
 
 CAPACITY = 20_000
 
 
-class Shelf:
-    """Products by id, bounded. A real storefront has its own catalogue here."""
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product as the shop shows it. `price` is None if unknown."""
+
+    item_id: str
+    title: str
+    category: str = ""
+    price: float | None = None
+
+
+def product_of(item: SlateItem) -> Product:
+    """The product of a slate's item; without a title it is named by its id."""
+    title = item.title or f"Item {item.item_id}"
+    return Product(item.item_id, title, item.category or "", item.price)
+
+
+class ProductCache:
+    """Products by id. At capacity, the product that was not in a slate for longest is dropped.
+
+    `popular`: the last slate of popular items, to show while the recommend service is unavailable.
+    """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self._products: OrderedDict[str, Product] = OrderedDict()
-        self._capacity = capacity
-        self.popular: Slate | None = None  # the last one that was answered, for when the service is away
+        self._products: FIFOCache[str, Product] = FIFOCache(capacity)
+        self.popular: Slate | None = None
 
     def __len__(self) -> int:
         return len(self._products)
 
-    def put(self, slate: Slate) -> Slate:
-        """Remember the products of a slate; returns the slate."""
-        for shown in slate.items:
-            self._products[shown.product.item_id] = shown.product
-            self._products.move_to_end(shown.product.item_id)
-        while len(self._products) > self._capacity:
-            self._products.popitem(last=False)
-        return slate
+    def add(self, slate: Slate) -> None:
+        """Add the products of a slate; newer data replace older data."""
+        for item in slate.items:
+            self._products[item.item_id] = product_of(item)
 
     def get(self, item_id: str) -> Product | None:
-        """What is known of an item."""
+        """The product, if it is in the cache."""
         return self._products.get(item_id)
 
-    def categories(self, most: int = 12) -> list[str]:
-        """The categories with the most known products, most first."""
+    def categories(self, limit: int = 12) -> list[str]:
+        """The categories with the most products, largest first."""
         counted = Counter(product.category for product in self._products.values() if product.category)
-        return [name for name, _ in counted.most_common(most)]
+        return [name for name, _ in counted.most_common(limit)]
 
-    def search(self, query: str, most: int = 60) -> list[Product]:
-        """Products whose title or category has every word of the query, as a beginning of a word."""
+    def search(self, query: str, limit: int = 60) -> list[Product]:
+        """Products whose title or category has, for each word of the query, a word that begins with it."""
         words = re.findall(r"\w+", query.lower())
         if not words:
             return []
         patterns = [re.compile(rf"\b{re.escape(word)}") for word in words]
-        found = []
-        for product in reversed(self._products.values()):
+        matches = []
+        for product in reversed(list(self._products.values())):
             text = f"{product.title} {product.category}".lower()
             if all(pattern.search(text) for pattern in patterns):
-                found.append(product)
-                if len(found) == most:
+                matches.append(product)
+                if len(matches) == limit:
                     break
-        return found
+        return matches

@@ -1,5 +1,5 @@
-"""`ringside simulate`: shoppers of known truth at a storefront's public HTTP, and a JSON summary of what
-they saw."""
+"""`ringside simulate`: simulated shoppers at a storefront's public HTTP API, and a JSON summary of what they
+saw."""
 
 import asyncio
 import contextlib
@@ -16,19 +16,20 @@ import uvloop
 
 from experiments.simulation.synthetic_shop import synthetic_shop
 from services import bootstrap
+from services.client.client import AsyncClient
 from services.errors import ConfigurationError
 from services.runtime.atomic_write import write_atomically
 from services.runtime.process import stop_on_signal
 from services.settings import Settings
-from services.simulator.arrivals import Traffic
-from services.simulator.http_client import HttpClient
-from services.simulator.measurements import Measures
-from services.simulator.session import Habits, Session, Visit
-from services.simulator.shoppers import Shoppers, acquainted, holdout_crowd, synthetic_crowd
+from services.simulator.arrivals import PoissonArrivals
+from services.simulator.lean_transport import LeanTransport
+from services.simulator.measurements import Measurements
+from services.simulator.session import Habits, Session, Visitor
+from services.simulator.shoppers import Shoppers, holdout_shoppers, synthetic_shoppers, with_history
 
 log = logging.getLogger(__name__)
 _SYNTHETIC = re.compile(r"synthetic shop, seed (\d+)")
-_MOST_OPEN_S = 2.0  # seconds of traffic that may be open at once
+_MOST_OPEN_S = 2.0  # seconds of arrivals that may be open at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,83 +46,81 @@ class Options:
 def run(settings: Settings, options: Options) -> None:
     """Simulate until the time is over or a signal comes."""
     bootstrap.configure_logging(settings, "simulator")
-    shoppers = known_crowd(settings, options.seed)
-    stop = stop_on_signal()
-    measures = Measures()
-    log.info(
-        "%d shoppers, %g sessions/s at %s",
-        shoppers.world.n_shoppers,
-        options.sessions_per_s,
-        targets(settings),
-    )
-    uvloop.run(simulate(shoppers, targets(settings), settings.storefront_key, options, measures, stop))
+    shoppers = load_shoppers(settings, options.seed)
+    stop, urls = stop_on_signal(), replica_urls(settings)
+    rate, count = options.sessions_per_s, shoppers.world.n_shoppers
+    log.info("simulating %d shoppers with %g sessions/s at %s", count, rate, urls)
+    uvloop.run(simulate(shoppers, urls, settings.storefront_key, options, Measurements(), stop))
 
 
-def targets(settings: Settings) -> list[str]:
-    """Origins of the recommend service's replicas."""
-    listed = [origin.strip() for origin in settings.recommend_url.split(",") if origin.strip()]
+def replica_urls(settings: Settings) -> list[str]:
+    """URLs of the recommend service's replicas."""
+    listed = [url.strip() for url in settings.recommend_url.split(",") if url.strip()]
     return listed or [f"http://{settings.host}:{settings.recommend_port}"]
 
 
-def known_crowd(settings: Settings, seed: int = 0) -> Shoppers:
-    """The people of the current data version: of the synthetic shop, or of its held-out weeks."""
+def load_shoppers(settings: Settings, seed: int = 0) -> Shoppers:
+    """The shoppers of the current data version: of the synthetic shop, or of its held-out weeks. Raises
+    ConfigurationError for data without either."""
     store = bootstrap.data_store(settings)
     dataset = store.load()
-    if made := _SYNTHETIC.fullmatch(dataset.source):
-        shoppers = synthetic_crowd(synthetic_shop(seed=int(made[1])))
-        return acquainted(shoppers, dataset.catalogue, dataset.interactions)
+    if match := _SYNTHETIC.fullmatch(dataset.source):
+        shoppers = synthetic_shoppers(synthetic_shop(seed=int(match[1])))
+        return with_history(shoppers, dataset.catalogue, dataset.interactions)
     try:
-        shoppers = holdout_crowd(dataset.catalogue, store.load_holdout(), seed=seed)
-        return acquainted(shoppers, dataset.catalogue, dataset.interactions)
+        shoppers = holdout_shoppers(dataset.catalogue, store.load_holdout(), seed=seed)
+        return with_history(shoppers, dataset.catalogue, dataset.interactions)
     except ConfigurationError as error:
-        raise ConfigurationError(f"simulated shoppers need a truth to click by, and {error}") from error
+        raise ConfigurationError(f"simulated shoppers need held-out weeks to click by: {error}") from error
 
 
 async def simulate(
     shoppers: Shoppers,
-    origins: list[str],
+    urls: list[str],
     key: str,
     options: Options,
-    measures: Measures,
+    measurements: Measurements,
     stop: threading.Event,
 ) -> None:
-    """Open sessions at the rate wanted, over all replicas in turn, until `stop` is set or the time is
-    over."""
-    clients = [HttpClient(origin, {"authorization": f"Bearer {key}"}) for origin in origins]
+    """Open sessions at the given rate, at each replica in turn, until `stop` is set or the time is over."""
+    clients = [AsyncClient(url, key, LeanTransport(url)) for url in urls]
     rng = np.random.default_rng([options.seed, 3])
-    run_id = f"{int(time.time()):x}"  # other sessions than those of an earlier run on the same log
+    run_id = f"{int(time.time()):x}"  # so that session ids differ from those of earlier runs in the same log
     began = time.monotonic()
 
     async def session(number: int) -> None:
-        visit = Visit(int(shoppers.world.visitors(rng, 1)[0]), f"{run_id}-{number}", time.time())
-        await Session(shoppers, clients[number % len(clients)], measures, options.habits, visit).run()
+        visitor = Visitor(int(shoppers.world.visitors(rng, 1)[0]), f"{run_id}-{number}", time.time())
+        client = clients[number % len(clients)]
+        await Session(shoppers, client, measurements, options.habits, visitor).run()
 
     def over() -> bool:
         return stop.is_set() or (options.for_s is not None and time.monotonic() - began >= options.for_s)
 
-    most_open = max(16, round(_MOST_OPEN_S * options.sessions_per_s))
-    traffic = Traffic(options.sessions_per_s, most_open, rng, measures.skip)
-    writer = asyncio.create_task(_keep_writing(options, measures, began))
+    max_open = max(16, round(_MOST_OPEN_S * options.sessions_per_s))
+    arrivals = PoissonArrivals(options.sessions_per_s, max_open, rng, measurements.session_skipped)
+    writer = asyncio.create_task(_keep_writing(options, measurements, began))
     try:
-        await traffic.run(session, over)
+        await arrivals.run(session, over)
     finally:
         writer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await writer
         for client in clients:
             await client.close()
-        write_summary(options, measures, time.monotonic() - began)
+        write_summary(options, measurements, time.monotonic() - began)
 
 
-async def _keep_writing(options: Options, measures: Measures, began: float, every_s: float = 1.0) -> None:
+async def _keep_writing(
+    options: Options, measurements: Measurements, began: float, every_s: float = 1.0
+) -> None:
     while options.summary is not None:
-        write_summary(options, measures, time.monotonic() - began)
+        write_summary(options, measurements, time.monotonic() - began)
         await asyncio.sleep(every_s)
 
 
-def write_summary(options: Options, measures: Measures, elapsed_s: float) -> None:
-    """Replace the summary file, so that a reader sees a whole one."""
+def write_summary(options: Options, measurements: Measurements, elapsed_s: float) -> None:
+    """Replace the summary file atomically, so that a reader never sees half of it."""
     if options.summary is None:
         return
-    found = {"elapsed_s": round(elapsed_s, 1), "sessions_per_s": options.sessions_per_s, **measures.summary()}
-    write_atomically(options.summary, json.dumps(found, indent=1))
+    head = {"elapsed_s": round(elapsed_s, 1), "sessions_per_s": options.sessions_per_s}
+    write_atomically(options.summary, json.dumps({**head, **measurements.summary()}, indent=1))

@@ -1,19 +1,52 @@
-"""What shoppers saw: counts, latencies and click-to-slate delays, as JSON. Shoppers never read this."""
+"""Measurements of a simulation, as JSON: counts, latencies, delays from a click to a changed slate. Shoppers
+write them and never read them."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-_TRIED = 10
-_REMEMBERED = 200_000
+_TRIES = 10  # timed clicks without any effect after which an arm counts as impersonal
+_REMEMBERED = 200_000  # clicks
 _SERVED_S = 600
-_KEPT = 20_000  # latest values of each series: a demo left alone overnight must not grow
+_KEPT = 20_000  # latest values of each series, so that a demo left running overnight does not grow
+
+Number = float | int
 
 
-def quantiles(values: Iterable[float]) -> dict[str, float | int]:
+class ArmSessions(TypedDict):
+    """Sessions whose first slate came from an arm."""
+
+    sessions: int
+    clicked: int
+
+
+class SlateValue(TypedDict):
+    """True P(click) of first slates of an arm."""
+
+    n: int
+    mean: float
+    standard_error: float
+
+
+class Summary(TypedDict):
+    """All measurements. served: rows of [second since the epoch, replica, arm, answers]; truth, sessions: by
+    arm."""
+
+    requests: dict[str, dict[str, Number]]
+    errors: dict[str, int]
+    acts: dict[str, int]
+    sessions: dict[str, ArmSessions]
+    truth: dict[str, SlateValue]
+    served: list[tuple[int, str, str, int]]
+    skipped_sessions: int
+    degraded: dict[str, int]
+    click_to_slate: Mapping[str, Number | dict[str, dict[str, Number]]]
+
+
+def quantiles(values: Iterable[float]) -> dict[str, Number]:
     """{"n", "p50_ms", "p99_ms", "max_ms"} of values in ms; only {"n": 0} when there are none."""
     array = np.fromiter(values, np.float64)
     if not len(array):
@@ -33,34 +66,34 @@ def _series() -> defaultdict[str, deque[float]]:
 
 @dataclass(slots=True)
 class Moments:
-    """Count, sum and sum of squares."""
+    """Count, sum and sum of squares: enough for mean and standard error."""
 
     n: int = 0
     total: float = 0.0
     squares: float = 0.0
 
     def add(self, value: float) -> None:
-        """One more value."""
+        """Add one value."""
         self.n += 1
         self.total += value
         self.squares += value * value
 
-    def summary(self) -> dict[str, float | int]:
-        """{"n", "mean", "standard_error"}."""
+    def summary(self) -> SlateValue:
+        """Count, mean and standard error of the mean."""
         mean = self.total / self.n
         variance = max(0.0, self.squares / self.n - mean * mean)
         return {"n": self.n, "mean": round(mean, 5), "standard_error": round((variance / self.n) ** 0.5, 5)}
 
 
 @dataclass(slots=True)
-class Measures:
+class Measurements:
     """Running counts of one simulation.
 
-    latency_ms: by kind of request; click_to_slate_ms: by arm, from sending a click to receiving a slate
-    whose other items changed; unchanged: by arm, clicks after which they had not changed at the deadline.
-    served: answers by (second since the epoch, origin, arm). truth: by arm, the exact P(click) of the first
-    slate of each session; arms are assigned at random, so these means compare the arms themselves, without
-    the noise of clicks. clicked_before: (shopper, item).
+    latency_ms: by kind of request. click_to_slate_ms: by arm, from sending a click to receiving a slate whose
+    other items changed; unchanged: by arm, clicks after which they had not changed at the deadline.
+    served: answers by (second since the epoch, replica, arm). slate_values: by arm, the exact P(click) of the
+    first slate of each session; because arms are assigned at random, these means compare the arms without
+    the noise of clicks. clicked_before: (shopper, item). probing: a click is being timed.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
@@ -73,56 +106,58 @@ class Measures:
     click_to_slate_ms: defaultdict[str, deque[float]] = field(default_factory=_series)
     unchanged: Counter[str] = field(default_factory=Counter)
     served: Counter[tuple[int, str, str]] = field(default_factory=Counter)
-    truth: dict[str, Moments] = field(default_factory=dict)
+    slate_values: dict[str, Moments] = field(default_factory=dict)
     clicked_before: set[tuple[int, str]] = field(default_factory=set)
-    probing: bool = False  # somebody is timing a click just now
-    skipped: int = 0  # sessions not opened: too many were open, the servers were slower than the target
+    probing: bool = False
+    skipped: int = 0
 
-    def requested(self, kind: str, latency_ms: float) -> None:
-        """A request was answered, well or not."""
+    def request_ended(self, kind: str, latency_ms: float) -> None:
+        """Count a request that got a reply, of any status."""
         self.sent[kind] += 1
         self.latency_ms[kind].append(latency_ms)
 
-    def failed(self, kind: str, why: str) -> None:
-        """A request got no answer, or one that is no success."""
-        self.errors[f"{kind}: {why}"] += 1
+    def request_failed(self, kind: str, reason: str) -> None:
+        """Count a request without a successful reply."""
+        self.errors[f"{kind}: {reason}"] += 1
 
-    def skip(self) -> None:
-        """A session was not opened."""
+    def session_skipped(self) -> None:
+        """Count a session that was not opened, because too many were open: the servers are slower than the
+        target rate."""
         self.skipped += 1
 
-    def answered(self, second: int, origin: str, arm: str | None) -> None:
-        """A replica answered with a slate of `arm`."""
-        self.served[second, origin, arm or "none"] += 1
+    def slate_served(self, second: int, replica: str, arm: str | None) -> None:
+        """Count a slate of `arm` from a replica."""
+        self.served[second, replica, arm or "none"] += 1
         if len(self.served) > _KEPT:
             for key in [key for key in self.served if key[0] < second - _SERVED_S]:
                 del self.served[key]
 
-    def first_click(self, shopper: int, item: str) -> bool:
-        """Whether this shopper had not clicked this item before."""
+    def is_first_click(self, shopper: int, item: str) -> bool:
+        """Record a click; True if this shopper had not clicked this item before."""
         if len(self.clicked_before) > _REMEMBERED:
             self.clicked_before.clear()
-        known = (shopper, item) in self.clicked_before
+        first = (shopper, item) not in self.clicked_before
         self.clicked_before.add((shopper, item))
-        return not known
+        return first
 
     def may_probe(self, arm: str | None) -> bool:
-        """Whether a click on a slate of `arm` should be timed: nobody times another one just now, and the
-        arm is not one whose slates clicks never change."""
-        impersonal = self.unchanged[arm or "none"] >= _TRIED and not self.click_to_slate_ms[arm or "none"]
+        """True if a click on a slate of `arm` should be timed: no other click is being timed, and clicks have
+        changed slates of this arm or have been tried only a few times."""
+        name = arm or "none"
+        impersonal = self.unchanged[name] >= _TRIES and not self.click_to_slate_ms[name]
         return not self.probing and not impersonal
 
-    def worth(self, arm: str | None, value: float) -> None:
-        """The world's truth about a first slate."""
-        self.truth.setdefault(arm or "none", Moments()).add(value)
+    def add_slate_value(self, arm: str | None, value: float) -> None:
+        """Add the true P(click) of the first slate of a session."""
+        self.slate_values.setdefault(arm or "none", Moments()).add(value)
 
     def session_ended(self, arm: str | None, clicked: bool) -> None:
-        """A session whose first slate came from `arm` is over."""
+        """Count a session whose first slate came from `arm`."""
         self.sessions[arm or "none"] += 1
         self.clicked[arm or "none"] += clicked
 
-    def summary(self) -> dict[str, Any]:
-        """All of it, JSON-ready."""
+    def summary(self) -> Summary:
+        """All measurements, ready for JSON."""
         changed = [value for series in self.click_to_slate_ms.values() for value in series]
         return {
             "requests": {
@@ -133,8 +168,8 @@ class Measures:
             "sessions": {
                 arm: {"sessions": n, "clicked": self.clicked[arm]} for arm, n in self.sessions.items()
             },
-            "truth": {arm: moments.summary() for arm, moments in self.truth.items()},
-            "served": [[*key, n] for key, n in sorted(self.served.items())],
+            "truth": {arm: moments.summary() for arm, moments in self.slate_values.items()},
+            "served": [(*key, n) for key, n in sorted(self.served.items())],
             "skipped_sessions": self.skipped,
             "degraded": dict(self.degraded),
             "click_to_slate": {

@@ -43,8 +43,8 @@ def shop() -> Iterator[Shop]:
                 page.context.close()
 
 
-def items(page, rail: str = "for-you") -> list[str]:
-    cards = page.locator(f"[data-rail={rail}] .card")
+def items(page, section: str = "for-you") -> list[str]:
+    cards = page.locator(f"[data-section={section}] .card")
     return cards.evaluate_all("cards => cards.map(card => card.dataset.item)")
 
 
@@ -57,31 +57,33 @@ def wait_for_events(shop: Shop, page, *wanted: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_shop_draws_its_rails_without_errors_or_strangers(shop, browser, scheme):
+def test_the_shop_draws_its_sections_without_errors_or_strangers(shop, browser, scheme):
     page = shop.open(browser, color_scheme=scheme)
     assert len(items(page)) == 12
-    assert page.locator(".card .tile").count() == 18
-    page.locator("[data-rail=for-you] .why summary").click()
-    assert "als-20261123T140500-ee7637" in page.locator("[data-rail=for-you] .why").inner_text()
+    assert page.locator(".card .product-image").count() == 18
+    page.locator("[data-section=for-you] .why summary").click()
+    assert "als-20261123T140500-ee7637" in page.locator("[data-section=for-you] .why").inner_text()
     assert not scrolls_sideways(page)
     assert (shop.watch.errors, shop.watch.strangers) == ([], [])
 
 
-def test_a_click_updates_the_rail_and_announces_the_change(shop, browser):
+def test_a_click_updates_the_section_and_announces_the_change(shop, browser):
     page = shop.open(browser)
     before = items(page)
-    chosen = page.locator("[data-rail=for-you] .card").nth(2)
+    chosen = page.locator("[data-section=for-you] .card").nth(2)
     category = shop.api.items[chosen.get_attribute("data-item")]["category"]
     chosen.hover()
-    chosen.locator(".peek").click()
-    page.locator("#look[open]").wait_for()
-    page.locator("[data-rail=for-you] .card.fresh").first.wait_for()  # the first try still has the old slate
+    chosen.locator(".quick").click()
+    page.locator("#quick-view[open]").wait_for()
+    page.locator(
+        "[data-section=for-you] .card.fresh"
+    ).first.wait_for()  # the first try still has the old slate
     after = items(page)
     assert after != before
     assert shop.api.items[after[0]]["category"] == category
-    fresh = page.locator("[data-rail=for-you] .card.fresh")
+    fresh = page.locator("[data-section=for-you] .card.fresh")
     assert fresh.evaluate_all("c => c.map(e => e.dataset.item)") == [i for i in after if i not in before]
-    change = page.locator("[data-rail=for-you] .change").inner_text()
+    change = page.locator("[data-section=for-you] .change").inner_text()
     assert change.startswith(f"{fresh.count()} new after your click on ")
     click = next(event for event in shop.api.events if event["type"] == "click")
     assert click["recommendation_id"].startswith("signed.")
@@ -92,7 +94,7 @@ def test_a_visit_sends_the_events_of_a_real_storefront(shop, browser):
     page = shop.open(browser)
     wait_for_events(shop, page, "impression")
     item = items(page)[1]
-    page.locator("[data-rail=for-you] .card a").nth(1).click()
+    page.locator("[data-section=for-you] .card a").nth(1).click()
     page.wait_for_url(f"**/item/{item}")
     wait_for_events(shop, page, "click", "view")
     page.get_by_role("button", name="Add to cart").click()
@@ -114,13 +116,13 @@ def test_a_visit_sends_the_events_of_a_real_storefront(shop, browser):
 def test_going_back_shows_what_the_click_changed(shop, browser):
     page = shop.open(browser)
     before = items(page)
-    page.locator("[data-rail=for-you] .card a").nth(4).click()
+    page.locator("[data-section=for-you] .card a").nth(4).click()
     page.wait_for_url("**/item/*")
     wait_for_events(shop, page, "click")
     page.go_back()
-    page.locator("[data-rail=for-you] .card.fresh").first.wait_for()
+    page.locator("[data-section=for-you] .card.fresh").first.wait_for()
     assert items(page) != before
-    assert "after your click on" in page.locator("[data-rail=for-you] .change").inner_text()
+    assert "after your click on" in page.locator("[data-section=for-you] .change").inner_text()
 
 
 def test_becoming_somebody_else_asks_for_them(shop, browser):
@@ -135,12 +137,12 @@ def test_item_titles_are_inert(shop, browser):
     attack = "<img src=x onerror=window.hacked=1>\"'><b>"
     shop.api.items["sku-000"] = {"title": attack, "category": attack, "price": 1.0}
     page = shop.open(browser)
-    card = page.locator("[data-rail=for-you] .card").first
+    card = page.locator("[data-section=for-you] .card").first
     assert card.locator(".title").inner_text() == attack
     card.hover()
-    card.locator(".peek").click()
-    assert page.locator("#look h1").inner_text() == attack
-    change = page.locator("[data-rail=for-you] .change:not(:empty)")
+    card.locator(".quick").click()
+    assert page.locator("#quick-view h1").inner_text() == attack
+    change = page.locator("[data-section=for-you] .change:not(:empty)")
     change.wait_for()
     assert attack in change.inner_text()
     page.goto(f"{shop.url}/item/sku-000")
@@ -162,7 +164,7 @@ def test_without_the_service_the_shop_is_still_a_shop(shop, browser):
     shop.api.down = True
     page.reload()
     assert page.get_by_text("taking a short break").first.is_visible()
-    assert page.locator("[data-rail=popular] .card").count() == 6
+    assert page.locator("[data-section=popular] .card").count() == 6
     shop.api.down = False
     page.reload()
     assert len(items(page)) == 12

@@ -53,8 +53,8 @@ def reporting(service: Service, stopped: threading.Event) -> None:
     while not stopped.wait(0.05):
         slate = shop.recommend(session_id=f"e{time.monotonic_ns()}", n=3)
         if slate is not None:
-            token = slate["recommendation_id"]
-            shop.record("click", slate["items"][0]["item_id"], recommendation_id=token)
+            token = slate.recommendation_id
+            shop.record("click", slate.items[0].item_id, recommendation_id=token)
     delivering.join()
     shop.close()
 

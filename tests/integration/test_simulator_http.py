@@ -1,27 +1,29 @@
-"""The lean HTTP client against servers that behave, close, stall and babble."""
+"""The simulator's transport against servers that behave, close, stall and babble."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from services.simulator.http_client import HttpClient, HttpError
+from services.client.client import CallError, Reply, Request
+from services.simulator.lean_transport import LeanTransport
 
+GET = Request("GET", "/a?b=c")
+POST = Request("POST", "/events", b"[{}]", {"Content-Type": "application/json"})
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Send = Callable[[Request], Awaitable[Reply]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Test: yes\r\n\r\nok"
 
 
-def with_server(
-    answer: Answer, talk: Callable[[HttpClient], Awaitable[None]], timeout_s: float = 5.0
-) -> None:
+def with_server(answer: Answer, talk: Callable[[Send], Awaitable[None]], timeout_s: float = 5.0) -> None:
     async def main() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        client = HttpClient(f"http://127.0.0.1:{port}", {"authorization": "Bearer k"}, timeout_s)
+        transport = LeanTransport(f"http://127.0.0.1:{port}", timeout_s)
         try:
-            await talk(client)
+            await talk(lambda request: transport.send("", "k", request))
         finally:
-            await client.close()
+            await transport.close()
             server.close()
 
     asyncio.run(main())
@@ -38,15 +40,15 @@ def test_connections_are_kept_and_headers_sent() -> None:
                 await reader.readexactly(4)
             writer.write(OK)
 
-    async def talk(client: HttpClient) -> None:
-        reply = await client.get("/a?b=c")
+    async def talk(send: Send) -> None:
+        reply = await send(GET)
         assert (reply.status, reply.body, reply.headers["x-test"]) == (200, b"ok", "yes")
-        assert (await client.post("/events", b"[{}]")).status == 200
+        assert (await send(POST)).status == 200
 
     with_server(answer, talk)
     assert len(connections) == 1
     assert heads[0].startswith("GET /a?b=c HTTP/1.1\r\n")
-    assert all("authorization: Bearer k\r\n" in head for head in heads)
+    assert all("x-api-key: k\r\n" in head for head in heads)
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_replaced() -> None:
@@ -55,9 +57,9 @@ def test_a_connection_that_the_server_closed_meanwhile_is_replaced() -> None:
         writer.write(OK)
         writer.close()  # without saying so
 
-    async def talk(client: HttpClient) -> None:
+    async def talk(send: Send) -> None:
         for _ in range(3):
-            assert (await client.get("/")).body == b"ok"
+            assert (await send(GET)).body == b"ok"
             await asyncio.sleep(0.01)
 
     with_server(answer, talk)
@@ -78,9 +80,9 @@ def test_an_incomplete_answer_is_an_error(sent: bytes, complaint: str) -> None:
         writer.write(sent)
         writer.close()
 
-    async def talk(client: HttpClient) -> None:
-        with pytest.raises(HttpError, match=complaint):
-            await client.get("/")
+    async def talk(send: Send) -> None:
+        with pytest.raises(CallError, match=complaint):
+            await send(GET)
 
     with_server(answer, talk)
 
@@ -90,21 +92,21 @@ def test_a_hanging_server_is_left_at_the_deadline() -> None:
         await reader.read()
         writer.close()
 
-    async def talk(client: HttpClient) -> None:
-        with pytest.raises(HttpError, match=r"no answer within 0\.05 s"):
-            await client.get("/")
+    async def talk(send: Send) -> None:
+        with pytest.raises(CallError, match=r"no answer within 0\.05 s"):
+            await send(GET)
 
     with_server(answer, talk, timeout_s=0.05)
 
 
 def test_nobody_there_is_an_error() -> None:
     async def talk() -> None:
-        with pytest.raises(HttpError, match="Connect"):
-            await HttpClient("http://127.0.0.1:1").get("/")
+        with pytest.raises(CallError, match="Connect"):
+            await LeanTransport("http://127.0.0.1:1").send("", "k", GET)
 
     asyncio.run(talk())
 
 
 def test_only_plain_http_origins_are_accepted() -> None:
-    with pytest.raises(ValueError, match="origin: 'https://shop' is not"):
-        HttpClient("https://shop")
+    with pytest.raises(ValueError, match="url: 'https://shop' is not"):
+        LeanTransport("https://shop")

@@ -123,7 +123,7 @@ def test_the_cookie_is_secure_over_https(console: Console) -> None:
 
 
 def test_scripts_come_from_files_and_nobody_may_frame_the_pages(console: Console) -> None:
-    shop = TestClient(create_shop(Settings(storefront_key=KEY), httpx.AsyncClient(), stock=False))
+    shop = TestClient(create_shop(Settings(storefront_key=KEY), httpx.AsyncClient(), fill_cache=False))
     for answer in (
         console.client().get("/login"),
         console.client().get("/nothing"),
@@ -186,7 +186,7 @@ def spoken(cookies: dict[str, str]) -> tuple[bytes, bytes]:
 
 
 def test_no_path_leads_out_of_the_static_folder(console: Console) -> None:
-    shop = create_shop(Settings(storefront_key=KEY), httpx.AsyncClient(), stock=False)
+    shop = create_shop(Settings(storefront_key=KEY), httpx.AsyncClient(), fill_cache=False)
     for app in (console.app, shop):
         for path, got in zip(PATHS, answers(app, [Sent("GET", path) for path in PATHS]), strict=True):
             assert got.status in (303, 307, 401, 404, 405), (path, got)
@@ -252,14 +252,14 @@ def test_rubbish_at_the_console_ends_in_no_500(console: Console) -> None:
 def test_rubbish_at_the_shop_ends_in_no_500() -> None:
     transport = httpx.ASGITransport(FakeApi().app())
     settings = Settings(storefront_key=KEY, recommend_url="http://api")
-    app = create_shop(settings, httpx.AsyncClient(transport=transport), stock=False)
+    app = create_shop(settings, httpx.AsyncClient(transport=transport), fill_cache=False)
     paths = (
         "/item/*",
         "/category/*",
         "/search",
         "/cart",
-        "/rails/because",
-        "/rails/*",
+        "/sections/because",
+        "/sections/*",
         "/checkout",
         "/shopper",
         "/",
@@ -312,7 +312,7 @@ def in_charset(charset: str, **fields: bytes) -> dict[str, Any]:
 def test_half_a_character_in_a_shop_form_is_refused(charset: str) -> None:
     transport = httpx.ASGITransport(FakeApi().app())
     settings = Settings(storefront_key=KEY, recommend_url="http://api")
-    shop = TestClient(create_shop(settings, httpx.AsyncClient(transport=transport), stock=False))
+    shop = TestClient(create_shop(settings, httpx.AsyncClient(transport=transport), fill_cache=False))
     half = HALVES[charset]
     for path, field, more in (
         ("/cart", "item_id", {}),
@@ -370,9 +370,9 @@ def test_hostile_items_are_text_in_the_shop(browser: Any) -> None:
                 page.wait_for_selector(".card, h1")
                 assert page.evaluate("window.pwned") is None, path
             page.goto(url)
-            page.locator(".card .peek").first.click(force=True)
-            page.locator("#look[open]").wait_for()
-            assert page.locator("#look h1").inner_text().startswith("<img")
+            page.locator(".card .quick").first.click(force=True)
+            page.locator("#quick-view[open]").wait_for()
+            assert page.locator("#quick-view h1").inner_text().startswith("<img")
             assert page.evaluate("window.pwned") is None
             page.context.close()
     assert (watch.strangers, [error for error in watch.errors if "Content Security" in error]) == ([], [])

@@ -27,14 +27,14 @@ from services.bandit.attribution.worker import Deps as WorkerDeps
 from services.bandit.attribution.worker import Pace, Worker
 from services.bandit.decider.decider import Decider, Identity
 from services.bandit.decider.decider import Deps as DeciderDeps
+from services.client.client import AsyncClient, Reply, Request
 from services.messages.events import EVENTS
 from services.ports.features import UserRow
 from services.ports.training import Dataset
 from services.recommend.http_app import create_app, hot_path
-from services.simulator.http_client import Reply
-from services.simulator.measurements import Measures
-from services.simulator.session import Habits, Session, Visit
-from services.simulator.shoppers import synthetic_crowd
+from services.simulator.measurements import Measurements
+from services.simulator.session import Habits, Session, Visitor
+from services.simulator.shoppers import synthetic_shoppers
 from support.small_shop import KEYS, Shop
 from support.small_shop import manifest as small_manifest
 
@@ -43,21 +43,18 @@ STEP_MS = 1_000
 HABITS = Habits(slates=2, probe=0.0, guest=0.2)
 
 
-class Door:
-    """The application as shoppers' client: one ASGI call a request, no sockets."""
-
-    origin = "http://memory"
+class InProcessTransport:
+    """Calls the application directly: one ASGI call for each request, no sockets."""
 
     def __init__(self, app: Any):
         self._app = app
 
-    async def get(self, path: str) -> Reply:
-        """GET."""
-        return await self._call("GET", path, b"")
+    async def close(self) -> None:
+        """Nothing to close."""
 
-    async def post(self, path: str, body: bytes) -> Reply:
-        """POST of a JSON body."""
-        return await self._call("POST", path, body)
+    async def send(self, url: str, key: str, request: Request) -> Reply:
+        """The reply of the application."""
+        return await self._call(request.method, request.path, request.body or b"")
 
     async def _call(self, method: str, path: str, body: bytes) -> Reply:
         parts, sent = urlsplit(path), []
@@ -88,20 +85,22 @@ class Door:
         return Reply(sent[0]["status"], {}, whole)
 
 
-class Site(Shop):
-    """The installation. `step` is a second of it; `measures` is what shoppers saw."""
+class MemoryInstallation(Shop):
+    """The installation. `step` is a second of it; `measurements` is what shoppers saw."""
 
     def __init__(self, home: Path, *, seed: int, sessions_per_step: int = 40, **settings: Any):
         super().__init__(home, kafka_partitions=PARTITIONS, **settings)
         self.rng = np.random.default_rng(seed)
         self.world: SyntheticShop = synthetic_shop(seed=seed, n_items=300, n_shoppers=400)
-        self.crowd = synthetic_crowd(self.world)
+        self.shoppers = synthetic_shoppers(self.world)
         self.dataset = dataset_of(self.world, self.now_ms / 1e3)
         self.data = MemoryDataStore(self.dataset)
-        self.measures, self.sessions, self._per_step = Measures(), 0, sessions_per_step
+        self.measurements, self.sessions, self._per_step = Measurements(), 0, sessions_per_step
         self._add_workers()
         self.app = create_app(self.deps())
-        self.door = Door(hot_path(self.app))
+        self.storefront = AsyncClient(
+            "http://memory", KEYS["storefront"][0], InProcessTransport(hot_path(self.app))
+        )
 
     def fit(self, version: str, kind: Any, **params: Any) -> str:
         """Fit a model and put it into the store."""
@@ -137,8 +136,10 @@ class Site(Shop):
         """One session, from home page to leaving."""
         shopper = int(self.world.visitors(self.rng, 1)[0])
         self.sessions += 1
-        visit = Visit(shopper, f"s{self.sessions}", self.now_ms / 1e3)
-        return await Session(self.crowd, self.door, self.measures, HABITS, visit, self._think).run()  # type: ignore[arg-type]
+        visitor = Visitor(shopper, f"s{self.sessions}", self.now_ms / 1e3)
+        return await Session(
+            self.shoppers, self.storefront, self.measurements, HABITS, visitor, self._think
+        ).run()
 
     async def _think(self, _: float) -> None:
         self._make_readable()  # a shopper thinks longer than the activity worker needs

@@ -1,6 +1,6 @@
-// What a storefront tells the recommend service: straight from the browser, by sendBeacon, in small batches.
+// Sends the shopper's events from the browser straight to the recommend service, by sendBeacon, in small batches.
 const { events: address, user, session } = document.body.dataset;
-const MAX_BATCH = 12; // a recommendation id carries its slate, and a beacon may weigh 64 kB
+const MAX_BATCH = 12; // a recommendation id contains its slate, and a beacon may have 64 kB
 const waiting = [];
 let timer = null;
 
@@ -24,7 +24,7 @@ export function flush() {
   timer = null;
   while (waiting.length) {
     const body = JSON.stringify(waiting.splice(0, MAX_BATCH));
-    // text/plain needs no preflight; what the browser refuses to queue is sent the ordinary way.
+    // text/plain needs no preflight. If the browser refuses to queue the beacon, send an ordinary request.
     const queued = navigator.sendBeacon?.(address, new Blob([body], { type: "text/plain" }));
     if (!queued) fetch(address, { method: "POST", body, keepalive: true }).catch(() => {});
   }

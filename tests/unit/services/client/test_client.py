@@ -1,5 +1,6 @@
 """The storefront's client against the real application on in-memory ports."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -12,7 +13,15 @@ import pytest
 from support.small_shop import KEYS, Caller, Shop
 
 from services.client import client as shop_client
-from services.client.client import BATCH, Client, OutboxFullError
+from services.client.client import (
+    BATCH,
+    AsyncClient,
+    CallError,
+    Client,
+    HttpxTransport,
+    OutboxFullError,
+    Slate,
+)
 
 
 @pytest.fixture
@@ -36,8 +45,8 @@ def test_a_click_comes_back_attributed(shop: Shop, call: Caller) -> None:
     ours = client(call)
     slate = ours.recommend(user_id="anna", session_id="s1", n=2)
     assert slate is not None
-    token = slate["recommendation_id"]
-    event_id = ours.record("click", slate["items"][0]["item_id"], user_id="anna", recommendation_id=token)
+    token = slate.recommendation_id
+    event_id = ours.record("click", slate.items[0].item_id, user_id="anna", recommendation_id=token)
     assert (ours.deliver(), ours.undelivered) == (0.0, 0)
     assert [(event.event_id, event.attribution is not None) for event in shop.events()] == [(event_id, True)]
 
@@ -52,7 +61,7 @@ def test_events_wait_for_the_broker_and_none_is_lost(shop: Shop, call: Caller) -
     assert {event.event_id for event in shop.events()} == ids
 
 
-def test_what_is_wrong_is_told_and_holds_nothing_up(
+def test_an_invalid_event_is_logged_and_delays_none(
     shop: Shop, call: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours = client(call)
@@ -62,7 +71,7 @@ def test_what_is_wrong_is_told_and_holds_nothing_up(
     good = ours.record("view", "i1", session_id="s")
     assert ours.deliver() == 0.0
     assert [event.event_id for event in shop.events()] == [good]
-    assert caplog.text.count("an event is refused") == 2
+    assert caplog.text.count("event rejected") == 2
 
 
 def test_a_wrong_key_or_overload_loses_nothing(call: Caller) -> None:
@@ -115,10 +124,70 @@ def test_a_missing_slate_is_logged_with_reason_not_every_time(
     for _ in range(3):
         assert stranger.recommend(session_id="s") is None
         assert ours.recommend(sesion_id="s") is None
-    told = [record.message for record in caplog.records if record.name == shop_client.__name__]
-    assert [line.split()[2] for line in told] == ["401", "422"]
-    assert "not known" in told[0]
-    assert "sesion_id" in told[1]
+    lines = [record.message for record in caplog.records if record.name == shop_client.__name__]
+    assert [line.split()[4] for line in lines] == ["401", "422"]
+    assert "not known" in lines[0]
+    assert "sesion_id" in lines[1]
+
+
+def test_sync_and_async_clients_return_the_same_slates(call: Caller) -> None:
+    def forward(request: httpx.Request) -> httpx.Response:
+        reply = call.http.request(
+            request.method, request.url.raw_path.decode(), content=request.content, headers=request.headers
+        )
+        return httpx.Response(reply.status_code, content=reply.content)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(forward))
+    ours, other = client(call), AsyncClient("http://api", KEYS["storefront"][0], HttpxTransport(http))
+
+    async def slates() -> list[Slate | None]:
+        return [
+            await other.similar("i1", session_id="s", n=3),
+            await other.popular(n=3, category=["mugs"]),
+            await other.rerank(["i3", "i1", "i2"], session_id="s"),
+        ]
+
+    expected = [
+        ours.similar("i1", session_id="s", n=3),
+        ours.popular(n=3, category=["mugs"]),
+        ours.rerank(["i3", "i1", "i2"], session_id="s"),
+    ]
+    received = asyncio.run(slates())
+    assert [slate and [item.item_id for item in slate.items] for slate in received] == [
+        [item.item_id for item in slate.items] for slate in expected if slate
+    ]
+    assert all(slate and slate.items and slate.items[0].title for slate in received)
+
+
+def test_an_operator_reads_decisions_and_sends_commands(call: Caller) -> None:
+    admin = client(call, key=KEYS["admin"][0])
+    name = str(admin.decisions("storefront")[0]["experiment"])
+    assert admin.experiment(name)["status"] == "running"
+    assert admin.command(name, "pause", reason="prices are wrong")["status"] == "paused"
+    assert [row["kind"] for row in admin.decisions(name, after_revision=1)] == ["pause"]
+    with pytest.raises(CallError, match="409") as refused:
+        admin.command(name, "pause")
+    assert refused.value.reply is not None
+    with pytest.raises(CallError, match="403"):
+        client(call).command(name, "resume")
+    assert admin.ready()
+
+
+def test_replicas_take_turns_and_replace_each_other() -> None:
+    seen: list[tuple[str, str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.method, request.url.host))
+        if request.url.host == "b":
+            raise httpx.ConnectError("refused", request=request)
+        return httpx.Response(200, json={"items": []})
+
+    both = Client(["http://a/", "http://b"], "key", http=httpx.Client(transport=httpx.MockTransport(answer)))
+    assert [both.recommend(session_id="s") for _ in range(3)] == [Slate()] * 3
+    assert [host for _, host in seen] == ["b", "a", "b", "a", "b", "a"]
+    with pytest.raises(CallError, match="ConnectError"):
+        both.command("storefront", "pause")  # never twice: the first may have arrived
+    assert len(seen) == 7
 
 
 def test_the_file_is_all_that_a_storefront_must_copy(tmp_path: Path) -> None:

@@ -37,11 +37,11 @@ def storefront(service) -> TestClient:
 
     client = httpx.AsyncClient(transport=httpx.MockTransport(forward))
     settings = Settings(storefront_key=KEY, recommend_url="http://api")
-    return TestClient(create_app(settings, client, stock=False), headers={"user-agent": "Firefox/140"})
+    return TestClient(create_app(settings, client, fill_cache=False), headers={"user-agent": "Firefox/140"})
 
 
-def rail_of(page: str, name: str) -> tuple[str, list[str]]:
-    part = page.split(f'data-rail="{name}"')[1].split("</section>")[0]
+def section_of(page: str, name: str) -> tuple[str, list[str]]:
+    part = page.split(f'data-section="{name}"')[1].split("</section>")[0]
     slate = re.search(r'data-slate="([^"]+)"', part)
     return html.unescape(slate[1]) if slate else "", re.findall(r'data-item="([^"]+)"', part)
 
@@ -49,7 +49,7 @@ def rail_of(page: str, name: str) -> tuple[str, list[str]]:
 def test_every_page_is_answered_by_the_real_service(service, storefront):
     shop, _ = service
     storefront.post("/cart", data={"item_id": "i3"})
-    for path in ("/", "/item/i7", "/cart", "/category/mugs", "/search?q=mug", "/rails/for-you"):
+    for path in ("/", "/item/i7", "/cart", "/category/mugs", "/search?q=mug", "/sections/for-you"):
         page = storefront.get(path).text
         assert "taking a short break" not in page, path
         assert re.search(r'data-item="i\d+"', page), path
@@ -60,15 +60,15 @@ def test_an_item_id_with_a_slash_has_its_page(service, storefront):
     _, caller = service
     caller.post("/items", [{"item_id": "shelf/7", "title": "Shelf", "category": "lamps"}], "admin")
     caller.look()
-    _, similar = rail_of(storefront.get("/item/shelf/7").text, "similar")
+    _, similar = section_of(storefront.get("/item/shelf/7").text, "similar")
     assert similar
     assert "shelf/7" not in similar
 
 
 def test_all_slates_of_a_visit_share_the_named_arm(service, storefront):
     shop, _ = service
-    pages = [storefront.get("/").text, storefront.get("/rails/for-you").text, storefront.get("/").text]
-    arms = {re.search(r"Answered by</dt><dd><b>([^<]+)</b>", page)[1] for page in pages}
+    pages = [storefront.get("/").text, storefront.get("/sections/for-you").text, storefront.get("/").text]
+    arms = {re.search(r"Chosen by</dt><dd><b>([^<]+)</b>", page)[1] for page in pages}
     assert len(arms) == 1
     assert arms == {exposure.arm for exposure in shop.exposures()}
     assert sum(exposure.first for exposure in shop.exposures()) == 1
@@ -83,7 +83,7 @@ def test_a_question_about_an_item_is_no_unit(service, storefront):
 
 def test_browser_events_are_attributed_to_the_pages_slate(service, storefront):
     shop, caller = service
-    slate, items = rail_of(storefront.get("/").text, "for-you")
+    slate, items = section_of(storefront.get("/").text, "for-you")
     session = storefront.cookies["shop_session"]
     event = {
         "event_id": "e1",

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.stub_api import KEY, FakeApi
 
+from services.client.client import Slate, SlateItem
 from services.errors import ConfigurationError
 from services.settings import Settings
 from services.shop import images, session
-from services.shop.api import Product, Shown, Slate, slate_of
-from services.shop.app import create_app, origins
-from services.shop.product_cache import Shelf
+from services.shop.app import create_app, replica_urls
+from services.shop.product_cache import Product, ProductCache, product_of
 
 SETTINGS = Settings(storefront_key=KEY, recommend_url="http://api", shop_users="12748, 14606")
 
@@ -30,15 +30,16 @@ def api() -> FakeApi:
 @pytest.fixture
 def shop(api) -> TestClient:
     client = httpx.AsyncClient(transport=httpx.ASGITransport(api.app()))
-    return TestClient(create_app(SETTINGS, client, stock=False))
+    return TestClient(create_app(SETTINGS, client, fill_cache=False))
 
 
-def slate(*products: Product) -> Slate:
-    return Slate(tuple(Shown(product, n, 1.0, "") for n, product in enumerate(products)))
+def slate(**titles: str) -> Slate:
+    rows = enumerate(titles.items())
+    return Slate(tuple(SlateItem(item, n, title=title) for n, (item, title) in rows))
 
 
-def shown_in(page: str, rail: str) -> list[str]:
-    part = page.split(f'data-rail="{rail}"')[1].split("</section>")[0]
+def shown_in(page: str, section: str) -> list[str]:
+    part = page.split(f'data-section="{section}"')[1].split("</section>")[0]
     return re.findall(r'data-item="([^"]+)"', part)
 
 
@@ -72,7 +73,7 @@ def test_a_browser_may_have_any_name(shop, api, agent):
 
 def test_the_slate_and_why_it_came_stand_on_the_page(shop):
     page = shop.get("/").text
-    for text in ("Answered by", "als-20261123T140500-ee7637", "storefront", "no, a full answer"):
+    for text in ("Chosen by", "als-20261123T140500-ee7637", "storefront", "<dt>Complete</dt><dd>yes"):
         assert text in page
     assert 'data-slate="signed.' in page
 
@@ -105,7 +106,7 @@ def test_an_item_page_shows_similar_and_recently_viewed_items(shop, api):
     assert "sku-010" not in shown_in(page, "similar") + shown_in(page, "also-like")
     assert api.asked[-1]["context"] == ["sku-010"]
     home = shop.get("/").text
-    assert f"Because you looked at {api.items['sku-010']['title']}" in home
+    assert f"Because you viewed {api.items['sku-010']['title']}" in home
 
 
 def test_an_item_known_from_a_slate_is_not_refetched(shop, api):
@@ -119,7 +120,7 @@ def test_an_item_known_from_a_slate_is_not_refetched(shop, api):
 def test_an_unknown_item_is_a_friendly_404(shop):
     answer = shop.get("/item/no-such-thing")
     assert answer.status_code == 404
-    assert "We don&#39;t have this item." in answer.text
+    assert "We don&#39;t sell this item." in answer.text
     assert "Popular now" in answer.text
 
 
@@ -132,7 +133,7 @@ def test_the_cart_is_the_context_of_its_recommendations(shop, api):
     total = 2 * api.items["sku-003"]["price"] + api.items["sku-011"]["price"]
     assert f"£{total:.2f}" in page
     shop.post("/cart", data={"item_id": "sku-003", "quantity": "0"})
-    assert shop.get("/cart").text.count("One less") == 1
+    assert shop.get("/cart").text.count("Remove one") == 1
 
 
 def test_buying_empties_the_cart_and_names_what_was_bought(shop, api):
@@ -140,7 +141,7 @@ def test_buying_empties_the_cart_and_names_what_was_bought(shop, api):
     page = shop.post("/checkout").text
     price = api.items["sku-003"]["price"]
     assert f"&#34;item_id&#34;: &#34;sku-003&#34;, &#34;value&#34;: {2 * price}" in page
-    assert "Nothing in it yet." in shop.get("/cart").text
+    assert "Your cart is empty." in shop.get("/cart").text
     assert shop.post("/checkout", follow_redirects=False).headers["location"] == "/cart"
 
 
@@ -152,10 +153,10 @@ def test_browsing_and_searching_put_the_shoppers_best_first(shop, api):
     assert found
     texts = [api.items[item]["title"] + " " + api.items[item]["category"] for item in found]
     assert all("Spotty" in text and "Tea" in text for text in texts)
-    assert "Nothing found for “zeppelin”" in shop.get("/search", params={"q": "zeppelin"}).text
+    assert "No results for “zeppelin”" in shop.get("/search", params={"q": "zeppelin"}).text
 
 
-@pytest.mark.parametrize("path", ["/", "/cart", "/category/Bags", "/search?q=mug", "/rails/for-you"])
+@pytest.mark.parametrize("path", ["/", "/cart", "/category/Bags", "/search?q=mug", "/sections/for-you"])
 def test_while_the_service_is_away_every_page_still_renders(shop, api, path):
     shop.get("/")
     api.down = True
@@ -169,7 +170,7 @@ def test_popular_items_outlive_the_service(shop, api):
     shop.get("/")
     api.down = True
     page = shop.get("/").text
-    assert "Popular lately" in page
+    assert "Recently popular" in page
     assert shown_in(page, "popular") == list(api.items)[:6]
     assert shop.get("/item/sku-220").status_code == 503
 
@@ -179,19 +180,19 @@ def test_an_answer_that_is_no_slate_is_an_absent_one():
         return httpx.Response(200, json={"items": "none"})
 
     client = httpx.AsyncClient(transport=httpx.MockTransport(nonsense))
-    answer = TestClient(create_app(SETTINGS, client, stock=False)).get("/")
+    answer = TestClient(create_app(SETTINGS, client, fill_cache=False)).get("/")
     assert answer.status_code == 200
     assert "taking a short break" in answer.text
 
 
-def test_a_refetched_rail_follows_a_click(shop, api):
+def test_a_reloaded_section_follows_a_click(shop, api):
     before = shown_in(shop.get("/").text, "for-you")
     session = api.asked[-1]["session_id"]
     api.events.append({"type": "click", "item_id": "sku-006", "session_id": session})
-    after = shown_in(shop.get("/rails/for-you").text, "for-you")
+    after = shown_in(shop.get("/sections/for-you").text, "for-you")
     assert api.items["sku-006"]["category"] == api.items[after[0]]["category"]
     assert after != before
-    assert shop.get("/rails/nothing").status_code == 404
+    assert shop.get("/sections/nothing").status_code == 404
 
 
 def test_text_of_items_is_inert(shop, api):
@@ -214,8 +215,8 @@ def test_without_a_storefront_key_it_does_not_start():
 
 
 def test_replicas_take_turns_and_the_default_is_the_local_service():
-    assert origins(Settings(recommend_url="http://a/, http://b")) == ["http://a", "http://b"]
-    assert origins(Settings()) == ["http://127.0.0.1:8080"]
+    assert replica_urls(Settings(recommend_url="http://a/, http://b")) == ["http://a", "http://b"]
+    assert replica_urls(Settings()) == ["http://127.0.0.1:8080"]
 
 
 # ---- what it keeps -----------------------------------------------------------------------------------------
@@ -235,22 +236,21 @@ def test_a_cart_survives_its_cookie(cart):
 
 
 def test_the_shelf_forgets_what_it_has_not_seen_for_longest():
-    shelf = Shelf(capacity=2)
-    shelf.put(slate(Product("a", "A"), Product("b", "B")))
-    shelf.put(slate(Product("a", "A"), Product("c", "C")))
-    assert [shelf.get(item) is not None for item in "abc"] == [True, False, True]
+    products = ProductCache(capacity=2)
+    products.add(slate(a="A", b="B"))
+    products.add(slate(a="A", c="C"))
+    assert [products.get(item) is not None for item in "abc"] == [True, False, True]
 
 
 def test_the_newest_word_about_an_item_wins():
-    shelf = Shelf()
-    shelf.put(slate(Product("a", "Old", price=1.0)))
-    shelf.put(slate(Product("a", "New", price=2.0)))
-    assert shelf.get("a") == Product("a", "New", price=2.0)
+    products = ProductCache()
+    products.add(slate(a="Old"))
+    products.add(slate(a="New"))
+    assert products.get("a") == Product("a", "New")
 
 
 def test_an_answer_without_metadata_still_makes_cards():
-    found = slate_of({"items": [{"item_id": "x", "score": 1, "position": 0, "reason": ""}]})
-    assert found.items[0].product == Product("x", "Item x")
+    assert product_of(SlateItem("x", 0)) == Product("x", "Item x")
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------
@@ -258,23 +258,23 @@ def test_an_answer_without_metadata_still_makes_cards():
 
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=20))
 def test_every_image_is_well_formed_without_item_text(item_id, title, category):
-    svg = str(images.tile(item_id, title, category))
+    svg = str(images.product_image(item_id, title, category))
     root = ElementTree.fromstring(svg)
     assert root.tag == "svg"
     assert "".join(root.itertext()) == ""
-    assert svg == str(images.tile(item_id, title, category))
+    assert svg == str(images.product_image(item_id, title, category))
 
 
 @pytest.mark.parametrize(("words", "shape"), images.shapes(), ids=lambda text: text[:12])
 def test_every_shape_is_well_formed_and_has_its_word(words, shape):
     ElementTree.fromstring(f"<g>{shape.format(d='#000', m='#555', l='#aaa')}</g>")
     word = re.sub(r"\\b|\W?\?", "", words.split("|")[0])
-    svg = str(images.tile("1", word, ""))
+    svg = str(images.product_image("1", word, ""))
     assert shape.format(**images.inks(*images.colour(word, ""))) in svg
 
 
 def test_colour_words_choose_the_colour_and_siblings_look_alike():
-    red, blue = (str(images.tile("1", f"{word} mug", "Tea")) for word in ("RED", "BLUE"))
+    red, blue = (str(images.product_image("1", f"{word} mug", "Tea")) for word in ("RED", "BLUE"))
     assert red != blue
     assert "hsl(4 62%" in red
     assert images.colour("mug", "Tea") == images.colour("cup", "Tea")
