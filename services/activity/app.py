@@ -98,7 +98,7 @@ def read_to_the_end(
 ) -> str:
     """Step until every event that is in the log now has been handled."""
     worker.step(POLL_S)
-    ends = consumer.ends(pairs)
+    ends = consumer.end_offsets(pairs)
     while (done := sum(min(consumer.positions().get(pair, 0), end) for pair, end in ends.items())) < sum(
         ends.values()
     ):

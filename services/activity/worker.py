@@ -102,8 +102,8 @@ class ActivityWorker:
             self.restored = restore(
                 self._deps.store, self._deps.features, self._shape, self._clock, self._progress
             )
-            self._read_anew = self._deps.consumer.ends(ours)
-            self._deps.store.begin(self._log_id, places)
+            self._read_anew = self._deps.consumer.end_offsets(ours)
+            self._deps.store.initialize_positions(self._log_id, places)
         self._deps.consumer.assign(places)
         self._placed = ours
 

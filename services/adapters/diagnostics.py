@@ -16,7 +16,7 @@ from services.adapters.kafka.client import answering, connection
 from services.adapters.kafka.consumer import KafkaEventConsumer
 from services.adapters.redis.sum_store import connect, reaching
 from services.messages.topics import TOPICS, topic_partitions
-from services.ports.diagnostics import SETTINGS_OF_TOPICS, RedisFacts, TopicFacts
+from services.ports.diagnostics import TOPIC_SETTINGS, RedisFacts, TopicFacts
 from services.settings import Settings
 
 
@@ -34,10 +34,10 @@ def redis_facts(settings: Settings) -> RedisFacts:
         return RedisFacts(
             version=str(info["redis_version"]),
             ping_ms=ping_s * 1_000,
-            policy=str(info.get("maxmemory_policy", "")),
+            eviction_policy=str(info.get("maxmemory_policy", "")),
             max_bytes=int(info.get("maxmemory", 0)),
-            saves=bool(info.get("aof_enabled")) or _snapshots(client),
-            ahead_s=seconds + micros / 1e6 - ours_s,
+            persistent=bool(info.get("aof_enabled")) or _snapshots(client),
+            clock_ahead_s=seconds + micros / 1e6 - ours_s,
         )
 
 
@@ -65,7 +65,7 @@ def topic_facts(settings: Settings, topics: tuple[str, ...]) -> dict[str, TopicF
 
 def _configs(client: KafkaAdminClient, topics: list[str]) -> dict[str, dict[str, str]]:
     wanted = [
-        ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(SETTINGS_OF_TOPICS)) for topic in topics
+        ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(TOPIC_SETTINGS)) for topic in topics
     ]
     [by_topic] = client.describe_configs(wanted, config_filter="all").values()
     return {
@@ -80,7 +80,7 @@ def newest_records(settings: Settings, topic: str) -> list[tuple[int, bytes]]:
     consumer = KafkaEventConsumer(settings)
     with closing(consumer):
         count = topic_partitions(topic, settings.kafka_partitions)
-        ends = consumer.ends((topic, partition) for partition in range(count))
+        ends = consumer.end_offsets((topic, partition) for partition in range(count))
         places = {pair: end - 1 for pair, end in ends.items() if end > 0}
         found: dict[int, tuple[int, bytes]] = {}
         consumer.assign(places)

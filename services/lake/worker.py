@@ -122,7 +122,7 @@ class LakeWorker:
     def _take(self, pairs: Iterable[Pair]) -> None:
         for topic, together in groupby(sorted(pairs), key=itemgetter(0)):
             partitions = [partition for _, partition in together]
-            held = self._deps.files.take(topic, partitions, self._log)
+            held = self._deps.files.acquire(topic, partitions, self._log)
             for partition in partitions:
                 start = self._start((topic, partition), held.get(partition))
                 self._waiting[topic, partition] = Waiting(start, start, start)
@@ -144,7 +144,7 @@ class LakeWorker:
         self._waiting = {}
 
     def _log_now(self) -> str:
-        return self._deps.files.tag(self._deps.admin.log_id())
+        return self._deps.files.log_tag(self._deps.admin.log_id())
 
     def _same_log(self) -> str:
         """Raises DataLossError if it is another one than we write."""
@@ -195,7 +195,7 @@ class LakeWorker:
                 record for record in waiting.records if record.offset < waiting.sure
             ):
                 span = Span(self._log, pair[1], waiting.first, records[-1].offset + 1)
-                with self._deps.files.holding(*pair):
+                with self._deps.files.hold(*pair):
                     self._write_file(pair[0], span, at_ms, records)
                 waiting.first = span.after
                 waiting.records = waiting.records[len(records) :]  # a failure at the next file doubles none

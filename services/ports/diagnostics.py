@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-SETTINGS_OF_TOPICS = ("message.timestamp.type", "retention.ms", "retention.bytes", "cleanup.policy")
+TOPIC_SETTINGS = ("message.timestamp.type", "retention.ms", "retention.bytes", "cleanup.policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,15 +14,15 @@ class RedisFacts:
 
     version: str
     ping_ms: float
-    policy: str
+    eviction_policy: str
     max_bytes: int
-    saves: bool
-    ahead_s: float
+    persistent: bool
+    clock_ahead_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
-    """`partitions` 0: there is no such topic. `configs`: SETTINGS_OF_TOPICS, as far as the broker tells."""
+    """`partitions` 0: there is no such topic. `configs`: TOPIC_SETTINGS, as far as the broker tells."""
 
     partitions: int
     configs: Mapping[str, str]

@@ -56,10 +56,10 @@ class EventConsumer(Protocol):
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """(first offset kept, offset after the last) of the log. Raises UnavailableError."""
 
-    def ends(self, pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    def end_offsets(self, pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Offset after the last of many partitions, in one round trip. Raises UnavailableError."""
 
-    def since(self, pairs: Iterable[tuple[str, int]], at_ms: int) -> dict[tuple[str, int], int]:
+    def offsets_since(self, pairs: Iterable[tuple[str, int]], at_ms: int) -> dict[tuple[str, int], int]:
         """An offset of each from which on everything is found that was appended at `at_ms` (ms) or later; the
         first one kept where the broker can't look up by time. Raises UnavailableError."""
 

@@ -45,7 +45,7 @@ class OnlineReader(Protocol):
 class RowLocks(Protocol):
     """Who may write rows of `user_activity`: one at a time of each user's."""
 
-    def writing(self, users: Sequence[str]) -> AbstractContextManager[frozenset[str]]:
+    def lock_rows(self, users: Sequence[str]) -> AbstractContextManager[frozenset[str]]:
         """Those of `users` whom nobody else is writing now; while this lasts nobody else will. Raises
         UnavailableError, also at its end if it lasted so long (seconds) that others could write: then another
         one's push may have undone ours, so load and push again."""
@@ -68,7 +68,7 @@ class ActivityStore(RowLocks, Protocol):
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
         """Saved next offsets of the log `log_id`; empty if it is new to us. Raises UnavailableError."""
 
-    def begin(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+    def initialize_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
         """Remember the first next offsets of these partitions. Raises UnavailableError."""
 
     def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:

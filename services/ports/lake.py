@@ -31,18 +31,18 @@ class LakeFiles(Protocol):
     """Parquet files of the topics. A file answers for a span of offsets and appears whole; a partition has
     one writer, who took it last."""
 
-    def tag(self, log_id: str) -> str:
+    def log_tag(self, log_id: str) -> str:
         """How file names call a log."""
 
     def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
         """Write the rows of `span` as one file, in the folder of the hour of `at_ms`."""
 
-    def take(self, topic: str, partitions: Iterable[int], log: str) -> dict[int, int]:
+    def acquire(self, topic: str, partitions: Iterable[int], log: str) -> dict[int, int]:
         """Write these partitions from now on, and nobody else; the offset after the last one that a file
         answers for, of those that have a file of this log. Raises UnavailableError while another one writes;
         call it again then."""
 
-    def holding(self, topic: str, partition: int) -> AbstractContextManager[None]:
+    def hold(self, topic: str, partition: int) -> AbstractContextManager[None]:
         """While this lasts nobody can take the partition. Raises StalePositionError if somebody has taken it
         since `take`."""
 

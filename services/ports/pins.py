@@ -18,13 +18,13 @@ class Pin:
 class PinStore(Protocol):
     """Pins as whoever puts them back sees them. All methods raise UnavailableError."""
 
-    def restored(self) -> frozenset[int]:
+    def restored_partitions(self) -> frozenset[int]:
         """Partitions whose pins were put back since Redis was empty."""
 
-    def begin(self, partitions: Iterable[int]) -> None:
+    def begin_restore(self, partitions: Iterable[int]) -> None:
         """From now on pins of these partitions are put back through this object."""
 
-    def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
+    def restore(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
         """Set pins by unit key, each for so many ms; what is there is overwritten."""
 
     def mark_restored(self, partition: int) -> bool:

@@ -36,7 +36,7 @@ class SumStore(Protocol):
     def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
         """Positions (None: never counted) and sums by experiment."""
 
-    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+    def positions(self, partitions: Iterable[int]) -> dict[int, Positions]:
         """Stored positions of those partitions that have any: one round trip, to see that Redis forgot."""
 
     def apply(
@@ -101,7 +101,7 @@ class StateCache(Protocol):
     def get(self, experiment: str) -> Experiment | None:
         """The cached state; None: there is none."""
 
-    def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
+    def put_heartbeat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
         """Report; expires."""
 
     def heartbeats(self) -> list[Heartbeat]:
@@ -110,7 +110,7 @@ class StateCache(Protocol):
     def mark_complete(self, experiment: str) -> None:
         """An experiment that begins now: nobody has a pin of it yet, so none is missing (see PinStore)."""
 
-    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+    def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """Take or renew a lease; it saves work, correctness never depends on it."""
 
 

@@ -15,7 +15,7 @@ from models.recommender import (
     Recommender,
     no_progress,
 )
-from services.ports.catalogue import Imported
+from services.ports.catalogue import CatalogueProvenance
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,7 @@ class DataStore(Protocol):
         Raises ConfigurationError if the version was imported without a split.
         """
 
-    def imported(self, version: str) -> Imported:
+    def catalogue_provenance(self, version: str) -> CatalogueProvenance:
         """Time and fields of this version's catalogue; the time moves when the same data are imported
         again."""
 

@@ -64,7 +64,7 @@ class ItemsFollower:
         """Follow if the overlay is empty, stands in a log that is new to us, or it is time. What is
         unavailable is tried at the next look."""
         try:
-            laid = self._overlay.laid()
+            laid = self._overlay.position()
             if laid is None or laid.log != self._log_id or self._now_s() >= self._due_s:
                 self.follow()
         except UnavailableError as error:
@@ -90,11 +90,11 @@ class ItemsFollower:
         self._consumer.close()
 
     def _advance(self, until_s: float) -> OverlayPosition:
-        stored = self._overlay.laid()
+        stored = self._overlay.position()
         first, end = self._consumer.bounds(*PAIR)
         here = self._standing(stored, first, end)
         if here != stored:
-            self._overlay.lay(stored, here, [])
+            self._overlay.apply(stored, here, [])
         while here.offset < end:
             here = self._lay_next(here)
             if self._now_s() > until_s:
@@ -130,7 +130,7 @@ class ItemsFollower:
         if following == here:
             return here
         batch = _decoded(records)
-        self._overlay.lay(here, following, batch.changes)
+        self._overlay.apply(here, following, batch.changes)
         self._pass_over(
             batch
         )  # after: of several who met the same bad record only the one that laid it tells

@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from services.errors import UnavailableError
-from services.ports.features import RowLocks
+from services.ports.features import ActivityStore
 
 MAX_ATTEMPTS = 600  # 6 s: longer than the locks of a process that was killed while it wrote
 PAUSE_S = 0.01  # longer than most pushes take
 T = TypeVar("T")
 
 
-def write_in_turns(locks: RowLocks, users: Sequence[str], write: Callable[[list[str]], list[T]]) -> list[T]:
+def write_in_turns(
+    store: ActivityStore, users: Sequence[str], write: Callable[[list[str]], list[T]]
+) -> list[T]:
     """Call `write` (load, change and push) with users whose rows are locked, until all had their turn.
 
     Users that another process is writing are tried again. Returns what the calls of `write` returned,
@@ -27,7 +29,7 @@ def write_in_turns(locks: RowLocks, users: Sequence[str], write: Callable[[list[
     results: list[T] = []
     waiting = list(users)
     for _ in range(MAX_ATTEMPTS):
-        with locks.writing(waiting) as locked:
+        with store.lock_rows(waiting) as locked:
             results += write([user for user in waiting if user in locked]) if locked else []
         waiting = [user for user in waiting if user not in locked]
         if not waiting:

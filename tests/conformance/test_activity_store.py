@@ -62,39 +62,39 @@ def two(store, settings_for, request) -> Two:
 
 
 def test_each_user_is_written_by_one_at_a_time(two) -> None:
-    with two.one.writing(["u", "v"]) as ours:
+    with two.one.lock_rows(["u", "v"]) as ours:
         assert ours == {"u", "v"}
-        with two.other.writing(["v", "é|:"]) as others:
+        with two.other.lock_rows(["v", "é|:"]) as others:
             assert others == {"é|:"}
-        with two.other.writing(["v"]) as none:
+        with two.other.lock_rows(["v"]) as none:
             assert none == set()
-    with two.other.writing(["u", "v"]) as free:
+    with two.other.lock_rows(["u", "v"]) as free:
         assert free == {"u", "v"}
-    with two.one.writing([]) as nobody:
+    with two.one.lock_rows([]) as nobody:
         assert nobody == set()
 
 
 def test_who_fails_while_writing_keeps_nobody_waiting(two) -> None:
-    with pytest.raises(ValueError, match="no"), two.one.writing(["u"]):
+    with pytest.raises(ValueError, match="no"), two.one.lock_rows(["u"]):
         raise ValueError("no")
-    with two.other.writing(["u"]) as free:
+    with two.other.lock_rows(["u"]) as free:
         assert free == {"u"}
 
 
 def test_an_expired_lock_raises_and_leaves_the_next_holder_alone(two) -> None:
-    slow, quick = two.one.writing(["u", "v"]), two.other.writing(["v"])
+    slow, quick = two.one.lock_rows(["u", "v"]), two.other.lock_rows(["v"])
     slow.__enter__()
     two.expire()
     assert quick.__enter__() == {"v"}
     with pytest.raises(UnavailableError, match="rows of users"):
         slow.__exit__(None, None, None)
-    with two.one.writing(["u", "v"]) as free:
+    with two.one.lock_rows(["u", "v"]) as free:
         assert free == {"u"}
     quick.__exit__(None, None, None)
 
 
 def test_what_nobody_gives_back_ends_by_itself(redis_server, two) -> None:
-    with two.one.writing(["u"]), redis.Redis.from_url(redis_server.url) as client:
+    with two.one.lock_rows(["u"]), redis.Redis.from_url(redis_server.url) as client:
         assert all(0 < client.pttl(key) <= 5_000 for key in client.keys("{activity}:writing:*"))
 
 
@@ -175,7 +175,7 @@ def test_warming_up_sends_no_command_that_writes(redis_server, settings_for) -> 
 
 def test_positions_belong_to_their_log(store) -> None:
     assert store.positions("log-1") == {}
-    store.begin("log-1", {("events", 0): 5, ("events", 3): 7})
+    store.initialize_positions("log-1", {("events", 0): 5, ("events", 3): 7})
     store.save_positions("log-1", {("events", 0): 9})
     store.save_positions("log-1", {})
     assert store.positions("log-1") == {("events", 0): 9, ("events", 3): 7}
@@ -185,7 +185,7 @@ def test_positions_belong_to_their_log(store) -> None:
 def test_positions_that_are_gone_are_not_made_up(store) -> None:
     with pytest.raises(StalePositionError):
         store.save_positions("log-1", {("events", 0): 5})
-    store.begin("log-1", {("events", 0): 5})
+    store.initialize_positions("log-1", {("events", 0): 5})
     with pytest.raises(StalePositionError):
         store.save_positions("log-1", {("events", 0): 6, ("events", 1): 1})
     assert store.positions("log-1") == {("events", 0): 5}
@@ -203,7 +203,7 @@ def test_redis_down_and_back(redis_server, settings_for) -> None:
     attempts: list[Callable[[], Any]] = [
         lambda: store.push([row("u", AT_MS + 1, "b")]),
         lambda: store.load(["u"]),
-        lambda: store.writing(["u"]).__enter__(),
+        lambda: store.lock_rows(["u"]).__enter__(),
     ]
     for attempt in attempts:
         with pytest.raises(UnavailableError, match="Redis"):

@@ -154,8 +154,8 @@ def test_bounds_are_the_first_offset_and_the_next_one(log: Any) -> None:
     assert eventually(lambda: consumer.bounds(*pair) == (0, 0))
     produced(producer, EVENTS, ["ada"] * 4)
     assert consumer.bounds(*pair) == (0, 4)
-    assert consumer.ends(ALL_EVENTS) == {other: 4 if other == pair else 0 for other in ALL_EVENTS}
-    assert consumer.ends([]) == {}
+    assert consumer.end_offsets(ALL_EVENTS) == {other: 4 if other == pair else 0 for other in ALL_EVENTS}
+    assert consumer.end_offsets([]) == {}
 
 
 def test_no_later_record_lies_before_the_offset_of_a_time(log: Any) -> None:
@@ -166,11 +166,14 @@ def test_no_later_record_lies_before_the_offset_of_a_time(log: Any) -> None:
     later = produced(producer, EVENTS, ["ada"] * 3)
     after_ms = later[-1].append_ms + 60_000
     exact = log.name != "embedded"  # which has no index of times: everything it keeps
-    assert consumer.since([pair], first.append_ms) == {pair: 0}
-    assert consumer.since([pair], later[0].append_ms) == {pair: 1 if exact else 0}
-    assert consumer.since([pair], after_ms) == {pair: 4 if exact else 0}
-    assert consumer.since([pair, (EVENTS, (first.partition + 1) % PARTITIONS)], after_ms)[pair] == 4 * exact
-    assert consumer.since([], after_ms) == {}
+    assert consumer.offsets_since([pair], first.append_ms) == {pair: 0}
+    assert consumer.offsets_since([pair], later[0].append_ms) == {pair: 1 if exact else 0}
+    assert consumer.offsets_since([pair], after_ms) == {pair: 4 if exact else 0}
+    assert (
+        consumer.offsets_since([pair, (EVENTS, (first.partition + 1) % PARTITIONS)], after_ms)[pair]
+        == 4 * exact
+    )
+    assert consumer.offsets_since([], after_ms) == {}
 
 
 def test_a_position_past_the_end_is_data_loss(log: Any) -> None:
@@ -274,7 +277,7 @@ def test_bounds_and_log_id_of_a_dead_broker_are_unavailable(log: Any) -> None:
     with pytest.raises(UnavailableError):
         consumer.bounds(EVENTS, 0)
     with pytest.raises(UnavailableError):
-        consumer.ends(ALL_EVENTS)
+        consumer.end_offsets(ALL_EVENTS)
     with pytest.raises(UnavailableError):
         admin.log_id()
 

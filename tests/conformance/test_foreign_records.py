@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from kafka.errors import CorruptRecordError
 
 from services.adapters.kafka.consumer import KafkaEventConsumer
-from services.adapters.kafka.header_names import AnyNameBatch
+from services.adapters.kafka.header_names import LenientHeaderBatch
 from services.messages.events import EVENTS
 from services.ports.event_log import Record
 from services.settings import Settings
@@ -86,15 +86,15 @@ def test_what_cannot_be_read_keeps_no_other_partition_waiting(
     for partition, value in ((0, b"torn"), (0, b"after"), (1, b"good")):
         producer.produce(EVENTS, value, partition=partition)
     producer.flush(30)
-    whole = AnyNameBatch._read_msg
+    whole = LenientHeaderBatch._read_msg
 
-    def torn(batch: AnyNameBatch, **options: Any) -> Any:
+    def torn(batch: LenientHeaderBatch, **options: Any) -> Any:
         record = whole(batch, **options)
         if record.value == b"torn":
             raise CorruptRecordError("torn")
         return record
 
-    monkeypatch.setattr(AnyNameBatch, "_read_msg", torn)
+    monkeypatch.setattr(LenientHeaderBatch, "_read_msg", torn)
     found: list[Record] = []
 
     def reading() -> None:

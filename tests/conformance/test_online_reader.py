@@ -65,7 +65,7 @@ def test_while_pins_may_be_missing_nobody_is_pinned(redis_server, settings_for) 
 
     async def story(reader) -> list:
         found = [await reader.read("u", UNIT, pin, 60) for pin in (FIRST, SECOND)]
-        store.put_back({UNIT: (FIRST, 60_000)})
+        store.restore({UNIT: (FIRST, 60_000)})
         found.append(await reader.read("u", UNIT, SECOND, 60))
         assert store.mark_complete(["shop"], 0)
         return found + [await reader.read("u", UNIT, SECOND, 60) for _ in range(2)]
@@ -89,23 +89,23 @@ def empty(pins: PinStore) -> None:
 
 
 def test_pins_are_vouched_for_only_while_every_partition_is_restored(pins) -> None:
-    pins.begin([0, 1])
+    pins.begin_restore([0, 1])
     assert pins.mark_restored(0)
     assert not pins.mark_complete(["shop"], 2)
     assert pins.mark_restored(1)
-    assert pins.restored() == {0, 1}
+    assert pins.restored_partitions() == {0, 1}
     assert pins.mark_complete(["shop"], 2)
     empty(pins)
     assert not pins.mark_complete(["shop"], 2)
 
 
 def test_pins_restored_before_another_wipe_are_incomplete(pins) -> None:
-    pins.begin([0, 1])
-    pins.put_back({UNIT: (FIRST, 60_000)})
+    pins.begin_restore([0, 1])
+    pins.restore({UNIT: (FIRST, 60_000)})
     empty(pins)
     assert not pins.mark_restored(0)
-    assert pins.restored() == frozenset()
-    pins.begin([0])
+    assert pins.restored_partitions() == frozenset()
+    pins.begin_restore([0])
     assert pins.mark_restored(0)
 
 

@@ -65,31 +65,35 @@ def test_an_older_state_never_replaces_a_newer_one(cache, history):
 
 
 def test_heartbeats_are_those_of_the_replicas_that_live(cache):
-    cache.beat(beat("b", 3), ttl_s=30)
-    cache.beat(beat("a", 3), ttl_s=30)
+    cache.put_heartbeat(beat("b", 3), ttl_s=30)
+    cache.put_heartbeat(beat("a", 3), ttl_s=30)
     assert cache.heartbeats() == [beat("a", 3), beat("b", 3)]
-    cache.beat(beat("a", 3), ttl_s=TTL_S)
-    cache.beat(beat("b", 4), ttl_s=30)
+    cache.put_heartbeat(beat("a", 3), ttl_s=TTL_S)
+    cache.put_heartbeat(beat("b", 4), ttl_s=30)
     time.sleep(TTL_S * 1.5)
     assert cache.heartbeats() == [beat("b", 4)]
 
 
 def test_a_lease_has_one_holder_until_it_expires(cache):
-    assert cache.lease("decider", "one", ttl_s=TTL_S)
-    assert cache.lease("decider", "one", ttl_s=30)  # renewed
-    assert cache.lease("trainer", "two", ttl_s=30)
+    assert cache.acquire_lease("decider", "one", ttl_s=TTL_S)
+    assert cache.acquire_lease("decider", "one", ttl_s=30)  # renewed
+    assert cache.acquire_lease("trainer", "two", ttl_s=30)
     time.sleep(TTL_S * 1.5)
-    assert not cache.lease("decider", "two", ttl_s=30)
-    assert cache.lease("decider", "one", ttl_s=TTL_S)
+    assert not cache.acquire_lease("decider", "two", ttl_s=30)
+    assert cache.acquire_lease("decider", "one", ttl_s=TTL_S)
     time.sleep(TTL_S * 1.5)
-    assert cache.lease("decider", "two", ttl_s=30)
+    assert cache.acquire_lease("decider", "two", ttl_s=30)
 
 
 def test_a_dead_redis_is_unavailable(redis_server, settings_for):
     cache = RedisStateCache(settings_for(redis=redis_server, state_deadline_ms=50))
-    cache.beat(beat("a"), ttl_s=30)
+    cache.put_heartbeat(beat("a"), ttl_s=30)
     redis_server.server.kill()
-    for call in (lambda: cache.get(EXPERIMENT), cache.heartbeats, lambda: cache.lease("decider", "one", 1)):
+    for call in (
+        lambda: cache.get(EXPERIMENT),
+        cache.heartbeats,
+        lambda: cache.acquire_lease("decider", "one", 1),
+    ):
         with pytest.raises(UnavailableError, match="Redis"):
             call()
 
@@ -131,7 +135,7 @@ def test_an_invalid_cached_state_is_reported_and_replaced(
 
 def test_rubbish_among_the_heartbeats_is_passed_over_and_said_once(redis_server, settings_for, caplog):
     cache = RedisStateCache(settings_for(redis=redis_server))
-    cache.beat(beat("a"), ttl_s=30)
+    cache.put_heartbeat(beat("a"), ttl_s=30)
     with redis.Redis.from_url(redis_server.url) as raw:
         raw.hset("{heartbeats}:bodies", "b", "hello")
     assert cache.heartbeats() == cache.heartbeats() == [beat("a")]

@@ -95,7 +95,7 @@ def test_where_something_is_no_sum_nothing_is_added(redis_server, settings_for, 
             with pytest.raises(UnavailableError) as refused:
                 store.apply(0, at(1), at(2), {"b": {"x": 1}, "a": many})
             assert told in str(refused.value)
-        assert store.standing([0]) == {0: at(1)}
+        assert store.positions([0]) == {0: at(1)}
         assert hand.hget("{bandit:0}:sums:b", "x") == "1"
         if key == KEY:
             with pytest.raises(ValueError, match="is a string|holds"):
@@ -112,7 +112,7 @@ def test_what_is_no_position_is_told_with_what_to_do(redis_server, settings_for)
     with redis.Redis.from_url(redis_server.url) as hand:
         hand.set("{bandit:0}:positions", "[]")
         with pytest.raises(UnavailableError, match="delete that key"):
-            store.standing([0])
+            store.positions([0])
 
 
 def test_a_loss_stands_until_it_is_accepted_for_these_positions(store):
@@ -204,8 +204,8 @@ def test_scripts_run_on_the_packaged_redis_6(settings_for):
 def test_standing_tells_which_partitions_are_known(store):
     at = Positions("log-1", 3, 4, 2)
     store.apply(1, None, at, {})
-    assert store.standing([0, 1]) == {1: at}
-    assert store.standing([]) == {}
+    assert store.positions([0, 1]) == {1: at}
+    assert store.positions([]) == {}
 
 
 def test_a_loss_without_positions_can_be_accepted(store):

@@ -146,7 +146,7 @@ def ends_of(site: Site) -> dict[Pair, int]:
     """Offset after the last record of both logs, by (topic, partition)."""
     logs = bootstrap.consumer(site.settings)
     try:
-        return logs.ends((topic, p) for topic in LOGS for p in range(site.scenario.partitions))
+        return logs.end_offsets((topic, p) for topic in LOGS for p in range(site.scenario.partitions))
     finally:
         logs.close()
 

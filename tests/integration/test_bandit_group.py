@@ -100,7 +100,7 @@ def whole_log(settings: Settings) -> list[Any]:
     consumer = bootstrap.consumer(settings)
     topics = (events.EXPOSURES, events.EVENTS)
     pairs = [(topic, index) for topic in topics for index in range(settings.kafka_partitions)]
-    ends = consumer.ends(pairs)
+    ends = consumer.end_offsets(pairs)
     consumer.assign(dict.fromkeys(pairs, 0))
     records: list[Any] = []
     while any(consumer.positions()[pair] < end for pair, end in ends.items()):

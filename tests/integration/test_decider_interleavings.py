@@ -67,7 +67,7 @@ class Hook:
 class Unleased(MemoryStateCache):
     """A cache whose lease keeps nobody away."""
 
-    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+    def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
         return True
 
 
@@ -92,7 +92,7 @@ class Scene:
         self.clock.now_ms += 60_000
         self.store.set_watermark(0, self.clock.now_ms, 0)
         beat = Heartbeat("r1", 99, "pop", ("pop-1", "als-1"), self.clock.now_ms)
-        self.cache.beat(beat, ttl_s=3_600)
+        self.cache.put_heartbeat(beat, ttl_s=3_600)
 
     def _count(self, state: Experiment) -> None:
         deltas = {

@@ -55,9 +55,9 @@ class Faulty:
         self._store.apply(partition, fetched_from, moved_to, deltas, forget)
         self._maybe(KilledError("after apply"), UnavailableError("redis", "the answer was lost"))
 
-    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
-        self._maybe(UnavailableError("redis", "standing"))
-        return self._store.standing(partitions)
+    def positions(self, partitions: Iterable[int]) -> dict[int, Positions]:
+        self._maybe(UnavailableError("redis", "positions"))
+        return self._store.positions(partitions)
 
     def __getattr__(self, name: str):
         return getattr(self._store, name)

@@ -54,7 +54,7 @@ def polled(*consumers: Any) -> bool:
 def expected(settings: Settings, partitions: set[int]) -> int:
     """Records of events in these partitions."""
     consumer = bootstrap.consumer(settings)
-    ends = consumer.ends([(events.EVENTS, index) for index in partitions])
+    ends = consumer.end_offsets([(events.EVENTS, index) for index in partitions])
     consumer.close()
     return sum(ends.values())
 

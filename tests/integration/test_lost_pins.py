@@ -166,7 +166,7 @@ def test_a_loss_without_broker_is_repaired_once_it_returns(site):
     assert [shown.first for shown in site.exposures()] == [True, False]
 
 
-@pytest.mark.parametrize("fails", ["catch_up", "put_back", "mark_restored"])
+@pytest.mark.parametrize("fails", ["catch_up", "restore", "mark_restored"])
 def test_what_was_read_before_a_failure_is_read_again(site, fails):
     site.keep()
     of = site.keeper.decisions if fails == "catch_up" else site.pins
@@ -199,7 +199,7 @@ def test_pins_waiting_for_the_broker_get_the_margin(site):
     site.broker.down = False
     site.now_ms += 1_000
     assert not site.keeper.step()
-    assert site.pins.restored() == frozenset()
+    assert site.pins.restored_partitions() == frozenset()
     site.keep()
 
 

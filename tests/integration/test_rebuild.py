@@ -69,7 +69,7 @@ class Load:
 def logged(settings: Any) -> list[Record]:
     consumer = KafkaEventConsumer(settings)
     pairs = [(topic, index) for topic in (events.EXPOSURES, events.EVENTS) for index in range(PARTITIONS)]
-    ends, found = consumer.ends(pairs), []
+    ends, found = consumer.end_offsets(pairs), []
     consumer.assign(dict.fromkeys(pairs, 0))
     while len(found) < sum(ends.values()):
         found += consumer.poll(0.2)

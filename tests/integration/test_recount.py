@@ -171,7 +171,7 @@ def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
         assert hand.hset(f"{{bandit:0}}:sums:{EXPERIMENT}", field, rubbish) == 0
         before = hand.hgetall(f"{{bandit:0}}:sums:{EXPERIMENT}")
         shop.trade(9, 300, Absent())
-        others = shop.store.standing([1])[1]
+        others = shop.store.positions([1])[1]
         refused = []
         for _ in range(LOOK_MS // 1_000):
             shop.clock.now_ms += 1_000
@@ -182,7 +182,7 @@ def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
         assert len(refused) > 10
         assert all(f"{field}' holds '{rubbish}'" in reason for reason in refused)
         assert hand.hgetall(f"{{bandit:0}}:sums:{EXPERIMENT}") == before
-        assert shop.store.standing([1])[1].exposures > others.exposures + 100  # the other one goes on
+        assert shop.store.positions([1])[1].exposures > others.exposures + 100  # the other one goes on
     [held] = shop.decider.tick()
     assert (held.kind, held.rule) == ("hold", "broken-identity")
     assert f"{field}' holds '{rubbish}'" in held.reason

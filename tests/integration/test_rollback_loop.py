@@ -62,7 +62,7 @@ class Site:
             if name != lagging or self.replicas[name] is None:
                 self.replicas[name] = self.cache.get(EXPERIMENT)
             state = self.replicas[name]
-            self.cache.beat(
+            self.cache.put_heartbeat(
                 Heartbeat(name, state.revision, state.champion, ("pop-1", "broken-1"), self.clock()), 5
             )
         for _ in range(UNITS_A_STEP):

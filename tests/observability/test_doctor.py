@@ -212,11 +212,11 @@ def of_redis(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[CheckResul
     [
         ({"version": "6.0.16"}, "fail", "6.0.16"),
         ({"ping_ms": 30.0}, "warn", "30.0 ms"),
-        ({"policy": "allkeys-lru"}, "warn", "allkeys-lru"),
-        ({"policy": "allkeys-lru", "max_bytes": 10**9}, "fail", "allkeys-lru"),
-        ({"saves": False}, "warn", "forgets"),
-        ({"ahead_s": 1.0}, "warn", "1.00 s ahead"),
-        ({"ahead_s": -9.0}, "fail", "9.00 s behind"),
+        ({"eviction_policy": "allkeys-lru"}, "warn", "allkeys-lru"),
+        ({"eviction_policy": "allkeys-lru", "max_bytes": 10**9}, "fail", "allkeys-lru"),
+        ({"persistent": False}, "warn", "forgets"),
+        ({"clock_ahead_s": 1.0}, "warn", "1.00 s ahead"),
+        ({"clock_ahead_s": -9.0}, "fail", "9.00 s behind"),
     ],
 )
 def test_what_is_wrong_with_redis_is_told(
@@ -455,9 +455,9 @@ def test_replicas_that_are_gone_or_do_not_follow_are_told(redis_server: Any, set
     )
     cache.put(state)
     assert "storefront is not served" in complaint(processes.replicas(installation(settings))).message
-    cache.beat(Heartbeat("one", state.revision, "a", ("a-1",), 1_000), 60)
+    cache.put_heartbeat(Heartbeat("one", state.revision, "a", ("a-1",), 1_000), 60)
     assert levels(processes.replicas(installation(settings))) == {"ok"}
-    cache.beat(Heartbeat("two", state.revision - 1, "a", ("a-1",), 1_000), 60)
+    cache.put_heartbeat(Heartbeat("two", state.revision - 1, "a", ("a-1",), 1_000), 60)
     assert complaint(processes.replicas(installation(settings)), "warn").message.startswith(
         "two serves revision 0"
     )

@@ -106,7 +106,7 @@ def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
 
 
 def test_sums_are_counted_by_meaning_once_applied(meters: Meters) -> None:
-    store = meters.tally(MemorySumStore())
+    store = meters.sums(MemorySumStore())
     begun = Positions("log", 0, 0, 0)
     store.apply(0, None, begun, {})
     sums = {"3|als|490|n": 5, "3|als|490|s": 2, "3|als|490|f": 1, "acct|als|late": 4, "acct|als|exposed": 9}

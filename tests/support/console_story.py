@@ -133,6 +133,6 @@ def beat(cache: MemoryStateCache, state: Experiment, replicas: int = 2) -> None:
     loaded = tuple(arm.model_version for arm in state.live_arms())
     for index in range(replicas):
         name = f"replica-{chr(97 + index)}"
-        cache.beat(
+        cache.put_heartbeat(
             Heartbeat(name, state.revision, state.champion, loaded, state.updated_ms + 700), ttl_s=3_600
         )

@@ -78,7 +78,7 @@ class Site:
         consumer = bootstrap.consumer(direct)
         pairs = [(topic, index) for index in range(self.broker.partitions)]
         consumer.assign({pair: consumer.bounds(*pair)[0] for pair in pairs})
-        ends, found = consumer.ends(pairs), []
+        ends, found = consumer.end_offsets(pairs), []
         while any(consumer.positions()[pair] < ends[pair] for pair in pairs):
             found += [json.loads(record.value) for record in consumer.poll(0.2)]
         consumer.close()

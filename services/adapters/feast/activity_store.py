@@ -120,7 +120,7 @@ class FeastActivityStore(RedisRowLocks):
         pairs = ((name.decode().rsplit("/", 1), int(offset)) for name, offset in saved.items())
         return {(topic, int(partition)): offset for (topic, partition), offset in pairs}
 
-    def begin(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+    def initialize_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
         """Remember the first next offsets."""
         if positions:
             with answering():

@@ -11,7 +11,7 @@ from sys import intern
 import msgspec
 
 from services.adapters.feast import redis_layout as layout
-from services.adapters.redis.async_client import RedisLane, pack
+from services.adapters.redis.async_client import AsyncRedisClient, pack
 from services.adapters.redis.pin_keys import complete_key, encoded, pin_key
 from services.ports.features import UserRow
 from services.ports.pins import Pin
@@ -42,7 +42,7 @@ class FeastOnlineReader:
     """See `services.ports.OnlineReader`. `clock` (ms since the epoch) decides what is older than its ttl."""
 
     def __init__(self, settings: Settings, clock: Callable[[], int] = wall_ms):
-        self._lane = RedisLane(settings.redis_url, settings.redis_deadline_ms / 1_000)
+        self._lane = AsyncRedisClient(settings.redis_url, settings.redis_deadline_ms / 1_000)
         self._clock = clock
         self._activity_ttl_ms = settings.activity_ttl_s * 1_000
         self._profile_ttl_ms = settings.profile_ttl_s * 1_000

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.recommender import KINDS, Catalogue, Interactions
 from services.errors import ConfigurationError
-from services.ports.catalogue import Imported
+from services.ports.catalogue import CatalogueProvenance
 from services.ports.training import Dataset
 from services.runtime.atomic_write import write_atomically
 
@@ -59,14 +59,14 @@ class ParquetDataStore:
         interactions = _interactions(_read_lines(folder, "interactions"), catalogue.items, users)
         return Dataset(manifest["version"], catalogue, interactions, manifest["source"], manifest["shift_s"])
 
-    def imported(self, version: str) -> Imported:
+    def catalogue_provenance(self, version: str) -> CatalogueProvenance:
         """What the catalogue of this version knows. Reads the manifest alone, so it may be asked often;
         one from before this was noted knows nothing."""
         said = self._manifest(version).get("catalogue")
         if said is None:
-            return Imported()
+            return CatalogueProvenance()
         as_of_ms = int(datetime.fromisoformat(said["as_of"]).timestamp() * 1_000)
-        return Imported(as_of_ms, frozenset(said["fields"]))
+        return CatalogueProvenance(as_of_ms, frozenset(said["fields"]))
 
     def table(self, name: str, version: str | None = None) -> pa.Table:
         """One table of a version as imported ("items", "users", "interactions", perhaps "holdout")."""

@@ -44,7 +44,7 @@ class LakeFiles:
         self._name = uuid.uuid4().hex.encode()
         self._last: dict[tuple[str, int], str] = {}  # newest file of a (topic, partition) that is there
 
-    def tag(self, log_id: str) -> str:
+    def log_tag(self, log_id: str) -> str:
         """How file names call a log."""
         return hashlib.sha256(log_id.encode()).hexdigest()[:8]
 
@@ -57,7 +57,7 @@ class LakeFiles:
         write_parquet(rows, self._root / topic / path)
         self._last[topic, span.partition] = path
 
-    def take(self, topic: str, partitions: Iterable[int], log: str) -> dict[int, int]:
+    def acquire(self, topic: str, partitions: Iterable[int], log: str) -> dict[int, int]:
         """Write these partitions from now on, and nobody else; the offset after the last one that a file
         answers for, of those that have a file of this log. Raises UnavailableError while another one writes;
         call it again then."""
@@ -74,7 +74,7 @@ class LakeFiles:
         return {partition: newest[1].after for partition, newest in found.items() if newest}
 
     @contextmanager
-    def holding(self, topic: str, partition: int) -> Iterator[None]:
+    def hold(self, topic: str, partition: int) -> Iterator[None]:
         """While this lasts nobody can take the partition. Raises StalePositionError if somebody has taken it
         since `take`."""
         with self._locked(topic, partition) as writer:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from experiments.lifecycle.fold import Decision, Experiment, Kind, Status
-from services.adapters.instrumented.wrapper import Measured
+from services.adapters.instrumented.wrapper import PortWrapper
 from services.ports.state import DecisionLog
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ RACE = {
 ARM = ["experiment", "arm"]
 
 
-class MeteredDecisionLog(Measured):
+class MeteredDecisionLog(PortWrapper):
     """A DecisionLog that tells of what it has read, whoever decided it.
 
     After a restart everything is read again, so the counters go on where they stood. Nobody who decides or

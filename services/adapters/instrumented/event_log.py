@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.adapters.instrumented.wrapper import Measured
+from services.adapters.instrumented.wrapper import PortWrapper
 from services.messages.events import DEAD_LETTERS
 from services.ports.event_log import EventConsumer, EventProducer, Record
 from services.runtime.dead_letters import CODES, DEAD_LETTERED_BY
@@ -17,7 +17,7 @@ from services.runtime.dead_letters import CODES, DEAD_LETTERED_BY
 Pair = tuple[str, int]
 
 
-class MeteredConsumer(Measured):
+class MeteredConsumer(PortWrapper):
     """An EventConsumer that counts what it reads; the lag is that of the last poll."""
 
     def __init__(self, inner: EventConsumer, registry: CollectorRegistry):
@@ -55,7 +55,7 @@ class MeteredConsumer(Measured):
         return records
 
 
-class MeteredProducer(Measured):
+class MeteredProducer(PortWrapper):
     """An EventProducer that counts what became of each record, and dead letters by where they came from."""
 
     def __init__(self, inner: EventProducer, registry: CollectorRegistry):

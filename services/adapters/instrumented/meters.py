@@ -61,7 +61,7 @@ class Meters:
         """The experiment, told."""
         return MeteredDecisionLog(inner, self.registry)
 
-    def tally(self, inner: SumStore) -> SumStore:
+    def sums(self, inner: SumStore) -> SumStore:
         """Sums, measured."""
         return MeteredSumStore(inner, self.registry)
 

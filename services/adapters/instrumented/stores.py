@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from experiments.counting.sums import ACCOUNT, CATEGORIES
-from services.adapters.instrumented.wrapper import Measured
+from services.adapters.instrumented.wrapper import PortWrapper
 from services.errors import StalePositionError
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore
@@ -37,7 +37,7 @@ def timed(histogram: Histogram) -> Iterator[None]:
         histogram.observe(time.perf_counter() - began)
 
 
-class MeteredSumStore(Measured):
+class MeteredSumStore(PortWrapper):
     """A SumStore that counts what its batches add: units by arm, and what became of events."""
 
     def __init__(self, inner: SumStore, registry: CollectorRegistry):
@@ -103,7 +103,7 @@ class MeteredSumStore(Measured):
         return found
 
 
-class MeteredActivityStore(Measured):
+class MeteredActivityStore(PortWrapper):
     """An ActivityStore whose pushes are timed."""
 
     def __init__(self, inner: ActivityStore, registry: CollectorRegistry):
@@ -118,7 +118,7 @@ class MeteredActivityStore(Measured):
         self._rows.inc(len(rows))
 
 
-class MeteredLakeFiles(Measured):
+class MeteredLakeFiles(PortWrapper):
     """LakeFiles whose writes are counted by topic."""
 
     def __init__(self, inner: LakeFiles, registry: CollectorRegistry):

@@ -19,7 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.adapters.instrumented.wrapper import Measured
+from services.adapters.instrumented.wrapper import PortWrapper
 from services.ports.event_log import EventConsumer, EventProducer, Record
 from services.runtime.log_context import RECOMMENDATION
 from services.settings import Settings
@@ -74,7 +74,7 @@ class Tracing:
         self._provider.shutdown()
 
 
-class TracedProducer(Measured):
+class TracedProducer(PortWrapper):
     """An EventProducer: a span from `send` to the acknowledgement, and its id in the record's headers. What
     is sent outside of any trace begins none."""
 
@@ -97,7 +97,7 @@ class TracedProducer(Measured):
         return future
 
 
-class TracedConsumer(Measured):
+class TracedConsumer(PortWrapper):
     """An EventConsumer: each record that carries a trace gets a span, which ends when the worker asks for
     more: then it is done with the batch."""
 

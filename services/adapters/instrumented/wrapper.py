@@ -3,7 +3,7 @@
 from typing import Any
 
 
-class Measured:
+class PortWrapper:
     """Stands for `inner`; subclasses define the methods that they measure."""
 
     def __init__(self, inner: Any):

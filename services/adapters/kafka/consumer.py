@@ -14,7 +14,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from services.adapters.kafka.client import answering, connection
-from services.adapters.kafka.header_names import read_any_names
+from services.adapters.kafka.header_names import patch_kafka_python
 from services.errors import DataLossError, UnavailableError
 from services.messages.topics import topic_partitions
 from services.ports.event_log import Record
@@ -37,7 +37,7 @@ class KafkaEventConsumer:
     def __init__(self, settings: Settings, **options: Any):
         self._settings = settings
         self._placed: set[Pair] = set()
-        read_any_names()
+        patch_kafka_python()
         self._client = KafkaConsumer(
             **connection(settings),
             auto_offset_reset="none",
@@ -115,14 +115,14 @@ class KafkaEventConsumer:
             start = self._client.beginning_offsets([pair], timeout_ms=deadline_ms)[pair]
             return start, self._client.end_offsets([pair], timeout_ms=deadline_ms)[pair]
 
-    def ends(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
+    def end_offsets(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
         """Offset after the last of each, in one request a broker. Raises UnavailableError at its deadline."""
         wanted = [TopicPartition(*pair) for pair in pairs]
         with answering(self._settings):
             found = self._client.end_offsets(wanted, timeout_ms=self._settings.broker_ack_deadline_ms)
         return {(pair.topic, pair.partition): offset for pair, offset in found.items()}
 
-    def since(self, pairs: Iterable[Pair], at_ms: int) -> dict[Pair, int]:
+    def offsets_since(self, pairs: Iterable[Pair], at_ms: int) -> dict[Pair, int]:
         """By the broker's index of times; the embedded broker has none. Raises UnavailableError at its
         deadline."""
         wanted = [TopicPartition(*pair) for pair in pairs]

@@ -11,7 +11,7 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import decode_varint
 
 
-class AnyNameBatch(DefaultRecordBatch):
+class LenientHeaderBatch(DefaultRecordBatch):
     """A batch (message format 2) in which names that are no UTF-8 have `?` for each byte that is no ASCII."""
 
     __slots__ = ()
@@ -24,9 +24,9 @@ class AnyNameBatch(DefaultRecordBatch):
             return super()._read_msg(**options)
 
 
-def read_any_names() -> None:
+def patch_kafka_python() -> None:
     """From now on kafka-python's consumers read batches as ours; idempotent."""
-    memory_records.DefaultRecordBatch = AnyNameBatch
+    memory_records.DefaultRecordBatch = LenientHeaderBatch
 
 
 def _readable(buffer: bytes | bytearray, start: int) -> bytearray:

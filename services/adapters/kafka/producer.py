@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from services.adapters.kafka.producer_queue import Lane
+from services.adapters.kafka.producer_queue import ProducerQueue
 from services.messages.events import ACTIVITY, DEAD_LETTERS, EXPOSURES
 from services.ports.event_log import Record
 from services.settings import Settings
@@ -24,7 +24,7 @@ class KafkaEventProducer:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._lanes: dict[bool, Lane] = {}
+        self._lanes: dict[bool, ProducerQueue] = {}
         self._lock = threading.Lock()
 
     def send(
@@ -49,7 +49,7 @@ class KafkaEventProducer:
         for lane in list(self._lanes.values()):
             lane.close(max(0.0, end - time.monotonic()))
 
-    def _lane(self, patient: bool) -> "Lane":
+    def _lane(self, patient: bool) -> "ProducerQueue":
         lane = self._lanes.get(patient)
         if lane is not None:
             return lane
@@ -57,5 +57,5 @@ class KafkaEventProducer:
             if patient not in self._lanes:
                 prompt_s = self._settings.broker_ack_deadline_ms / 1_000
                 patience_s = max(prompt_s, self._settings.lateness_s) if patient else prompt_s
-                self._lanes[patient] = Lane(self._settings, patience_s, LINGER_S if patient else 0.0)
+                self._lanes[patient] = ProducerQueue(self._settings, patience_s, LINGER_S if patient else 0.0)
             return self._lanes[patient]

@@ -47,7 +47,7 @@ class _Entry:
     deadline: float  # time.monotonic()
 
 
-class Lane:
+class ProducerQueue:
     """Records of one patience, in order of their topic: waiting here until it is known to be right →
     librdkafka → settled.
 

@@ -18,7 +18,7 @@ class MemoryActivityStore:
         self._writers: dict[str, object] = {}
 
     @contextmanager
-    def writing(self, users: Sequence[str]) -> Iterator[frozenset[str]]:
+    def lock_rows(self, users: Sequence[str]) -> Iterator[frozenset[str]]:
         """Those of `users` whom nobody else is writing now."""
         self._check()
         writer = object()
@@ -59,7 +59,7 @@ class MemoryActivityStore:
         self._check()
         return dict(self.saved.get(log_id, {}))
 
-    def begin(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
+    def initialize_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
         """Remember the first next offsets."""
         self._check()
         self.saved.setdefault(log_id, {}).update(positions)

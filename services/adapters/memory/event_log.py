@@ -84,13 +84,13 @@ class MemoryEventConsumer:
             raise UnavailableError("broker", "it is down")
         return self._broker.bounds((topic, partition))
 
-    def ends(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
+    def end_offsets(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
         """Offset after the last of each."""
         return {pair: self.bounds(*pair)[1] for pair in pairs}
 
-    def since(self, pairs: Iterable[Pair], at_ms: int) -> dict[Pair, int]:
+    def offsets_since(self, pairs: Iterable[Pair], at_ms: int) -> dict[Pair, int]:
         """Offset of the first record appended at `at_ms` or later, else after the last."""
-        return {pair: self._broker.since(pair, at_ms) for pair in self.ends(pairs)}
+        return {pair: self._broker.since(pair, at_ms) for pair in self.end_offsets(pairs)}
 
     def close(self) -> None:
         """Forget the assignment; idempotent."""

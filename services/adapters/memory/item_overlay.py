@@ -17,7 +17,7 @@ class MemoryItemOverlay(Failing):
         self._place: OverlayPosition | None = None
         self._lock = threading.Lock()
 
-    def laid(self) -> OverlayPosition | None:
+    def position(self) -> OverlayPosition | None:
         """How far the log has been laid."""
         self._check()
         return self._place
@@ -28,7 +28,7 @@ class MemoryItemOverlay(Failing):
         with self._lock:
             return self._place, list(self._said.values())
 
-    def lay(
+    def apply(
         self, fetched_from: OverlayPosition | None, moved_to: OverlayPosition, changes: Sequence[ItemChanged]
     ) -> None:
         """Keep the newest of each key and move, if the place is `fetched_from`."""

@@ -53,17 +53,17 @@ class MemoryPinStore(Failing):
         self.done: set[int] = set()
         self._begun: set[int] = set()
 
-    def restored(self) -> frozenset[int]:
+    def restored_partitions(self) -> frozenset[int]:
         """Partitions that are done."""
         self._check()
         return frozenset(self.done)
 
-    def begin(self, partitions: Iterable[int]) -> None:
+    def begin_restore(self, partitions: Iterable[int]) -> None:
         """Remembered until everything is lost."""
         self._check()
         self._begun.update(partitions)
 
-    def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
+    def restore(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
         """Overwrite."""
         self._check()
         now_ms = self._reader.clock()

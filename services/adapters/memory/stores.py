@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from models.recommender import Manifest, Recommender
 from services.errors import ArtifactError, ConfigurationError
-from services.ports.catalogue import Imported
+from services.ports.catalogue import CatalogueProvenance
 from services.ports.training import Dataset
 
 
@@ -14,7 +14,7 @@ class MemoryDataStore:
 
     def __init__(self, *datasets: Dataset):
         self._datasets: dict[str, Dataset] = {}
-        self.knows: dict[str, Imported] = {}
+        self.provenance: dict[str, CatalogueProvenance] = {}
         for dataset in datasets:
             self.put(dataset)
 
@@ -23,9 +23,9 @@ class MemoryDataStore:
         self._datasets.pop(dataset.version, None)
         self._datasets[dataset.version] = dataset
 
-    def imported(self, version: str) -> Imported:
-        """What `knows` says; by default nothing."""
-        return self.knows.get(version, Imported())
+    def catalogue_provenance(self, version: str) -> CatalogueProvenance:
+        """What `provenance` says; by default nothing."""
+        return self.provenance.get(version, CatalogueProvenance())
 
     def current(self) -> str | None:
         """The version that training uses."""

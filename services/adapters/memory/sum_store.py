@@ -30,7 +30,7 @@ class MemorySumStore(Failing):
             sums = {experiment: dict(of) for experiment, of in self._sums.get(partition, {}).items()}
             return self._positions.get(partition), sums
 
-    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+    def positions(self, partitions: Iterable[int]) -> dict[int, Positions]:
         """Stored positions of those partitions that have any."""
         self._check()
         return {
@@ -163,7 +163,7 @@ class MemoryStateCache(Failing):
         self._beats.clear()
         self._leases.clear()
 
-    def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
+    def put_heartbeat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
         """Report; expires after `ttl_s`."""
         self._check()
         self._beats[heartbeat.replica] = (heartbeat, self._clock() + ttl_s * 1_000)
@@ -178,7 +178,7 @@ class MemoryStateCache(Failing):
         """Nothing: pins of the double are elsewhere."""
         self._check()
 
-    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+    def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """Take or renew a lease."""
         self._check()
         now = self._clock()

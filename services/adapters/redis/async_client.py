@@ -22,7 +22,7 @@ MOST_WAITING = 4_096
 pack = hiredis.pack_command
 
 
-class RedisLane:
+class AsyncRedisClient:
     """Requests to one Redis at `url` (redis:// or rediss://), each answered within `deadline_s` or refused.
 
     Belongs to the event loop that uses it first; another loop gets a connection of its own.

@@ -28,7 +28,7 @@ class RedisItemOverlay:
     def __init__(self, settings: Settings):
         self._settings = settings
 
-    def laid(self) -> OverlayPosition | None:
+    def position(self) -> OverlayPosition | None:
         """One GET: replicas ask several times a second."""
         with reaching(self._settings.redis_url):
             return _place(self._redis.get(_PLACE))
@@ -43,7 +43,7 @@ class RedisItemOverlay:
         found = (_change(body) for _, body in sorted(numbered))
         return _place(place), [change for change in found if change is not None]
 
-    def lay(
+    def apply(
         self, fetched_from: OverlayPosition | None, moved_to: OverlayPosition, changes: Sequence[ItemChanged]
     ) -> None:
         """One script: all of them, or StalePositionError."""

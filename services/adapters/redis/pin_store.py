@@ -27,18 +27,18 @@ class RedisPinStore:
     def _redis(self) -> redis.Redis:
         return connect(self._settings)
 
-    def restored(self) -> frozenset[int]:
+    def restored_partitions(self) -> frozenset[int]:
         """One SMEMBERS."""
         with reaching(self._settings.redis_url):
             return frozenset(map(int, self._redis.smembers(RESTORED)))
 
-    def begin(self, partitions: Iterable[int]) -> None:
+    def begin_restore(self, partitions: Iterable[int]) -> None:
         """A set of this object alone: it goes with the pins that it puts back."""
         with reaching(self._settings.redis_url):
             self._redis.sadd(self._restoring, *partitions)
             self._redis.expire(self._restoring, RESTORING_S)
 
-    def put_back(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
+    def restore(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
         """One pipeline."""
         if not pins:
             return

@@ -27,7 +27,7 @@ class RedisRowLocks:
         self._name = secrets.token_hex(8)
 
     @contextmanager
-    def writing(self, users: Sequence[str]) -> Iterator[frozenset[str]]:
+    def lock_rows(self, users: Sequence[str]) -> Iterator[frozenset[str]]:
         """One script takes, one gives back. What this object holds from a call that got no answer is its own
         again."""
         keys = {user: f"{{activity}}:writing:{user}" for user in users}

@@ -153,7 +153,7 @@ class RedisSumStore(_OnRedis):
             "Redis", f"the sums of partition {partition} moved during {_READ_ATTEMPTS} reads"
         )
 
-    def standing(self, partitions: Iterable[int]) -> dict[int, Positions]:
+    def positions(self, partitions: Iterable[int]) -> dict[int, Positions]:
         """One pipeline."""
         asked = list(partitions)
         with self._reaching():
@@ -273,7 +273,7 @@ class RedisStateCache(_OnRedis):
         self._run("drop_rubbish", [_cached(experiment)], raw)
         return None
 
-    def beat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
+    def put_heartbeat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
         """The server's clock decides when it expires."""
         body = msgspec.json.encode(heartbeat).decode()
         self._beats([heartbeat.replica, body, int(ttl_s * 1_000)])
@@ -297,7 +297,7 @@ class RedisStateCache(_OnRedis):
         with self._reaching():
             self._redis.set(complete_key(experiment), 1)
 
-    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+    def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """One script takes or renews."""
         return bool(self._run("lease", [f"lease:{name}"], [holder, int(ttl_s * 1_000)]))
 

@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
         deps = Deps(
             consumer=consumer,
             admin=bootstrap.log_admin(settings),
-            store=meters.tally(bootstrap.sum_store(settings)),
+            store=meters.sums(bootstrap.sum_store(settings)),
             decisions=bootstrap.decision_log(settings, history=False),
             decoder=Decoder(producer),
         )

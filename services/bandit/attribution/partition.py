@@ -114,7 +114,7 @@ class Partition:
         try:
             store.apply(self.index, fetched_from, moved_to, deltas)
         except StalePositionError:
-            if store.standing([self.index]).get(self.index) != moved_to:
+            if store.positions([self.index]).get(self.index) != moved_to:
                 raise
         self._pending = None
 

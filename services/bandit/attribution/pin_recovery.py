@@ -47,7 +47,7 @@ class PinKeeper:
 
     def step(self) -> bool:
         """Look, and read on where pins are missing; whether nothing is missing any more."""
-        restored = self.store.restored()
+        restored = self.store.restored_partitions()
         missing = self.owned() - restored
         if missing - self.reading.keys():
             self._begin(missing)
@@ -66,15 +66,15 @@ class PinKeeper:
     def _begin(self, missing: frozenset[int]) -> None:
         now_ms = self.clock()
         self.complete = False
-        self.store.begin(missing)
+        self.store.begin_restore(missing)
         oldest_ms = now_ms - DAY_MS - SKEW_MS  # no pin lives longer than a day
-        self.consumer.assign(self.consumer.since([(EXPOSURES, i) for i in missing], oldest_ms))
+        self.consumer.assign(self.consumer.offsets_since([(EXPOSURES, i) for i in missing], oldest_ms))
         self.reading = {index: self.reading.get(index, now_ms) for index in missing}
 
     def _read(self) -> None:
         asked_ms = self.clock()
         try:
-            ends = self.consumer.ends([(EXPOSURES, index) for index in self.reading])
+            ends = self.consumer.end_offsets([(EXPOSURES, index) for index in self.reading])
         except UnavailableError:  # what waits for the broker gets the margin when it is back
             self.reading = dict.fromkeys(self.reading, asked_ms)
             raise
@@ -96,7 +96,7 @@ class PinKeeper:
 
     def _put_back(self, records: Iterable[Record]) -> None:
         found = pins_of(records, self._living(), self.clock())
-        self.store.put_back(found)
+        self.store.restore(found)
         self.put_back += len(found)
 
     def _finish(self, index: int) -> None:

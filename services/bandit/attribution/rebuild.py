@@ -31,7 +31,7 @@ def count_to_the_end(
         except StalePositionError:  # a real worker was faster
             time.sleep(RETRY_S)
             continue
-        ends = ends or consumer.ends((topic, i) for topic in (EXPOSURES, EVENTS) for i in owned)
+        ends = ends or consumer.end_offsets((topic, i) for topic in (EXPOSURES, EVENTS) for i in owned)
         total, done = sum(ends.values()), _read(worker, ends)
         progress(done, total, "records counted")
     worker.settle()

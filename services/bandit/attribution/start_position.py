@@ -58,7 +58,7 @@ class PartitionRecovery:
     def find(self, index: int, log_id: str) -> Positions | None:
         """Positions to count from, stored before anything is counted; None if data was lost and nobody has
         accepted it yet. Moves the consumer; `tell` says it. Raises UnavailableError, StalePositionError."""
-        stored = self.store.standing([index]).get(index)
+        stored = self.store.positions([index]).get(index)
         bounds = {topic: self.consumer.bounds(topic, index) for topic in (EXPOSURES, EVENTS)}
         log = _Log(index, log_id, bounds)
         if stored is None:

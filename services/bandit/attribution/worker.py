@@ -115,7 +115,7 @@ class Worker:
 
     def _notice_an_emptied_store(self) -> None:
         """A partition whose positions are gone is begun anew, also while nothing comes that would tell."""
-        gone = self.partitions.keys() - self._deps.store.standing(sorted(self.partitions)).keys()
+        gone = self.partitions.keys() - self._deps.store.positions(sorted(self.partitions)).keys()
         if gone:
             logger.error("Redis forgot the sums of partitions %s", ranges(gone))
             self._forgotten |= gone
@@ -220,7 +220,7 @@ class Worker:
             if reach.wants_mark
         }
         asked_ms = self._clock()
-        for pair, end in self._deps.consumer.ends(wanted).items():
+        for pair, end in self._deps.consumer.end_offsets(wanted).items():
             wanted[pair].mark(asked_ms, end)
 
 

@@ -35,7 +35,7 @@ def decider(settings: Settings, meters: "bootstrap.Meters") -> Decider:
     """A decider on real adapters."""
     deps = Deps(
         decisions=meters.decisions(bootstrap.decision_log(settings)),
-        store=meters.tally(bootstrap.sum_store(settings)),
+        store=meters.sums(bootstrap.sum_store(settings)),
         cache=bootstrap.state_cache(settings),
     )
     identity = Identity(holder=replica_name(settings), code_version=version("ringside"))

@@ -64,7 +64,7 @@ class Decider:
     def tick(self) -> list[Decision]:
         """All that is due now, for every experiment; the decisions appended. Raises UnavailableError, and
         LooksFailedError as long as looks of some experiment fail: at every tick, also between its looks."""
-        if not self.deps.cache.lease("decider", self.identity.holder, self.identity.lease_s):
+        if not self.deps.cache.acquire_lease("decider", self.identity.holder, self.identity.lease_s):
             return []
         decided: list[Decision] = []
         missed: UnavailableError | None = None
@@ -163,7 +163,7 @@ class Decider:
         if not any(cause.startswith("partition ") for cause in state.acknowledged):
             return frozenset()
         store, every = self.deps.store, range(self.partitions)
-        standing, losses = store.standing(every), store.losses()
+        standing, losses = store.positions(every), store.losses()
         accepted = {index for index in every if store.loss_acknowledged(index, standing.get(index))}
         told = {index: f"partition {index}: {loss}" for index, loss in losses.items()}
         return frozenset(accepted | {index for index, cause in told.items() if cause in state.acknowledged})

@@ -35,18 +35,18 @@ def redis(installation: Installation) -> Iterator[CheckResult]:
     else:
         yield ok("redis", f"version {facts.version}")
     yield _latency(facts.ping_ms, settings.redis_deadline_ms)
-    if facts.policy == "noeviction":
+    if facts.eviction_policy == "noeviction":
         yield ok("redis", "evicts nothing")
     else:
-        message = f"maxmemory-policy is {facts.policy}"
+        message = f"maxmemory-policy is {facts.eviction_policy}"
         action = "set it to noeviction: sums must not be evicted"
         yield fail("redis", message, action) if facts.max_bytes else warn("redis", message, action)
-    if facts.saves:
+    if facts.persistent:
         yield ok("redis", "keeps its data over a restart")
     else:
         action = "set appendonly yes; otherwise everything is rebuilt from the log"
         yield warn("redis", "forgets everything at a restart", action)
-    yield _clock("clock", "Redis", facts.ahead_s, settings)
+    yield _clock("clock", "Redis", facts.clock_ahead_s, settings)
 
 
 def _latency(ping_ms: float, deadline_ms: int) -> CheckResult:

@@ -13,7 +13,7 @@ from models.algorithms.popularity import popularity
 from models.recommender import Catalogue, Interactions, Ranking
 from models.slate import UNKNOWN, available, category_codes
 from services.messages.events import ItemChanged
-from services.ports.catalogue import Imported, OverlayPosition
+from services.ports.catalogue import CatalogueProvenance, OverlayPosition
 from services.recommend.snapshot.item_changes import shown
 
 HALF_LIFE_S = 7 * 86_400.0  # the fast clock of models.algorithms.popularity
@@ -31,7 +31,7 @@ class Shelf:
 
     catalogue: Catalogue
     data_version: str
-    imported: Imported
+    imported: CatalogueProvenance
     laid: OverlayPosition | None
     index: Mapping[str, int]
     deleted: frozenset[str]
@@ -102,7 +102,7 @@ def stock(
     *,
     data_version: str = "",
     changes: Mapping[str, ItemChanged] | None = None,
-    imported: Imported | None = None,
+    imported: CatalogueProvenance | None = None,
     laid: OverlayPosition | None = None,
 ) -> Shelf:
     """A shelf from an imported catalogue, its popularity (float32 [n_items]) and the changes that hold."""
@@ -114,7 +114,7 @@ def stock(
     return Shelf(
         catalogue=changed,
         data_version=data_version,
-        imported=imported or Imported(),
+        imported=imported or CatalogueProvenance(),
         laid=laid,
         index={item: place for place, item in enumerate(ids)},
         deleted=frozenset(item for item, change in changes.items() if change.deleted),

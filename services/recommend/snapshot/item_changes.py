@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import msgspec
 
 from services.messages.events import ITEM_FIELDS, ItemChanged
-from services.ports.catalogue import Imported
+from services.ports.catalogue import CatalogueProvenance
 
 
-def standing(changes: Iterable[ItemChanged], imported: Imported) -> dict[str, ItemChanged]:
+def standing(changes: Iterable[ItemChanged], imported: CatalogueProvenance) -> dict[str, ItemChanged]:
     """What still holds of each changed item; `changes` in the order of the log.
 
     An imported catalogue is the list of items and what its file said of them, as of `imported.as_of_ms`. A
@@ -20,11 +20,11 @@ def standing(changes: Iterable[ItemChanged], imported: Imported) -> dict[str, It
     the last whole record of an item are left, so this is the same for it.
 
     >>> changes = [ItemChanged(received_at=5, item_id="a", price=2.0, stock=0)]
-    >>> kept = standing(changes, Imported(as_of_ms=9, fields=frozenset({"price"})))["a"]
+    >>> kept = standing(changes, CatalogueProvenance(as_of_ms=9, fields=frozenset({"price"})))["a"]
     >>> kept.price, kept.stock
     (None, 0)
     >>> gone = [ItemChanged(received_at=6, item_id="a", deleted=True), changes[0]]
-    >>> standing(gone, Imported())["a"].deleted
+    >>> standing(gone, CatalogueProvenance())["a"].deleted
     True
     """
     held: dict[str, ItemChanged] = {}

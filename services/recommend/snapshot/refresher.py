@@ -170,7 +170,7 @@ class Loaded:
             at_ms=self._deps.clock_ms(),
         )
         try:
-            self._deps.state.beat(beat, 5 * self._settings.heartbeat_s)
+            self._deps.state.put_heartbeat(beat, 5 * self._settings.heartbeat_s)
         except UnavailableError as error:
             log.debug("no heartbeat: %s", error)
         self._beat_s = time.monotonic()

@@ -11,7 +11,7 @@ import numpy as np
 from models.recommender import Catalogue
 from services.errors import RingsideError, UnavailableError
 from services.messages.events import ItemChanged
-from services.ports.catalogue import Imported, ItemOverlay, OverlayPosition
+from services.ports.catalogue import CatalogueProvenance, ItemOverlay, OverlayPosition
 from services.ports.training import DataStore, ModelStore
 from services.recommend.snapshot.catalogue_index import EMPTY, Shelf, popularity_of, stock
 from services.recommend.snapshot.item_changes import standing
@@ -40,7 +40,7 @@ class ShelfKeeper:
     def look(self) -> Shelf:
         """The shelf as it is now; the same object while nothing has changed."""
         self._load(self._data.current() or "")
-        imported = self._data.imported(self._version) if self._version else Imported()
+        imported = self._data.catalogue_provenance(self._version) if self._version else CatalogueProvenance()
         laid = self._look_at_changes()
         known = (self.shelf.data_version, self.shelf.imported, self.shelf.laid)
         if (self._version, imported, laid) != known:
@@ -68,7 +68,7 @@ class ShelfKeeper:
         those known stay: an item that was taken out must not come back for a moment."""
         known = self.shelf.laid
         try:
-            if not _further(self._overlay.laid(), known):
+            if not _further(self._overlay.position(), known):
                 return known
             laid, changes = self._overlay.changes()
         except UnavailableError:

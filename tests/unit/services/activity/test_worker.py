@@ -368,7 +368,7 @@ def step(worker: ActivityWorker) -> None:
 
 
 @pytest.mark.parametrize("expires", [False, True])
-@pytest.mark.parametrize("call", ["writing", "load", "push", "save_positions"])
+@pytest.mark.parametrize("call", ["lock_rows", "load", "push", "save_positions"])
 def test_two_who_write_one_row_lose_no_click(
     call: str, expires: bool, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +397,7 @@ def test_writing_one_user_does_not_delay_others(world, monkeypatch) -> None:
     monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
     worker = world.worker()
     world.send(event(1), event(2, user="v"))
-    with world.store.writing(["u"]):
+    with world.store.lock_rows(["u"]):
         with pytest.raises(UnavailableError, match="1 of them"):
             worker.step(0)
         assert list(world.store.rows) == ["v"]

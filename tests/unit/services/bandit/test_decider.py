@@ -69,7 +69,9 @@ class Company:
         self, replica: str, revision: int | None = None, loaded: tuple[str, ...] = ("pop-1", "als-1")
     ) -> None:
         revision = self.state.revision if revision is None else revision
-        self.cache.beat(Heartbeat(replica, revision, self.state.champion, loaded, self.clock.now_ms), ttl_s=5)
+        self.cache.put_heartbeat(
+            Heartbeat(replica, revision, self.state.champion, loaded, self.clock.now_ms), ttl_s=5
+        )
 
     def count(self, version: int, **arms: tuple[int, int]) -> None:
         """Add (units, successes) of arms; every partition has been read up to now."""
@@ -420,7 +422,7 @@ class Overtaken(MemoryDecisionLog):
 class NoLease(MemoryStateCache):
     """A cache in which everybody holds every lease."""
 
-    def lease(self, name: str, holder: str, ttl_s: float) -> bool:
+    def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
         return True
 
 
@@ -440,7 +442,7 @@ def test_the_lease_keeps_a_second_decider_idle(company):
     company.pass_time(LOOK_MS)
     assert kinds(company.decider("one").tick()) == ["allocate"]
     company.pass_time(LOOK_MS)
-    company.cache.lease("decider", "one", 5)
+    company.cache.acquire_lease("decider", "one", 5)
     assert company.decider("two").tick() == []
     company.pass_time(5_001)
     assert kinds(company.decider("two").tick()) == ["allocate"]

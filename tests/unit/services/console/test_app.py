@@ -100,7 +100,9 @@ def test_an_arm_that_is_not_loaded_everywhere_is_not_promoted(console):
     assert "disabled" not in button()
     state = console.story.state
     champion = state.arms[state.champion].model_version
-    console.cache.beat(Heartbeat("replica-b", state.revision, state.champion, (champion,), 1), ttl_s=3_600)
+    console.cache.put_heartbeat(
+        Heartbeat("replica-b", state.revision, state.champion, (champion,), 1), ttl_s=3_600
+    )
     console.follower.refresh()
     assert 'disabled title="1 of 2 replicas have not loaded als"' in button()
 

@@ -20,7 +20,7 @@ from services.data_import.app import Order, import_data, moment
 from services.data_import.title_categories import categories, title
 from services.data_import.validation_error import RefusedFileError
 from services.errors import BadInputError, ConfigurationError
-from services.ports.catalogue import Imported
+from services.ports.catalogue import CatalogueProvenance
 from services.settings import Settings
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -421,14 +421,18 @@ def test_a_catalogue_has_its_files_age_and_filled_columns(settings, tmp_path) ->
     os.utime(tmp_path / "items.csv", (written, written))
     store = ParquetDataStore(settings.data_path)
     version = import_data(settings, Order(str(tmp_path)), NOW)["version"]
-    assert store.imported(version) == Imported(round(written * 1_000), frozenset({"title", "price"}))
+    assert store.catalogue_provenance(version) == CatalogueProvenance(
+        round(written * 1_000), frozenset({"title", "price"})
+    )
     os.utime(tmp_path / "items.csv", (written + 9, written + 9))
     assert import_data(settings, Order(str(tmp_path)), NOW)["version"] == version
-    assert store.imported(version).as_of_ms == round(written * 1_000) + 9_000
+    assert store.catalogue_provenance(version).as_of_ms == round(written * 1_000) + 9_000
     import_data(settings, Order(str(tmp_path), as_of=datetime(2026, 2, 1, tzinfo=UTC)), NOW)
-    assert store.imported(version).as_of_ms == datetime(2026, 2, 1, tzinfo=UTC).timestamp() * 1_000
+    assert (
+        store.catalogue_provenance(version).as_of_ms == datetime(2026, 2, 1, tzinfo=UTC).timestamp() * 1_000
+    )
     import_data(settings, Order(str(tmp_path), as_of=NOW + timedelta(days=9)), NOW)
-    assert store.imported(version).as_of_ms == NOW.timestamp() * 1_000  # nobody knows the future
+    assert store.catalogue_provenance(version).as_of_ms == NOW.timestamp() * 1_000  # nobody knows the future
     assert store.load().version == version
 
 

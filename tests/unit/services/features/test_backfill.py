@@ -76,7 +76,7 @@ class Features:
     def write_online(self, view: str, rows: pa.Table) -> None:
         if self.broken:
             raise UnavailableError("Redis", "out of memory")
-        with self.online.writing(rows["user_id"].to_pylist()) as free:
+        with self.online.lock_rows(rows["user_id"].to_pylist()) as free:
             assert not free, "the activity worker could write meanwhile"
         plain = rows.drop_columns("event_timestamp").to_pylist()
         stamps = [round(stamp.timestamp() * 1_000) for stamp in rows["event_timestamp"].to_pylist()]
@@ -205,7 +205,7 @@ def test_a_seed_takes_no_row_that_somebody_is_writing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(backfill, "CHUNK", 2)
     features = Features()
     seeds = file_of(*((user, "a", 1) for user in "pqrst"))
-    with features.online.writing(["s"]), pytest.raises(UnavailableError, match="1 of them"):
+    with features.online.lock_rows(["s"]), pytest.raises(UnavailableError, match="1 of them"):
         features.load(seeds)
     assert sorted(features.served) == ["p", "q", "r"]
     features.load(seeds, "run2")

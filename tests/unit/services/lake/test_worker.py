@@ -154,11 +154,11 @@ def test_a_worker_hanging_through_a_takeover_doubles_nothing(world) -> None:
 
 def test_a_partitions_writer_cannot_be_displaced_during_a_write(tmp_path: Path) -> None:
     first, second = LakeFiles(tmp_path), LakeFiles(tmp_path)
-    first.take("events", [0], "log")
-    with first.holding("events", 0), pytest.raises(UnavailableError, match="another worker is writing"):
-        second.take("events", [0], "log")
-    second.take("events", [0], "log")
-    with pytest.raises(StalePositionError), first.holding("events", 0):
+    first.acquire("events", [0], "log")
+    with first.hold("events", 0), pytest.raises(UnavailableError, match="another worker is writing"):
+        second.acquire("events", [0], "log")
+    second.acquire("events", [0], "log")
+    with pytest.raises(StalePositionError), first.hold("events", 0):
         pass
 
 
@@ -256,7 +256,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def written(files: LakeFiles, first: int, after: int, partition: int = 0, at_ms: int = START_MS) -> None:
-    with files.holding("events", partition):
+    with files.hold("events", partition):
         files.write("events", Span(LOG, partition, first, after), at_ms, table("events", [])[0])
 
 
@@ -268,7 +268,7 @@ def test_a_retry_reads_no_folder_through(world, monkeypatch, listed) -> None:
     listed.clear()
     world.send("events", click(2))
     with monkeypatch.context() as patched:
-        patched.setattr(LakeFiles, "holding", unavailable)
+        patched.setattr(LakeFiles, "hold", unavailable)
         with pytest.raises(UnavailableError):
             worker.step(0)
     with monkeypatch.context() as patched:
@@ -303,7 +303,7 @@ def test_a_start_reads_each_topic_through_once_at_most(world, listed) -> None:
 
 def test_a_position_is_known_after_an_interrupted_write(tmp_path, monkeypatch, listed) -> None:
     files = LakeFiles(tmp_path)
-    assert files.take("events", [0], LOG) == {}
+    assert files.acquire("events", [0], LOG) == {}
     written(files, 0, 5)
     with monkeypatch.context() as patched:
         patched.setattr(pq, "write_table", full)
@@ -311,14 +311,14 @@ def test_a_position_is_known_after_an_interrupted_write(tmp_path, monkeypatch, l
             with pytest.raises(OSError, match="no space"):
                 written(files, 5, after)
     listed.clear()
-    assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: 5}
+    assert LakeFiles(tmp_path).acquire("events", [0], LOG) == {0: 5}
     assert listed == []
 
 
 @pytest.mark.parametrize("files_before", range(3))
 def test_a_file_that_nobody_lived_to_tell_of_counts(files_before, tmp_path, monkeypatch) -> None:
     files, whole = LakeFiles(tmp_path), lake_files.write_parquet
-    files.take("events", [0], LOG)
+    files.acquire("events", [0], LOG)
     for first in range(files_before):
         written(files, first, first + 1)
 
@@ -330,7 +330,7 @@ def test_a_file_that_nobody_lived_to_tell_of_counts(files_before, tmp_path, monk
         patched.setattr(lake_files, "write_parquet", killed_after)
         with pytest.raises(KeyboardInterrupt):
             written(files, files_before, files_before + 1)
-    assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: files_before + 1}
+    assert LakeFiles(tmp_path).acquire("events", [0], LOG) == {0: files_before + 1}
 
 
 NOTES = [b"", b"\n", b"\n\n", b"\n\xff\x00/\n../../x", b"\n" + b"date=x/" * 900]
@@ -339,7 +339,7 @@ NOTES = [b"", b"\n", b"\n\n", b"\n\xff\x00/\n../../x", b"\n" + b"date=x/" * 900]
 @pytest.mark.parametrize("note", NOTES)
 def test_files_decide_where_a_partition_continues(note, tmp_path) -> None:
     files = LakeFiles(tmp_path)
-    files.take("events", [0, 1], LOG)
+    files.acquire("events", [0, 1], LOG)
     written(files, 0, 5)
     written(files, 5, 9)
     written(files, 3, 4, partition=1)
@@ -347,24 +347,24 @@ def test_files_decide_where_a_partition_continues(note, tmp_path) -> None:
     writer = tmp_path / ".writers" / "events-0"
     whole = writer.read_bytes()
     writer.write_bytes(whole[:32] + note)
-    assert LakeFiles(tmp_path).take("events", [0, 1, 2], LOG) == {0: 9, 1: 4}
+    assert LakeFiles(tmp_path).acquire("events", [0, 1, 2], LOG) == {0: 9, 1: 4}
     writer.write_bytes(whole[:32] + b"\n\n" + str(other.relative_to(tmp_path / "events")).encode())
-    assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: 9}  # it is of another partition
+    assert LakeFiles(tmp_path).acquire("events", [0], LOG) == {0: 9}  # it is of another partition
     writer.write_bytes(whole)
-    assert LakeFiles(tmp_path).take("events", [0], "ffffffff") == {}
+    assert LakeFiles(tmp_path).acquire("events", [0], "ffffffff") == {}
     newest.unlink()  # somebody wants it written again
-    assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: 5}
+    assert LakeFiles(tmp_path).acquire("events", [0], LOG) == {0: 5}
 
 
 def test_a_clock_that_went_back_hides_no_file(tmp_path) -> None:
     for noted in (True, False):
         files = LakeFiles(tmp_path)
-        first = files.take("events", [0], LOG).get(0, 0)
+        first = files.acquire("events", [0], LOG).get(0, 0)
         written(files, first, first + 5, at_ms=START_MS + 48 * HOUR_MS)
         written(files, first + 5, first + 9)
         if not noted:
             (tmp_path / ".writers" / "events-0").unlink()
-        assert LakeFiles(tmp_path).take("events", [0], LOG) == {0: first + 9}
+        assert LakeFiles(tmp_path).acquire("events", [0], LOG) == {0: first + 9}
 
 
 def test_records_of_a_confirmed_log_are_written_without_broker(world) -> None:

@@ -12,7 +12,7 @@ from support.small_shop import START_MS, Caller, Shop, ids
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryLogAdmin
 from services.errors import UnavailableError
 from services.messages.events import ITEM_FIELDS, ITEMS, ItemChanged, encode
-from services.ports.catalogue import Imported, OverlayPosition
+from services.ports.catalogue import CatalogueProvenance, OverlayPosition
 from services.recommend.catalogue_sync import BATCH, IDLE_S, ItemsFollower
 from services.recommend.snapshot.item_changes import shown, standing
 
@@ -54,7 +54,7 @@ def meaning(held: dict[str, ItemChanged]) -> dict[str, tuple]:
 
 @given(ANY, st.integers(0, 12))
 def test_a_compacted_log_means_what_the_whole_one_means(rows: list[dict], as_of_ms: int) -> None:
-    changes, imported = timed(rows), Imported(as_of_ms, frozenset({"title", "price"}))
+    changes, imported = timed(rows), CatalogueProvenance(as_of_ms, frozenset({"title", "price"}))
     assert meaning(standing(compacted(changes), imported)) == meaning(standing(changes, imported))
 
 
@@ -68,7 +68,7 @@ def test_the_last_change_of_each_field_holds_without_import(rows: list[dict]) ->
             now = {}
         if not now.get("deleted"):
             expected[row["item_id"]] = {**now, **row}
-    held = standing(timed(rows), Imported())
+    held = standing(timed(rows), CatalogueProvenance())
     assert {item: now.deleted for item, now in held.items()} == {
         item: row.get("deleted", False) for item, row in expected.items()
     }
@@ -84,7 +84,7 @@ def test_what_is_deleted_stays_so_until_it_is_whole_again(
     """Whoever laid how much of the log when: a replica that goes on, one that starts, a compacted log."""
     partial = [row for row in after if not row.get("deleted") and not WHOLE.keys() <= row.keys()]
     rows = [*before, {"item_id": "a", "deleted": True}, *partial]
-    imported = Imported(min(as_of_ms, len(before)), frozenset({"title", "price"}))
+    imported = CatalogueProvenance(min(as_of_ms, len(before)), frozenset({"title", "price"}))
     for changes in (timed(rows), compacted(timed(rows))):
         assert standing(changes, imported)["a"].deleted
     back = timed([*rows, {"item_id": "a", **WHOLE}])
@@ -95,21 +95,21 @@ def test_what_is_deleted_stays_so_until_it_is_whole_again(
 
 @given(ANY)
 def test_an_import_that_knows_all_leaves_nothing_of_older_changes(rows: list[dict]) -> None:
-    held = standing(timed(rows), Imported(len(rows), frozenset(ITEM_FIELDS)))
+    held = standing(timed(rows), CatalogueProvenance(len(rows), frozenset(ITEM_FIELDS)))
     assert not any(now.deleted or shown(now) for now in held.values())
     assert all(getattr(now, name) is None for now in held.values() for name in ITEM_FIELDS)
 
 
 def test_an_older_change_holds_in_fields_the_file_lacks() -> None:
     changes = timed([{"item_id": "a", "price": 2.0, "stock": 0}, {"item_id": "a", "price": 3.0}])
-    held = standing(changes, Imported(1, frozenset({"title", "price"})))["a"]
+    held = standing(changes, CatalogueProvenance(1, frozenset({"title", "price"})))["a"]
     assert (held.price, held.stock) == (3.0, 0)
 
 
 def test_an_older_deletion_ends_and_restores_no_earlier_change() -> None:
     changes = timed([{"item_id": "a", "stock": 0}, {"item_id": "a", "deleted": True}])
-    assert standing(changes, Imported(2, frozenset({"title"}))) == {}
-    assert standing(changes, Imported(1, frozenset({"title"})))["a"].deleted
+    assert standing(changes, CatalogueProvenance(2, frozenset({"title"}))) == {}
+    assert standing(changes, CatalogueProvenance(1, frozenset({"title"})))["a"].deleted
 
 
 # ---- following ---------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_a_replica_keeps_its_catalogue_while_changes_are_reapplied(shop: Shop, c
     call.look()
     shop.overlay.forget()
     first = [ItemChanged(received_at=START_MS, item_id="i0", deleted=True)]
-    shop.overlay.lay(None, OverlayPosition(shop.broker.log_id, 1), first)
+    shop.overlay.apply(None, OverlayPosition(shop.broker.log_id, 1), first)
     call.look()
     assert ids(call.slate(n=1)) == ["i2"]
 
@@ -323,7 +323,7 @@ def test_without_broker_or_redis_a_look_waits_for_better_times(shop: Shop) -> No
 
 def imports(shop: Shop, version: str, as_of_ms: int, fields: frozenset[str]) -> None:
     shop.data.put(replace(shop.data.load("d1"), version=version))
-    shop.data.knows[version] = Imported(as_of_ms, fields)
+    shop.data.provenance[version] = CatalogueProvenance(as_of_ms, fields)
 
 
 def test_a_newer_import_is_not_overlaid_by_older_changes(shop: Shop, call: Caller) -> None:
@@ -349,7 +349,7 @@ def test_importing_the_same_data_again_counts_as_newer(shop: Shop, call: Caller)
     call.send("PATCH", "/items/i0", "admin", json={"price": 99.0})
     call.look()
     assert call.slate(n=1)["items"][0]["metadata"]["price"] == 99.0
-    shop.data.knows["d1"] = Imported(shop.now_ms + 1, frozenset(ITEM_FIELDS))
+    shop.data.provenance["d1"] = CatalogueProvenance(shop.now_ms + 1, frozenset(ITEM_FIELDS))
     call.look()
     assert call.slate(n=1)["items"][0]["metadata"]["price"] == 1.0
 

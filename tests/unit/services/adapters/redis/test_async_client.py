@@ -8,7 +8,7 @@ import pytest
 import uvloop
 
 from services.adapters.redis import async_client
-from services.adapters.redis.async_client import RedisLane, pack
+from services.adapters.redis.async_client import AsyncRedisClient, pack
 from services.errors import UnavailableError
 
 
@@ -25,7 +25,7 @@ def test_a_connect_failing_after_its_request_is_not_reported(
     async def scene() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
-        lane = RedisLane(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 0.01)
+        lane = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 0.01)
         with pytest.raises(UnavailableError):
             await lane.request(pack(("PING",)), 1)
         await asyncio.sleep(0.2)  # the dial fails by itself
@@ -55,7 +55,7 @@ def test_requests_of_one_loop_turn_are_sent_together() -> None:
 
     async def scene() -> None:
         server = await asyncio.start_server(answering, "127.0.0.1", 0)
-        lane = RedisLane(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
+        lane = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
         await lane.request(pack(("PING",)), 1)
         answers = await asyncio.gather(*(lane.request(pack(("PING",)), 1) for _ in range(20)))
         assert answers == [["PONG"]] * 20 or answers == [[b"PONG"]] * 20
@@ -77,7 +77,7 @@ def test_closing_within_a_requests_turn_fails_it_silently() -> None:
     async def scene() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         server = await asyncio.start_server(pong, "127.0.0.1", 0)
-        lane = RedisLane(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
+        lane = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
         await lane.request(pack(("PING",)), 1)
         asking = asyncio.ensure_future(lane.request(pack(("PING",)), 1))
         asyncio.get_running_loop().call_soon(lane.close)
