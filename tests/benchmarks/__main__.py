@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks import bandit_worker, freshness, materialising, memory, serving, world
-from tests.benchmarks.stage import Stage, stage
+from tests.benchmarks.installation import BenchmarkInstallation, prepared
 
 RESULTS = Path("bench-results")
 
 
-def counting(stage: Stage, effort: serving.Effort, say: Callable[[str], None]) -> dict[str, Any]:
-    """The bandit worker against a bare consumer; it needs nothing of the stage."""
+def counting(
+    installation: BenchmarkInstallation, effort: serving.Effort, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The bandit worker against a bare consumer; it needs nothing of the installation."""
     runs = [bandit_worker.measure() for _ in range(effort.runs)]
     for run in runs:
         say(f"bandit worker: {run['worker_per_s']} records/s; bare consumer: {run['bare_per_s']}")
@@ -97,7 +99,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(at: Stage, said: argparse.Namespace, console: Console) -> dict[str, Any]:
+def run(at: BenchmarkInstallation, said: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Every section."""
     effort = serving.Effort(tuple(said.connections), said.runs, said.seconds)
     before = machine()
@@ -107,13 +109,13 @@ def run(at: Stage, said: argparse.Namespace, console: Console) -> dict[str, Any]
 
 
 def main() -> None:
-    """Prepare the stage, measure, report."""
+    """Prepare the installation, measure, report."""
     said, console = arguments(), Console()
     with tempfile.TemporaryDirectory(prefix="ringside-bench-") as temporary:
         home = said.home or Path(temporary)
         home.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        with console.status("preparing data, model and features"), stage(home) as at:
+        with console.status("preparing data, model and features"), prepared(home) as at:
             console.print(f"prepared in {time.monotonic() - began:.0f} s: {at.source}, {len(at.users)} users")
             found = run(at, said, console)
     if "serving" in found:

@@ -4,7 +4,7 @@
 encoder
 and exposure write as Ringside. *bare*: the same with the user's row in a dict instead of Feast.
 `python -m tests.benchmarks.baseline plain|bare <port> <folder>`; the folder holds vectors and rows
-(stage.py).
+(installation.py).
 """
 
 import sys

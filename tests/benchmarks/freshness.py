@@ -8,28 +8,31 @@ from typing import Any
 import httpx
 import numpy as np
 
+from services.local_servers.process import free_port
+from tests.benchmarks.installation import BenchmarkInstallation
 from tests.benchmarks.serving import Effort
-from tests.benchmarks.stage import Stage, port
 
 CLICKS = 200
 PATIENCE_S = 3.0
 PAUSE_S = 0.002  # between two looks at the slate: the resolution of what is measured
 
 
-def measure(stage: Stage, effort: Effort, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    installation: BenchmarkInstallation, effort: Effort, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Percentiles over users who each click one item that nobody recommended to them."""
-    at = port()
-    with stage.recommend(at), stage.worker("activity"), _client(stage, at) as client:
-        _until_read(client, stage.users[-1])
-        delays_ms = [_delay_ms(client, user) for user in stage.users[:CLICKS]]
+    at = free_port()
+    with installation.recommend(at), installation.worker("activity"), _client(installation, at) as client:
+        _until_read(client, installation.users[-1])
+        delays_ms = [_delay_ms(client, user) for user in installation.users[:CLICKS]]
     changed = [delay for delay in delays_ms if delay is not None]
     p50, p99 = np.percentile(changed, [50, 99])
     say(f"click to changed slate: p50 {p50:.0f} ms, p99 {p99:.0f} ms, {len(changed)} of {CLICKS} changed")
     return {"clicks": CLICKS, "changed": len(changed), "p50_ms": p50, "p99_ms": p99, "max_ms": max(changed)}
 
 
-def _client(stage: Stage, at: int) -> httpx.Client:
-    headers = {"X-API-Key": stage.keys["storefront"]}
+def _client(installation: BenchmarkInstallation, at: int) -> httpx.Client:
+    headers = {"X-API-Key": installation.keys["storefront"]}
     return httpx.Client(base_url=f"http://127.0.0.1:{at}", headers=headers, timeout=10)
 
 

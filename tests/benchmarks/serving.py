@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.benchmarks.stage import Stage, cpu_s, port, resident_mib
+from services.local_servers.process import free_port
+from tests.benchmarks.installation import BenchmarkInstallation, cpu_s, resident_mib
 
 CONTENDERS = ("ringside", "plain", "bare")
 
@@ -26,16 +27,18 @@ class Effort:
     core: int = 1
 
 
-def measure(stage: Stage, effort: Effort, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    installation: BenchmarkInstallation, effort: Effort, say: Callable[[str], None]
+) -> dict[str, Any]:
     """All contenders one after another, each alone on the machine; runs of one contender follow each
     other."""
     found: dict[str, Any] = {}
     for name in CONTENDERS:
-        at = port()
-        with contender(stage, name, at) as process:
+        at = free_port()
+        with contender(installation, name, at) as process:
             rows = {}
             for connections in effort.connections:
-                runs = [run(stage, process, at, connections, effort) for _ in range(effort.runs)]
+                runs = [run(installation, process, at, connections, effort) for _ in range(effort.runs)]
                 row = rows[str(connections)] = {**summary(runs), "runs": runs}
                 say(f"{name:<9} {connections:>2} connections: {row['rps']['median']:.0f} rps")
             found[name] = {"by_connections": rows, "resident_mib": resident_mib(process)}
@@ -44,28 +47,34 @@ def measure(stage: Stage, effort: Effort, say: Callable[[str], None]) -> dict[st
     return found
 
 
-def contender(stage: Stage, name: str, at: int) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def contender(
+    installation: BenchmarkInstallation, name: str, at: int
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """The process of one contender."""
-    return stage.recommend(at) if name == "ringside" else stage.baseline(name, at)
+    return installation.recommend(at) if name == "ringside" else installation.baseline(name, at)
 
 
 def run(
-    stage: Stage, process: subprocess.Popen[bytes], at: int, connections: int, effort: Effort
+    installation: BenchmarkInstallation,
+    process: subprocess.Popen[bytes],
+    at: int,
+    connections: int,
+    effort: Effort,
 ) -> dict[str, Any]:
     """One run, with the processor time that the server spent on a request: the number that a busy machine
     disturbs least."""
     before = cpu_s(process)
-    found = load(stage, at, connections, effort)
+    found = load(installation, at, connections, effort)
     return {**found, "cpu_us": (cpu_s(process) - before) / found["answered"] * 1e6}
 
 
-def load(stage: Stage, at: int, connections: int, effort: Effort) -> dict[str, Any]:
+def load(installation: BenchmarkInstallation, at: int, connections: int, effort: Effort) -> dict[str, Any]:
     """One run of the load generator."""
     order = {
         "port": at,
         "core": effort.core,
-        "key": stage.keys["storefront"],
-        "paths": [f"/recommend?user_id={user}&session_id=s-{user}&n=10" for user in stage.users],
+        "key": installation.keys["storefront"],
+        "paths": [f"/recommend?user_id={user}&session_id=s-{user}&n=10" for user in installation.users],
         "connections": connections,
         "warm_s": effort.warm_s,
         "seconds": effort.seconds,

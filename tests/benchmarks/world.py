@@ -8,15 +8,17 @@ import numpy as np
 
 from experiments.simulation.click_model import Visits, clicks
 from experiments.simulation.synthetic_shop import synthetic_shop
+from tests.benchmarks.installation import BenchmarkInstallation
 from tests.benchmarks.serving import Effort
-from tests.benchmarks.stage import Stage
 
 SHOPPERS = 200_000
 NOW_S = 1_790_000_000.0
 
 
-def measure(stage: Stage, effort: Effort, say: Callable[[str], None]) -> dict[str, Any]:
-    """Decisions a second, one per run; it needs nothing of the stage."""
+def measure(
+    installation: BenchmarkInstallation, effort: Effort, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Decisions a second, one per run; it needs nothing of the installation."""
     shop = synthetic_shop(seed=7, n_items=3_000, n_shoppers=2_000)
     rng = np.random.default_rng(1)
     sessions = rng.integers(2**63, size=SHOPPERS).astype(np.uint64)

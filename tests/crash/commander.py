@@ -13,7 +13,7 @@ from experiments.lifecycle.fold import Decision
 from services import bootstrap
 from services.control.decide import decide
 from services.errors import BadInputError, UnavailableError
-from tests.crash.site import Site
+from tests.crash.installation import CrashInstallation
 
 EVERY_S = 4.0
 KEPT = 3  # live challengers
@@ -24,7 +24,7 @@ class Operator:
     """`start`, then `run` in a thread until `stop` is set. A command whose connection broke is looked up, not
     repeated."""
 
-    def __init__(self, site: Site):
+    def __init__(self, site: CrashInstallation):
         self._site = site
         self._rng = random.Random(site.scenario.seed + 77)
         self._http = httpx.Client(

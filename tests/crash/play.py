@@ -20,10 +20,10 @@ from services.messages import events
 from tests.crash.children import call
 from tests.crash.commander import Operator
 from tests.crash.dump import dump
+from tests.crash.installation import CrashInstallation, opened, servers
 from tests.crash.proofs import Finding, Found, online_rows, prove
 from tests.crash.schedule import Scenario
 from tests.crash.shoppers import Crowd, Seen
-from tests.crash.site import Site, opened, servers
 from tests.crash.supervisor import Supervisor, Told
 
 Pair = tuple[str, int]
@@ -81,7 +81,7 @@ def play(scenario: Scenario, folder: Path, kafka: str | None = None, redis_url: 
     return outcome
 
 
-def under_fire(site: Site, supervisor: Supervisor, operator: Operator) -> Seen:
+def under_fire(site: CrashInstallation, supervisor: Supervisor, operator: Operator) -> Seen:
     """Traffic, commands and faults until every fault of the schedule has happened, and all is quiet again."""
     supervisor.start()
     wait_for(lambda: answering(site), UNTIL_S)
@@ -115,7 +115,7 @@ def under_fire(site: Site, supervisor: Supervisor, operator: Operator) -> Seen:
     return crowd.seen
 
 
-def left(site: Site, seen: Seen, supervisor: Supervisor) -> Found:
+def left(site: CrashInstallation, seen: Seen, supervisor: Supervisor) -> Found:
     """Wait until everything has matured and has reached lake and online rows, let nobody decide any more,
     then look."""
     for behind in (uncounted, unwritten, unpushed):
@@ -142,7 +142,7 @@ def wait_for(complaint: Callable[[], str], until_s: float) -> None:
         time.sleep(LOOK_S)
 
 
-def ends_of(site: Site) -> dict[Pair, int]:
+def ends_of(site: CrashInstallation) -> dict[Pair, int]:
     """Offset after the last record of both logs, by (topic, partition)."""
     logs = bootstrap.consumer(site.settings)
     try:
@@ -151,7 +151,7 @@ def ends_of(site: Site) -> dict[Pair, int]:
         logs.close()
 
 
-def uncounted(site: Site, ends: Mapping[Pair, int]) -> str:
+def uncounted(site: CrashInstallation, ends: Mapping[Pair, int]) -> str:
     """Partitions of which the stored positions have not reached the end."""
     with connected(site) as client:
         at = {p: client.get(f"{{bandit:{p}}}:positions") for p in range(site.scenario.partitions)}
@@ -161,7 +161,7 @@ def uncounted(site: Site, ends: Mapping[Pair, int]) -> str:
     return behind("not counted", positions, ends)
 
 
-def unwritten(site: Site, ends: Mapping[Pair, int]) -> str:
+def unwritten(site: CrashInstallation, ends: Mapping[Pair, int]) -> str:
     """Partitions of which no file reaches the end."""
     positions: dict[Pair, int] = {}
     for topic in LOGS:
@@ -171,7 +171,7 @@ def unwritten(site: Site, ends: Mapping[Pair, int]) -> str:
     return behind("not in the lake", positions, ends)
 
 
-def unpushed(site: Site, ends: Mapping[Pair, int]) -> str:
+def unpushed(site: CrashInstallation, ends: Mapping[Pair, int]) -> str:
     """Partitions of events that the activity worker has not read to the end."""
     with connected(site) as client:
         saved: dict[str, str] = {}
@@ -190,14 +190,14 @@ def behind(what: str, positions: Mapping[Pair, int], ends: Mapping[Pair, int]) -
     return f"{what}: {open_}" if open_ else ""
 
 
-def unvouched(site: Site) -> str:
+def unvouched(site: CrashInstallation) -> str:
     """Whether pins that Redis forgot are still being put back, so that nobody counts."""
     with connected(site) as client:
         there = client.exists(complete_key(f"{site.settings.experiment}|"))
     return "" if there else "pins are missing"
 
 
-def lagging(site: Site) -> str:
+def lagging(site: CrashInstallation) -> str:
     """Replicas that don't serve the newest revision yet."""
     newest = state_of(site).revision
     beats = bootstrap.state_cache(site.settings).heartbeats()
@@ -205,13 +205,13 @@ def lagging(site: Site) -> str:
     return f"{slow} of revision {newest}" if slow or len(beats) != site.scenario.members else ""
 
 
-def served(site: Site) -> str:
+def served(site: CrashInstallation) -> str:
     """Whether all replicas report the champion's model."""
     beats = bootstrap.state_cache(site.settings).heartbeats()
     return "" if len([b for b in beats if b.loaded]) >= site.scenario.members else f"replicas: {beats}"
 
 
-def answering(site: Site) -> str:
+def answering(site: CrashInstallation) -> str:
     """Whether the recommend service is ready."""
     try:
         status = httpx.get(f"{site.url}/health/ready", timeout=5).status_code
@@ -220,7 +220,7 @@ def answering(site: Site) -> str:
     return "" if status == 200 else f"/health/ready: {status}"
 
 
-def state_of(site: Site) -> Experiment:
+def state_of(site: CrashInstallation) -> Experiment:
     """As cached."""
     state = bootstrap.state_cache(site.settings).get(site.settings.experiment)
     assert state is not None, "no state is cached"
@@ -239,7 +239,7 @@ def short_lived(operator: Operator, seen: Seen, versions: int) -> bool:
     return max(lived) <= versions
 
 
-def connected(site: Site) -> redis.Redis:
+def connected(site: CrashInstallation) -> redis.Redis:
     """A plain client."""
     return redis.Redis.from_url(site.settings.redis_url, decode_responses=True)
 

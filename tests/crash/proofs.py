@@ -14,8 +14,8 @@ import redis
 from experiments.lifecycle.fold import Decision, Experiment, fold, retraining_request
 from services.messages import events
 from services.ports.state import Heartbeat
+from tests.crash.installation import CrashInstallation
 from tests.crash.shoppers import Seen
-from tests.crash.site import Site
 
 HERE = Path(__file__).parent
 NAMED = 5  # differences told by name
@@ -46,7 +46,7 @@ class Found:
     """What is left of a run. `raw`: folder with the dumped topics; `cached`: the state in Redis; `rows`:
     online activity by user; `beats`: heartbeats of the replicas."""
 
-    site: Site
+    site: CrashInstallation
     seen: Seen
     raw: Path
     cached: Experiment | None
@@ -105,7 +105,7 @@ def opened(found: Found, source: str) -> duckdb.DuckDBPyConnection:
     return base
 
 
-def stored_sums(site: Site) -> dict[tuple[int, str], int]:
+def stored_sums(site: CrashInstallation) -> dict[tuple[int, str], int]:
     """(partition, field) -> count, as they lie in Redis, zeros left out."""
     client = redis.Redis.from_url(site.settings.redis_url, decode_responses=True)
     found = {}

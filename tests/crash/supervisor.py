@@ -10,9 +10,9 @@ import redis
 
 from services.local_servers.kafka import LocalKafka
 from tests.crash.children import Child
+from tests.crash.installation import CrashInstallation
 from tests.crash.instants import DISARMED, HANGING, INSTANTS, hanging
 from tests.crash.schedule import KINDS, Blow, Fault, blows, schedule
-from tests.crash.site import Site
 
 LOOK_S = 0.02
 PATIENCE_S = 12.0  # for an instant to come; then the kill is from outside
@@ -45,7 +45,7 @@ class _Due:
 class Supervisor:
     """Two threads' meeting point: `run` works in its own thread until every fault has happened."""
 
-    def __init__(self, site: Site, broker: LocalKafka | None = None):
+    def __init__(self, site: CrashInstallation, broker: LocalKafka | None = None):
         self.site = site
         self._broker = broker
         self.told = Told()
@@ -215,7 +215,7 @@ class Supervisor:
         self._open.append(_Due(child, due.fault, self._now_s + due.fault.for_s, "starts"))
 
 
-def cast_of(site: Site) -> list[Child]:
+def cast_of(site: CrashInstallation) -> list[Child]:
     """`members` of each kind, one trainer."""
     children = []
     for kind in KINDS:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
-from support.disk_installation import installed
+from support.real_installation import install
+
+from services.settings import Settings
 
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(home folder, model version)."""
     home = tmp_path_factory.mktemp("installation")
-    return home, installed(home)
+    return home, install(Settings(home=home))

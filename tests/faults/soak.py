@@ -17,7 +17,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from support.disk_installation import STOREFRONT, Service, installed, serving, settings_of  # noqa: E402
+from support.real_installation import STOREFRONT, RecommendService, install, serving, settings_of  # noqa: E402
 
 from services.client.client import Client  # noqa: E402
 from services.local_servers.embedded_kafka import EmbeddedBroker  # noqa: E402
@@ -31,7 +31,7 @@ USERS = 20_000  # more than any memory of users holds
 GROWTH = {"rss_mib": 20.0, "fds": 4, "threads": 8, "tasks": 4}
 
 
-def sample(service: Service, began_s: float) -> dict[str, float]:
+def sample(service: RecommendService, began_s: float) -> dict[str, float]:
     """What the process holds now."""
     process = psutil.Process(service.process.pid)
     text = service.client.get("/metrics").text
@@ -45,7 +45,7 @@ def sample(service: Service, began_s: float) -> dict[str, float]:
     }
 
 
-def reporting(service: Service, stopped: threading.Event) -> None:
+def reporting(service: RecommendService, stopped: threading.Event) -> None:
     """A storefront that records events all the time."""
     shop = Client(f"http://127.0.0.1:{service.port}", STOREFRONT)
     delivering = threading.Thread(target=shop.deliver_until, args=(stopped,))
@@ -59,7 +59,7 @@ def reporting(service: Service, stopped: threading.Event) -> None:
     shop.close()
 
 
-def soaked(service: Service, seconds: float, rate: float) -> dict[str, Any]:
+def soaked(service: RecommendService, seconds: float, rate: float) -> dict[str, Any]:
     """Samples over time, and what the generator saw."""
     paths = [f"/recommend?user_id=u{at}&session_id=s{at}&n=10" for at in range(USERS)]
     order = {"port": service.port, "key": STOREFRONT, "paths": paths, "rate": rate, "warm_s": 2}
@@ -103,7 +103,7 @@ def main(seconds: float = 600.0, rate: float = 300.0) -> int:
         EmbeddedBroker(Settings().kafka_partitions) as broker,
     ):
         home = Path(folder)
-        model = installed(home)
+        model = install(Settings(home=home))
         settings = settings_of(home, redis_url=redis.url, kafka_bootstrap=broker.bootstrap)
         with serving(settings) as service:
             service.start_experiment(model)

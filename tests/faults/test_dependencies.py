@@ -5,23 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.disk_installation import Service, serving
-from support.faulty_installation import BOTH, Site, check, recovered, suffered
+from support.proxied_servers import BOTH, ProxiedServers, check, recovered, suffered
+from support.real_installation import RecommendService, serving
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+def site() -> Iterator[ProxiedServers]:
     from services.local_servers.embedded_kafka import EmbeddedBroker
     from services.local_servers.redis import EmbeddedRedis
 
     with EmbeddedRedis() as redis, EmbeddedBroker(partitions=4) as broker:
-        site = Site(redis, broker)
+        site = ProxiedServers(redis, broker)
         yield site
         site.close()
 
 
 @pytest.fixture(scope="module")
-def service(installation: tuple[Path, str], site: Site) -> Iterator[Service]:
+def service(installation: tuple[Path, str], site: ProxiedServers) -> Iterator[RecommendService]:
     home, model = installation
     with serving(site.settings(home, drain_s=0.5)) as service:
         service.start_experiment(model)
@@ -40,12 +40,14 @@ def service(installation: tuple[Path, str], site: Site) -> Iterator[Service]:
     ],
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
-def test_a_fault_while_running(site: Site, service: Service, names: tuple[str, ...], how: str) -> None:
+def test_a_fault_while_running(
+    site: ProxiedServers, service: RecommendService, names: tuple[str, ...], how: str
+) -> None:
     row = suffered(site, service, names, how)
     check(row, names, how)
 
 
-def test_the_kill_switch_works_while_both_are_dead(site: Site, service: Service) -> None:
+def test_the_kill_switch_works_while_both_are_dead(site: ProxiedServers, service: RecommendService) -> None:
     site.fault(BOTH, "refused")
     assert service.client.post("/champion-only", json={"on": True}).status_code == 200
     answer = service.slate()

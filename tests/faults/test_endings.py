@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.disk_installation import STOREFRONT, Service, serving
-from support.faulty_installation import Site, exposed
 from support.http_shoppers import Crowd, Seen, grown
+from support.proxied_servers import ProxiedServers, exposed
+from support.real_installation import STOREFRONT, RecommendService, serving
 
 from services.adapters.kafka.producer import LINGER_S
 
@@ -16,17 +16,17 @@ SLACK_S = 1.0  # the producer's thread and the broker, on a machine with other w
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+def site() -> Iterator[ProxiedServers]:
     from services.local_servers.embedded_kafka import EmbeddedBroker
     from services.local_servers.redis import EmbeddedRedis
 
     with EmbeddedRedis() as redis, EmbeddedBroker(partitions=4) as broker:
-        site = Site(redis, broker)
+        site = ProxiedServers(redis, broker)
         yield site
         site.close()
 
 
-def ended(service: Service, how: str) -> tuple[Seen, float]:
+def ended(service: RecommendService, how: str) -> tuple[Seen, float]:
     """What shoppers saw of a service that ends while they shop, and when it was told to."""
 
     async def story() -> tuple[Seen, float]:
@@ -40,7 +40,9 @@ def ended(service: Service, how: str) -> tuple[Seen, float]:
     return asyncio.run(story())
 
 
-def test_sigterm_loses_no_exposure_of_an_answered_slate(installation: tuple[Path, str], site: Site) -> None:
+def test_sigterm_loses_no_exposure_of_an_answered_slate(
+    installation: tuple[Path, str], site: ProxiedServers
+) -> None:
     with serving(site.settings(installation[0])) as service:
         site.fault(["broker"], "slow")  # what is answered last is not in the log when the signal comes
         seen, told_s = ended(service, "terminate")
@@ -53,7 +55,7 @@ def test_sigterm_loses_no_exposure_of_an_answered_slate(installation: tuple[Path
 @pytest.mark.slow
 @pytest.mark.alone
 def test_sigkill_loses_at_most_what_was_answered_within_the_linger(
-    installation: tuple[Path, str], site: Site
+    installation: tuple[Path, str], site: ProxiedServers
 ) -> None:
     with serving(site.settings(installation[0])) as service:
         seen, told_s = ended(service, "kill")

@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.disk_installation import ADMIN, RINGSIDE, STOREFRONT, Service, environment, serving, settings_of
 from support.http_shoppers import Connection, Crowd, grown
+from support.real_installation import (
+    ADMIN,
+    RINGSIDE,
+    STOREFRONT,
+    RecommendService,
+    environment,
+    serving,
+    settings_of,
+)
 from support.waiting import until
 
 WORKERS = 2
 
 
 @pytest.fixture
-def service(installation: tuple[Path, str], redis_server: Any, embedded_broker: Any) -> Iterator[Service]:
+def service(
+    installation: tuple[Path, str], redis_server: Any, embedded_broker: Any
+) -> Iterator[RecommendService]:
     home, model = installation
     settings = settings_of(
         home,
@@ -32,7 +42,7 @@ def service(installation: tuple[Path, str], redis_server: Any, embedded_broker: 
         yield service
 
 
-def test_a_client_that_repeats_once_survives_killed_workers(service: Service) -> None:
+def test_a_client_that_repeats_once_survives_killed_workers(service: RecommendService) -> None:
     async def story() -> Any:
         async with Crowd(service.port, STOREFRONT, size=12, repeats=1) as seen:
             for _ in range(3):
@@ -48,7 +58,7 @@ def test_a_client_that_repeats_once_survives_killed_workers(service: Service) ->
     assert seen.broken > 0  # the kills were felt; else this test shows nothing
 
 
-def test_a_reload_under_load_loses_no_request(service: Service) -> None:
+def test_a_reload_under_load_loses_no_request(service: RecommendService) -> None:
     before = {worker.pid for worker in service.workers()}
 
     async def story() -> Any:
@@ -67,14 +77,14 @@ def test_a_reload_under_load_loses_no_request(service: Service) -> None:
     assert not before & after
 
 
-def test_workers_share_new_connections_and_leave_with_their_supervisor(service: Service) -> None:
+def test_workers_share_new_connections_and_leave_with_their_supervisor(service: RecommendService) -> None:
     until(lambda: len(asyncio.run(replicas(service))) == WORKERS)
     workers = service.workers()
     service.process.kill()
     until(lambda: not any(worker.is_running() for worker in workers))
 
 
-async def replicas(service: Service) -> set[str]:
+async def replicas(service: RecommendService) -> set[str]:
     """Who answers connections that are opened at once."""
     connections = [Connection(service.port, ADMIN["X-API-Key"]) for _ in range(40)]
     answers = await asyncio.gather(*(one.ask("/health/ready") for one in connections))
@@ -92,7 +102,7 @@ def test_nobody_to_reload_is_said(installation: tuple[Path, str]) -> None:
     assert b"recommend_workers" in done.stderr
 
 
-def command(service: Service, *options: str) -> subprocess.CompletedProcess[bytes]:
+def command(service: RecommendService, *options: str) -> subprocess.CompletedProcess[bytes]:
     """`ringside recommend …` beside the service."""
     return subprocess.run(
         [RINGSIDE, "recommend", *options], env=environment(service.settings), capture_output=True

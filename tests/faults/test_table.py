@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from support.disk_installation import STOREFRONT, Service, serving
-from support.faulty_installation import BOTH, Site, check, suffered
+from support.proxied_servers import BOTH, ProxiedServers, check, suffered
+from support.real_installation import STOREFRONT, RecommendService, serving
 from support.waiting import ready, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1_200)]
@@ -22,7 +22,7 @@ BOUND_MS = 2_000  # of accepted requests at 3 × capacity; without shedding they
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedServers]:
     """On Apache Kafka where there is Java, else on the embedded broker."""
     from services.local_servers.embedded_kafka import EmbeddedBroker
     from services.local_servers.kafka import LocalKafka
@@ -35,12 +35,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ):
         if real:
             broker.create_topics()
-        site = Site(redis, broker)
+        site = ProxiedServers(redis, broker)
         yield site
         site.close()
 
 
-def test_every_fault(installation: tuple[Path, str], site: Site) -> None:
+def test_every_fault(installation: tuple[Path, str], site: ProxiedServers) -> None:
     home, model = installation
     settings = site.settings(home, drain_s=0.5)
     rows: list[Any] = []
@@ -65,7 +65,7 @@ def line(row: dict[str, Any]) -> str:
     return " | ".join(str(cell) for cell in (*cells, row["events"], row["recovery_s"], row["delivery_s"]))
 
 
-def test_three_times_what_can_be_answered(installation: tuple[Path, str], site: Site) -> None:
+def test_three_times_what_can_be_answered(installation: tuple[Path, str], site: ProxiedServers) -> None:
     with serving(site.settings(installation[0], redis_deadline_ms=1_000)) as service:
         until(lambda: service.slate()["degraded"] is None)
         capacity = closed_loop(service)
@@ -82,19 +82,19 @@ def test_three_times_what_can_be_answered(installation: tuple[Path, str], site: 
     assert grown_mib < LARGEST_GROWTH_MIB
 
 
-def order(service: Service, **more: Any) -> str:
+def order(service: RecommendService, **more: Any) -> str:
     """What a load generator is told."""
     paths = [f"/recommend?user_id=u{at}&session_id=s{at}&n=100" for at in range(2_000)]
     return json.dumps({"port": service.port, "key": STOREFRONT, "paths": paths, **more})
 
 
-def closed_loop(service: Service) -> Any:
+def closed_loop(service: RecommendService) -> Any:
     """Capacity: 32 connections that ask again as soon as they are answered."""
     sent = order(service, core=1, connections=32, warm_s=1, seconds=4)
     return generated(["-m", "tests.benchmarks.load"], sent)
 
 
-def open_loop(service: Service, **more: Any) -> Any:
+def open_loop(service: RecommendService, **more: Any) -> Any:
     """Requests that start when they are due."""
     return generated(
         [str(Path(__file__).parents[1] / "support" / "open_loop.py")], order(service, warm_s=2, **more)

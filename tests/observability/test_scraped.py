@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from support.real_installation import PROCESSES, RealInstallation, fit_popularity, running_installation
 from support.scraping import Samples, names, value
-from support.watched_installation import COMMANDS, WatchedSite, fitted, until, watched_site
+from support.waiting import until
 
 from experiments.lifecycle import commands
 from services import bootstrap
@@ -34,13 +35,13 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def site(_redis_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedSite]:
-    with watched_site(tmp_path_factory.mktemp("watched")) as running:
+def site(_redis_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealInstallation]:
+    with running_installation(tmp_path_factory.mktemp("installation")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def story(site: WatchedSite) -> "Story":
+def story(site: RealInstallation) -> "Story":
     story = Story(site, site.scrape())
     for happens in (_opens, _shops, _rubbish, _rolls_back, _retrains, _switches, _redis_hangs, _broker_hangs):
         happens(site, story)
@@ -52,7 +53,7 @@ def story(site: WatchedSite) -> "Story":
 class Story:
     """What all processes said before anything happened, what they said last, and what moved in between."""
 
-    def __init__(self, site: WatchedSite, before: dict[str, Samples]):
+    def __init__(self, site: RealInstallation, before: dict[str, Samples]):
         self._site, self.before = site, before
         self.seen: dict[str, dict[Any, float]] = {process: {} for process in before}
         self._moved: set[str] = set()
@@ -74,16 +75,16 @@ class Story:
         return metric in self._moved
 
 
-def _opens(site: WatchedSite, story: "Story") -> None:
+def _opens(site: RealInstallation, story: "Story") -> None:
     first = bootstrap.model_store(site.settings).versions()[-1]
     site.command("start", model_version=first, arm="first")
     until(lambda: site.slate("probe")["arm"] == "first")
-    second = fitted(site.settings).model_version
+    second = fit_popularity(site.settings)
     site.command("enter", model_version=second, arm="second")
     until(lambda: _says(site, "decider", "ringside_arm_weight_ratio", arm="second") > 0)
 
 
-def _shops(site: WatchedSite, story: "Story") -> None:
+def _shops(site: RealInstallation, story: "Story") -> None:
     slates = {f"u{number}": site.slate(f"u{number}") for number in range(60)}
     for user, slate in slates.items():
         site.slate(user)
@@ -106,14 +107,14 @@ def _shops(site: WatchedSite, story: "Story") -> None:
     until(lambda: _says(site, "decider", "ringside_arm_units", arm="second"))
 
 
-def _says(site: WatchedSite, process: str, name: str, **labels: str) -> float:
+def _says(site: RealInstallation, process: str, name: str, **labels: str) -> float:
     try:
         return value(site.scrape(process)[process], name, **labels)
     except KeyError:
         return 0.0
 
 
-def _rubbish(site: WatchedSite, story: "Story") -> None:
+def _rubbish(site: RealInstallation, story: "Story") -> None:
     for topic in (EXPOSURES, EVENTS, ACTIVITY):
         site.raw(topic, b"{rubbish")
     site.raw(EVENTS, b'{"v": 9, "received_at": 1, "event_id": "e", "type": "click", "item_id": "i"}')
@@ -121,7 +122,7 @@ def _rubbish(site: WatchedSite, story: "Story") -> None:
         until(lambda: _says(site, process, "ringside_dead_letters_total", reason=reason))  # noqa: B023
 
 
-def _rolls_back(site: WatchedSite, story: "Story") -> None:
+def _rolls_back(site: RealInstallation, story: "Story") -> None:
     users = [f"u{number}" for number in range(60)]
     on_second = [user for user in users if site.slate(user)["arm"] == "second"]
     story.note("decider")  # while the race runs
@@ -153,7 +154,7 @@ def _decided(log: Any, make: Any, *arguments: Any) -> bool:
     return True
 
 
-def _retrains(site: WatchedSite, story: "Story") -> None:
+def _retrains(site: RealInstallation, story: "Story") -> None:
     log = bootstrap.decision_log(site.settings)
     until(lambda: _decided(log, commands.retrain, "first", "a test wants it"))
     until(lambda: _says(site, "decider", "ringside_retrain_pending"))
@@ -161,14 +162,14 @@ def _retrains(site: WatchedSite, story: "Story") -> None:
     until(lambda: _says(site, "training", "ringside_fits_total", algorithm="popularity"))
 
 
-def _switches(site: WatchedSite, story: "Story") -> None:
+def _switches(site: RealInstallation, story: "Story") -> None:
     for on in (True, False):
         assert site.http.post("/champion-only", json={"on": on}).status_code == 200
         until(lambda: _says(site, "recommend", "ringside_champion_only") == on)  # noqa: B023
         story.note("recommend")
 
 
-def _redis_hangs(site: WatchedSite, story: "Story") -> None:
+def _redis_hangs(site: RealInstallation, story: "Story") -> None:
     site.redis.server.freeze()
     try:
         until(lambda: "no_fresh_features" in (site.slate("u2")["degraded"] or ""))
@@ -181,7 +182,7 @@ def _redis_hangs(site: WatchedSite, story: "Story") -> None:
     until(lambda: site.slate("u2")["degraded"] is None)
 
 
-def _broker_hangs(site: WatchedSite, story: "Story") -> None:
+def _broker_hangs(site: RealInstallation, story: "Story") -> None:
     slate = site.slate("u3")
     for number in range(300):
         site.send(site.event(f"lagging-{number}", slate, "u3"))
@@ -197,9 +198,9 @@ def _broker_hangs(site: WatchedSite, story: "Story") -> None:
 
 
 @pytest.mark.timeout(400)
-def test_every_process_is_found_and_says_who_it_is(site: WatchedSite, story: Story) -> None:
-    assert story.before.keys() == site.targets().keys() == COMMANDS.keys()
-    for process in COMMANDS.keys() - {"recommend"}:
+def test_every_process_is_found_and_says_who_it_is(site: RealInstallation, story: Story) -> None:
+    assert story.before.keys() == site.targets().keys() == PROCESSES.keys()
+    for process in PROCESSES.keys() - {"recommend"}:
         assert value(story.before[process], "ringside_process_info", process=process) == 1
     for process, at in site.targets().items():
         assert httpx.get(f"http://{at}/health/live").status_code == 200, process
@@ -240,8 +241,8 @@ def test_names_follow_the_conventions_of_prometheus(story: Story) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_logs_of_the_running_processes_are_json_without_secrets(site: WatchedSite, story: Story) -> None:
-    for process in COMMANDS:
+def test_logs_of_the_running_processes_are_json_without_secrets(site: RealInstallation, story: Story) -> None:
+    for process in PROCESSES:
         lines = site.log(process)
         assert {line["process"] for line in lines} == {process}
         text = (site.settings.home / f"{process}.log").read_text()

@@ -15,8 +15,13 @@ def ready(client: httpx.Client) -> bool:
         return False
 
 
-def until(holds: Callable[[], Any]) -> Any:
-    """Wait for it; the test's timeout ends a wait in vain."""
-    while not (found := holds()):
+def until(holds: Callable[[], Any], within_s: float | None = None) -> Any:
+    """Wait until `holds` returns something true, and return it; None: the test's own timeout ends the wait.
+
+    Raises AssertionError after `within_s`, which should be far longer than a busy machine needs.
+    """
+    end_s = None if within_s is None else time.monotonic() + within_s
+    while not (result := holds()):
+        assert end_s is None or time.monotonic() < end_s, f"this did not happen within {within_s:g} s"
         time.sleep(0.05)
-    return found
+    return result

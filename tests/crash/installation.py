@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from models.algorithms.popularity import Popularity
+from support.real_installation import fit_popularity
+
 from services import bootstrap
 from services.data_import.app import Order, import_data
 from services.features.app import apply
@@ -36,7 +37,7 @@ class QuickKafka(LocalKafka):
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class CrashInstallation:
     """`keys` by role; `listening`: the one socket of the recommend service; `models`: versions to enter."""
 
     scenario: Scenario
@@ -75,7 +76,7 @@ def servers(scenario: Scenario, home: Path, kafka: str | None, redis: str | None
         yield Servers(kafka, redis, broker)
 
 
-def opened(scenario: Scenario, home: Path, on: Servers) -> Site:
+def opened(scenario: Scenario, home: Path, on: Servers) -> CrashInstallation:
     """Everything on disk, and the socket; no process runs yet."""
     keys = {role: new_key(role) for role in ROLES}
     listening = listener("127.0.0.1", 0)
@@ -94,7 +95,9 @@ def opened(scenario: Scenario, home: Path, on: Servers) -> Site:
     logs.mkdir(parents=True)
     call(furnish, logs / "furnish.log", settings)
     models = tuple(bootstrap.model_store(settings).versions())
-    return Site(scenario, settings, {role: key for role, (key, _) in keys.items()}, listening, models, logs)
+    return CrashInstallation(
+        scenario, settings, {role: key for role, (key, _) in keys.items()}, listening, models, logs
+    )
 
 
 def _short(scenario: Scenario) -> dict[str, Any]:
@@ -126,19 +129,9 @@ def furnish(settings: Settings) -> None:
     _write(items, ("item_id", "title", "category", "price"), _items())
     _write(lines, ("user_id", "item_id", "at"), _lines(rng, time.time()))
     import_data(settings, Order(str(items), str(lines)), datetime.now(UTC))
-    data = bootstrap.data_store(settings).load()
-    now_s = time.time()
+    now_ms = time.time_ns() // 1_000_000
     for number in range(MODELS):
-        model = Popularity.fit(
-            data.interactions, data.catalogue, now_s=now_s, fast_days=float(number + 2), slow_days=30.0
-        )
-        bootstrap.model_store(settings).save(
-            model,
-            data_version=data.version,
-            window=(0.0, now_s),
-            metrics={},
-            now_ms=round(now_s * 1_000) + number,
-        )
+        fit_popularity(settings, now_ms + number, fast_days=float(number + 2), slow_days=30.0)
     apply(settings)
 
 

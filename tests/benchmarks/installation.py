@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import psutil
 import pyarrow as pa
+from support.real_installation import RINGSIDE, environment
 
 from models.algorithms.als import Als
 from models.recommender import Interactions
@@ -31,11 +32,10 @@ from services.web.api_keys import new_key
 USERS = 2_000
 RECENT = 50
 ONLINE_RETAIL = "online_retail_ii.parquet"
-RINGSIDE = Path(sys.executable).with_name("ringside")
 
 
 @dataclass(frozen=True)
-class Stage:
+class BenchmarkInstallation:
     """A prepared installation. users: those with rows in Feast; keys: by role; source: of the data."""
 
     settings: Settings
@@ -64,8 +64,10 @@ class Stage:
     def recommend(self, port: int, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
         """A replica of the recommend service, its experiment started."""
         more = {f"RINGSIDE_{name.upper()}": value for name, value in changes.items()}
-        stage = Stage(**{**vars(self), "env": {**self.env, "RINGSIDE_RECOMMEND_PORT": str(port), **more}})
-        with stage.process([str(RINGSIDE), "recommend"], port, "/health/ready") as process:
+        installation = BenchmarkInstallation(
+            **{**vars(self), "env": {**self.env, "RINGSIDE_RECOMMEND_PORT": str(port), **more}}
+        )
+        with installation.process([RINGSIDE, "recommend"], port, "/health/ready") as process:
             self._start_experiment(port)
             yield process
 
@@ -79,7 +81,7 @@ class Stage:
     @contextmanager
     def worker(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
         """A process of Ringside that nobody calls."""
-        with subprocess.Popen([str(RINGSIDE), name], env=dict(self.env)) as process:
+        with subprocess.Popen([RINGSIDE, name], env=dict(self.env)) as process:
             try:
                 yield process
             finally:
@@ -114,7 +116,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], seconds: float = 180.0) ->
 
 
 @contextmanager
-def stage(home: Path) -> Iterator[Stage]:
+def prepared(home: Path) -> Iterator[BenchmarkInstallation]:
     """Prepare everything below `home`; Redis and the broker stop in the end."""
     made = {role: new_key(role) for role in ("storefront", "analyst", "admin")}
     with EmbeddedRedis() as redis, EmbeddedBroker(4) as broker:
@@ -132,13 +134,8 @@ def stage(home: Path) -> Iterator[Stage]:
         )
         source = _import(settings)
         version, users = _fit(settings, home)
-        env = {f"RINGSIDE_{name.upper()}": str(value) for name, value in _set(settings).items()}
         keys = {role: key for role, (key, _) in made.items()}
-        yield Stage(settings, {**os.environ, **env}, home, users, keys, version, source)
-
-
-def _set(settings: Settings) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in settings.model_fields_set}
+        yield BenchmarkInstallation(settings, environment(settings), home, users, keys, version, source)
 
 
 def _import(settings: Settings) -> str:
@@ -198,11 +195,6 @@ def _push(settings: Settings, recent: Mapping[str, list[str]], now_ms: int) -> N
     store.write_online(
         "user_activity", pa.table({name: columns[name] for name in schema.names}, schema=schema)
     )
-
-
-def port() -> int:
-    """A free one."""
-    return free_port()
 
 
 def cpu_s(process: subprocess.Popen[bytes]) -> float:

@@ -14,9 +14,9 @@ from services import bootstrap
 from services.client.client import Client
 from services.messages.events import EVENTS, EXPOSURES
 from services.settings import Settings
-from support.disk_installation import STOREFRONT, Service, settings_of
 from support.faulty_proxy import Proxy
 from support.http_shoppers import Crowd, Seen
+from support.real_installation import STOREFRONT, RecommendService, settings_of
 from support.waiting import until
 
 SLOW_S = {"redis": 0.1, "broker": 0.2}  # each way: beyond the deadline of a slate, within that of events
@@ -29,7 +29,7 @@ EVENTS_STATUS = {"refused": {503}, "hung": {503}, "slow": {202, 503}}
 
 
 @dataclass
-class Site:
+class ProxiedServers:
     """`dependencies`: what has `.server` (freeze, thaw); a proxy of each stands in between."""
 
     redis: Any
@@ -91,7 +91,7 @@ class Site:
             proxy.close()
 
 
-def shopped(service: Service, answers: int) -> Seen:
+def shopped(service: RecommendService, answers: int) -> Seen:
     """What shoppers see in at least so many answers."""
 
     async def story() -> Seen:
@@ -103,7 +103,7 @@ def shopped(service: Service, answers: int) -> Seen:
     return asyncio.run(story())
 
 
-def one_event(service: Service) -> httpx.Response:
+def one_event(service: RecommendService) -> httpx.Response:
     """The answer to one POST /events that a client makes by hand."""
     row = {"event_id": f"probe-{time.monotonic_ns()}", "type": "view", "item_id": "x"}
     return service.client.post("/events", json=[row])
@@ -117,25 +117,25 @@ def delivered(shop: Client) -> float:
     return time.monotonic() - began
 
 
-def recovered(service: Service) -> float:
+def recovered(service: RecommendService) -> float:
     """Seconds until nothing is missing in an answer."""
     began = time.monotonic()
     until(lambda: service.slate()["degraded"] is None)
     return time.monotonic() - began
 
 
-def lost(site: Site, event_ids: set[str]) -> set[str]:
+def lost(site: ProxiedServers, event_ids: set[str]) -> set[str]:
     """Events that aren't in the log."""
     return event_ids - {row["event_id"] for row in site.log(EVENTS)}
 
 
-def exposed(site: Site) -> set[str]:
+def exposed(site: ProxiedServers) -> set[str]:
     """Users whose slates are in the log."""
     return {row["user_id"] for row in site.log(EXPOSURES)}
 
 
 def suffered(
-    site: Site, service: Service, names: Sequence[str], how: str, answers: int = 200
+    site: ProxiedServers, service: RecommendService, names: Sequence[str], how: str, answers: int = 200
 ) -> Mapping[str, Any]:
     """One fault while shoppers shop and a storefront reports, and what was seen. No event may be lost."""
     shop = Client(f"http://127.0.0.1:{service.port}", STOREFRONT)

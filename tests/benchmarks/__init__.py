@@ -1,0 +1,6 @@
+"""A program of its own; shares tests/support with the tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
