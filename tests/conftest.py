@@ -1,6 +1,7 @@
 """Fixtures every test may use. What a machine lacks is a skip with its reason on a laptop and a failure on
 CI."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,6 +35,10 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+# Kafka clients of earlier tests go on logging about their dead brokers; `caplog` shows what Ringside says.
+logging.getLogger("kafka").propagate = False
 
 
 @pytest.hookimpl(tryfirst=True)

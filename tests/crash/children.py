@@ -123,7 +123,7 @@ class Child:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def stop(self, patience_s: float = 20.0) -> int | None:
+    def stop(self, patience_s: float = 60.0) -> int | None:
         """End it in order; its exit code."""
         if self.process is None:
             return 0

@@ -8,6 +8,8 @@ import pytest
 from support.proxied_servers import BOTH, ProxiedServers, check, recovered, suffered
 from support.real_installation import RecommendService, serving
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[ProxiedServers]:

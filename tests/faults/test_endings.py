@@ -15,6 +15,9 @@ from services.adapters.kafka.producer import LINGER_S
 SLACK_S = 1.0  # the producer's thread and the broker, on a machine with other work
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[ProxiedServers]:
     from services.local_servers.embedded_kafka import EmbeddedBroker
@@ -52,8 +55,6 @@ def test_sigterm_loses_no_exposure_of_an_answered_slate(
     assert set(seen.users) - exposed(site) == set()
 
 
-@pytest.mark.slow
-@pytest.mark.alone
 def test_sigkill_loses_at_most_what_was_answered_within_the_linger(
     installation: tuple[Path, str], site: ProxiedServers
 ) -> None:

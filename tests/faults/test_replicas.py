@@ -23,6 +23,9 @@ from support.waiting import until
 WORKERS = 2
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+
 @pytest.fixture
 def service(
     installation: tuple[Path, str], redis_server: Any, embedded_broker: Any

@@ -55,6 +55,7 @@ class Member:
         self.thread.join(20)
 
 
+@pytest.mark.slow
 @pytest.mark.kafka
 def test_rebalances_lose_and_double_nothing(kafka_broker: Any, settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(kafka_broker, window_s=WINDOW_S, lateness_s=LATENESS_S)

@@ -15,6 +15,7 @@ TOPICS = (events.EXPOSURES, events.EVENTS)
 SHORT_S, REBALANCE_S = 0.02, 4.0  # a poll; longer than heartbeats take to tell of a rebalance
 
 
+@pytest.mark.slow
 @pytest.mark.kafka
 def test_a_member_keeps_reading_through_a_long_rebalance(
     kafka_broker: Any, settings_for: Callable[..., Settings]

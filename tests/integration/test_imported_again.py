@@ -5,6 +5,7 @@ import csv
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 import redis
 
 from services import bootstrap
@@ -61,6 +62,7 @@ def known(settings: Settings, user: str, at_ms: int) -> tuple[str, ...] | None:
     return tuple(items) if hasattr(items, "__len__") else None
 
 
+@pytest.mark.slow
 def test_what_shoppers_did_stays_and_training_sees_what_was_served(redis_server, settings_for) -> None:
     settings = settings_for(redis=redis_server, redis_deadline_ms=10_000, activity_ttl_s=30 * 86_400)
     first = [("anna", "a", ago(72)), ("bob", "b", ago(48)), ("old", "b", ago(31 * 24))]

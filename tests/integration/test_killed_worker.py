@@ -56,6 +56,7 @@ def worker(settings: Settings) -> Iterator[Callable[[], BaseProcess]]:
         process.join()
 
 
+@pytest.mark.slow
 def test_six_kills_lose_and_double_nothing(settings, worker):
     rng = random.Random(11)
     start_experiment(settings)

@@ -29,6 +29,7 @@ def weight(site: MemoryInstallation, arm: str) -> float:
     return site.state.weights.shares.get(arm, 0.0)
 
 
+@pytest.mark.slow
 def test_traffic_moves_to_the_better_model(site: MemoryInstallation) -> None:
     async def story() -> None:
         site.open(**QUICK)

@@ -111,6 +111,7 @@ def rig_on() -> Iterator[Callable[[Settings], Rig]]:
         yield make
 
 
+@pytest.mark.slow
 @pytest.mark.kafka
 def test_deleted_uncounted_records_are_a_loss_with_range(
     kafka_broker: Any, settings_for: Callable[..., Settings], rig_on: Callable[[Settings], Rig]
@@ -177,6 +178,7 @@ def test_another_embedded_broker_is_another_log(
         counts_on_after_its_word(before, rig_on(settings_for(broker, experiment=EXPERIMENT)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_kafka_process")  # Java and the jars are there
 @pytest.mark.kafka
 def test_a_kafka_with_an_emptied_disk_is_another_log(

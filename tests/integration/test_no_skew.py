@@ -251,6 +251,7 @@ def story(settings) -> Story:
     return Story(served, traffic, features)
 
 
+@pytest.mark.slow
 def test_served_vectors_equal_point_in_time_retrieval(story, record_property) -> None:
     served, features, late = story.served, story.features, story.late
     for view, names, vector, stamp, on_time in (

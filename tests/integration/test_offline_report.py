@@ -12,6 +12,9 @@ from services.training.offline_report import line_up, make_report
 JUDGED = ("popularity", "als", "reversed_popularity")
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def found(data_dir, tmp_path_factory):
     settings = Settings(home=tmp_path_factory.mktemp("home"))

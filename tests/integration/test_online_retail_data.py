@@ -11,6 +11,8 @@ from services.adapters.files.data_store import ParquetDataStore
 from services.data_import.app import Order, import_data
 from services.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def imported(data_dir, tmp_path_factory) -> tuple[dict, ParquetDataStore, Path]:

@@ -149,7 +149,7 @@ def now_ms() -> list[int]:
     return [0]  # ahead of the clock
 
 
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.slow])])
 def site(
     request: pytest.FixtureRequest, tmp_path: Path, now_ms: list[int], settings_for: Callable[..., Settings]
 ) -> Iterator[Site]:

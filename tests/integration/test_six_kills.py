@@ -13,6 +13,7 @@ from tests.crash.schedule import FULL, KINDS, SHORT, schedule
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # 60 s on two quiet cores
 def test_six_kills_lose_and_double_nothing(kafka_broker: Any, redis_server: Any, tmp_path: Path) -> None:
     servers = ["--kafka", kafka_broker.bootstrap, "--redis", redis_server.url, "--folder", str(tmp_path)]

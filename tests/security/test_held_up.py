@@ -54,10 +54,13 @@ async def large(scope: Any, receive: Any, send: Any) -> None:
     await Response(bytes(LARGE))(scope, receive, send)
 
 
-@pytest.mark.parametrize(("pause_s", "whole"), [(None, False), (0.005, True)])
-def test_who_takes_nothing_of_an_answer_is_hung_up_on(pause_s: float | None, whole: bool) -> None:
-    """And who takes a little now and then is not."""
-    with served(large, receive_s=0.5) as at, socket.socket() as line:
+@pytest.mark.parametrize(("receive_s", "pause_s", "whole"), [(0.5, None, False), (2.0, 0.015, True)])
+def test_a_connection_taking_nothing_of_its_answer_is_closed(
+    receive_s: float, pause_s: float | None, whole: bool
+) -> None:
+    """A connection that takes a little now and then stays open, for longer than `receive_s` in all."""
+    began_s = time.monotonic()
+    with served(large, receive_s=receive_s) as at, socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         line.settimeout(PATIENCE_S)
         line.connect(at)
@@ -66,6 +69,7 @@ def test_who_takes_nothing_of_an_answer_is_hung_up_on(pause_s: float | None, who
             time.sleep(2.5)
         got = read_all(line, pause_s or 0.0)
     assert (len(got) > LARGE) == whole
+    assert time.monotonic() - began_s > receive_s
 
 
 def test_a_head_of_thousands_of_headers_is_refused(tmp_path: Path) -> None:
