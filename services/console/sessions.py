@@ -93,11 +93,11 @@ class LoginThrottle:
 
     def wait_s(self, request: Request) -> int:
         """Seconds until this address may try again; 0: now."""
-        return ceil(self._buckets.due_s(_address(request), self._now_s()))
+        return ceil(self._buckets.wait_s(_address(request), self._now_s()))
 
     def failed(self, request: Request) -> None:
         """A wrong key came from this address."""
-        self._buckets.wait_s(_address(request), self._now_s())
+        self._buckets.take(_address(request), self._now_s())
 
 
 def _address(request: Request) -> str:

@@ -25,7 +25,6 @@ from services.settings import Settings
 from services.web.api_keys import Keys, signing_keys
 from services.web.connection_limits import http_protocol
 from services.web.graceful_server import DrainingServer
-from services.web.rate_limit import Moments
 from services.web.response_coalescing import WholeResponses
 from services.web.worker_supervisor import listener, supervise
 
@@ -54,19 +53,13 @@ def _check_partitions(settings: Settings) -> None:
         bootstrap.check_partitions(settings)
 
 
-def serve(
-    settings: Settings,
-    listening: socket.socket,
-    parent: Connection | None = None,
-    moments: Moments | None = None,
-) -> None:
-    """One replica: compose it, and answer on `listening` until a signal or until its supervisor is gone.
-    `moments`: of rates, shared with the other workers."""
+def serve(settings: Settings, listening: socket.socket, parent: Connection | None = None) -> None:
+    """Compose one replica and answer on `listening` until a signal, or until its supervisor is gone."""
     if parent is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
     many_connections()
-    app = create_app(compose(settings, moments or Moments()))
+    app = create_app(compose(settings))
     leaving, scraped = app.state.parts.leaving, _scraped(settings, app, parent)
     server = DrainingServer(serving_config(settings, app), settings.drain_s, leaving, parent, scraped)
     log.info("http://%s:%d", settings.host, listening.getsockname()[1])
@@ -109,7 +102,7 @@ def _collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def compose(settings: Settings, moments: Moments) -> Deps:
+def compose(settings: Settings) -> Deps:
     """The ports of one replica, with the wall clock and random ids."""
     tracing, producer = bootstrap.tracing(settings, "recommend"), bootstrap.producer(settings)
     return Deps(
@@ -127,7 +120,6 @@ def compose(settings: Settings, moments: Moments) -> Deps:
         models=bootstrap.model_store(settings),
         clock_ms=wall_ms,
         new_id=Ids(),
-        moments=moments,
         replica=replica_name(settings),
     )
 

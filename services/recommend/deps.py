@@ -1,7 +1,7 @@
 """What the recommend service needs from outside: ports, a clock and ids, handed in by whoever composes it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +13,6 @@ from services.ports.features import OnlineReader
 from services.ports.state import DecisionLog, StateCache
 from services.ports.training import DataStore, ModelStore
 from services.settings import Settings
-from services.web.rate_limit import Moments
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -36,6 +35,5 @@ class Deps:
     models: ModelStore
     clock_ms: Callable[[], int]
     new_id: Callable[[], str]
-    moments: Moments = field(default_factory=Moments)  # of rates; workers of one supervisor share theirs
     replica: str = "replica"
     traced: Callable[[str, Endpoint], Endpoint] | None = None  # wraps an endpoint; None: no traces

@@ -36,7 +36,7 @@ from services.recommend.metrics import Metrics
 from services.recommend.recommendation_id import Tokens
 from services.recommend.slate_builder import Slates
 from services.recommend.snapshot.refresher import Loaded
-from services.web.access import Gate
+from services.web.access import AccessControl
 from services.web.api_keys import signing_keys
 from services.web.body_limit import BodyLimit
 from services.web.load_shedding import Shedder
@@ -50,7 +50,7 @@ class Parts:
     """What one replica is made of. `leaving`: set once it drains."""
 
     deps: Deps
-    gate: Gate
+    access: AccessControl
     metrics: Metrics
     loaded: Loaded
     items: Following
@@ -64,7 +64,7 @@ class Parts:
 def assemble(deps: Deps) -> Parts:
     """Put a replica together. Raises ConfigurationError when keys are missing or wrong."""
     settings = deps.settings
-    gate, signing = Gate(settings, time.monotonic, deps.moments), signing_keys(settings)
+    access, signing = AccessControl(settings, time.monotonic), signing_keys(settings)
     metrics = Metrics(merged=settings.recommend_workers > 1)
     loaded = Loaded(deps, metrics)
     tokens = Tokens(signing, round(settings.recommendation_ttl_s * 1_000))
@@ -77,11 +77,13 @@ def assemble(deps: Deps) -> Parts:
     )
     answering = Answering(deps, lambda: loaded.serving, slates, tokens, metrics)
     collecting = Collecting(deps, tokens, metrics)
-    storefront = Storefront(gate, lambda: loaded.serving, answering, collecting, settings.max_body_bytes)
+    storefront = Storefront(access, lambda: loaded.serving, answering, collecting, settings.max_body_bytes)
     follower = ItemsFollower(deps.consumer, deps.admin, deps.overlay)
     items = Following(follower, settings.refresh_s)
     shedder = Shedder(settings.shed_lag_ms / 1_000)
-    return Parts(deps, gate, metrics, loaded, items, Commanding(deps), storefront, threads, shedder, Event())
+    return Parts(
+        deps, access, metrics, loaded, items, Commanding(deps), storefront, threads, shedder, Event()
+    )
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -93,9 +95,9 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.parts = parts
     app.state.hot = _add_storefront(app, parts)
     live = LiveCatalogue(deps, lambda: parts.loaded.serving.shelf, parts.items.follow)
-    app.include_router(catalogue_routes(deps, parts.gate, live))
-    app.include_router(experiment_routes(deps.settings, parts.gate, parts.commanding))
-    app.include_router(operation_routes(deps, parts.gate, parts.loaded, parts.metrics, parts.leaving))
+    app.include_router(catalogue_routes(deps, parts.access, live))
+    app.include_router(experiment_routes(deps.settings, parts.access, parts.commanding))
+    app.include_router(operation_routes(deps, parts.access, parts.loaded, parts.metrics, parts.leaving))
     app.add_middleware(BodyLimit, limit=deps.settings.max_body_bytes)
     _add_failures(app)
     describe(app)

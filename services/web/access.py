@@ -1,7 +1,7 @@
-"""Who may come in, and how often: the caller's key by role, then a token bucket a key and one a client."""
+"""Access to routes: the role of the caller's API key, then a rate for the key and one for the client."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from typing import Any
 
@@ -14,96 +14,99 @@ from services.settings import Settings
 from services.web.api_keys import ROLES, Keys, Principal, Role
 from services.web.client_address import parse_address, strangers
 from services.web.problem import TooManyRequestsError
-from services.web.rate_limit import Moments, RateLimiter
+from services.web.rate_limit import RateLimiter
 
 log = logging.getLogger(__name__)
 
 READERS: tuple[Role, ...] = ("analyst", "admin")
 CLIENT = "client"
-_LONGEST = 64  # characters of what is no address
+_LONGEST = 64  # characters of a name that is no address
 ROWS_A_TOKEN = 10  # of /events: the impressions of a slate and a click
-TELL_EVERY_S = 10.0  # at most, of somebody who is slowed down
+LOG_EVERY_S = 10.0
 
 
-class Gate:
-    """Every route's way in. `now_s`: a clock that never goes back; `moments`: those of all workers."""
+class AccessControl:
+    """Admits requests by key and rate. `now_s` is a clock that never goes back."""
 
-    def __init__(self, settings: Settings, now_s: Callable[[], float], moments: Moments):
+    def __init__(self, settings: Settings, now_s: Callable[[], float]):
         self.keys = Keys.of(settings)
         rates = parse_rates(settings.rates)
-        burst_s = settings.rate_burst_s
-        self._buckets = {name: RateLimiter(per_s, burst_s, moments) for name, per_s in rates.items()}
+        self._limiters = {name: RateLimiter(per_s, settings.rate_burst_s) for name, per_s in rates.items()}
         self._client_of = client_reader(settings.own_networks) if CLIENT in rates else None
         self._now_s = now_s
-        self._tell_at_s = float("-inf")
+        self._log_at_s = float("-inf")
 
     def admit(self, request: Request, roles: tuple[Role, ...]) -> Principal:
         """The caller. Raises NoKeyError, ForbiddenError or TooManyRequestsError."""
         principal = self.keys.allow(key_of(request), roles)
-        if (by_role := self._buckets.get(principal.role)) is not None:
+        if (by_role := self._limiters.get(principal.role)) is not None:
             self._take(by_role, principal.name, f"the key {principal.name}")
         if self._client_of is not None and (client := self._client_of(request)) is not None:
-            self._take(self._buckets[CLIENT], client, "this client")
+            self._take(self._limiters[CLIENT], client, "this client")
         return principal
 
     def charge(self, request: Request, rows: int) -> None:
-        """A request with many rows counts as several of its client: each row is work for every worker."""
+        """Every ten rows of a batch cost the client one more token, because each row is work for every
+        worker."""
         extra = rows // ROWS_A_TOKEN
         if extra and self._client_of is not None and (client := self._client_of(request)) is not None:
-            self._buckets[CLIENT].spend(client, extra, self._now_s())
+            self._limiters[CLIENT].charge(client, extra, self._now_s())
 
-    def sees_inside(self, request: Request) -> bool:
-        """Whether the caller may know more of us than that we answer; never an error, and no token taken."""
+    def may_see_details(self, request: Request) -> bool:
+        """Whether a health check may name internals to this caller. Takes no token and raises no error."""
         key = key_of(request)
         principal = self.keys.principal(key) if key else None
         return principal is not None and principal.role in READERS
 
-    def _take(self, buckets: RateLimiter, name: str, who: str) -> None:
+    def _take(self, limiter: RateLimiter, name: str, who: str) -> None:
         now_s = self._now_s()
-        if not (wait_s := buckets.wait_s(name, now_s)):
+        if not (wait_s := limiter.take(name, now_s)):
             return
-        if now_s >= self._tell_at_s:
-            self._tell_at_s = now_s + TELL_EVERY_S
-            log.warning("%s sends more than it may; others are not named for %g s", name, TELL_EVERY_S)
+        if now_s >= self._log_at_s:
+            self._log_at_s = now_s + LOG_EVERY_S
+            log.warning(
+                "%s exceeds its rate; no other caller that does is logged for %g s", name, LOG_EVERY_S
+            )
         raise TooManyRequestsError(who, wait_s)
 
 
 class Caller:
-    """A dependency of FastAPI's own routes: the caller, if their role is one of `roles`. The route has to be
-    a `KeyFirstRoute`."""
+    """A FastAPI dependency that yields the caller, if its role is one of `roles`. The route has to be a
+    `KeyFirstRoute`."""
 
-    def __init__(self, gate: Gate, *roles: Role):
-        self._gate = gate
+    def __init__(self, access: AccessControl, *roles: Role):
+        self._access = access
         self._roles = roles
 
     async def __call__(self, request: Request) -> Principal:
-        """Whom the route let in."""
-        return request.state.caller
+        """The principal that `admit` stored."""
+        principal: Principal = request.state.caller
+        return principal
 
-    def let_in(self, request: Request) -> None:
-        """Raises what `Gate.admit` raises."""
-        request.state.caller = self._gate.admit(request, self._roles)
+    def admit(self, request: Request) -> None:
+        """Raises what `AccessControl.admit` raises."""
+        request.state.caller = self._access.admit(request, self._roles)
 
 
 class KeyFirstRoute(APIRoute):
-    """Looks at the key before anything else. FastAPI reads and parses the body before its dependencies, and a
-    megabyte of JSON without a key would hold up everybody else's slates."""
+    """A route that checks the key first. FastAPI reads and parses the body before its dependencies, and a
+    megabyte of JSON without a key would delay the slates of other callers."""
 
-    def get_route_handler(self) -> Callable[[Request], Any]:
-        """FastAPI's, behind the gate."""
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, after the check."""
         handle = super().get_route_handler()
         callers = [one.call for one in self.dependant.dependencies if isinstance(one.call, Caller)]
 
-        async def behind_the_gate(request: Request) -> Response:
+        async def check_and_handle(request: Request) -> Response:
             for caller in callers:
-                caller.let_in(request)
+                caller.admit(request)
             return await handle(request)
 
-        return behind_the_gate
+        return check_and_handle
 
 
 def parse_rates(configured: str) -> dict[str, float]:
-    """Requests a second by role, or for `client`. Raises ConfigurationError.
+    """Requests a second by role and for `client`. Raises ConfigurationError.
 
     >>> parse_rates("analyst=20, client=0.5")
     {'analyst': 20.0, 'client': 0.5}
@@ -122,20 +125,19 @@ def parse_rates(configured: str) -> dict[str, float]:
 
 
 def client_reader(networks: str) -> Callable[[Request], str | None]:
-    """Who is at the other end: an address outside of our own networks, or None.
+    """A function from a request to its client: an address outside our own networks, or None.
 
-    Who comes from our own networks is a shop's server, which speaks for all of its shoppers, or a proxy; a
-    proxy says in X-Forwarded-For whom it speaks for. From anybody else that header means nothing. Its last
-    entry that is not ours holds, even if it is no address: those before it are what anybody may have sent.
+    A peer in our own networks is a shop's server, which acts for all of its shoppers, or a proxy, which names
+    its client in X-Forwarded-For. From any other peer that header is ignored. Its last entry outside our
+    networks counts, even if it is no address, because the client itself may have sent the entries before it.
     """
     stranger = strangers(networks)
 
     @lru_cache(maxsize=10_000)
     def forwarded(chain: str) -> str | None:
-        told = filter(None, (part.strip() for part in reversed(chain.split(","))))
-        return next(
-            filter(None, (stranger(part) if parse_address(part) else part[:_LONGEST] for part in told)), None
-        )
+        entries = filter(None, (part.strip() for part in reversed(chain.split(","))))
+        names = (stranger(part) if parse_address(part) else part[:_LONGEST] for part in entries)
+        return next(filter(None, names), None)
 
     def client(request: Request) -> str | None:
         peer = request.scope.get("client")
@@ -149,7 +151,7 @@ def client_reader(networks: str) -> Callable[[Request], str | None]:
 
 
 def key_of(request: Request) -> str | None:
-    """The API key, from wherever it was sent."""
+    """The API key from X-API-Key, Authorization, or the parameter `key`; None without one."""
     headers = request.headers
     if key := headers.get("x-api-key"):
         return key

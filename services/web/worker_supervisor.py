@@ -1,9 +1,9 @@
-"""Several processes behind one listening socket: each a replica of its own, replaced when it dies, and one by
-one on a reload. Together they keep to the rates that one would keep to.
+"""Several worker processes behind one listening socket. Each is a replica; one that dies is replaced, and a
+reload replaces all, one by one.
 
-The supervisor opens the socket and every worker inherits it, so connections that no worker has taken yet
-survive any worker's death. (With a socket each, by SO_REUSEPORT, the kernel resets what waits at the dead
-one: infra/adr/0007.)
+The supervisor opens the socket and every worker inherits it, so that connections which no worker has accepted
+yet survive any worker's death. If each had its own socket (SO_REUSEPORT), the kernel would reset those that
+wait at the dead one: infra/adr/0007.
 """
 
 import logging
@@ -21,11 +21,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import mark_process_dead
 
 from services.runtime.metrics_endpoint import scraped_registry
 from services.settings import Settings
 from services.web import worker_metrics
-from services.web.rate_limit import CELLS, Moments
 from services.web.reload import Progress
 
 log = logging.getLogger(__name__)
@@ -36,20 +36,22 @@ RESTART_AFTER_S = 1.0
 START_WITHIN_S = 120.0  # a worker that isn't ready by then is given up
 LEAVE_S = 20.0  # beyond `drain_s`: answers under way and the producer's flush
 
-Serve = Callable[[Settings, socket.socket, Connection | None, Moments], None]
+Serve = Callable[[Settings, socket.socket, Connection | None], None]
 
 
 def listener(host: str, port: int) -> socket.socket:
     """A bound socket, not yet listening: until the first worker is ready, callers are refused."""
     if _answers(host, port):
-        log.warning("somebody serves %s:%d already: they and we will share its requests", host, port)
+        log.warning(
+            "%s:%d is already in use; the kernel will balance connections between both processes", host, port
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # another version may start beside this one
-    found.bind((host, port))
-    found.set_inheritable(False)
-    return found
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # a new version starts while the old one runs
+    bound.bind((host, port))
+    bound.set_inheritable(False)
+    return bound
 
 
 def _answers(host: str, port: int) -> bool:
@@ -62,7 +64,8 @@ def _answers(host: str, port: int) -> bool:
 
 @dataclass(eq=False)
 class Worker:
-    """A process and our end of its pipe. `old`: to be replaced; `leaving`: told to end."""
+    """A process and the supervisor's end of its pipe. `old`: a reload will replace it. `leaving`: it was
+    asked to end."""
 
     process: BaseProcess
     pipe: Connection
@@ -71,8 +74,8 @@ class Worker:
     old: bool = False
     leaving: bool = False
 
-    def look(self) -> None:
-        """Learn whether it accepts requests; one that never does, or never ends, is killed."""
+    def poll(self) -> None:
+        """Learn whether it accepts requests; kill it if it does not get ready or does not end in time."""
         try:
             self.ready = self.ready or self.pipe.poll()
         except (OSError, EOFError):
@@ -88,18 +91,17 @@ class Worker:
 
 
 class Supervisor:
-    """Keeps `settings.recommend_workers` processes of `serve` behind one socket. `look` makes one pass."""
+    """Keeps `settings.recommend_workers` processes of `serve` behind one socket. `poll` makes one pass."""
 
     def __init__(self, settings: Settings, serve: Serve):
         self._settings = settings
         self._serve = serve
         self._leave_s = settings.drain_s + LEAVE_S
-        # of this host and port alone: whoever starts beside us in the same home must not take it away
+        # by host and port, because another supervisor may run in the same home
         place = f"metrics-{socket.gethostname()}-{settings.recommend_port}"
         self._metrics = settings.home / "recommend" / place
         _share_metrics(self._metrics)
         self._socket = listener(settings.host, settings.recommend_port)
-        self._moments = Moments(cells=spawning.RawArray("d", CELLS))
         self._progress = Progress(settings)
         self._workers: list[Worker] = []
         self._started = 0
@@ -108,7 +110,7 @@ class Supervisor:
 
     @property
     def exposed(self) -> CollectorRegistry:
-        """The metrics of all workers, those that ended included."""
+        """Metrics of all workers, including those that ended."""
         return worker_metrics.merged(self._metrics)
 
     def roll(self) -> None:
@@ -118,12 +120,12 @@ class Supervisor:
         for worker in self._workers:
             worker.old = True
 
-    def look(self) -> None:
-        """See who is ready and who died; start who is missing; send away whom a new one replaces."""
+    def poll(self) -> None:
+        """Notice workers that got ready or died, start missing ones, and end one that a new one replaces."""
         for worker in self._workers:
-            worker.look()
+            worker.poll()
         for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
-            self._bury(worker)
+            self._remove(worker)
         staying = self._staying()
         if self._rolling and not any(worker.old for worker in self._workers):
             self._rolled("done")
@@ -135,7 +137,7 @@ class Supervisor:
             next(worker for worker in staying if worker.old).leave(self._leave_s)
 
     def end(self) -> None:
-        """Drain all, at once; kill who stays."""
+        """Drain all at once; kill those that do not end."""
         self._socket.close()
         for worker in self._workers:
             worker.leave(self._leave_s)
@@ -148,9 +150,9 @@ class Supervisor:
     def _staying(self) -> list[Worker]:
         return [worker for worker in self._workers if not worker.leaving]
 
-    def _bury(self, worker: Worker) -> None:
+    def _remove(self, worker: Worker) -> None:
         self._workers.remove(worker)
-        worker_metrics.dead_letter(self._metrics, [other.process.pid for other in self._workers])
+        mark_process_dead(worker.process.pid, str(self._metrics))  # type: ignore[no-untyped-call]
         worker.pipe.close()
         if worker.leaving:
             return
@@ -167,13 +169,13 @@ class Supervisor:
         self._progress.rolled(how)
 
     def _start(self) -> Worker:
-        """Spawned, not forked: threads of this process stay out of it, and its code is read anew."""
+        """Spawn, not fork, so that the worker has none of our threads and imports the newest code."""
         base = self._settings.replica or socket.gethostname()
-        name = f"{base}-{self._started}"  # never used again: a heartbeat belongs to one process
+        name = f"{base}-{self._started}"  # never used again, because a heartbeat belongs to one process
         self._started += 1
         ours, theirs = multiprocessing.Pipe()
         settings = self._settings.model_copy(update={"replica": name})
-        arguments = (settings, self._socket, theirs, self._moments)
+        arguments = (settings, self._socket, theirs)
         process = spawning.Process(target=self._serve, args=arguments, name=name)
         process.start()
         theirs.close()
@@ -191,12 +193,12 @@ def supervise(settings: Settings, serve: Serve, stop: threading.Event) -> None:
             if reload.is_set():
                 reload.clear()
                 supervisor.roll()
-            supervisor.look()
+            supervisor.poll()
         supervisor.end()
 
 
 def _share_metrics(folder: Path) -> None:
-    """prometheus_client keeps counters in files of this folder, and each worker answers for all."""
+    """Make prometheus_client keep the workers' counters in files of this folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.environ[worker_metrics.MULTIPROCESS_DIR] = str(folder)

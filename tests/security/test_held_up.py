@@ -190,8 +190,8 @@ def test_proxy_headers_do_not_bypass_the_rate(header: str, who: str) -> None:
 
 
 def test_tokens_for_what_was_let_in_are_owed() -> None:
-    buckets = RateLimiter(per_s=10, burst_s=1)
-    assert buckets.wait_s("a", 0.0) == 0.0
-    buckets.spend("a", 99, 0.0)
-    assert buckets.wait_s("a", 0.0) == pytest.approx(9.1)
-    assert buckets.due_s("b", 0.0) == 0.0
+    limiter = RateLimiter(per_s=10, burst_s=1)
+    assert limiter.take("a", 0.0) == 0.0
+    limiter.charge("a", 99, 0.0)
+    assert limiter.take("a", 0.0) == pytest.approx(9.1)
+    assert limiter.wait_s("b", 0.0) == 0.0

@@ -228,7 +228,7 @@ def test_the_client_rate_limits_the_units_of_a_script(tmp_path: Path) -> None:
         statuses: Counter[int] = Counter()
         async with running(ring) as (app, parts):
             for number in range(2_000):
-                parts.gate._now_s = lambda at=number: at / 100  # type: ignore[misc]
+                parts.access._now_s = lambda at=number: at / 100  # type: ignore[misc]
                 query = f"user_id=mallory&session_id=m{number}&n=1".encode()
                 statuses[
                     (await call(app, Sent("GET", "/recommend", query, [key()]), ("203.0.113.7", 9))).status

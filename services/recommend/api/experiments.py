@@ -17,7 +17,7 @@ from services.control.recount import Asked
 from services.recommend.api.experiment_commands import Commanding, existing
 from services.recommend.api.openapi import ANY_KEY, failures
 from services.settings import Settings
-from services.web.access import Caller, Gate, KeyFirstRoute
+from services.web.access import AccessControl, Caller, KeyFirstRoute
 from services.web.api_keys import Principal
 
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -152,15 +152,15 @@ COMMANDS: dict[str, tuple[type[Command], str, Make]] = {
 }
 
 
-def experiment_routes(settings: Settings, gate: Gate, commanding: Commanding) -> APIRouter:
+def experiment_routes(settings: Settings, access: AccessControl, commanding: Commanding) -> APIRouter:
     """Reading takes an analyst's or admin's key, commands an admin's."""
     router = APIRouter(
         route_class=KeyFirstRoute,
         tags=["experiments"],
         responses=failures("400", "401", "403", "404", "409", "413", "422", "429", "503"),
     )
-    _reading(router, commanding, Annotated[Principal, Depends(Caller(gate, "analyst", "admin"))])
-    admin = Annotated[Principal, Depends(Caller(gate, "admin"))]
+    _reading(router, commanding, Annotated[Principal, Depends(Caller(access, "analyst", "admin"))])
+    admin = Annotated[Principal, Depends(Caller(access, "admin"))]
     _starting(router, commanding, settings, admin)
     _recounting(router, commanding, admin)
     for name, (body, doc, make) in COMMANDS.items():

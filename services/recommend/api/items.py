@@ -16,7 +16,7 @@ from services.recommend.deps import Deps
 from services.recommend.schemas import MAX_LISTED
 from services.recommend.snapshot.catalogue_index import Shelf
 from services.recommend.snapshot.item_changes import shown, standing
-from services.web.access import Caller, Gate, KeyFirstRoute
+from services.web.access import AccessControl, Caller, KeyFirstRoute
 from services.web.api_keys import Principal
 from services.web.problem import NotFoundError
 
@@ -119,9 +119,9 @@ def _exists(change: ItemChanged | None, imported: bool) -> bool:
     return shown(change) or (imported and not (change is not None and change.deleted))
 
 
-def catalogue_routes(deps: Deps, gate: Gate, live: LiveCatalogue) -> APIRouter:
+def catalogue_routes(deps: Deps, access: AccessControl, live: LiveCatalogue) -> APIRouter:
     """The routes; admin keys only."""
-    admin = Annotated[Principal, Depends(Caller(gate, "admin"))]
+    admin = Annotated[Principal, Depends(Caller(access, "admin"))]
     router = APIRouter(
         route_class=KeyFirstRoute,
         tags=["catalogue"],

@@ -13,7 +13,7 @@ from services.recommend.api.openapi import ANY_KEY, failures
 from services.recommend.deps import Deps
 from services.recommend.metrics import Metrics
 from services.recommend.snapshot.refresher import Loaded
-from services.web.access import READERS, Caller, Gate, KeyFirstRoute
+from services.web.access import READERS, AccessControl, Caller, KeyFirstRoute
 from services.web.api_keys import Principal
 
 
@@ -27,12 +27,14 @@ class Switch(BaseModel):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
-def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics, leaving: Event) -> APIRouter:
+def operation_routes(
+    deps: Deps, access: AccessControl, loaded: Loaded, metrics: Metrics, leaving: Event
+) -> APIRouter:
     """Health answers everybody, and says more than its status to an analyst's or admin's key; metrics take
     such a key, the switch an admin's."""
     router = APIRouter(route_class=KeyFirstRoute, tags=["operations"])
-    admin = Annotated[Principal, Depends(Caller(gate, "admin"))]
-    reader = Annotated[Principal, Depends(Caller(gate, *READERS))]
+    admin = Annotated[Principal, Depends(Caller(access, "admin"))]
+    reader = Annotated[Principal, Depends(Caller(access, *READERS))]
     path = deps.settings.kill_switch_path
 
     @router.get("/health/live")
@@ -48,7 +50,7 @@ def operation_routes(deps: Deps, gate: Gate, loaded: Loaded, metrics: Metrics, l
     async def ready(request: Request) -> Response:
         """Slates can be made; tells an analyst's or admin's key what is served."""
         status = "draining" if leaving.is_set() else loaded.status
-        told = _served(deps, loaded) if gate.sees_inside(request) else {}
+        told = _served(deps, loaded) if access.may_see_details(request) else {}
         return JSONResponse({"status": status, **told}, 200 if status == "ready" else 503)
 
     @router.get(

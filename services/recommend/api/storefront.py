@@ -26,7 +26,7 @@ from services.recommend.schemas import (
 )
 from services.recommend.slate_request import Ask
 from services.recommend.snapshot.snapshot import Serving
-from services.web.access import Gate
+from services.web.access import AccessControl
 from services.web.api_keys import Principal, Role
 from services.web.problem import Problem
 
@@ -44,13 +44,13 @@ class Storefront:
 
     def __init__(
         self,
-        gate: Gate,
+        access: AccessControl,
         serving: Callable[[], Serving],
         answering: Answering,
         collecting: Collecting,
         limit: int,
     ):
-        self._gate = gate
+        self._access = access
         self._serving = serving
         self._answering = answering
         self._collecting = collecting
@@ -91,7 +91,7 @@ class Storefront:
         """POST /events: what shoppers did. Answered only after the log has it."""
         self._caller(request)
         answer = await self._collecting.collect(await read_body(request, self._limit))
-        self._gate.charge(request, answer.accepted + len(answer.rejected))
+        self._access.charge(request, answer.accepted + len(answer.rejected))
         if answer.rejected and not answer.accepted:
             first = answer.rejected[0]
             problem = Problem("bad_input", f"{first.index}.{first.field}", first.problem)
@@ -102,7 +102,7 @@ class Storefront:
         return _json(_encode(await self._answering.answer(ask)))
 
     def _caller(self, request: Request) -> Principal:
-        return self._gate.admit(request, CALLERS)
+        return self._access.admit(request, CALLERS)
 
     def _visitor(self, request: Request, principal: Principal, said: SlateRequest | RerankRequest) -> Visitor:
         forced = said.arm or request.headers.get("x-ringside-arm")

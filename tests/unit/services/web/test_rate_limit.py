@@ -1,28 +1,26 @@
-"""Buckets of several processes: what one takes, another one has not."""
+"""Buckets of many names in bounded memory; rates and bursts are tested in tests/security/test_gate.py."""
 
-import multiprocessing
-from multiprocessing.queues import SimpleQueue
+import pytest
 
-from services.web.rate_limit import CELLS, Moments, RateLimiter
-
-spawning = multiprocessing.get_context("spawn")
+from services.web import rate_limit
+from services.web.rate_limit import RateLimiter
 
 
-def take(moments: Moments, told: "SimpleQueue[int]") -> None:
-    """How many tokens are left for a process that comes later."""
-    buckets = RateLimiter(1.0, 10.0, moments)
-    told.put(sum(buckets.wait_s("anna", 50.0) == 0.0 for _ in range(20)))
+def test_waiting_is_reported_without_taking_a_token() -> None:
+    limiter = RateLimiter(1.0, 2.0)
+    assert [limiter.take("anna", 50.0) for _ in range(2)] == [0.0, 0.0]
+    assert [limiter.wait_s("anna", 50.0) for _ in range(3)] == [1.0] * 3
+    assert limiter.wait_s("bert", 50.0) == 0.0
+    assert limiter.take("anna", 51.0) == 0.0
 
 
-def test_a_process_that_starts_later_finds_what_is_left() -> None:
-    moments: Moments = Moments(cells=spawning.RawArray("d", CELLS))
-    mine = RateLimiter(1.0, 10.0, moments)
-    for _ in range(7):
-        assert mine.wait_s("anna", 50.0) == 0.0
-    told = spawning.SimpleQueue()
-    child = spawning.Process(target=take, args=(moments, told))
-    child.start()
-    assert told.get() == 3
-    child.join()
-    assert mine.wait_s("anna", 50.0) == 1.0
-    assert mine.wait_s("bert", 50.0) == 0.0
+def test_the_names_seen_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "NAMES", 100)
+    limiter = RateLimiter(1.0, 1.0)
+    assert limiter.take("anna", 50.0) == 0.0
+    for name in range(99):
+        assert limiter.take(f"client {name}", 50.0) == 0.0
+    assert limiter.take("anna", 50.0) == 1.0
+    for name in range(99, 300):
+        assert limiter.take(f"client {name}", 50.0) == 0.0
+    assert len(limiter._full_at) == 100

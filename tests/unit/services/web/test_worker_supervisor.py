@@ -23,7 +23,7 @@ def test_a_port_that_somebody_serves_already_is_said(caplog: pytest.LogCaptureFi
         with caplog.at_level(logging.WARNING), listener("127.0.0.1", port) as second:
             assert second.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
     assert len(caplog.messages) == 1
-    assert f"127.0.0.1:{port} already" in caplog.messages[0]
+    assert f"127.0.0.1:{port} is already in use" in caplog.messages[0]
 
 
 def test_supervisors_in_one_home_keep_each_others_metrics(
@@ -63,15 +63,15 @@ class Hanging:
 def test_a_worker_that_does_not_end_in_time_is_killed(within_s: float) -> None:
     hanging = Hanging()
     worker = Worker(hanging, hanging, ready=True)  # type: ignore[arg-type]
-    worker.look()
+    worker.poll()
     worker.leave(within_s)
     assert (hanging.asked, hanging.killed) == (True, False)
-    worker.look()
+    worker.poll()
     assert hanging.killed == (within_s < 0)
 
 
 def test_a_worker_that_never_gets_ready_is_killed() -> None:
     hanging = Hanging()
     worker = Worker(hanging, hanging, kill_at_s=0.0)  # type: ignore[arg-type]
-    worker.look()
+    worker.poll()
     assert hanging.killed
