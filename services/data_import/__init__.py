@@ -1,1 +1,1 @@
-"""Data import: a data set from outside becomes one data version."""
+"""Data import: turn a data set from outside into one data version."""

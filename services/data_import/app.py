@@ -1,5 +1,7 @@
-"""`ringside data import`: a file, a storefront's own data or the synthetic shop becomes one data version,
-or nothing."""
+"""`ringside data import`: a file, a storefront's own data or the synthetic shop becomes a new data version.
+
+An import either succeeds or changes nothing on disk.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -16,11 +17,12 @@ from rich.table import Table
 
 from services import bootstrap
 from services.data_import import online_retail, schemas, storefront, synthetic
-from services.data_import.dataset_draft import LINES, Draft
-from services.data_import.download import shown
-from services.data_import.readers import local_file
+from services.data_import.dataset_draft import INTERACTIONS, DatasetDraft
+from services.data_import.download import without_secrets
+from services.data_import.source_file import local_file
 from services.data_import.timeline import Timeline, arrange, shifted
 from services.errors import BadInputError
+from services.ports.training import DataFacts, DataManifest
 from services.settings import Settings
 
 SYNTHETIC = "synthetic"
@@ -33,12 +35,11 @@ FROM lines GROUP BY user_id ORDER BY user_id
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What to import.
+class ImportRequest:
+    """A request to import a data set.
 
-    source: path or URL of Online Retail II, or of a catalogue (with `interactions`), a folder with
-    `items.*` and `interactions.*`, or "synthetic". split, rebase: see
-    `services.data_import.timeline.arrange`.
+    source: path or URL of Online Retail II, or of a catalogue (then with `interactions`), a folder with
+    `items.*` and `interactions.*`, or "synthetic". split, rebase: see services.data_import.timeline.arrange.
     as_of: when the catalogue was true; None: when its file was written.
     """
 
@@ -52,74 +53,79 @@ class Order:
 
 
 def import_data(
-    settings: Settings, order: Order, now: datetime, on_step: Step = lambda step: None
-) -> dict[str, Any]:
-    """Import and make current; returns the manifest. Raises BadInputError; then nothing has changed on
-    disk."""
+    settings: Settings, request: ImportRequest, now: datetime, on_step: Step = lambda step: None
+) -> DataManifest:
+    """Import a data set, make it current, and return its manifest.
+
+    Raises BadInputError; then nothing has changed on disk.
+    """
     on_step("reading and cleaning")
-    draft = _draft(order, now, settings.import_max_bytes)
-    if draft.lines.num_rows == 0:
-        raise BadInputError(order.source, "no interaction is left after cleaning")
-    on_step("making the catalogue")
-    timeline = arrange(
-        draft.lines, split=order.split, rebase=None if order.source == SYNTHETIC else order.rebase
-    )
+    draft = _draft(request, now, settings.import_max_bytes)
+    if draft.interactions.num_rows == 0:
+        raise BadInputError(request.source, "no interaction is left after cleaning")
+    on_step("creating the catalogue")
+    rebase = None if request.source == SYNTHETIC else request.rebase
+    timeline = arrange(draft.interactions, split=request.split, rebase=rebase)
     tables = _tables(draft, timeline)
     schemas.check(tables["items"], schemas.ITEMS_OUT, "items")
     schemas.check(tables["users"], schemas.USERS_OUT, "users")
     on_step("writing")
     store = bootstrap.data_store(settings)
-    version = store.write(tables, _manifest(draft, timeline, order, now))
+    version = store.write(tables, _facts(draft, timeline, request, now))
     return store.manifest(version)
 
 
-def _draft(order: Order, now: datetime, most_bytes: int) -> Draft:
-    if order.source == SYNTHETIC:
-        return synthetic.draft(order.seed, (order.rebase or now).timestamp(), now)
-    source = shown(order.source)
-    if Path(order.source).is_dir():
-        return storefront.draft(*storefront.find(Path(order.source)), source, order.licence)
+def _draft(request: ImportRequest, now: datetime, most_bytes: int) -> DatasetDraft:
+    if request.source == SYNTHETIC:
+        return synthetic.draft(request.seed, (request.rebase or now).timestamp(), now)
+    source = without_secrets(request.source)
+    if Path(request.source).is_dir():
+        items, interactions = storefront.files_in(Path(request.source))
+        return storefront.draft(items, interactions, source, request.licence)
     with ExitStack() as stack:
-        path = stack.enter_context(local_file(order.source, most_bytes))
-        if order.interactions is None:
+        path = stack.enter_context(local_file(request.source, most_bytes))
+        if request.interactions is None:
             return online_retail.draft(path, source)
-        interactions = stack.enter_context(local_file(order.interactions, most_bytes))
-        return storefront.draft(path, interactions, source, order.licence)
+        interactions = stack.enter_context(local_file(request.interactions, most_bytes))
+        return storefront.draft(path, interactions, source, request.licence)
 
 
-def _tables(draft: Draft, timeline: Timeline) -> dict[str, pa.Table]:
-    if draft.catalogue is None:
-        items = online_retail.catalogue(timeline.lines)
+def _tables(draft: DatasetDraft, timeline: Timeline) -> dict[str, pa.Table]:
+    if draft.items is None:
+        items = online_retail.items_of(timeline.interactions)
     else:
-        items = shifted(draft.catalogue, "first_seen", timedelta(seconds=timeline.shift_s))
+        items = shifted(draft.items, "first_seen", timedelta(seconds=timeline.shift_s))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.register("lines", timeline.lines)
+        connection.register("lines", timeline.interactions)
         users = connection.sql(_USERS).to_arrow_table()
-    tables = {"items": items, "users": users, "interactions": timeline.lines.select(LINES.names)}
-    return tables if timeline.holdout is None else tables | {"holdout": timeline.holdout.select(LINES.names)}
+    interactions = timeline.interactions.select(INTERACTIONS.names)
+    tables = {"items": items, "users": users, "interactions": interactions}
+    if timeline.holdout is not None:
+        tables["holdout"] = timeline.holdout.select(INTERACTIONS.names)
+    return tables
 
 
-def _manifest(draft: Draft, timeline: Timeline, order: Order, now: datetime) -> dict[str, Any]:
-    at = timeline.lines["at"]
+def _facts(draft: DatasetDraft, timeline: Timeline, request: ImportRequest, now: datetime) -> DataFacts:
+    at = timeline.interactions["at"]
     return {
         "created_at": now.isoformat(),
         "source": draft.source,
         "licence": draft.licence,
         "citation": draft.citation,
         "window": [at[0].as_py().isoformat(), at[-1].as_py().isoformat()],
-        "split": order.split.isoformat() if order.split else None,
+        "split": request.split.isoformat() if request.split else None,
         "shift_s": timeline.shift_s,
         "catalogue": {
-            "as_of": min(order.as_of or draft.as_of, now).isoformat(),
+            "as_of": min(request.as_of or draft.as_of, now).isoformat(),
             "fields": sorted(draft.fields),
         },
-        "rules": [rule.to_json() for rule in draft.rules],
+        "rules": list(draft.rules),
     }
 
 
-def moment(field: str, text: str | None) -> datetime | None:
-    """An ISO 8601 time (without a zone: UTC). Raises BadInputError naming `field`."""
+def parse_time(field: str, text: str | None) -> datetime | None:
+    """Parse an ISO 8601 time (without a zone: UTC). Raises BadInputError naming `field`."""
     if text is None:
         return None
     try:
@@ -129,28 +135,22 @@ def moment(field: str, text: str | None) -> datetime | None:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def run(settings: Settings, order: Order, console: Console | None = None) -> None:
-    """Import with progress on the terminal and print what was imported."""
+def run(settings: Settings, request: ImportRequest, console: Console | None = None) -> None:
+    """Import with progress on the terminal, then print the data version."""
     console = console or Console()
     started = time.perf_counter()
     with _progress(console) as on_step:
-        manifest = import_data(settings, order, datetime.now(UTC), on_step)
+        manifest = import_data(settings, request, datetime.now(UTC), on_step)
     show(settings, manifest["version"], console)
     console.print(f"imported in {time.perf_counter() - started:.1f} s and made current")
 
 
 def show(settings: Settings, version: str | None = None, console: Console | None = None) -> None:
-    """Print a data version (None: the current one): source, window, counts, what each rule dropped."""
+    """Print a data version (None: the current one): source, window, counts, rows dropped by each rule."""
     console = console or Console()
     manifest = bootstrap.data_store(settings).manifest(version)
     facts = Table(title=f"data version {manifest['version']}", show_header=False)
-    counts = ", ".join(f"{count:,} {name}" for name, count in manifest["counts"].items())
-    window = " to ".join(manifest["window"])
-    rows = {"source": manifest["source"], "licence": manifest["licence"], "cite": manifest["citation"]}
-    if said := manifest.get("catalogue"):
-        rows["catalogue"] = f"as of {said['as_of']}, says {', '.join(said['fields'])}"
-    rows |= {"window": window, "shifted by": f"{manifest['shift_s']:.0f} s", "holds": counts}
-    for name, value in rows.items():
+    for name, value in _rows(manifest).items():
         if value:
             facts.add_row(name, value)
     console.print(facts)
@@ -159,6 +159,21 @@ def show(settings: Settings, version: str | None = None, console: Console | None
         rules.add_row(rule["name"], rule["why"], f"{rule['dropped']:,}", f"{rule['left']:,}")
     if manifest["rules"]:
         console.print(rules)
+
+
+def _rows(manifest: DataManifest) -> dict[str, str]:
+    catalogue = manifest.get("catalogue")  # versions imported by older releases have none
+    return {
+        "source": manifest["source"],
+        "licence": manifest["licence"],
+        "cite": manifest["citation"],
+        "catalogue": f"as of {catalogue['as_of']}, with {', '.join(catalogue['fields'])}"
+        if catalogue
+        else "",
+        "window": " to ".join(manifest["window"]),
+        "shifted by": f"{manifest['shift_s']:.0f} s",
+        "holds": ", ".join(f"{count:,} {name}" for name, count in manifest["counts"].items()),
+    }
 
 
 @contextmanager

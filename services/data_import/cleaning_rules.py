@@ -1,54 +1,45 @@
-"""Cleaning rules as a table: each says what it drops and why, and counts it."""
+"""Cleaning: a table of rules, each with a reason, that drops rows and counts them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
+from services.ports.training import RuleFacts
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Rows for which the SQL condition `drop` holds are left out; the first rule that holds takes the row."""
+    """A rule that drops the rows for which the SQL condition `drop` holds. `why`: the reason."""
 
     name: str
     why: str
     drop: str
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What a rule did to one file."""
+def clean(table: pa.Table, rules: Sequence[Rule]) -> tuple[pa.Table, list[RuleFacts]]:
+    """Drop rows by `rules`, whose conditions refer to the columns of `table`.
 
-    name: str
-    why: str
-    dropped: int
-    left: int
-
-    def to_json(self) -> dict[str, object]:
-        """For the manifest."""
-        return asdict(self)
-
-
-def clean(table: pa.Table, rules: Sequence[Rule]) -> tuple[pa.Table, list[Applied]]:
-    """Rows that no rule drops, in file order, and the count of each rule. Conditions see the columns of
-    `table`."""
-    judged = _judge(table, rules)
-    connection = duckdb.connect()
-    connection.register("judged", judged)
-    counted = dict(connection.sql("SELECT rule, count(*) FROM judged GROUP BY rule").fetchall())
-    applied, left = [], table.num_rows
+    A row is counted for the first rule that drops it. Returns the rows that are left, in file order, and the
+    result of each rule.
+    """
+    with duckdb.connect() as connection:
+        connection.register("matched", _match(table, rules))
+        by_rule = connection.sql("SELECT rule, count(*) FROM matched GROUP BY rule").fetchall()
+        kept = connection.sql("SELECT * EXCLUDE (rule) FROM matched WHERE rule IS NULL").to_arrow_table()
+    dropped, left = dict(by_rule), table.num_rows
+    results: list[RuleFacts] = []
     for index, rule in enumerate(rules):
-        left -= counted.get(index, 0)
-        applied.append(Applied(rule.name, rule.why, counted.get(index, 0), left))
-    kept = connection.sql("SELECT * EXCLUDE (rule) FROM judged WHERE rule IS NULL").to_arrow_table()
-    return kept, applied
+        left -= dropped.get(index, 0)
+        results.append(RuleFacts(name=rule.name, why=rule.why, dropped=dropped.get(index, 0), left=left))
+    return kept, results
 
 
-def _judge(table: pa.Table, rules: Sequence[Rule]) -> pa.Table:
-    """`table` with the column `rule`: index of the first rule that drops the row, null if none does."""
+def _match(table: pa.Table, rules: Sequence[Rule]) -> pa.Table:
+    """Add the column `rule`: index of the first rule that drops the row, null if none does."""
     cases = " ".join(f"WHEN {rule.drop} THEN {index}" for index, rule in enumerate(rules))
-    judgement = f"CASE {cases} END" if cases else "NULL"
-    connection = duckdb.connect()
-    connection.register("lines", table)
-    return connection.sql(f"SELECT *, {judgement} AS rule FROM lines").to_arrow_table()
+    first = f"CASE {cases} END" if cases else "NULL"
+    with duckdb.connect() as connection:
+        connection.register("lines", table)
+        return connection.sql(f"SELECT *, {first} AS rule FROM lines").to_arrow_table()

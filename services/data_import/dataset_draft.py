@@ -1,13 +1,13 @@
-"""What a source turns into, before times are shifted and tables are written."""
+"""The common form of every source: cleaned tables, before times are shifted and a data version is written."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
 
-from services.data_import.cleaning_rules import Applied
+from services.ports.training import RuleFacts
 
-LINES = pa.schema(
+INTERACTIONS = pa.schema(
     [
         ("user_id", pa.string()),
         ("item_id", pa.string()),
@@ -33,19 +33,20 @@ ITEMS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """Clean interactions of one source and its catalogue.
+class DatasetDraft:
+    """The cleaned tables of one source.
 
-    lines: LINES, and `description` where there is no `catalogue`; catalogue: ITEMS (`first_seen` may be
-    null), or None if the items are to be derived from the lines that are kept for training. fields: of the
-    catalogue, those that the source says; the others are defaults. as_of: when the catalogue was true.
+    interactions: columns of INTERACTIONS, ordered by time; with `description` too if `items` is None.
+    items: columns of ITEMS (`first_seen` may be null); None if the items are to be derived from the
+    interactions that are kept for training. fields: columns of the catalogue that the source provides; the
+    others hold defaults. as_of: when the catalogue was true.
     """
 
-    lines: pa.Table
-    catalogue: pa.Table | None
+    interactions: pa.Table
+    items: pa.Table | None
     source: str
     licence: str
     citation: str
-    rules: tuple[Applied, ...]
+    rules: tuple[RuleFacts, ...]
     fields: frozenset[str]
     as_of: datetime

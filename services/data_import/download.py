@@ -1,4 +1,4 @@
-"""A source at an http(s) URL: the whole file, or an error that says why not."""
+"""Downloading a source from an http(s) URL: the whole file, or an error with the cause."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import httpx
 from services.errors import BadInputError
 
 TIMEOUT_S = 30.0  # without a byte
-_KIND_OF_TYPE = {
+_SUFFIX_OF_TYPE = {
     "text/csv": ".csv",
     "application/vnd.apache.parquet": ".parquet",
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": ".xlsx",
@@ -20,48 +20,50 @@ _KIND_OF_TYPE = {
 
 
 def is_url(source: str) -> bool:
-    """Whether `source` is to be fetched."""
+    """Return whether `source` is an http(s) URL."""
     return source.startswith(("http://", "https://"))
 
 
-def shown(source: str) -> str:
-    """`source` without what may be a secret in a URL: credentials, and the query (signed links).
+def without_secrets(source: str) -> str:
+    """Remove the parts of a URL that may be secret: credentials, and the query (of signed links).
 
-    >>> shown("https://me:secret@shop.example/items.csv?signature=x")
+    >>> without_secrets("https://me:secret@shop.example/items.csv?signature=x")
     'https://shop.example/items.csv'
     """
     return re.sub(r"[?#].*", "", re.sub(r"//[^/]*@", "//", source)) if is_url(source) else source
 
 
-def fetched(url: str, folder: Path, most_bytes: int) -> Path:
-    """Fetch into `folder`. The file is as old as the server says (Last-Modified), else as new as now.
+def download(url: str, folder: Path, most_bytes: int) -> Path:
+    """Download a file into `folder`. Its modification time is the server's Last-Modified, if there is one.
 
-    Raises BadInputError when the server can't be reached, answers no success, or the connection breaks
-    before the announced end, and for more than `most_bytes`.
+    Raises BadInputError if the server can't be reached or answers with an error, if the connection breaks
+    before the announced end, or if the file has more than `most_bytes`.
     """
     try:
         with httpx.stream("GET", url, follow_redirects=True, timeout=TIMEOUT_S) as response:
             response.raise_for_status()
-            path = folder / _name(response)
+            path = folder / _file_name(response)
             _save(response, path, most_bytes)
     except httpx.HTTPStatusError as error:
         code, phrase = error.response.status_code, error.response.reason_phrase
-        raise BadInputError("source", f"{shown(url)}: the server answered {code} {phrase}") from error
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: no name of a host
-        raise BadInputError("source", f"{shown(url)}: {error or type(error).__name__}") from error
+        raise BadInputError(
+            "source", f"{without_secrets(url)}: the server answered {code} {phrase}"
+        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: invalid host name
+        raise BadInputError("source", f"{without_secrets(url)}: {error or type(error).__name__}") from error
     return path
 
 
-def too_large(most_bytes: int, when: str = "") -> str:
-    """Why a file is refused for its size, and what to do."""
-    return f"is larger than {most_bytes:,} bytes {when}".rstrip() + " (RINGSIDE_IMPORT_MAX_BYTES)"
+def size_problem(most_bytes: int, when: str = "") -> str:
+    """Format the problem of a file that is too large."""
+    return f"is larger than {most_bytes:,} bytes {when}".rstrip() + " (raise RINGSIDE_IMPORT_MAX_BYTES)"
 
 
-def _name(response: httpx.Response) -> str:
-    """Of the file: what the address ends with, and the kind by its type if the address has none."""
+def _file_name(response: httpx.Response) -> str:
+    """Return the last part of the URL's path, with a suffix by the content type if it has none."""
     name = re.sub(r"[^\w.+-]", "_", Path(response.url.path).name).strip(".") or "download"
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return name if Path(name).suffix else name + _KIND_OF_TYPE.get(media_type, "")
+    return name if Path(name).suffix else name + _SUFFIX_OF_TYPE.get(media_type, "")
 
 
 def _save(response: httpx.Response, path: Path, most_bytes: int) -> None:
@@ -70,8 +72,10 @@ def _save(response: httpx.Response, path: Path, most_bytes: int) -> None:
         for chunk in response.iter_bytes(1 << 20):
             size += len(chunk)
             if size > most_bytes:
-                raise BadInputError("source", f"{shown(str(response.url))}: {too_large(most_bytes)}")
+                raise BadInputError(
+                    "source", f"{without_secrets(str(response.url))}: {size_problem(most_bytes)}"
+                )
             file.write(chunk)
-    with suppress(ValueError, OverflowError):  # a server may say anything
+    with suppress(ValueError, OverflowError):  # the header is missing or malformed
         at_s = parsedate_to_datetime(response.headers.get("last-modified", "")).timestamp()
         os.utime(path, (at_s, at_s))

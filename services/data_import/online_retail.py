@@ -1,8 +1,7 @@
-"""Online Retail II, as the UCI repository publishes it: every invoice line of a UK gift shop, 2009-12 to
-2011-12.
+"""Online Retail II as a source: the invoice lines of a UK gift shop from 2009-12 to 2011-12.
 
-Chen, D. (2012), doi 10.24432/C5CG6D, CC BY 4.0. The public workbook has two sheets that both hold 1-9
-December 2010. Times carry no zone; they are taken as UTC.
+Chen, D. (2012), doi 10.24432/C5CG6D, CC BY 4.0, in the form that the UCI repository publishes. The workbook
+has two sheets, which both contain 1-9 December 2010. Times have no zone and are read as UTC.
 """
 
 from pathlib import Path
@@ -12,8 +11,9 @@ import pyarrow as pa
 
 from services.data_import import schemas
 from services.data_import.cleaning_rules import Rule, clean
-from services.data_import.dataset_draft import ITEMS, LINES, Draft
-from services.data_import.readers import read, written
+from services.data_import.dataset_draft import INTERACTIONS, ITEMS, DatasetDraft
+from services.data_import.readers import read
+from services.data_import.source_file import modified_at
 from services.data_import.title_categories import categories, title
 
 COLUMNS = {
@@ -26,39 +26,40 @@ COLUMNS = {
     "Customer ID": "VARCHAR",
     "Country": "VARCHAR",
 }
-FIELDS = frozenset({"title", "category", "price", "description"})  # an invoice knows nothing of stock
+FIELDS = frozenset({"title", "category", "price", "description"})  # invoices do not contain stock
 LICENCE = "CC BY 4.0"
 CITATION = "Chen, D. (2012), Online Retail II, UCI Machine Learning Repository, doi 10.24432/C5CG6D"
 _SAME_LINE = ", ".join(f'"{name}"' for name in COLUMNS)
 _SAME_BUT_BLANKS = _SAME_LINE.replace('"Description"', 'trim("Description")')
-_OWN = (
-    "name the interactions of your own shop by --interactions; a file alone is read as Online Retail II, and "
+_HINT = (
+    "give the interactions of your own shop by --interactions; "
+    "a single file is read as Online Retail II, and "
 )
 _REPEATED = "row_number() OVER (PARTITION BY {} ORDER BY sheet, row) > 1"
 
 RULES = (
-    Rule("no_customer", "nobody to recommend to", '"Customer ID" IS NULL'),
+    Rule("no_customer", "there is no user to recommend to", '"Customer ID" IS NULL'),
     Rule("cancelled", "a cancellation is not a purchase", "Invoice ILIKE 'C%'"),
-    Rule("not_positive", "returns and corrections of stock", "Quantity <= 0"),
+    Rule("not_positive", "a return or a correction of stock", "Quantity <= 0"),
     Rule(
         "duplicate",
-        "the same line again: 1-9 December 2010 stand in both sheets, some invoices repeat a line",
+        "a repeated line: both sheets contain 1-9 December 2010, some invoices repeat a line",
         _REPEATED.format(_SAME_LINE),
     ),
     Rule(
         "duplicate_but_blanks",
-        "the sheets differ in blanks around descriptions",
+        "a repeated line except for blanks around its description",
         _REPEATED.format(_SAME_BUT_BLANKS),
     ),
     Rule(
         "not_a_product",
-        "postage, fees, tests: products have codes of five digits, but for PADS and SP1002",
+        "postage, a fee or a test: codes of products begin with five digits, except PADS and SP1002",
         "NOT regexp_matches(StockCode, '^[0-9]{5}') AND StockCode NOT IN ('PADS', 'SP1002')",
     ),
 )
 
-# What a shop would print today: the description used most in the last 200 lines (the latest of equals), the
-# median price of the last 50 that were not given away.
+# The current catalogue: of each item the description used most in its last 200 lines (of equals the latest),
+# and the median price of those of its last 50 lines that have one.
 _LATEST = """
 WITH ranked AS (
     SELECT item_id, description, price, "at",
@@ -78,9 +79,9 @@ FROM ranked JOIN chosen USING (item_id) GROUP BY item_id ORDER BY item_id
 """
 
 
-def draft(path: Path, source: str) -> Draft:
-    """Clean purchases of the file at `path`. Raises RefusedFileError if it is not what it says."""
-    raw = read(path, COLUMNS, hint=_OWN)
+def draft(path: Path, source: str) -> DatasetDraft:
+    """Read and clean the purchases in a file. Raises BadInputError, FileValidationError."""
+    raw = read(path, COLUMNS, hint=_HINT)
     schemas.check(raw, schemas.RETAIL_LINES, path.name)
     kept, rules = clean(raw, RULES)
     with duckdb.connect() as connection:
@@ -91,16 +92,21 @@ def draft(path: Path, source: str) -> Draft:
                coalesce(trim(Description), '') AS description
                FROM kept ORDER BY "at", order_id, sheet, row"""
         ).to_arrow_table()
-    schema = LINES.append(pa.field("description", pa.string()))
-    kept = lines.select(schema.names).cast(schema)
-    return Draft(kept, None, source, LICENCE, CITATION, tuple(rules), FIELDS, written(path))
+    schema = INTERACTIONS.append(pa.field("description", pa.string()))
+    interactions = lines.select(schema.names).cast(schema)
+    return DatasetDraft(
+        interactions, None, source, LICENCE, CITATION, tuple(rules), FIELDS, modified_at(path)
+    )
 
 
-def catalogue(lines: pa.Table) -> pa.Table:
-    """Items of cleaned `lines` (with `description`): title and category are made from the descriptions."""
+def items_of(interactions: pa.Table) -> pa.Table:
+    """Derive the items (columns of ITEMS) from interactions with `description`.
+
+    Titles and categories are made from the descriptions.
+    """
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.register("lines", lines)
+        connection.register("lines", interactions)
         items = connection.sql(_LATEST).to_arrow_table()
     titles = [
         title(text) or code

@@ -1,4 +1,4 @@
-"""What each table must hold, as pandera schemas: of the files that come in, and of the tables that go out."""
+"""Pandera schemas of the tables that are read from files, and of those that an import writes."""
 
 from datetime import UTC, datetime
 
@@ -7,28 +7,29 @@ import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 from pandera.pandas import Check, Column
 
 from models.recommender import KINDS
-from services.data_import.validation_error import SHOWN, Finding, RefusedFileError
+from services.data_import.validation_error import SHOWN, FileValidationError, InvalidValue
 
-MOST_STOCK = 2**31 - 1  # as /items takes
+MOST_STOCK = 2**31 - 1  # the limit of /items
 _EARLIEST, _LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _finite = Check(lambda values: np.isfinite(values), name="is finite")
 _whole = Check(lambda values: values == np.floor(values), name="is a whole number")
 _not_negative = Check.ge(0, error="is not negative")
 _plausible_time = Check.in_range(_EARLIEST, _LATEST, error="lies between 1990 and 2100")
 _short = Check(lambda values: values.str.len() <= 200, name="has at most 200 characters")
-# as /items takes: arrays give every row the room of the longest
+# the limits of /items: in an array every row is as wide as the longest
 _title = Check(lambda values: values.str.len() <= 500, name="has at most 500 characters")
 _long = Check(lambda values: values.str.len() <= 10_000, name="has at most 10,000 characters")
-_plain = Check(  # numpy drops a NUL at the end: two ids would be one
+_plain = Check(  # numpy drops a NUL at the end, which would make two ids equal
     lambda values: ~values.str.match(r".*[\x00-\x1f\x7f]"), name="has no control characters"
 )
 
 _printed = Check(
     lambda values: ~values.str.contains(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
-    name="has no control characters but tabs and ends of lines",
+    name="has no control characters except tabs and line ends",
 )
 
 
@@ -44,7 +45,7 @@ def _time(*, nullable: bool = False) -> Column:
     return Column(None, _plausible_time, nullable=nullable)
 
 
-# Online Retail II as published: dirty rows are allowed here, the cleaning rules count them.
+# Online Retail II as published. Dirty rows are valid here; the cleaning rules count and drop them.
 RETAIL_LINES = pandera.DataFrameSchema(
     {
         "Invoice": _text(_short, _plain),
@@ -87,7 +88,7 @@ INTERACTIONS = pandera.DataFrameSchema(
     }
 )
 
-# What every import writes.
+# The tables that every import writes.
 ITEMS_OUT = pandera.DataFrameSchema(
     {
         "item_id": _text(_short, _plain, unique=True),
@@ -113,42 +114,44 @@ USERS_OUT = pandera.DataFrameSchema(
 
 
 def check(table: pa.Table, schema: pandera.DataFrameSchema, name: str) -> None:
-    """Raise RefusedFileError with every value of `table` that breaks `schema`. `sheet` and `row` say where,
-    if there."""
+    """Check a table. Raises FileValidationError with the values that break `schema`.
+
+    `name`: of the file, for the message, which also gives the columns `sheet` and `row` if there are any.
+    """
     frame = pd.DataFrame({column: _frame_column(table[column]) for column in schema.columns})
     try:
         schema.validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as error:
-        raise _refused(error.failure_cases, table, name) from error
+        raise _validation_error(error.failure_cases, table, name) from error
 
 
 def _frame_column(column: pa.ChunkedArray) -> pd.Series:
-    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-        return column.to_pandas()
-    if pa.types.is_timestamp(column.type):
+    if any(is_kind(column.type) for is_kind in (pt.is_floating, pt.is_integer, pt.is_timestamp)):
         return column.to_pandas()
     return pd.Series(column, dtype=pd.ArrowDtype(column.type))
 
 
-_RULES = {"not_nullable": "is there", "field_uniqueness": "is there once"}
+_RULES = {"not_nullable": "is present", "field_uniqueness": "is unique"}  # pandera's names of them
 
 
-def _refused(cases: pd.DataFrame, table: pa.Table, name: str) -> RefusedFileError:
+def _validation_error(cases: pd.DataFrame, table: pa.Table, name: str) -> FileValidationError:
     cases = cases.drop_duplicates(["column", "check", "index"])
     shown = cases.dropna(subset=["index"]).sort_values("index").head(SHOWN)
-    return RefusedFileError(name, [_finding(case, table) for case in shown.to_dict("records")], len(cases))
+    invalid = [
+        _invalid_value(table, int(index), str(column), str(rule))
+        for index, column, rule in zip(shown["index"], shown["column"], shown["check"], strict=True)
+    ]
+    return FileValidationError(name, invalid, len(cases))
 
 
-def _finding(case: dict[str, object], table: pa.Table) -> Finding:
-    index = int(case["index"])
+def _invalid_value(table: pa.Table, index: int, column: str, rule: str) -> InvalidValue:
     sheet = table["sheet"][index].as_py() if "sheet" in table.column_names else ""
     row = table["row"][index].as_py() if "row" in table.column_names else index + 1
-    rule = _RULES.get(str(case["check"]), str(case["check"]))
-    return Finding(sheet, row, str(case["column"]), rule, _shown(table[case["column"]][index]))
+    return InvalidValue(sheet, row, column, _RULES.get(rule, rule), _text_of(table[column][index]))
 
 
-def _shown(value: pa.Scalar) -> str:
-    """Also a time that Python has no word for."""
+def _text_of(value: pa.Scalar) -> str:
+    """Format a value, also a time that is out of the range of Python's datetime."""
     try:
         return str(value.as_py())
     except OverflowError:

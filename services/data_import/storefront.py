@@ -1,9 +1,9 @@
-"""Any storefront's own data: a catalogue and interactions, each as CSV, Parquet, xlsx or zip.
+"""A storefront's own data as a source: a catalogue and interactions, each as CSV, Parquet, xlsx or zip.
 
-catalogue: item_id, title; optional: category, price, description, stock (-1: not tracked), hidden,
-first_seen.
-interactions: user_id, item_id, at; optional: kind (view, click, add_to_cart, purchase; default purchase),
-quantity (default 1), price (default the catalogue's), order_id.
+Columns of the catalogue: item_id, title; optional: category, price, description, stock (-1: not tracked),
+hidden, first_seen.
+Columns of the interactions: user_id, item_id, at; optional: kind (view, click, add_to_cart, purchase; default
+purchase), quantity (default 1), price (default: the catalogue's), order_id.
 Times are ISO 8601 (without a zone: UTC), or seconds or milliseconds since the epoch. Other columns are
 ignored.
 """
@@ -14,12 +14,13 @@ import duckdb
 
 from services.data_import import schemas
 from services.data_import.cleaning_rules import Rule, clean
-from services.data_import.dataset_draft import ITEMS, LINES, Draft
-from services.data_import.readers import KINDS, read, written
+from services.data_import.dataset_draft import INTERACTIONS, ITEMS, DatasetDraft
+from services.data_import.readers import read
+from services.data_import.source_file import FORMATS, modified_at
 from services.errors import BadInputError
 from services.messages.events import ITEM_FIELDS
 
-CATALOGUE = {
+CATALOGUE_COLUMNS = {
     "item_id": "VARCHAR",
     "title": "VARCHAR",
     "category": "VARCHAR",
@@ -29,7 +30,7 @@ CATALOGUE = {
     "hidden": "BOOLEAN",
     "first_seen": "TIMESTAMPTZ",
 }
-INTERACTIONS = {
+INTERACTION_COLUMNS = {
     "user_id": "VARCHAR",
     "item_id": "VARCHAR",
     "at": "TIMESTAMPTZ",
@@ -38,16 +39,16 @@ INTERACTIONS = {
     "price": "DOUBLE",
     "order_id": "VARCHAR",
 }
-LONGEST_DESCRIPTION = 1_000  # characters kept: arrays of text are as wide as their longest entry
+LONGEST_DESCRIPTION = 1_000  # characters kept, because arrays of text are as wide as their longest entry
 
-_EVERY_COLUMN = ", ".join(f'"{name}"' for name in INTERACTIONS)
+_EVERY_COLUMN = ", ".join(f'"{name}"' for name in INTERACTION_COLUMNS)
 RULES = (
     Rule(
         "duplicate",
-        "the same line again",
+        "a repeated line",
         f"row_number() OVER (PARTITION BY {_EVERY_COLUMN} ORDER BY row) > 1",
     ),
-    Rule("unknown_item", "not in the catalogue, so it can't be shown", "NOT known"),
+    Rule("unknown_item", "the item is not in the catalogue, so it can't be shown", "NOT known"),
 )
 _ITEMS = f"""
 SELECT item_id, title, coalesce(category, 'other') AS category, coalesce(price, 0) AS price,
@@ -63,36 +64,38 @@ FROM lines JOIN catalogue USING (item_id) ORDER BY "at", lines.row
 """
 
 
-def find(folder: Path) -> tuple[Path, Path]:
-    """(catalogue, interactions) in `folder`: `items.*` and `interactions.*`. Raises BadInputError naming
-    the missing one."""
-    found = []
-    for stem in ("items", "interactions"):
-        paths = [
-            folder / f"{stem}{kind}" for kind in (*KINDS, ".zip") if (folder / f"{stem}{kind}").is_file()
-        ]
-        if not paths:
-            raise BadInputError("source", f"{folder} has no {stem}.csv, .parquet, .xlsx or .zip")
-        found.append(paths[0])
-    return found[0], found[1]
+def files_in(folder: Path) -> tuple[Path, Path]:
+    """Return the files `items.*` and `interactions.*` of `folder`. Raises BadInputError if one is missing."""
+    return _file_in(folder, "items"), _file_in(folder, "interactions")
 
 
-def draft(catalogue_path: Path, interactions_path: Path, source: str, licence: str) -> Draft:
-    """Both files, checked. Raises RefusedFileError naming column, row and rule."""
-    catalogue = read(catalogue_path, CATALOGUE, frozenset(CATALOGUE) - {"item_id", "title"})
-    schemas.check(catalogue, schemas.CATALOGUE, catalogue_path.name)
-    raw = read(interactions_path, INTERACTIONS, frozenset(INTERACTIONS) - {"user_id", "item_id", "at"})
+def _file_in(folder: Path, stem: str) -> Path:
+    for suffix in (*FORMATS, ".zip"):
+        path = folder / f"{stem}{suffix}"
+        if path.is_file():
+            return path
+    raise BadInputError("source", f"{folder} has no {stem}.csv, .parquet, .xlsx or .zip")
+
+
+def draft(items_path: Path, interactions_path: Path, source: str, licence: str) -> DatasetDraft:
+    """Read, check and clean both files. Raises BadInputError, FileValidationError."""
+    optional = frozenset(CATALOGUE_COLUMNS) - {"item_id", "title"}
+    catalogue = read(items_path, CATALOGUE_COLUMNS, optional)
+    schemas.check(catalogue, schemas.CATALOGUE, items_path.name)
+    optional = frozenset(INTERACTION_COLUMNS) - {"user_id", "item_id", "at"}
+    raw = read(interactions_path, INTERACTION_COLUMNS, optional)
     schemas.check(raw, schemas.INTERACTIONS, interactions_path.name)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("catalogue", catalogue)
         connection.register("raw", raw)
-        judged = connection.sql(
+        to_clean = connection.sql(
             "SELECT *, item_id IN (SELECT item_id FROM catalogue) AS known FROM raw"
         ).to_arrow_table()
-        kept, rules = clean(judged, RULES)
+        kept, rules = clean(to_clean, RULES)
         connection.register("lines", kept)
-        lines = connection.sql(_LINES).to_arrow_table().cast(LINES)
+        interactions = connection.sql(_LINES).to_arrow_table().cast(INTERACTIONS)
         items = connection.sql(_ITEMS).to_arrow_table().cast(ITEMS)
     fields = frozenset(name for name in ITEM_FIELDS if catalogue[name].null_count < len(catalogue))
-    return Draft(lines, items, source, licence, "", tuple(rules), fields, written(catalogue_path))
+    as_of = modified_at(items_path)
+    return DatasetDraft(interactions, items, source, licence, "", tuple(rules), fields, as_of)

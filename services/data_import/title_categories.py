@@ -1,5 +1,4 @@
-"""Readable titles and categories for a catalogue that has neither, from descriptions such as
-`WHITE HANGING HEART T-LIGHT HOLDER`."""
+"""Titles and categories for a catalogue that has neither, from descriptions like `RED CAKE TINS`."""
 
 import re
 from collections import Counter
@@ -7,8 +6,8 @@ from collections.abc import Sequence
 
 OTHER = "other"
 CATEGORIES = 60
-# Words that end a title without saying what the thing is: patterns, colours, sizes, occasions.
-_NOT_A_KIND_TEXT = """
+# Words at the end of titles that do not name the product: patterns, colours, sizes, occasions.
+_MODIFIERS_TEXT = """
 assorted asstd baby birthday black blue boy boys brown childrens christmas clear colour colours cream
 design designs diner antique easter flower garden girl girls gold green grey heart ivory large lilac
 medium mini natural orange pack paisley piece pieces pink polkadot purple red retrospot rose round set
@@ -16,7 +15,7 @@ silver size skull skulls small spot spots square star bird stripe style tall tra
 vintage white yellow
 """
 _SMALL_TEXT = "a an and at by for from in of on or per the to with"
-_NOT_A_KIND = frozenset(_NOT_A_KIND_TEXT.split())
+_MODIFIERS = frozenset(_MODIFIERS_TEXT.split())
 _SMALL = frozenset(_SMALL_TEXT.split())
 _SINGULAR = (
     ("ies", "y"),
@@ -30,7 +29,7 @@ _SINGULAR = (
 
 
 def title(description: str) -> str:
-    """Title case with small words kept small and one space between words.
+    """Convert a description to title case, with small words in lower case and single spaces.
 
     >>> title("SET OF 3  CAKE TINS PANTRY DESIGN ")
     'Set of 3 Cake Tins Pantry Design'
@@ -51,10 +50,11 @@ def _cased(word: str, *, first: bool) -> str:
 
 
 def categories(titles: Sequence[str], n: int = CATEGORIES) -> list[str]:
-    """Category of each title: its rightmost word among the `n` words that end most titles; else "other".
+    """Return the category of each title: the last of its words that end many titles, or "other".
 
-    A title usually ends with what the thing is ("… Cake Tins"), unless a pattern or colour follows ("… Pantry
-    Design"); such words (`_NOT_A_KIND`) are skipped. Words are made singular; ties go by the alphabet.
+    Only the `n` words that end most titles become categories; of equally frequent ones the alphabetically
+    first. A title usually ends with the product ("… Cake Tins"), unless a pattern or colour follows ("…
+    Pantry Design"); such words (`_MODIFIERS`) are skipped. Words are made singular.
     """
     nouns = [_nouns(text) for text in titles]
     ending = Counter(words[-1] for words in nouns if words)
@@ -64,7 +64,7 @@ def categories(titles: Sequence[str], n: int = CATEGORIES) -> list[str]:
 
 def _nouns(text: str) -> list[str]:
     words = re.findall(r"[a-z]{3,}", text.lower().replace("t-light", "tlight").replace("'", ""))
-    return [_singular(word) for word in words if word not in _NOT_A_KIND and word not in _SMALL]
+    return [_singular(word) for word in words if word not in _MODIFIERS and word not in _SMALL]
 
 
 def _singular(word: str) -> str:

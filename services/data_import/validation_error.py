@@ -1,5 +1,4 @@
-"""Why a file was refused: every finding names column, row and rule, so that it can be mended at its
-source."""
+"""The error for a file with invalid values, which names each by column, row and rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Finding:
-    """One value that breaks a rule. `row` as the file counts it: with its header line, or from 1 without
-    one."""
+class InvalidValue:
+    """One value that breaks a rule. `row`: line of the file, where the header is line 1 (in Parquet files,
+    which have no header line, the first row is 1); `sheet`: empty for files without sheets."""
 
     sheet: str
     row: int
@@ -25,14 +24,14 @@ class Finding:
         return f'column {self.column!r}, {where}: {self.value!r} breaks the rule "{self.rule}"'
 
 
-class RefusedFileError(BadInputError):
-    """A file does not hold what it must; nothing of it was imported. `findings` are in file order."""
+class FileValidationError(BadInputError):
+    """A file has invalid values; nothing of it was imported. `invalid`: the first of them, in file order."""
 
-    def __init__(self, name: str, findings: Sequence[Finding], total: int | None = None):
-        self.findings = tuple(sorted(findings))
-        total = len(self.findings) if total is None else total
-        lines = [f"refused, nothing was imported: {total} value{'s' * (total != 1)} against a rule"]
-        lines += [f"  {finding}" for finding in self.findings[:SHOWN]]
+    def __init__(self, name: str, invalid: Sequence[InvalidValue], total: int | None = None):
+        self.invalid = tuple(sorted(invalid))
+        total = len(self.invalid) if total is None else total
+        lines = [f"{total} invalid value{'s' * (total != 1)}; correct them and import the file again"]
+        lines += [f"  {value}" for value in self.invalid[:SHOWN]]
         if total > SHOWN:
             lines.append(f"  … and {total - SHOWN} more")
         super().__init__(name, "\n".join(lines))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,45 @@ class Dataset:
     shift_s: float = 0.0
 
 
+class RuleFacts(TypedDict):
+    """How many rows a cleaning rule dropped, and how many were left."""
+
+    name: str
+    why: str
+    dropped: int
+    left: int
+
+
+class CatalogueFacts(TypedDict):
+    """`as_of`: ISO time at which an imported catalogue was true; `fields`: those that its file provides."""
+
+    as_of: str
+    fields: list[str]
+
+
+class DataFacts(TypedDict):
+    """What an import records about a data version; times are ISO 8601."""
+
+    created_at: str
+    source: str
+    licence: str
+    citation: str
+    window: list[str]
+    split: str | None
+    shift_s: float
+    catalogue: NotRequired[CatalogueFacts]  # always written today; older releases did not
+    rules: list[RuleFacts]
+
+
+class DataManifest(DataFacts):
+    """The manifest of a data version. counts: rows by table; files: SHA-256 by file name."""
+
+    format: int
+    version: str
+    counts: dict[str, int]
+    files: dict[str, str]
+
+
 class DataStore(Protocol):
     """Imported data versions on disk."""
 
@@ -56,6 +95,12 @@ class DataStore(Protocol):
 
     def table(self, name: str, version: str | None = None) -> "pa.Table":
         """One table as imported: items, users, interactions, perhaps holdout."""
+
+    def manifest(self, version: str | None = None) -> DataManifest:
+        """Manifest of a version (None: the current one). Raises ConfigurationError as `load`."""
+
+    def write(self, tables: "Mapping[str, pa.Table]", facts: DataFacts) -> str:
+        """Store tables as a version and make it current; returns the version, a hash of their content."""
 
 
 class ModelStore(Protocol):

@@ -17,7 +17,7 @@ from models.evaluation.splits import by_time
 from models.recommender import KINDS, Query
 from models.slate import category_codes
 from services.adapters.files.data_store import ParquetDataStore
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.ports.training import Dataset
 from services.recommend.filling import leading
 from services.settings import Settings
@@ -77,7 +77,9 @@ def main() -> None:
     """Print the share of slates that stayed, counted as a click and as a purchase."""
     with tempfile.TemporaryDirectory() as home, threadpool_limits(1, "blas"):
         settings = Settings(home=Path(home))
-        import_data(settings, Order(str(settings.data_dir / "online_retail_ii.parquet")), datetime.now(UTC))
+        import_data(
+            settings, ImportRequest(str(settings.data_dir / "online_retail_ii.parquet")), datetime.now(UTC)
+        )
         rows = pd.DataFrame(Bench(ParquetDataStore(settings.data_path).load()).rows())
     shares = {"n": "sum", "click": "mean", "purchase": "mean"}
     print(rows.groupby(["placement", "which"]).agg(shares).round(3).to_string())

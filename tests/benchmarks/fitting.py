@@ -16,7 +16,7 @@ from models.evaluation.offline import cases, evaluate
 from models.evaluation.splits import last
 from models.recommender import Interactions
 from services.adapters.files.data_store import ParquetDataStore
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.settings import Settings
 
 ALGORITHMS_FITTED = ("popularity", "als", "ease")
@@ -38,7 +38,9 @@ def main() -> None:
     """Print recall@20 of each model, new items and all items, fitted on either."""
     with tempfile.TemporaryDirectory() as home, threadpool_limits(1, "blas"):
         settings = Settings(home=Path(home))
-        import_data(settings, Order(str(settings.data_dir / "online_retail_ii.parquet")), datetime.now(UTC))
+        import_data(
+            settings, ImportRequest(str(settings.data_dir / "online_retail_ii.parquet")), datetime.now(UTC)
+        )
         dataset = ParquetDataStore(settings.data_path).load()
     split = last(dataset.interactions, TEST_S)
     judged = cases(split)

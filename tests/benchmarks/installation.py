@@ -22,7 +22,7 @@ from models.algorithms.als import Als
 from models.recommender import Interactions
 from services import bootstrap
 from services.adapters.feast.schemas import SCHEMAS
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.local_servers.embedded_kafka import EmbeddedBroker
 from services.local_servers.process import free_port
 from services.local_servers.redis import EmbeddedRedis
@@ -142,10 +142,10 @@ def _import(settings: Settings) -> str:
     """Online Retail II if RINGSIDE_DATA_DIR has it, else the synthetic shop; times shifted to end now."""
     now = datetime.now(UTC)
     real = Path(os.environ.get("RINGSIDE_DATA_DIR", "")) / ONLINE_RETAIL
-    order = Order(
+    request = ImportRequest(
         str(real) if real.exists() else "synthetic", None, split=None, rebase=now, licence="", seed=0
     )
-    import_data(settings, order, now)
+    import_data(settings, request, now)
     return "Online Retail II" if real.exists() else "synthetic shop"
 
 

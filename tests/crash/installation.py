@@ -14,7 +14,7 @@ from typing import Any
 from support.real_installation import fit_popularity
 
 from services import bootstrap
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.features.app import apply
 from services.local_servers.kafka import LocalKafka
 from services.local_servers.redis import EmbeddedRedis
@@ -128,7 +128,7 @@ def furnish(settings: Settings) -> None:
     items, lines = settings.home / "items.csv", settings.home / "lines.csv"
     _write(items, ("item_id", "title", "category", "price"), _items())
     _write(lines, ("user_id", "item_id", "at"), _lines(rng, time.time()))
-    import_data(settings, Order(str(items), str(lines)), datetime.now(UTC))
+    import_data(settings, ImportRequest(str(items), str(lines)), datetime.now(UTC))
     now_ms = time.time_ns() // 1_000_000
     for number in range(MODELS):
         fit_popularity(settings, now_ms + number, fast_days=float(number + 2), slow_days=30.0)

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from services.adapters.files.data_store import ParquetDataStore
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.errors import BadInputError
 from services.settings import Settings
 
@@ -110,7 +110,7 @@ def settings(settings_for: Callable[..., Settings]) -> Settings:
 
 @pytest.mark.parametrize("path", ["/items.csv", "/moved.csv", "/export", "/items.zip", "/items.csv?a=b/c.x"])
 def test_a_catalogue_and_interactions_are_fetched(url: str, path: str, settings: Settings) -> None:
-    manifest = import_data(settings, Order(url + path, f"{url}/lines.csv"), NOW)
+    manifest = import_data(settings, ImportRequest(url + path, f"{url}/lines.csv"), NOW)
     data = ParquetDataStore(settings.data_path).load()
     assert data.catalogue.items.tolist() == ["a", "b"]
     assert manifest["counts"] == {"items": 2, "users": 2, "interactions": 2}
@@ -119,10 +119,10 @@ def test_a_catalogue_and_interactions_are_fetched(url: str, path: str, settings:
 
 def test_secrets_of_an_address_are_not_kept(url: str, settings: Settings) -> None:
     address = url.replace("//", "//me:secret@") + "/items.csv?signature=hidden"
-    manifest = import_data(settings, Order(address, f"{url}/lines.csv"), NOW)
+    manifest = import_data(settings, ImportRequest(address, f"{url}/lines.csv"), NOW)
     assert manifest["source"] == f"{url}/items.csv"
     with pytest.raises(BadInputError) as refused:
-        import_data(settings, Order(address.replace("items", "none"), f"{url}/lines.csv"), NOW)
+        import_data(settings, ImportRequest(address.replace("items", "none"), f"{url}/lines.csv"), NOW)
     assert "secret" not in str(refused.value)
     assert "hidden" not in str(refused.value)
 
@@ -145,11 +145,15 @@ def test_a_broken_download_leaves_everything_as_it_was(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "fetched"))
     (tmp_path / "fetched").mkdir()
-    before = import_data(settings, Order(f"{url}/items.csv", f"{url}/lines.csv"), NOW)["version"]
+    before = import_data(settings, ImportRequest(f"{url}/items.csv", f"{url}/lines.csv"), NOW)["version"]
     files = sorted(settings.data_path.rglob("*"))
-    order = Order(f"{url}/items.csv", url + path) if interactions else Order(url + path, f"{url}/lines.csv")
+    request = (
+        ImportRequest(f"{url}/items.csv", url + path)
+        if interactions
+        else ImportRequest(url + path, f"{url}/lines.csv")
+    )
     with pytest.raises(BadInputError, match=why):
-        import_data(settings, order, NOW)
+        import_data(settings, request, NOW)
     assert ParquetDataStore(settings.data_path).current() == before
     assert sorted(settings.data_path.rglob("*")) == files
     assert not list((tmp_path / "fetched").iterdir())
@@ -160,5 +164,5 @@ def test_a_broken_download_leaves_everything_as_it_was(
 ])  # fmt: skip
 def test_an_address_where_nobody_answers_is_refused(address: str, settings: Settings) -> None:
     with pytest.raises(BadInputError, match="source: http:"):
-        import_data(settings, Order(address, address), NOW)
+        import_data(settings, ImportRequest(address, address), NOW)
     assert not settings.data_path.exists()

@@ -10,7 +10,7 @@ import redis
 
 from services import bootstrap
 from services.adapters.feast.online_reader import FeastOnlineReader
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.features.app import materialize
 from services.messages.events import ActivityRow
 from services.ports.features import UserRow
@@ -36,7 +36,7 @@ def export(settings: Settings, *lines: tuple[str, str, datetime]) -> None:
     with (folder / "interactions.csv").open("w", newline="") as file:
         whole = [(user, item, at.isoformat()) for user, item, at in lines]
         csv.writer(file).writerows([("user_id", "item_id", "at"), *whole])
-    import_data(settings, Order(str(folder)), datetime.now(UTC))
+    import_data(settings, ImportRequest(str(folder)), datetime.now(UTC))
 
 
 def served(settings: Settings, user: str) -> UserRow:

@@ -20,7 +20,7 @@ from services.adapters.feast.redis_layout import PROFILE_FEATURES
 from services.adapters.files.lake_files import LakeFiles
 from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.features.app import Materialized, materialize
 from services.lake.worker import Deps as LakeDeps
 from services.lake.worker import LakeWorker
@@ -153,7 +153,7 @@ def import_shop(settings: Settings) -> None:
     bought = [(user, ITEMS[index % 7], now_ms() / 1_000) for index, user in enumerate(USERS[:50])]
     with (folder / "interactions.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("user_id", "item_id", "at"), *bought])
-    import_data(settings, Order(str(folder)), datetime.now(UTC))
+    import_data(settings, ImportRequest(str(folder)), datetime.now(UTC))
 
 
 def activity_worker(settings: Settings, broker: MemoryBroker) -> ActivityWorker:

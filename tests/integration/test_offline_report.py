@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from services import bootstrap
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.settings import Settings
 from services.training.offline_report import line_up, make_report
 
@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def found(data_dir, tmp_path_factory):
     settings = Settings(home=tmp_path_factory.mktemp("home"))
-    import_data(settings, Order(str(data_dir / "online_retail_ii.parquet")), datetime(2026, 1, 1, tzinfo=UTC))
+    import_data(
+        settings, ImportRequest(str(data_dir / "online_retail_ii.parquet")), datetime(2026, 1, 1, tzinfo=UTC)
+    )
     dataset = bootstrap.data_store(settings).load()
     report = make_report(
         dataset, lambda: bootstrap.text_encoder(settings), lambda *_: None, entries=line_up(JUDGED)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.adapters.files.data_store import ParquetDataStore
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def imported(data_dir, tmp_path_factory) -> tuple[dict, ParquetDataStore, Path]:
     path = data_dir / "online_retail_ii.parquet"
     settings = Settings(home=tmp_path_factory.mktemp("retail"))
-    manifest = import_data(settings, Order(str(path)), datetime(2026, 1, 1, tzinfo=UTC))
+    manifest = import_data(settings, ImportRequest(str(path)), datetime(2026, 1, 1, tzinfo=UTC))
     return manifest, ParquetDataStore(settings.data_path), path
 
 

@@ -22,8 +22,8 @@ from models.algorithms.popularity import Popularity
 from models.artifacts import MANIFEST, Provenance, RefusedArtifactError, encode, parse_manifest, version_of
 from models.recommender import Manifest
 from services.adapters.files.model_store import FolderModelStore
-from services.data_import.app import Order, import_data
-from services.data_import.readers import local_file
+from services.data_import.app import ImportRequest, import_data
+from services.data_import.source_file import local_file
 from services.errors import ArtifactError, BadInputError
 from services.settings import Settings
 
@@ -243,7 +243,7 @@ def test_a_file_that_could_not_be_loaded_afterwards_is_refused(tmp_path: Path, w
                 table[which] = [table[which][0], table[which][0] + "\0"]
     pq.write_table(pa.table(items), tmp_path / "items.parquet")
     pq.write_table(pa.table(acts), tmp_path / "acts.parquet")
-    order = Order(str(tmp_path / "items.parquet"), str(tmp_path / "acts.parquet"))
+    request = ImportRequest(str(tmp_path / "items.parquet"), str(tmp_path / "acts.parquet"))
     with pytest.raises(BadInputError, match=which):
-        import_data(Settings(home=tmp_path / "home"), order, datetime.now(UTC))
+        import_data(Settings(home=tmp_path / "home"), request, datetime.now(UTC))
     assert not (tmp_path / "home" / "data" / "current").exists()

@@ -18,7 +18,7 @@ import psutil
 
 from models.algorithms.popularity import Popularity
 from services import bootstrap
-from services.data_import.app import Order, import_data
+from services.data_import.app import ImportRequest, import_data
 from services.local_servers.embedded_kafka import EmbeddedBroker
 from services.local_servers.process import Server, free_port
 from services.local_servers.redis import EmbeddedRedis
@@ -65,7 +65,7 @@ def fit_popularity(settings: Settings, now_ms: int | None = None, **params: Any)
 
 def install(settings: Settings) -> str:
     """Import the synthetic shop and fit a model; its version."""
-    import_data(settings, Order("synthetic"), datetime.now(UTC))
+    import_data(settings, ImportRequest("synthetic"), datetime.now(UTC))
     return fit_popularity(settings)
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from models.recommender import KINDS, Catalogue, Interactions
 from services.errors import ConfigurationError
 from services.ports.catalogue import CatalogueProvenance
-from services.ports.training import Dataset
+from services.ports.training import DataFacts, DataManifest, Dataset
 from services.runtime.atomic_write import write_atomically
 
 FORMAT = 1
@@ -47,7 +47,7 @@ class ParquetDataStore:
         found = [(json.loads(path.read_text())["created_at"], path.parent.name) for path in self._manifests()]
         return [version for _, version in sorted(found)]
 
-    def manifest(self, version: str | None = None) -> dict[str, Any]:
+    def manifest(self, version: str | None = None) -> DataManifest:
         """What a version says about itself: source, licence, window, counts, rules, shift_s, files."""
         return self._verified(version)[1]
 
@@ -92,36 +92,34 @@ class ParquetDataStore:
         known = lines.filter(pc.is_in(lines["item_id"].cast(pa.string()), value_set=pa.array(items)))
         return _interactions(known, items, np.unique(_strings(known["user_id"])))
 
-    def write(self, tables: Mapping[str, pa.Table], manifest: Mapping[str, Any]) -> str:
+    def write(self, tables: Mapping[str, pa.Table], facts: DataFacts) -> str:
         """Store `tables` (TABLES, perhaps HOLDOUT) with what is known about them, and make them current.
 
-        Adds version, format, counts and file hashes to `manifest`. Returns the version, the same for same
+        Adds version, format, counts and file hashes to `facts`. Returns the version, the same for same
         content; of content that is there already only `catalogue` (what `imported` answers) is noted anew.
         """
         version = content_hash(tables)
         if (self._root / version / "manifest.json").exists():
-            self._note(version, {"catalogue": manifest["catalogue"]})
+            self._note(version, {"catalogue": facts["catalogue"]})
         else:
-            self._write_folder(version, tables, manifest)
+            self._write_folder(version, tables, facts)
         self._point_at(version)
         return version
 
-    def _write_folder(
-        self, version: str, tables: Mapping[str, pa.Table], manifest: Mapping[str, Any]
-    ) -> None:
+    def _write_folder(self, version: str, tables: Mapping[str, pa.Table], facts: DataFacts) -> None:
         draft = self._root / f".draft-{uuid.uuid4().hex}"
         draft.mkdir(parents=True)
         try:
             for name, table in tables.items():
                 pq.write_table(table, draft / f"{name}.parquet", compression="zstd", row_group_size=1 << 17)
-            full = {
+            manifest: DataManifest = {
                 "format": FORMAT,
                 "version": version,
-                **manifest,
+                **facts,
                 "counts": {name: table.num_rows for name, table in tables.items()},
                 "files": {f"{name}.parquet": _sha256(draft / f"{name}.parquet") for name in tables},
             }
-            (draft / "manifest.json").write_text(json.dumps(full, indent=1))
+            (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
             draft.rename(self._root / version)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -136,7 +134,7 @@ class ParquetDataStore:
     def _manifests(self) -> list[Path]:
         return [path for path in self._root.glob("*/manifest.json") if not path.parent.name.startswith(".")]
 
-    def _verified(self, version: str | None) -> tuple[Path, dict[str, Any]]:
+    def _verified(self, version: str | None) -> tuple[Path, DataManifest]:
         wanted = version or self.current()
         if wanted is None:
             raise ConfigurationError(f"no data in {self._root}: run `ringside data import SOURCE` first")
@@ -146,10 +144,10 @@ class ParquetDataStore:
                 raise ConfigurationError(f"data version {wanted} is damaged: {name} is not what was imported")
         return folder, manifest
 
-    def _manifest(self, version: str) -> dict[str, Any]:
+    def _manifest(self, version: str) -> DataManifest:
         folder = self._root / version
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest: DataManifest = json.loads((folder / "manifest.json").read_text())
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"data version {version} has no readable manifest.json in {folder}"

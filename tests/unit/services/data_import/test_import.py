@@ -16,9 +16,9 @@ import pytest
 from models.recommender import KINDS
 from services.adapters.files.data_store import ParquetDataStore
 from services.data_import import online_retail
-from services.data_import.app import Order, import_data, moment
+from services.data_import.app import ImportRequest, import_data, parse_time
 from services.data_import.title_categories import categories, title
-from services.data_import.validation_error import RefusedFileError
+from services.data_import.validation_error import FileValidationError
 from services.errors import BadInputError, ConfigurationError
 from services.ports.catalogue import CatalogueProvenance
 from services.settings import Settings
@@ -101,15 +101,15 @@ def as_parquet(folder: Path) -> Path:
 
 @pytest.mark.parametrize("write", [as_xlsx, as_zip, as_csv, as_parquet])
 def test_every_kind_of_file_gives_the_same_version(write, settings, tmp_path) -> None:
-    reference = import_data(Settings(home=tmp_path / "other"), Order(str(as_csv(tmp_path))), NOW)
-    manifest = import_data(settings, Order(str(write(tmp_path))), NOW)
+    reference = import_data(Settings(home=tmp_path / "other"), ImportRequest(str(as_csv(tmp_path))), NOW)
+    manifest = import_data(settings, ImportRequest(str(write(tmp_path))), NOW)
     assert manifest["version"] == reference["version"]
     assert {rule["name"]: rule["dropped"] for rule in manifest["rules"]} == DROPPED
     assert manifest["counts"] == {"items": 4, "users": 2, "interactions": 5}
 
 
 def test_dropped_and_kept_rows_add_up(settings, tmp_path) -> None:
-    rules = import_data(settings, Order(str(as_csv(tmp_path))), NOW)["rules"]
+    rules = import_data(settings, ImportRequest(str(as_csv(tmp_path))), NOW)["rules"]
     left = len(all_rows())
     for rule in rules:
         left -= rule["dropped"]
@@ -117,7 +117,7 @@ def test_dropped_and_kept_rows_add_up(settings, tmp_path) -> None:
 
 
 def test_what_was_imported_comes_back_as_arrays(settings, tmp_path) -> None:
-    import_data(settings, Order(str(as_xlsx(tmp_path))), NOW)
+    import_data(settings, ImportRequest(str(as_xlsx(tmp_path))), NOW)
     data = ParquetDataStore(settings.data_path).load()
     assert data.catalogue.items.tolist() == ["21232", "21233", "79323P", "85048"]
     assert data.catalogue.title.tolist() == [
@@ -143,12 +143,12 @@ def test_a_bad_value_is_named_and_nothing_is_imported(settings, tmp_path) -> Non
     lines[3] = lines[3].replace("2010-11-30 09:00:00", "yesterday")
     lines[5] = lines[5].replace(",1,", ",1.5,")
     path.write_text("\n".join(lines))
-    with pytest.raises(RefusedFileError, match="column 'InvoiceDate', row 4: 'yesterday' breaks the rule"):
-        import_data(settings, Order(str(path)), NOW)
+    with pytest.raises(FileValidationError, match="column 'InvoiceDate', row 4: 'yesterday' breaks the rule"):
+        import_data(settings, ImportRequest(str(path)), NOW)
     path.write_text("\n".join(line.replace("yesterday", "2010-11-30 09:00:00") for line in lines))
-    with pytest.raises(RefusedFileError) as refused:
-        import_data(settings, Order(str(path)), NOW)
-    assert [(f.column, f.row, f.rule) for f in refused.value.findings] == [
+    with pytest.raises(FileValidationError) as refused:
+        import_data(settings, ImportRequest(str(path)), NOW)
+    assert [(f.column, f.row, f.rule) for f in refused.value.invalid] == [
         ("Quantity", 6, "is a whole number")
     ]
     assert not settings.data_path.exists()
@@ -160,9 +160,9 @@ def test_a_workbook_names_the_sheet_of_a_bad_value(settings, tmp_path) -> None:
     book["Year 2010-2011"]["B3"] = None
     book.save(path)
     with pytest.raises(
-        RefusedFileError, match="column 'StockCode', Year 2010-2011, row 3: 'None' breaks .*is there"
+        FileValidationError, match="column 'StockCode', Year 2010-2011, row 3: 'None' breaks .*is present"
     ):
-        import_data(settings, Order(str(path)), NOW)
+        import_data(settings, ImportRequest(str(path)), NOW)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_workbook_names_the_sheet_of_a_bad_value(settings, tmp_path) -> None:
         (
             "catalogue.csv",
             b"item_id,title\na,x\n",
-            "catalogue.csv: name the interactions of your own shop by --inter.* has no column 'Invoice'",
+            "catalogue.csv: give the interactions of your own shop by --inter.* has no column 'Invoice'",
         ),
         ("broken.parquet", b"PAR1 not really", "can't be read"),
         ("broken.xlsx", b"not a workbook", "not a workbook"),
@@ -184,7 +184,7 @@ def test_a_file_of_the_wrong_kind_says_what_is_wrong(name, content, message, set
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInputError, match=message):
-        import_data(settings, Order(str(tmp_path / name)), NOW)
+        import_data(settings, ImportRequest(str(tmp_path / name)), NOW)
     assert not settings.data_path.exists()
 
 
@@ -204,7 +204,7 @@ def test_a_storefronts_own_data(settings, tmp_path) -> None:
         "u2,b,1767254400,,\n"
         "u2,gone,1767254400000,click,\n",
     )
-    manifest = import_data(settings, Order(str(tmp_path), licence="ours"), NOW)
+    manifest = import_data(settings, ImportRequest(str(tmp_path), licence="ours"), NOW)
     assert {rule["name"]: rule["dropped"] for rule in manifest["rules"]} == {
         "duplicate": 1,
         "unknown_item": 1,
@@ -225,7 +225,7 @@ def test_both_line_endings_work_also_inside_quoted_fields(ends, settings, tmp_pa
     items = f'item_id,title,description{first}a,First,"up{quoted}down, ""so"""{second}b,Second,{third}'
     (tmp_path / "items.csv").write_bytes(items.encode())
     (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu1,a,2026-01-01\n")
-    import_data(settings, Order(str(tmp_path)), NOW)
+    import_data(settings, ImportRequest(str(tmp_path)), NOW)
     catalogue = ParquetDataStore(settings.data_path).load().catalogue
     assert catalogue.title.tolist() == ["First", "Second"]
 
@@ -234,7 +234,7 @@ def test_a_mistake_under_mixed_line_endings_names_its_row(settings, tmp_path) ->
     (tmp_path / "items.csv").write_bytes(b"item_id,title,price\r\na,First,1\nb,Second,cheap\r\n")
     (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu1,a,2026-01-01\n")
     with pytest.raises(BadInputError, match="column 'price', row 3: 'cheap'"):
-        import_data(settings, Order(str(tmp_path)), NOW)
+        import_data(settings, ImportRequest(str(tmp_path)), NOW)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_mistake_under_mixed_line_endings_names_its_row(settings, tmp_path) ->
         (
             "item_id,title\na,x\na,y\n",
             "user_id,item_id,at\nu,a,2026-01-01\n",
-            "'item_id', row 3: 'a' .*is there once",
+            "'item_id', row 3: 'a' .*is unique",
         ),
         ("item_id,title\na,\n", "user_id,item_id,at\nu,a,2026-01-01\n", "column 'title', row 2"),
         ("item_id,title,price\na,x,-1\n", "user_id,item_id,at\nu,a,2026-01-01\n", "'-1.0' .*is not negative"),
@@ -275,7 +275,7 @@ def test_a_mistake_under_mixed_line_endings_names_its_row(settings, tmp_path) ->
 )
 def test_a_bad_storefront_file_is_refused(items, interactions, message, settings, tmp_path) -> None:
     with pytest.raises(BadInputError, match=message):
-        import_data(settings, Order(str(write_storefront(tmp_path, items, interactions))), NOW)
+        import_data(settings, ImportRequest(str(write_storefront(tmp_path, items, interactions))), NOW)
     assert not settings.data_path.exists()
 
 
@@ -285,17 +285,20 @@ def test_an_offset_of_a_place_on_earth_is_taken(offset, settings, tmp_path) -> N
         tmp_path, "item_id,title\na,x\n", f"user_id,item_id,at\nu,a,2026-01-02T00:00:00{offset}\n"
     )
     wanted = datetime.fromisoformat(f"2026-01-02T00:00:00{offset}")
-    assert import_data(settings, Order(str(tmp_path)), NOW)["window"][0] == wanted.astimezone(UTC).isoformat()
+    assert (
+        import_data(settings, ImportRequest(str(tmp_path)), NOW)["window"][0]
+        == wanted.astimezone(UTC).isoformat()
+    )
 
 
 def test_late_quotes_are_quotes_and_inches_are_text(settings, tmp_path) -> None:
     plain = "".join(f"i{row},T{row},c\n" for row in range(25_000))
     lines = "user_id,item_id,at\nu,z,2026-01-01\n"
     write_storefront(tmp_path, f'item_id,title,category\n{plain}y,"A, ""b""",c\nz,"B",c\n', lines)
-    import_data(settings, Order(str(tmp_path)), NOW)
+    import_data(settings, ImportRequest(str(tmp_path)), NOW)
     assert ParquetDataStore(settings.data_path).load().catalogue.title[-2:].tolist() == ['A, "b"', "B"]
     write_storefront(tmp_path, 'item_id,title\na,5" nail\nz,6" x 3" nail\n', lines)
-    import_data(settings, Order(str(tmp_path)), NOW)
+    import_data(settings, ImportRequest(str(tmp_path)), NOW)
     assert ParquetDataStore(settings.data_path).load().catalogue.title[0] == '5" nail'
 
 
@@ -306,8 +309,8 @@ def test_a_time_beyond_every_calendar_is_named_by_its_row(unit, far, settings, t
         pa.table({"item_id": ["a", "b"], "title": ["x", "y"], "first_seen": seen}), tmp_path / "items.parquet"
     )
     (tmp_path / "interactions.csv").write_text("user_id,item_id,at\nu,a,2026-01-01\n")
-    with pytest.raises(RefusedFileError, match="'first_seen', row 2: .*lies between 1990 and 2100"):
-        import_data(settings, Order(str(tmp_path)), NOW)
+    with pytest.raises(FileValidationError, match="'first_seen', row 2: .*lies between 1990 and 2100"):
+        import_data(settings, ImportRequest(str(tmp_path)), NOW)
 
 
 def test_a_duplicate_column_is_refused_in_every_file_format(settings, tmp_path) -> None:
@@ -316,24 +319,24 @@ def test_a_duplicate_column_is_refused_in_every_file_format(settings, tmp_path) 
     twice = pa.Table.from_arrays([pa.array(column) for column in columns], ["item_id", "title", "title"])
     pq.write_table(twice, tmp_path / "items.parquet")
     with pytest.raises(BadInputError, match="items.parquet: has the column 'title' more than once"):
-        import_data(settings, Order(str(tmp_path)), NOW)
+        import_data(settings, ImportRequest(str(tmp_path)), NOW)
     (tmp_path / "items.parquet").unlink()
     book = openpyxl.Workbook()
     for row in (["item_id", "title", "item_id"], ["a", "x", "b"]):
         book.active.append(row)
     book.save(tmp_path / "items.xlsx")
     with pytest.raises(BadInputError, match="items.xlsx: has the column 'item_id' more than once"):
-        import_data(settings, Order(str(tmp_path)), NOW)
+        import_data(settings, ImportRequest(str(tmp_path)), NOW)
     write_storefront(tmp_path, "item_id,title,x,x\na,x,1,2\n", "user_id,item_id,at\nu,a,2026-01-01\n")
     (tmp_path / "items.xlsx").unlink()
-    assert import_data(settings, Order(str(tmp_path)), NOW)["counts"]["items"] == 1  # not one of ours
+    assert import_data(settings, ImportRequest(str(tmp_path)), NOW)["counts"]["items"] == 1  # not one of ours
 
 
 def test_rebasing_moves_all_times_alike_and_splits_there(settings, tmp_path) -> None:
     source, store = str(as_csv(tmp_path)), ParquetDataStore(settings.data_path)
-    plain = store.load(import_data(settings, Order(source), NOW)["version"])
+    plain = store.load(import_data(settings, ImportRequest(source), NOW)["version"])
     split, rebase = OVERLAP.replace(tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
-    manifest = import_data(settings, Order(source, split=split, rebase=rebase), NOW)
+    manifest = import_data(settings, ImportRequest(source, split=split, rebase=rebase), NOW)
     shift_s = (rebase - split).total_seconds()
     assert manifest["shift_s"] == shift_s
     train, held_out = store.load(), store.load_holdout()
@@ -347,7 +350,7 @@ def test_rebasing_moves_all_times_alike_and_splits_there(settings, tmp_path) -> 
 
 def test_held_out_interactions_use_the_catalogue_of_their_version(settings, tmp_path) -> None:
     split = (OVERLAP + timedelta(hours=1)).replace(tzinfo=UTC)
-    import_data(settings, Order(str(as_csv(tmp_path)), split=split), NOW)
+    import_data(settings, ImportRequest(str(as_csv(tmp_path)), split=split), NOW)
     store = ParquetDataStore(settings.data_path)
     held_out, catalogue = store.load_holdout(), store.load().catalogue
     assert held_out.users[held_out.user].tolist() == ["13085"]
@@ -357,17 +360,19 @@ def test_held_out_interactions_use_the_catalogue_of_their_version(settings, tmp_
 
 def test_a_split_outside_the_data_is_refused(settings, tmp_path) -> None:
     with pytest.raises(BadInputError, match="split: 2020"):
-        import_data(settings, Order(str(as_csv(tmp_path)), split=datetime(2020, 1, 1, tzinfo=UTC)), NOW)
+        import_data(
+            settings, ImportRequest(str(as_csv(tmp_path)), split=datetime(2020, 1, 1, tzinfo=UTC)), NOW
+        )
 
 
 def test_a_time_without_a_zone_is_utc() -> None:
-    assert moment("split", "2011-11-01T00:00") == datetime(2011, 11, 1, tzinfo=UTC)
+    assert parse_time("split", "2011-11-01T00:00") == datetime(2011, 11, 1, tzinfo=UTC)
     with pytest.raises(BadInputError, match="rebase: 'soon'"):
-        moment("rebase", "soon")
+        parse_time("rebase", "soon")
 
 
 def test_damage_is_found_before_anything_is_served(settings, tmp_path) -> None:
-    manifest = import_data(settings, Order(str(as_csv(tmp_path))), NOW)
+    manifest = import_data(settings, ImportRequest(str(as_csv(tmp_path))), NOW)
     store = ParquetDataStore(settings.data_path)
     file = settings.data_path / manifest["version"] / "items.parquet"
     content = bytearray(file.read_bytes())
@@ -382,17 +387,19 @@ def test_without_data_the_store_says_what_to_do(settings, tmp_path) -> None:
     assert store.current() is None
     with pytest.raises(ConfigurationError, match="ringside data import"):
         store.load()
-    import_data(settings, Order(str(as_csv(tmp_path))), NOW)
+    import_data(settings, ImportRequest(str(as_csv(tmp_path))), NOW)
     with pytest.raises(ConfigurationError, match="--split"):
         store.load_holdout()
 
 
 def test_the_synthetic_shop_depends_on_seed_and_end_only(settings, tmp_path) -> None:
-    first = import_data(settings, Order("synthetic", seed=3), NOW)
+    first = import_data(settings, ImportRequest("synthetic", seed=3), NOW)
     again = import_data(
-        Settings(home=tmp_path / "again"), Order("synthetic", seed=3, rebase=NOW), NOW + timedelta(days=9)
+        Settings(home=tmp_path / "again"),
+        ImportRequest("synthetic", seed=3, rebase=NOW),
+        NOW + timedelta(days=9),
     )
-    other = import_data(settings, Order("synthetic", seed=4), NOW)
+    other = import_data(settings, ImportRequest("synthetic", seed=4), NOW)
     assert first["version"] == again["version"] != other["version"]
     assert json.loads((settings.data_path / first["version"] / "manifest.json").read_text()) == first
     assert datetime.fromisoformat(first["window"][1]) <= NOW
@@ -400,14 +407,14 @@ def test_the_synthetic_shop_depends_on_seed_and_end_only(settings, tmp_path) -> 
 
 def test_an_interrupted_write_leaves_the_old_version_current(settings, tmp_path, monkeypatch) -> None:
     split = OVERLAP.replace(tzinfo=UTC)
-    before = import_data(settings, Order(str(as_csv(tmp_path)), split=split), NOW)["version"]
+    before = import_data(settings, ImportRequest(str(as_csv(tmp_path)), split=split), NOW)["version"]
 
     def disk_full(*_args: object, **_options: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr("services.adapters.files.data_store.pq.write_table", disk_full)
     with pytest.raises(OSError, match="no space"):
-        import_data(settings, Order(str(as_csv(tmp_path))), NOW)
+        import_data(settings, ImportRequest(str(as_csv(tmp_path))), NOW)
     store = ParquetDataStore(settings.data_path)
     assert store.current() == before
     assert store.versions() == [before]
@@ -420,18 +427,18 @@ def test_a_catalogue_has_its_files_age_and_filled_columns(settings, tmp_path) ->
     written = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
     os.utime(tmp_path / "items.csv", (written, written))
     store = ParquetDataStore(settings.data_path)
-    version = import_data(settings, Order(str(tmp_path)), NOW)["version"]
+    version = import_data(settings, ImportRequest(str(tmp_path)), NOW)["version"]
     assert store.catalogue_provenance(version) == CatalogueProvenance(
         round(written * 1_000), frozenset({"title", "price"})
     )
     os.utime(tmp_path / "items.csv", (written + 9, written + 9))
-    assert import_data(settings, Order(str(tmp_path)), NOW)["version"] == version
+    assert import_data(settings, ImportRequest(str(tmp_path)), NOW)["version"] == version
     assert store.catalogue_provenance(version).as_of_ms == round(written * 1_000) + 9_000
-    import_data(settings, Order(str(tmp_path), as_of=datetime(2026, 2, 1, tzinfo=UTC)), NOW)
+    import_data(settings, ImportRequest(str(tmp_path), as_of=datetime(2026, 2, 1, tzinfo=UTC)), NOW)
     assert (
         store.catalogue_provenance(version).as_of_ms == datetime(2026, 2, 1, tzinfo=UTC).timestamp() * 1_000
     )
-    import_data(settings, Order(str(tmp_path), as_of=NOW + timedelta(days=9)), NOW)
+    import_data(settings, ImportRequest(str(tmp_path), as_of=NOW + timedelta(days=9)), NOW)
     assert store.catalogue_provenance(version).as_of_ms == NOW.timestamp() * 1_000  # nobody knows the future
     assert store.load().version == version
 
