@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import prometheus_client  # noqa: F401 (before Feast, which would make it count in files)
 import pytest
@@ -37,7 +38,7 @@ CHROMIUM_FLAGS = [
 ]
 
 
-# Kafka clients of earlier tests go on logging about their dead brokers; `caplog` shows what Ringside says.
+# Kafka clients log at any moment what goes wrong with a broker; `caplog` shows what Ringside says about it.
 logging.getLogger("kafka").propagate = False
 
 
@@ -81,6 +82,31 @@ def require() -> Callable[[object, str], None]:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("RINGSIDE_") and name != "RINGSIDE_DATA_DIR"]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def _kafka_consumers() -> WeakSet[Any]:
+    """Every Kafka consumer that is made in this process."""
+    from kafka import KafkaConsumer
+
+    opened: WeakSet[Any] = WeakSet()
+    make = KafkaConsumer.__init__
+
+    def noted(consumer: Any, *topics: str, **options: Any) -> None:
+        make(consumer, *topics, **options)
+        opened.add(consumer)
+
+    KafkaConsumer.__init__ = noted
+    return opened
+
+
+@pytest.fixture(autouse=True)
+def _close_kafka_consumers(_kafka_consumers: WeakSet[Any]) -> Iterator[None]:
+    """Close what a test leaves open: its threads would look for a dead broker until the last test is over."""
+    before = set(_kafka_consumers)
+    yield
+    for consumer in set(_kafka_consumers) - before:
+        consumer.close(autocommit=False, timeout_ms=200)
 
 
 @pytest.fixture
