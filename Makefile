@@ -34,7 +34,7 @@ test-all: $(VENV)/.installed  ## the tests that `make test` leaves out, but thos
 	$(BIN)/python -m pytest -m "slow and not alone" $(PARALLEL)
 	$(BIN)/python -m pytest -m "slow and alone"
 
-test-demo: $(VENV)/.installed  ## the story of the demo, played without a person, and each of its claims (four minutes)
+test-demo: $(VENV)/.installed  ## the story of the demo, played without a person, and each of its checks (four minutes)
 	$(BIN)/python -m pytest -m slow tests/e2e
 
 lint: $(VENV)/.installed  ## style and the direction of imports

@@ -1,5 +1,4 @@
-"""What the story acts with: steps that the viewer sees, commands that are run, challengers that enter,
-waits that end."""
+"""Actions of the demo's story: visible steps, commands, challengers that enter, waits with a timeout."""
 
 import threading
 import time
@@ -7,19 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from services.demo.api import Api
-from services.demo.installation import HEAVY, Site
+from services.client.client import Client
+from services.demo.installation import LOW_PRIORITY, DemoInstallation
 from services.demo.profile import Profile
-from services.demo.state import Board, Step
-from services.demo.supervisor import Children, Spec, run_step
+from services.demo.state import DemoState, Step
+from services.demo.supervisor import ProcessSpec, Supervisor, run_command
 from services.errors import UnavailableError
 from services.ports.training import ModelStore
 
 CHAMPION, BETTER, TEXT, BROKEN = "popularity", "als", "text", "broken"
 ALGORITHM = {CHAMPION: "popularity", BETTER: "als", TEXT: "content", BROKEN: "reversed_popularity"}
-MOVED = 0.6  # share at which everybody agrees that traffic moved
-ENOUGH = 200  # requests, or sessions, from which something is concluded
-LOOK_S = 0.1
+MOST_TRAFFIC = 0.6  # share above which an arm has most of the traffic
+MIN_SAMPLE = 200  # requests or sessions that a conclusion needs
+POLL_S = 0.1
 
 
 class StoppedError(Exception):
@@ -27,93 +26,108 @@ class StoppedError(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class Stage:
-    """`now`: seconds since the demo began; `stop` is set when it shall end."""
+class Actions:
+    """What the story acts with. admin, storefront: clients of the first replica, with these roles' keys; now:
+    seconds since the demo began; stop: set when the demo must end."""
 
-    site: Site
+    installation: DemoInstallation
     profile: Profile
-    board: Board
-    children: Children
-    api: Api
+    state: DemoState
+    supervisor: Supervisor
+    admin: Client
+    storefront: Client
     models: ModelStore
     now: Callable[[], float]
     stop: threading.Event
 
+    @property
+    def experiment(self) -> str:
+        """Name of the demo's experiment."""
+        return self.installation.settings().experiment
+
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """A step on the board, from now until the block ends."""
+        """A step that the viewer sees, until the block ends."""
         step = Step(title, self.now())
-        with self.board.lock:
-            self.board.steps.append(step)
+        with self.state.lock:
+            self.state.steps.append(step)
         yield step
         step.ended_s = self.now()
 
-    def tell(self, notice: str) -> None:
-        """Put a notice on the board."""
-        with self.board.lock:
-            self.board.notices.append((self.now(), notice))
+    def notify(self, notice: str) -> None:
+        """Show a notice to the viewer."""
+        with self.state.lock:
+            self.state.notices.append((self.now(), notice))
 
-    def run(self, spec: Spec, step: Step) -> None:
-        """Run a command, its newest line of output as the step's note. Raises UnavailableError if it
-        fails."""
+    def run(self, spec: ProcessSpec, step: Step) -> None:
+        """Run a command and show its newest line of output. Raises UnavailableError if it fails."""
 
-        def note(line: str) -> None:
+        def show(line: str) -> None:
             step.note = line
 
-        run_step(spec, self.stop, note)
+        run_command(spec, self.stop, show)
         step.note = ""
         self.check_stop()
 
     def wait(self, happened: Callable[[], object], timeout_s: float, what: str) -> None:
-        """Wait until `happened()`. Raises UnavailableError naming `what`, or StoppedError."""
+        """Wait until `happened()` is true. Raises UnavailableError naming `what`, or StoppedError."""
         end = time.monotonic() + timeout_s
         while not happened():
             if time.monotonic() > end:
-                raise UnavailableError("the story", f"{what} did not happen within {timeout_s:g} s")
-            self.stop.wait(LOOK_S)
+                raise UnavailableError("the story", f"no {what} within {timeout_s:g} s")
+            self.stop.wait(POLL_S)
             self.check_stop()
 
     def check_stop(self) -> None:
-        """Raise StoppedError if the demo shall end."""
+        """Raise StoppedError if the demo must end."""
         if self.stop.is_set():
             raise StoppedError
 
     def await_ready(self, name: str, timeout_s: float = 60.0) -> None:
-        """Wait for a child."""
-        self.children.await_ready(name, timeout_s, self.stop)
+        """Wait until a process is ready."""
+        self.supervisor.await_ready(name, timeout_s, self.stop)
         self.check_stop()
 
-    def fitting(self, arm: str, nice: int = HEAVY) -> Spec:
+    def fit_command(self, arm: str, nice: int = LOW_PRIORITY) -> ProcessSpec:
         """The command that fits the model of `arm`."""
-        return self.site.step(f"fit-{arm}", "models", "fit", ALGORITHM[arm], nice=nice)
+        return self.installation.command(f"fit-{arm}", "models", "fit", ALGORITHM[arm], nice=nice)
 
-    def fit(self, arm: str, title: str, nice: int = HEAVY) -> None:
-        """Fit the model of `arm` to its end."""
+    def fit(self, arm: str, title: str, nice: int = LOW_PRIORITY) -> None:
+        """Fit the model of `arm`, as a step."""
         with self.step(title) as step:
-            self.run(self.fitting(arm, nice), step)
+            self.run(self.fit_command(arm, nice), step)
 
-    def version(self, arm: str) -> str:
+    def newest_version(self, arm: str) -> str:
         """Newest model version of the algorithm of `arm`."""
-        found = [name for name in self.models.versions() if name.startswith(f"{ALGORITHM[arm]}-")]
-        if not found:
-            raise UnavailableError("models", f"fitting {ALGORITHM[arm]} left no artifact")
-        return found[-1]
+        versions = [name for name in self.models.versions() if name.startswith(f"{ALGORITHM[arm]}-")]
+        if not versions:
+            raise UnavailableError("models", f"fitting {ALGORITHM[arm]} wrote no artifact")
+        return versions[-1]
+
+    def start(self, arm: str) -> None:
+        """Start the experiment with `arm` as its first champion."""
+        self.admin.command(self.experiment, "start", arm=arm, model_version=self.newest_version(arm))
 
     def enter(self, arm: str, reason: str) -> None:
-        """Enter a challenger; it gets weight at the next look, once every replica has it loaded."""
+        """Enter a challenger. It gets traffic at the next look, once every replica has loaded its model."""
         with self.step(f"Challenger {arm} enters"):
-            self.api.enter(arm, self.version(arm), reason)
-            self.board.facts[f"entered_{arm}_s"] = round(self.now(), 1)
-            self.wait(lambda: self.board.weight(arm) > 0, 90.0, f"weight for {arm}")
-            self.wait(lambda: self.board.served(arm) > 0, 60.0, f"a slate of {arm}")
+            version = self.newest_version(arm)
+            self.admin.command(self.experiment, "enter", arm=arm, model_version=version, reason=reason)
+            self.state.facts[f"entered_{arm}_s"] = round(self.now(), 1)
+            self.wait(lambda: self.state.weight(arm) > 0, 90.0, f"traffic for {arm}")
+            self.wait(lambda: self.state.served(arm) > 0, 60.0, f"slate of {arm}")
 
-    def leader(self) -> str:
-        """The arm whose first slates are worth most, by the world's truth."""
-        truth = self.board.truth()
-        worth = {arm: row["mean"] for arm, row in truth.items() if row["n"] >= ENOUGH and arm in ALGORITHM}
-        return max(worth, key=lambda arm: worth[arm]) if worth else CHAMPION
+    def best_arm(self) -> str:
+        """The arm whose first slates have the highest true probability of a click."""
+        values = {
+            arm: row["mean"]
+            for arm, row in self.state.slate_values().items()
+            if row["n"] >= MIN_SAMPLE and arm in ALGORITHM
+        }
+        return max(values, key=lambda arm: values[arm]) if values else CHAMPION
 
-    def leads(self, newest: str) -> bool:
-        """Whether `newest` is known well enough, and the leader has most of the traffic."""
-        known = self.board.truth().get(newest, {"n": 0})["n"] >= ENOUGH
-        return known and self.board.weight(self.leader()) > MOVED
+    def best_arm_leads(self, newest: str) -> bool:
+        """True if the slates of `newest` are known well enough and the best arm has most of the traffic."""
+        values = self.state.slate_values()
+        known = newest in values and values[newest]["n"] >= MIN_SAMPLE
+        return known and self.state.weight(self.best_arm()) > MOST_TRAFFIC

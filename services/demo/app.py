@@ -1,34 +1,35 @@
-"""`ringside demo`: the whole loop on this machine, embedded, under one supervisor.
+"""`ringside demo`: the whole loop on this machine with embedded servers, under one supervisor.
 
-The story runs in a thread and acts through HTTP; another thread observes; this one keeps children alive and
-shows what happens. Whatever ends the demo, everything it started is stopped: shoppers first, then services,
-then the broker and Redis."""
+The story runs in a thread and acts over HTTP; another thread observes; the main thread supervises the
+processes and shows what happens. However the demo ends, everything it started is stopped: shoppers first,
+then services, then the broker and Redis."""
 
 import json
 import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from services import bootstrap
+from services.client.client import CallError
 from services.demo.actions import StoppedError
-from services.demo.api import Api
-from services.demo.installation import Site, found, fresh_home
+from services.demo.installation import DemoInstallation, empty_home, new_installation
 from services.demo.observer import observe
 from services.demo.profile import Profile
 from services.demo.report import report as make_report
-from services.demo.state import Board
+from services.demo.state import DemoState
 from services.demo.story import Story
-from services.demo.supervisor import Children
-from services.demo.terminal_ui import Screen
+from services.demo.supervisor import Supervisor
+from services.demo.terminal_ui import TerminalUi
 from services.errors import ConfigurationError, RingsideError
 from services.local_servers.embedded_kafka import EmbeddedBroker
 from services.local_servers.redis import EmbeddedRedis
@@ -36,168 +37,167 @@ from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
 from services.settings import Settings
 
-REAL_DATA = "online?retail?ii.*"  # under any of the names it goes by: parquet, xlsx, zip, csv
-SPLIT = datetime(2011, 11, 11, tzinfo=UTC)  # four weeks before the file ends: what shoppers will want
-TEND_S = 0.25
-STOPPED = "it was stopped"
+REAL_DATA = "online?retail?ii.*"  # under any of its published names: parquet, xlsx, zip, csv
+SPLIT = datetime(2011, 11, 11, tzinfo=UTC)  # holds out the last four weeks, in which shoppers click
+SUPERVISE_S = 0.25
+STOPPED = "the viewer stopped the demo"
 
 
 @dataclass(slots=True)
-class Playing:
-    """How the story ended: `failure` says why it broke off; `over` is set when it has ended either way."""
+class Playback:
+    """How the story goes. failure: why it broke off; over: set when it has ended either way."""
 
     failure: str | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
-    def failed(self, why: str) -> None:
-        """The first reason is the one that is told."""
-        self.failure = self.failure or why
+    def failed(self, reason: str) -> None:
+        """Record a failure; the first one is kept."""
+        self.failure = self.failure or reason
 
 
 def run(settings: Settings, *, headless: bool, for_s: float, report: Path | None) -> int:
-    """Play the demo. Returns the exit code: 0 only if, headless, every claim of the story held."""
+    """Run the demo. Returns the exit code: headless, 0 only if every check of the story holds."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     console, stop, profile = Console(), stop_on_signal(), Profile()
-    board, began_s, began_ms = Board(), time.monotonic(), wall_ms()
-    screen = Screen(board, console, profile.differences(Settings()))
+    state, began_s = DemoState(began_ms=wall_ms()), time.monotonic()
+    ui = TerminalUi(state, console, profile.differences(Settings()))
     with ExitStack() as stack:
-        site = stack.enter_context(servers(settings, profile))
-        children = Children(tell=lambda text: board.notices.append((time.monotonic() - began_s, text)))
-        stack.callback(children.stop_all)
-        stack.callback(children.stop, "simulate")  # before the services, so that no shopper sees them go
-        screen.addresses = site.addresses
+        installation = stack.enter_context(servers(settings, profile))
+        supervisor = Supervisor(notify=lambda text: state.notices.append((time.monotonic() - began_s, text)))
+        stack.callback(supervisor.stop_all)
+        stack.callback(supervisor.stop, "simulate")  # first, so that no shopper sees the services stop
+        ui.addresses = installation.addresses
         story = Story(
-            site=site,
+            installation=installation,
             profile=profile,
-            board=board,
-            children=children,
-            api=stack.enter_context(Api.of(site)),
-            models=bootstrap.model_store(site.settings()),
+            state=state,
+            supervisor=supervisor,
+            admin=stack.enter_context(closing(installation.client("admin"))),
+            storefront=stack.enter_context(closing(installation.client("storefront"))),
+            models=bootstrap.model_store(installation.settings()),
             source=source(settings),
-            data=bootstrap.data_store(site.settings()),
+            data=bootstrap.data_store(installation.settings()),
             now=lambda: time.monotonic() - began_s,
             stop=stop,
             deadline_s=for_s if headless else float("inf"),
         )
-        playing = play(story)
+        playback = play(story)
         stack.callback(stop.set)
-        watch_in_thread(story, began_ms)
-        show(screen, story, playing, console, headless=headless)
-        result = make_report(board, site.origins, story.now(), playing.failure)
-    return conclude(result, playing, console, headless=headless, path=report)
+        observe_in_thread(story)
+        show(ui, story, playback, console, headless=headless)
+        result = make_report(state, installation.replica_urls, story.now(), playback.failure)
+    return conclude(result, playback, console, headless=headless, path=report)
 
 
 @contextmanager
-def servers(settings: Settings, profile: Profile) -> Iterator[Site]:
-    """Redis, the broker and an empty folder; stopped last."""
-    home = fresh_home(settings.home / "demo")
+def servers(settings: Settings, profile: Profile) -> Iterator[DemoInstallation]:
+    """An installation over an embedded Redis and broker and an empty folder."""
+    home = empty_home(settings.home / "demo")
     with EmbeddedRedis() as redis, EmbeddedBroker() as broker:
-        yield found(settings, profile, redis, broker, home)
+        yield new_installation(settings, profile, redis, broker, home)
 
 
 def real_file(folder: Path) -> Path:
     """Online Retail II in a folder, as published or as Parquet. Raises ConfigurationError without one."""
-    found = sorted(path for path in folder.glob("*") if fnmatch(path.name.lower(), REAL_DATA))
-    if not found:
+    matches = sorted(path for path in folder.glob("*") if fnmatch(path.name.lower(), REAL_DATA))
+    if not matches:
         raise ConfigurationError(
             f"RINGSIDE_DATA_DIR: no online_retail_ii (.parquet, .xlsx, .zip or .csv) in {folder}; "
             "unset it for the synthetic shop"
         )
-    return found[0]
+    return matches[0]
 
 
 def source(settings: Settings) -> list[str]:
-    """Arguments of `ringside data import`: the real file, moved so that its last known day is today, if it
-    is there; else the synthetic shop."""
+    """Arguments of `ringside data import`: the synthetic shop, or the real file if RINGSIDE_DATA_DIR is set,
+    moved in time so that its training data end today."""
     if settings.data_dir is None:
         return ["synthetic"]
     file = real_file(settings.data_dir)
-    split, now = SPLIT.date().isoformat(), datetime.now(UTC) - timedelta(seconds=1)
-    return [
-        str(file),
-        "--split",
-        split,
-        "--rebase",
-        now.isoformat(timespec="seconds"),
-    ]
+    now = datetime.now(UTC) - timedelta(seconds=1)
+    split = SPLIT.date().isoformat()
+    return [str(file), "--split", split, "--rebase", now.isoformat(timespec="seconds")]
 
 
-def play(story: Story) -> Playing:
+def play(story: Story) -> Playback:
     """Play the story in a thread."""
-    playing = Playing()
+    playback = Playback()
 
-    def tell() -> None:
+    def target() -> None:
         try:
             story.play()
         except StoppedError:
-            playing.failed(STOPPED)
-        except (RingsideError, OSError) as error:
-            playing.failed(str(error))
+            playback.failed(STOPPED)
+        except (RingsideError, CallError, OSError) as error:
+            playback.failed(str(error))
         except BaseException as error:
-            playing.failed(f"{type(error).__name__}: {error}")
+            playback.failed(f"{type(error).__name__}: {error}")
             raise
         finally:
-            playing.over.set()
+            playback.over.set()
 
-    threading.Thread(target=tell, name="story", daemon=True).start()
-    return playing
-
-
-def watch_in_thread(story: Story, began_ms: int) -> None:
-    """Keep the board up to date, over a connection of its own."""
-    summary = story.site.home / "shoppers.json"
-
-    def watch() -> None:
-        with Api.of(story.site) as api:
-            observe(story.board, api, summary, story.site.pages, began_ms, story.stop)
-
-    threading.Thread(target=watch, name="observer", daemon=True).start()
+    threading.Thread(target=target, name="story", daemon=True).start()
+    return playback
 
 
-def show(screen: Screen, story: Story, playing: Playing, console: Console, *, headless: bool) -> None:
-    """Keep children alive and the screen fresh until Ctrl-C; headless, until the story or its time is
-    over."""
+def observe_in_thread(story: Story) -> None:
+    """Keep the state up to date in a thread, over a connection of its own."""
+    installation = story.installation
+    summary = installation.home / "shoppers.json"
+
+    def target() -> None:
+        with closing(installation.client("admin")) as admin:
+            pages = installation.liveness_urls
+            observe(story.state, admin, story.experiment, summary, pages, story.stop)
+
+    threading.Thread(target=target, name="observer", daemon=True).start()
+
+
+def show(ui: TerminalUi, story: Story, playback: Playback, console: Console, *, headless: bool) -> None:
+    """Supervise the processes and refresh the screen: until Ctrl-C, or headless until the story or its time
+    is over."""
     live = not headless and console.is_terminal
-    screen.print_addresses()
-    with Live(screen, console=console, refresh_per_second=4, screen=False) if live else ExitStack():
-        while not story.stop.wait(TEND_S) and _tended(story, playing):
-            screen.told = playing.over.is_set() and not headless
+    ui.print_addresses()
+    with Live(ui, console=console, refresh_per_second=4, screen=False) if live else ExitStack():
+        while not story.stop.wait(SUPERVISE_S) and _supervised(story, playback):
+            ui.finished = playback.over.is_set() and not headless
             if not live:
-                screen.print_news()
-            if headless and (playing.over.is_set() or story.now() > story.deadline_s):
+                ui.print_news()
+            if headless and (playback.over.is_set() or story.now() > story.deadline_s):
                 break
-            if playing.over.is_set() and playing.failure is not None:
+            if playback.over.is_set() and playback.failure is not None:
                 break
-    console.print("ending …", highlight=False)
-    if headless and not playing.over.is_set():
-        playing.failed(f"time was over during: {story.board.steps[-1].title}")
+    console.print("stopping …", highlight=False)
+    if headless and not playback.over.is_set():
+        playback.failed(f"the time was over during: {story.state.steps[-1].title}")
 
 
-def _tended(story: Story, playing: Playing) -> bool:
-    """Whether all children live, or will again."""
+def _supervised(story: Story, playback: Playback) -> bool:
+    """Restart what crashed; False if a process keeps crashing."""
     try:
-        story.children.tend()
+        story.supervisor.check()
     except RingsideError as error:
-        playing.failed(str(error))
+        playback.failed(str(error))
         return False
     return True
 
 
-def conclude(result: dict, playing: Playing, console: Console, *, headless: bool, path: Path | None) -> int:
-    """Write the report, say what held, and choose the exit code."""
+def conclude(
+    result: dict[str, Any], playback: Playback, console: Console, *, headless: bool, path: Path | None
+) -> int:
+    """Write the report, print the checks, and choose the exit code."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1))
     if not headless:
-        if playing.failure in (None, STOPPED):
+        if playback.failure in (None, STOPPED):
             return 0
-        console.print(f"The demo broke off: {playing.failure}", style="red", markup=False)
+        console.print(f"The demo failed: {playback.failure}", style="red", markup=False)
         return 1
-    for claim in result["claims"]:
-        mark = "held  " if claim["holds"] else "FAILED"
-        console.print(
-            f"{mark} {claim['claim']}: {claim['seen']}", highlight=False, soft_wrap=True, markup=False
-        )
-    if playing.failure:
-        console.print(f"FAILED the story broke off: {playing.failure}", soft_wrap=True, markup=False)
+    for check in result["checks"]:
+        mark = "passed" if check["holds"] else "FAILED"
+        line = f"{mark} {check['check']}: {check['seen']}"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if playback.failure:
+        console.print(f"FAILED the story broke off: {playback.failure}", soft_wrap=True, markup=False)
     return 0 if result["happened"] else 1

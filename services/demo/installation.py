@@ -1,5 +1,4 @@
-"""Where everything of one demo is: servers, ports, keys, folders, and the environment that every process
-gets."""
+"""Installation of the demo: servers, ports, keys, folders, and the environment of every process."""
 
 import os
 import shutil
@@ -10,25 +9,26 @@ from pathlib import Path
 
 import httpx
 
+from services.client.client import Client
 from services.demo.profile import Profile
-from services.demo.supervisor import Spec, always
+from services.demo.supervisor import ProcessSpec, always
 from services.errors import ConfigurationError
 from services.local_servers.embedded_kafka import EmbeddedBroker
 from services.local_servers.process import free_port
 from services.local_servers.redis import EmbeddedRedis
 from services.runtime.liveness import complaint
 from services.settings import Settings
-from services.web.api_keys import ROLES, new_key, new_signing_key
+from services.web.api_keys import ROLES, Role, new_key, new_signing_key
 
 MARKER = ".ringside-demo"
-KEPT = ("embeddings",)  # of texts, cached by content: they can not go stale
+KEPT = ("embeddings",)  # of texts, cached by content, so they cannot become stale
 WORKER_SILENT_S = 30.0
-HEAVY = 10  # niceness of what must not slow the shop down
+LOW_PRIORITY = 10  # niceness of commands that must not slow the shop down
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """One demo installation. replicas: ports of the recommend service; keys: by role."""
+class DemoInstallation:
+    """One installation. replicas: ports of the recommend service; keys: by role."""
 
     home: Path
     env: Mapping[str, str]
@@ -36,71 +36,80 @@ class Site:
     replicas: tuple[int, ...]
     shop_port: int
     console_port: int
-    keys: Mapping[str, str]
+    keys: Mapping[Role, str]
 
     @property
-    def origins(self) -> list[str]:
-        """Of the recommend service's replicas."""
+    def replica_urls(self) -> list[str]:
+        """URLs of the recommend service's replicas."""
         return [f"http://{self.host}:{port}" for port in self.replicas]
 
     @property
     def addresses(self) -> dict[str, str]:
-        """What a person opens. The key after # never leaves the browser."""
+        """Pages for the viewer. The key after # never leaves the browser."""
         console = f"http://{self.host}:{self.console_port}"
         return {
             "shop": f"http://{self.host}:{self.shop_port}/",
             "console": f"{console}/login#key={self.keys['admin']}",
-            "docs": f"{self.origins[0]}/docs",
+            "docs": f"{self.replica_urls[0]}/docs",
         }
 
     @property
-    def pages(self) -> dict[str, str]:
-        """Where to ask whether each of `addresses` answers already."""
+    def liveness_urls(self) -> dict[str, str]:
+        """URL that tells whether each page of `addresses` responds."""
         ports = {"shop": self.shop_port, "console": self.console_port, "docs": self.replicas[0]}
         return {name: f"http://{self.host}:{port}/health/live" for name, port in ports.items()}
 
     def settings(self) -> Settings:
-        """As the processes see them."""
-        values = {name.removeprefix("RINGSIDE_").lower(): v for name, v in self.env.items() if _ours(name)}
-        return Settings(**values)
+        """The settings of the processes."""
+        prefix = "RINGSIDE_"
+        values = {
+            name.removeprefix(prefix).lower(): v for name, v in self.env.items() if name.startswith(prefix)
+        }
+        return Settings.model_validate(values)
 
-    def process(self, name: str, *arguments: str, **changes: str) -> Spec:
-        """`ringside <name> …`, under its own log. `changes`: settings of this process alone."""
+    def client(self, role: Role) -> Client:
+        """A client of the first replica with this role's key."""
+        return Client(self.replica_urls[0], self.keys[role], timeout_s=10.0)
+
+    def process(self, name: str, *arguments: str, **changes: str) -> ProcessSpec:
+        """`ringside <name> …` with its own log. `changes`: settings of this process alone."""
         return self._spec(name, (name, *arguments), changes)
 
-    def worker(self, name: str) -> Spec:
-        """A process without an address: ready at its first turn (imports done, stores warm)."""
+    def worker(self, name: str) -> ProcessSpec:
+        """A worker: ready when its loop runs, with imports done and stores connected."""
         settings = self.settings()
         return replace(self.process(name), ready=lambda: not complaint(settings, name, WORKER_SILENT_S))
 
-    def replica(self, index: int) -> Spec:
-        """One replica of the recommend service."""
+    def replica(self, index: int) -> ProcessSpec:
+        """A replica of the recommend service: ready when it can serve slates."""
         port, name = str(self.replicas[index]), f"recommend-{index + 1}"
         spec = self._spec(name, ("recommend",), {"RECOMMEND_PORT": port, "REPLICA": name})
-        return _with_health(spec, f"{self.origins[index]}/health/ready")
+        return _ready_at(spec, f"{self.replica_urls[index]}/health/ready")
 
-    def page(self, name: str, port: int, **changes: str) -> Spec:
-        """The shop or the console: ready when it answers at all."""
-        return _with_health(self.process(name, **changes), f"http://{self.host}:{port}/health/live")
+    def page(self, name: str, port: int, **changes: str) -> ProcessSpec:
+        """The shop or the console: ready when it responds."""
+        return _ready_at(self.process(name, **changes), f"http://{self.host}:{port}/health/live")
 
-    def step(self, name: str, *arguments: str, nice: int = HEAVY) -> Spec:
-        """A command that does its work and ends."""
+    def command(self, name: str, *arguments: str, nice: int = LOW_PRIORITY) -> ProcessSpec:
+        """A command that ends by itself."""
         return self._spec(name, arguments, {}, nice)
 
-    def _spec(self, name: str, arguments: tuple[str, ...], changes: Mapping[str, str], nice: int = 0) -> Spec:
+    def _spec(
+        self, name: str, arguments: tuple[str, ...], changes: Mapping[str, str], nice: int = 0
+    ) -> ProcessSpec:
         env = {**self.env, **{f"RINGSIDE_{key}": value for key, value in changes.items()}}
         command = [str(Path(sys.executable).with_name("ringside")), *arguments]
-        return Spec(name, command, env, self.home / "logs" / f"{name}.log", always, nice)
+        return ProcessSpec(name, command, env, self.home / "logs" / f"{name}.log", always, nice)
 
 
-def found(
+def new_installation(
     settings: Settings, profile: Profile, redis: EmbeddedRedis, broker: EmbeddedBroker, home: Path
-) -> Site:
-    """Choose ports and keys, and write down the environment."""
+) -> DemoInstallation:
+    """Choose ports and keys, and build the environment."""
     ports = _free_ports(settings.host, profile.replicas + 2)
     replicas, (shop_port, console_port) = ports[: profile.replicas], ports[profile.replicas :]
     made = {role: new_key(role) for role in ROLES}
-    keys = {role: key for role, (key, _) in made.items()}
+    keys: dict[Role, str] = {role: key for role, (key, _) in made.items()}
     ours = {
         "HOME": str(home),
         "HOST": settings.host,
@@ -118,18 +127,18 @@ def found(
     one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     env = {**os.environ, **one_thread, "PYTHONUNBUFFERED": "1", **profile.settings()}
     env |= {f"RINGSIDE_{name}": value for name, value in ours.items()}
-    return Site(home, env, settings.host, tuple(replicas), shop_port, console_port, keys)
+    return DemoInstallation(home, env, settings.host, tuple(replicas), shop_port, console_port, keys)
 
 
-def fresh_home(home: Path) -> Path:
-    """An empty folder for this demo. Only a folder that an earlier demo made is emptied.
+def empty_home(home: Path) -> Path:
+    """An empty folder for the demo. Only a folder that an earlier demo made is emptied.
 
-    Raises ConfigurationError for a folder with something else in it.
+    Raises ConfigurationError for a folder with other contents.
     """
     marker = home / MARKER
     if home.exists() and not marker.exists() and any(home.iterdir()):
         raise ConfigurationError(
-            f"{home} holds something that no demo made; set RINGSIDE_HOME to another folder"
+            f"RINGSIDE_HOME: {home} holds files that no demo made; set it to another folder"
         )
     home.mkdir(parents=True, exist_ok=True)
     for entry in home.iterdir():
@@ -141,16 +150,16 @@ def fresh_home(home: Path) -> Path:
     return home.resolve()
 
 
-def answers(url: str) -> bool:
-    """Whether `url` answers 200 now."""
+def responds(url: str) -> bool:
+    """True if `url` responds with 200 now."""
     try:
         return httpx.get(url, timeout=1.0).status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def _with_health(spec: Spec, url: str) -> Spec:
-    return Spec(spec.name, spec.command, spec.env, spec.log, lambda: answers(url), spec.nice)
+def _ready_at(spec: ProcessSpec, url: str) -> ProcessSpec:
+    return replace(spec, ready=lambda: responds(url))
 
 
 def _free_ports(host: str, n: int) -> list[int]:
@@ -158,7 +167,3 @@ def _free_ports(host: str, n: int) -> list[int]:
     while len(ports) < n:
         ports[free_port(host)] = None
     return list(ports)
-
-
-def _ours(name: str) -> bool:
-    return name.startswith("RINGSIDE_")

@@ -1,57 +1,59 @@
-"""Looks twice a second at decisions, at the simulator's summary and at pages that start, and puts all on the
-board."""
+"""Observer of the demo: reads decisions, the simulator's summary and starting pages into the state, twice a
+second."""
 
 import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import httpx
-
-from services.demo.api import Api
-from services.demo.installation import answers
-from services.demo.state import Board
-from services.errors import UnavailableError
+from services.client.client import CallError, Client
+from services.demo.installation import responds
+from services.demo.state import DemoState
 
 EVERY_S = 0.5
 
 
 def observe(
-    board: Board, api: Api, summary: Path, pages: Mapping[str, str], began_ms: int, stop: threading.Event
+    state: DemoState,
+    admin: Client,
+    experiment: str,
+    summary: Path,
+    pages: Mapping[str, str],
+    stop: threading.Event,
 ) -> None:
-    """Keep the board up to date until `stop`; what can't be read now is read at the next look."""
+    """Keep the state up to date until `stop`. What cannot be read is read again in the next round."""
     while not stop.wait(EVERY_S):
-        look_at_pages(board, pages, answers)
-        look_at_decisions(board, api, began_ms)
-        look_at_shoppers(board, summary)
+        poll_pages(state, pages, responds)
+        poll_decisions(state, admin, experiment)
+        poll_shoppers(state, summary)
 
 
-def look_at_pages(board: Board, pages: Mapping[str, str], answers: Callable[[str], bool]) -> None:
-    """Which of the pages (name → address) that had not answered do."""
-    for name, address in pages.items():
-        if name not in board.answering and answers(address):
-            with board.lock:
-                board.answering.add(name)
+def poll_pages(state: DemoState, pages: Mapping[str, str], responds: Callable[[str], bool]) -> None:
+    """Record which pages (name → URL) have begun to respond."""
+    for name, url in pages.items():
+        if name not in state.responding and responds(url):
+            with state.lock:
+                state.responding.add(name)
 
 
-def look_at_decisions(board: Board, api: Api, began_ms: int) -> None:
-    """New decisions since the last look."""
+def poll_decisions(state: DemoState, admin: Client, experiment: str) -> None:
+    """Read the decisions after the newest known one."""
     try:
-        found = api.decisions(board.revision())
-        if found:
-            board.saw_decisions(found, began_ms)
-            state = api.state()
-            with board.lock:
-                board.state = state
-    except (UnavailableError, httpx.HTTPError):
-        return  # no experiment yet, or the replica is busy
+        decisions = admin.decisions(experiment, state.revision())
+        if decisions:
+            state.add_decisions(list(decisions))
+            newest = admin.experiment(experiment)
+            with state.lock:
+                state.experiment = newest
+    except CallError:
+        return  # there is no experiment yet, or the replica is busy
 
 
-def look_at_shoppers(board: Board, summary: Path) -> None:
-    """The newest summary, if it is newer."""
+def poll_shoppers(state: DemoState, summary: Path) -> None:
+    """Read the simulator's summary if it is newer than the known one."""
     try:
-        found = json.loads(summary.read_text())
+        newest = json.loads(summary.read_text())
     except (OSError, ValueError):
         return
-    if found.get("elapsed_s") != board.shoppers.get("elapsed_s"):
-        board.saw_shoppers(found)
+    if newest.get("elapsed_s") != state.shoppers.get("elapsed_s"):
+        state.set_shoppers(newest)

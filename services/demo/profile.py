@@ -1,8 +1,7 @@
-"""The demo profile: what differs from a production installation so that the loop can be watched in minutes.
+"""Demo profile: the settings that differ from the product's defaults, so that the loop takes minutes.
 
-Only clocks, deadlines and traffic differ. What decides (alpha, margin, floor, cap, ramp, burn-in, the units
-needed for a look) is the product's: `experiments.lifecycle.fold.Rules` and `services.settings.Settings`,
-untouched."""
+Only clocks, deadlines and traffic differ. The rules of deciding (alpha, margin, floor, cap, ramp, burn-in,
+units needed for a look) are the defaults of `experiments.lifecycle.fold.Rules`."""
 
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ class Profile:
     replicas: int = 2
 
     def settings(self) -> dict[str, str]:
-        """As environment of every process."""
+        """Environment variables for every process."""
         values = {
             "WINDOW_S": self.window_s,
             "LATENESS_S": self.lateness_s,
@@ -39,13 +38,13 @@ class Profile:
         return {f"RINGSIDE_{name}": str(value) for name, value in values.items()}
 
     def differences(self, product: Settings) -> list[str]:
-        """What a viewer must know, one line each."""
+        """The differences from the product, one line each."""
         return [
             f"attribution window {self.window_s:g} s (product: {product.window_s / 60:g} min), "
             f"lateness {self.lateness_s:g} s ({product.lateness_s / 60:g} min)",
-            f"a look every {self.look_every_s:g} s (product: {product.look_every_s / 60:g} min)",
-            f"serving waits {self.redis_deadline_ms} ms for Redis (product: {product.redis_deadline_ms}), "
-            f"{self.rank_deadline_ms} ms for a model ({product.rank_deadline_ms}): all share this machine",
-            f"{self.sessions_per_s:g} simulated sessions a second, each hurried to about two seconds",
-            "alpha, margin, floor, cap, ramp and burn-in are the product's own",
+            f"one look every {self.look_every_s:g} s (product: {product.look_every_s / 60:g} min)",
+            f"a slate waits {self.redis_deadline_ms} ms for Redis (product: {product.redis_deadline_ms}) and "
+            f"{self.rank_deadline_ms} ms for a model ({product.rank_deadline_ms})",
+            f"{self.sessions_per_s:g} simulated sessions a second, each about two seconds long",
+            "alpha, margin, floor, cap, ramp and burn-in as in the product",
         ]

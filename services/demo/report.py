@@ -1,83 +1,111 @@
-"""The headless report: every claim of the story, checked against what was decided and what shoppers saw."""
+"""Report of a headless demo: every check of the story, on what was decided and what shoppers saw."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
-from services.demo.actions import BETTER, BROKEN, CHAMPION, ENOUGH, MOVED, TEXT
-from services.demo.state import Board, Json
+from services.demo.actions import BETTER, BROKEN, CHAMPION, MIN_SAMPLE, MOST_TRAFFIC, TEXT
+from services.demo.state import DemoState, Json, SlateValue
 
 FIRST_SLATE_S = 60.0
-MOST_ERRORS = 0.001  # share of requests
+MAX_FAILED = 0.001  # share of requests
 UNCHANGED = 0.04  # share of clicks on new items after which ALS keeps its slate (infra/adr/0010)
-SURE = 3.0  # standard errors between two arms' true values
+SIGNIFICANT = 3.0  # standard errors between two arms' true values
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Something the demo promises, and whether it happened."""
+class Check:
+    """A statement about the story, whether it holds, and what was observed."""
 
     name: str
     holds: bool
     seen: str
 
 
-def report(board: Board, origins: list[str], ran_s: float, failure: str | None) -> dict[str, Any]:
-    """JSON-ready. `failure`: why the story broke off, None if it came to its end."""
-    with board.lock:
-        removal = removal_of(board, BROKEN, origins)
-        found = {
+class Served(TypedDict):
+    """Slates of a replica, and how many of them came from the arm in question."""
+
+    answers: int
+    of_arm: int
+
+
+class Truth(TypedDict, total=False):
+    """True value of each arm's first slates; the better arm, its lead and how significant that is."""
+
+    arms: dict[str, SlateValue]
+    better: str | None
+    by: float
+    standard_errors: float
+
+
+class Removal(TypedDict):
+    """The rollback of an arm: rule, evidence, times, and the slates before and after, by replica."""
+
+    arm: str
+    rule: str
+    author: str
+    reason: str
+    evidence: Json
+    positions: Json
+    detail: Json
+    decided_at_ms: int
+    seconds_after_entering: float | None
+    confirmed_at_ms: int | None
+    confirmed_by: list[str] | None
+    served_before: dict[str, Served]
+    served_after: dict[str, Served]
+
+
+def report(state: DemoState, replicas: list[str], ran_s: float, failure: str | None) -> dict[str, Any]:
+    """The report, ready for JSON. `failure`: why the story broke off; None if it reached its end."""
+    with state.lock:
+        truth, removal = truth_of(state.slate_values()), removal_of(state, BROKEN, replicas)
+        checks = checks_of(state, truth, removal)
+        measured = ("requests", "errors", "sessions", "degraded", "click_to_slate")
+        return {
             "ran_s": round(ran_s, 1),
-            "first_slate_s": board.facts.get("first_slate_s"),
-            "facts": dict(board.facts),
+            "first_slate_s": state.facts.get("first_slate_s"),
+            "facts": dict(state.facts),
             "steps": [
                 {"title": s.title, "from_s": s.started_s, "to_s": s.ended_s, "note": s.note}
-                for s in board.steps
+                for s in state.steps
             ],
-            "notices": [{"at_s": round(at_s, 1), "notice": notice} for at_s, notice in board.notices],
-            "weights": [{"at_s": round(at_s, 1), "shares": shares} for at_s, shares in board.weights],
-            "truth": truth_of(board.shoppers),
-            "requests": board.shoppers.get("requests", {}),
-            "errors": board.shoppers.get("errors", {}),
-            "sessions": board.shoppers.get("sessions", {}),
-            "degraded": board.shoppers.get("degraded", {}),
-            "click_to_slate": board.shoppers.get("click_to_slate", {}),
+            "notices": [{"at_s": round(at_s, 1), "notice": notice} for at_s, notice in state.notices],
+            "weights": [{"at_s": round(at_s, 1), "shares": shares} for at_s, shares in state.weights],
+            "truth": truth,
+            **{name: state.shoppers.get(name, {}) for name in measured},
             "rollback": removal,
             "failure": failure,
+            "checks": [{"check": c.name, "holds": c.holds, "seen": c.seen} for c in checks],
+            "happened": failure is None and all(check.holds for check in checks),
         }
-        claims = claims_of(board, found)
-    found["claims"] = [{"claim": c.name, "holds": c.holds, "seen": c.seen} for c in claims]
-    found["happened"] = failure is None and all(claim.holds for claim in claims)
-    return found
 
 
-def truth_of(shoppers: Json) -> dict[str, Any]:
-    """True worth of each arm's first slates, the better of the two models that must be told apart, how
-    surely."""
-    worth = {
-        arm: row for arm, row in shoppers.get("truth", {}).items() if arm in (CHAMPION, BETTER, TEXT, BROKEN)
-    }
-    best = sorted((arm for arm in worth if arm != BROKEN), key=lambda arm: -worth[arm]["mean"])
+def truth_of(values: Mapping[str, SlateValue]) -> Truth:
+    """Compare the true values of the arms: the best one against the champion or, if the champion is best,
+    against the second best. The broken challenger is left out."""
+    arms = {arm: row for arm, row in values.items() if arm in (CHAMPION, BETTER, TEXT, BROKEN)}
+    best = sorted((arm for arm in arms if arm != BROKEN), key=lambda arm: -arms[arm]["mean"])
     if len(best) < 2:
-        return {"arms": worth, "better": None}
-    ahead, behind = worth[best[0]], worth[CHAMPION if best[0] != CHAMPION else best[1]]
+        return {"arms": arms, "better": None}
+    ahead, behind = arms[best[0]], arms[CHAMPION if best[0] != CHAMPION else best[1]]
     error = (ahead["standard_error"] ** 2 + behind["standard_error"] ** 2) ** 0.5
     gap = ahead["mean"] - behind["mean"]
     return {
-        "arms": worth,
+        "arms": arms,
         "better": best[0],
         "by": round(gap, 5),
         "standard_errors": round(gap / max(error, 1e-9), 1),
     }
 
 
-def removal_of(board: Board, arm: str, origins: list[str]) -> dict[str, Any] | None:
-    """The rollback of `arm`: who, rule, numbers, times, and who answered before and after, by replica."""
-    decision = board.newest("rollback", arm)
+def removal_of(state: DemoState, arm: str, replicas: list[str]) -> Removal | None:
+    """The rollback of `arm`; None if there was none."""
+    decision = state.newest("rollback", arm)
     if decision is None:
         return None
-    confirmed = board.confirmed(decision["revision"])
-    entered = board.newest("enter", arm)
+    decided_ms, entered = decision["received_at"], state.newest("enter", arm)
+    confirmed = state.confirmation(decision["revision"])
     return {
         "arm": arm,
         "rule": decision["rule"],
@@ -86,61 +114,59 @@ def removal_of(board: Board, arm: str, origins: list[str]) -> dict[str, Any] | N
         "evidence": decision["evidence"],
         "positions": decision["positions"],
         "detail": decision["detail"],
-        "decided_at_ms": decision["received_at"],
-        "seconds_after_entering": (decision["received_at"] - entered["received_at"]) / 1e3
-        if entered
-        else None,
+        "decided_at_ms": decided_ms,
+        "seconds_after_entering": (decided_ms - entered["received_at"]) / 1e3 if entered else None,
         "confirmed_at_ms": confirmed["received_at"] if confirmed else None,
         "confirmed_by": confirmed["detail"].get("replicas") if confirmed else None,
-        "served_before": _served(board.shoppers, origins, arm, None, decision["received_at"] / 1e3),
-        "served_after": _served(board.shoppers, origins, arm, _after_s(confirmed), None),
+        "served_before": _served(state.shoppers, replicas, arm, until_s=decided_ms / 1e3),
+        "served_after": _served(state.shoppers, replicas, arm, since_s=_after_s(confirmed)),
     }
 
 
-def claims_of(board: Board, found: Mapping[str, Any]) -> list[Claim]:
-    """Each claim with what was seen."""
+def checks_of(state: DemoState, truth: Truth, removal: Removal | None) -> list[Check]:
+    """All checks of the story."""
     return [
-        _first_slate(found),
-        _moved(board, found["truth"]),
-        _no_errors(found),
-        _clicks_change_slates(found["click_to_slate"]),
-        _rolled_back(found["rollback"]),
-        _served_before(found["rollback"]),
-        _gone_after(found["rollback"]),
+        _first_slate(state),
+        _traffic_moved(state, truth),
+        _requests_answered(state.shoppers),
+        _clicks_change_slates(state.shoppers.get("click_to_slate", {})),
+        _rolled_back(removal),
+        _served_before(removal),
+        _gone_after(removal),
     ]
 
 
-def _first_slate(found: Mapping[str, Any]) -> Claim:
-    seconds = found["first_slate_s"]
-    return Claim(
-        f"the first whole slate within {FIRST_SLATE_S:g} s",
-        seconds is not None and seconds <= FIRST_SLATE_S,
+def _first_slate(state: DemoState) -> Check:
+    seconds = state.facts.get("first_slate_s")
+    return Check(
+        f"the first complete slate was served within {FIRST_SLATE_S:g} s",
+        isinstance(seconds, float) and seconds <= FIRST_SLATE_S,
         f"{seconds} s",
     )
 
 
-def _moved(board: Board, truth: Mapping[str, Any]) -> Claim:
-    better, sure = truth["better"], truth.get("standard_errors", 0.0)
-    weight = board.weight(better) if better else 0.0
-    return Claim(
-        f"the arm that is better by the world's truth ended with over {MOVED:g} of the traffic",
-        bool(better) and better != CHAMPION and sure >= SURE and weight > MOVED,
-        f"{better}, {sure} standard errors ahead, ended with {weight:.2f}",
+def _traffic_moved(state: DemoState, truth: Truth) -> Check:
+    better, lead = truth.get("better"), truth.get("standard_errors", 0.0)
+    weight = state.weight(better) if better else 0.0
+    return Check(
+        f"the arm with the truly better slates ended with more than {MOST_TRAFFIC:.0%} of the traffic",
+        bool(better) and better != CHAMPION and lead >= SIGNIFICANT and weight > MOST_TRAFFIC,
+        f"{better}, ahead by {lead} standard errors, ended with {weight:.0%}",
     )
 
 
-def _no_errors(found: Mapping[str, Any]) -> Claim:
-    sent = sum(kind["sent"] for kind in found["requests"].values())
-    errors = sum(found["errors"].values())
-    return Claim(
-        f"requests were answered, at most {MOST_ERRORS:.1%} failed",
-        sent >= 1_000 and errors <= MOST_ERRORS * sent,
-        f"{errors} of {sent} failed",
+def _requests_answered(shoppers: Json) -> Check:
+    sent = sum(kind["sent"] for kind in shoppers.get("requests", {}).values())
+    failed = sum(shoppers.get("errors", {}).values())
+    return Check(
+        f"at most {MAX_FAILED:.1%} of the requests failed",
+        sent >= 1_000 and failed <= MAX_FAILED * sent,
+        f"{failed} of {sent} failed",
     )
 
 
 def most_unchanged(clicks: int) -> int:
-    """How many of `clicks` may leave the slate as it was: UNCHANGED of them and three standard deviations.
+    """How many of `clicks` may leave the slate unchanged: the share UNCHANGED and three standard deviations.
 
     >>> most_unchanged(25), most_unchanged(100), most_unchanged(400)
     (3, 9, 27)
@@ -148,36 +174,40 @@ def most_unchanged(clicks: int) -> int:
     return int(UNCHANGED * clicks + 3 * (UNCHANGED * (1 - UNCHANGED) * clicks) ** 0.5)
 
 
-def _clicks_change_slates(delays: Mapping[str, Any]) -> Claim:
-    """Popularity is the same for everybody, so only a personal model can be held to it."""
+def _clicks_change_slates(delays: Json) -> Check:
+    """Only a personal model is checked, because popularity is the same for every shopper."""
     personal = delays.get("by_arm", {}).get(BETTER, {"n": 0, "unchanged": 0})
     n, unchanged = personal["n"], personal["unchanged"]
-    return Claim(
+    return Check(
         f"a click on an item new to the shopper changes the other items of the next slate of {BETTER}",
         n >= 20 and unchanged <= most_unchanged(n + unchanged),
         f"{n} did (p50 {personal.get('p50_ms')} ms, p99 {personal.get('p99_ms')} ms), {unchanged} did not",
     )
 
 
-def _rolled_back(removal: Mapping[str, Any] | None) -> Claim:
+def _rolled_back(removal: Removal | None) -> Check:
     seen = "no rollback" if removal is None else f"{removal['rule']}: {removal['reason']}"
     holds = removal is not None and removal["rule"] == "click-race" and removal["confirmed_at_ms"] is not None
-    return Claim(
+    return Check(
         "the click race rolled the broken challenger back, and every replica confirmed it", holds, seen
     )
 
 
-def _served_before(removal: Mapping[str, Any] | None) -> Claim:
+def _served_before(removal: Removal | None) -> Check:
     before = removal["served_before"] if removal else {}
-    holds = bool(before) and all(row["of_arm"] > 0 and row["answers"] >= ENOUGH for row in before.values())
-    return Claim(f"every replica had served it among at least {ENOUGH} answers", holds, str(before))
+    holds = bool(before) and all(
+        row["of_arm"] > 0 and row["answers"] >= MIN_SAMPLE for row in before.values()
+    )
+    return Check(
+        f"before, every replica served it in at least {MIN_SAMPLE} slates of all arms", holds, str(before)
+    )
 
 
-def _gone_after(removal: Mapping[str, Any] | None) -> Claim:
+def _gone_after(removal: Removal | None) -> Check:
     after = removal["served_after"] if removal else {}
-    holds = bool(after) and all(row["of_arm"] == 0 and row["answers"] >= ENOUGH for row in after.values())
-    return Claim(
-        f"none of at least {ENOUGH} answers of every replica was its own afterwards", holds, str(after)
+    holds = bool(after) and all(row["of_arm"] == 0 and row["answers"] >= MIN_SAMPLE for row in after.values())
+    return Check(
+        f"after that, none of at least {MIN_SAMPLE} slates of every replica came from it", holds, str(after)
     )
 
 
@@ -186,12 +216,12 @@ def _after_s(confirmed: Json | None) -> float:
 
 
 def _served(
-    shoppers: Json, origins: list[str], arm: str, since_s: float | None, until_s: float | None
-) -> dict[str, dict[str, int]]:
-    """{origin: {"answers", "of_arm"}} of what shoppers were answered within these seconds."""
-    found = {origin: {"answers": 0, "of_arm": 0} for origin in origins}
-    for second, origin, name, n in shoppers.get("served", []):
-        if (since_s is None or second >= since_s) and (until_s is None or second < until_s):
-            found[origin]["answers"] += n
-            found[origin]["of_arm"] += n if name == arm else 0
-    return found
+    shoppers: Json, replicas: list[str], arm: str, since_s: float = 0.0, until_s: float = float("inf")
+) -> dict[str, Served]:
+    """Slates within these seconds since the epoch, by replica."""
+    counts: dict[str, Served] = {replica: {"answers": 0, "of_arm": 0} for replica in replicas}
+    for second, replica, name, n in shoppers.get("served", []):
+        if since_s <= second < until_s:
+            counts[replica]["answers"] += n
+            counts[replica]["of_arm"] += n if name == arm else 0
+    return counts

@@ -1,17 +1,24 @@
-"""What happened so far, for the screen and the report: steps, decisions, weights over time, what shoppers
-saw."""
+"""State of the demo for the screen and the report: steps, decisions, weights over time, what shoppers saw."""
 
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 Json = Mapping[str, Any]
 
 
+class SlateValue(TypedDict):
+    """True P(click) of the first slates of an arm."""
+
+    n: int
+    mean: float
+    standard_error: float
+
+
 @dataclass(slots=True)
 class Step:
-    """One step of the story. Seconds since the demo began; `ended_s` None: going on."""
+    """One step of the story. Seconds since the demo began; `ended_s` is None while it runs."""
 
     title: str
     started_s: float
@@ -20,89 +27,89 @@ class Step:
 
 
 @dataclass(slots=True)
-class Board:
-    """Facts, written by the story and the observer, read by the screen and the report; every access under
-    `lock`.
+class DemoState:
+    """Facts that story and observer write and screen and report read, every access under `lock`.
 
-    weights: (seconds since the beginning, {arm: share}) whenever the vector changed; state: newest state of
-    the experiment; decisions: oldest first; shoppers: newest summary of the simulator; answering: names of
-    the pages that have answered."""
+    began_ms: when the demo began; weights: (seconds since then, {arm: share}) at each change; experiment: its
+    newest state; decisions: oldest first; shoppers: newest summary of the simulator; responding: names of
+    the pages that have responded."""
 
+    began_ms: int = 0
     steps: list[Step] = field(default_factory=list)
     notices: list[tuple[float, str]] = field(default_factory=list)
-    state: Json = field(default_factory=dict)
+    experiment: Json = field(default_factory=dict)
     decisions: list[Json] = field(default_factory=list)
     weights: list[tuple[float, dict[str, float]]] = field(default_factory=list)
     shoppers: Json = field(default_factory=dict)
-    answering: set[str] = field(default_factory=set)
-    rates: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    responding: set[str] = field(default_factory=set)
+    requests_per_s: float = 0.0
+    facts: dict[str, float | str] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def saw_decisions(self, decisions: list[Json], began_ms: int) -> None:
-        """Decisions newly read from the log, oldest first."""
+    def add_decisions(self, decisions: list[Json]) -> None:
+        """Append decisions, oldest first."""
         with self.lock:
             self.decisions.extend(decisions)
             for decision in decisions:
                 shares = dict(decision["weights"])
                 if not self.weights or self.weights[-1][1] != shares:
-                    self.weights.append(((decision["received_at"] - began_ms) / 1e3, shares))
+                    self.weights.append(((decision["received_at"] - self.began_ms) / 1e3, shares))
 
-    def saw_shoppers(self, summary: Json) -> None:
-        """A newer summary of the simulator; request rates are taken against the one before."""
+    def set_shoppers(self, summary: Json) -> None:
+        """Replace the simulator's summary; the request rate is measured between the two."""
         with self.lock:
             before, self.shoppers = self.shoppers, summary
             passed_s = summary.get("elapsed_s", 0.0) - before.get("elapsed_s", 0.0)
             if passed_s > 0:
-                answered = _answered(summary) - _answered(before)
-                self.rates = {"requests_per_s": answered / passed_s}
+                self.requests_per_s = (_requests(summary) - _requests(before)) / passed_s
 
     def revision(self) -> int:
-        """Of the newest decision read."""
+        """Revision of the newest decision; 0 without any."""
         with self.lock:
-            return self.decisions[-1]["revision"] if self.decisions else 0
+            return int(self.decisions[-1]["revision"]) if self.decisions else 0
 
     def weight(self, arm: str) -> float:
-        """Share of `arm` now; 0 if it is not in the experiment."""
+        """Current share of `arm`; 0 if it is not in the experiment."""
         with self.lock:
             return self.weights[-1][1].get(arm, 0.0) if self.weights else 0.0
 
     def newest(self, kind: str, arm: str | None = None) -> Json | None:
-        """The last decision of a kind (about an arm)."""
+        """The newest decision of a kind, about an arm if one is named."""
         with self.lock:
             for decision in reversed(self.decisions):
                 if decision["kind"] == kind and arm in (None, decision["detail"].get("arm")):
                     return decision
         return None
 
-    def confirmed(self, revision: int) -> Json | None:
-        """The decision that says every replica serves what `revision` decided."""
+    def confirmation(self, revision: int) -> Json | None:
+        """The decision that confirms that every replica serves `revision`."""
         with self.lock:
             for decision in self.decisions:
                 if decision["kind"] == "confirm" and decision["detail"].get("confirms") == revision:
                     return decision
         return None
 
-    def truth(self) -> Json:
-        """True worth of first slates by arm: {"n", "mean", "standard_error"}."""
-        return self.shoppers.get("truth", {})
+    def slate_values(self) -> Mapping[str, SlateValue]:
+        """True value of first slates, by arm."""
+        values: Mapping[str, SlateValue] = self.shoppers.get("truth", {})
+        return values
 
     def sessions(self) -> int:
-        """Sessions of shoppers that are over."""
+        """Number of completed sessions."""
         return sum(row["sessions"] for row in self.shoppers.get("sessions", {}).values())
 
     def served(self, arm: str, since_s: float = 0.0) -> int:
-        """Answers of `arm` that shoppers got since `since_s` (seconds since the epoch)."""
+        """Slates of `arm` that shoppers got since `since_s` (seconds since the epoch)."""
         rows = self.shoppers.get("served", [])
         return sum(n for second, _, name, n in rows if second >= since_s and name == arm)
 
-    def answers(self, origins: list[str], since_s: float) -> int:
-        """Answers since `since_s` of the replica that answered least."""
-        counts = dict.fromkeys(origins, 0)
-        for second, origin, _, n in self.shoppers.get("served", []):
-            counts[origin] += n if second >= since_s else 0
+    def served_by_each(self, replicas: list[str], since_s: float) -> int:
+        """Slates since `since_s` from the replica that served fewest."""
+        counts = dict.fromkeys(replicas, 0)
+        for second, replica, _, n in self.shoppers.get("served", []):
+            counts[replica] += n if second >= since_s else 0
         return min(counts.values())
 
 
-def _answered(summary: Json) -> int:
+def _requests(summary: Json) -> int:
     return sum(kind["sent"] for kind in summary.get("requests", {}).values())

@@ -1,4 +1,4 @@
-"""What the viewer sees in the terminal: steps, addresses, the race for traffic, the newest decisions."""
+"""Terminal output of the demo: steps, addresses, the arms' shares of the traffic, the newest decisions."""
 
 import math
 
@@ -8,74 +8,71 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from services.demo.state import Board, Json, Step
+from services.demo.state import DemoState, Json, Step
 
 LONGEST_BAR = 30
 STEPS_SHOWN, DECISIONS_SHOWN = 9, 3
 FRAME = 4  # columns of the panel's borders and blanks
-BESIDE_BAR = 62  # columns of the contest that are not the bar
+OTHER_COLUMNS = 62  # columns of the arms' table without the bar
 FOOT = 2  # rows below the decisions
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
-GOING, TOLD = (
-    "Ctrl-C ends everything.",
-    "The story is told. Stay as long as you like; Ctrl-C ends everything.",
-)
+RUNNING = "Press Ctrl-C to stop the demo."
+FINISHED = "The story is complete. Explore as long as you like; press Ctrl-C to stop the demo."
 
 
-class Screen:
-    """Renders a board, no higher than what the terminal has below the addresses. Without a terminal it prints
-    each fact once, as a line.
+class TerminalUi:
+    """Renders the demo's state. The panel is no higher than the terminal below the addresses. Without a
+    terminal it prints each fact once, as a line. `finished`: the story has ended and the viewer may stay."""
 
-    told: whether the story is over, and one may stay."""
-
-    def __init__(self, board: Board, console: Console, differences: list[str]):
-        self._board, self._console, self._differences = board, console, differences
+    def __init__(self, state: DemoState, console: Console, differences: list[str]):
+        self._state, self._console, self._differences = state, console, differences
         self.addresses: dict[str, str] = {}
-        self.told = False
+        self.finished = False
         self._printed: set[str] = set()
 
     def __rich__(self) -> RenderableType:
-        """The whole screen, from facts of this moment."""
+        """The panel."""
         width, rows = self._console.width - FRAME, self._console.height - len(self.addresses) - 3 - FOOT
-        with self._board.lock:
+        with self._state.lock:
             parts: list[RenderableType] = []
-            if self._board.weights:
-                parts.append(_contest(self._board, min(LONGEST_BAR, max(1, width - BESIDE_BAR))))
-                rows -= len(self._board.weights[-1][1]) + 2
-            steps = _chosen(self._board.steps, min(STEPS_SHOWN, max(1, rows - DECISIONS_SHOWN - 1)))
-            decisions = _decisions(self._board, self._console, width, rows - len(steps))
+            if self._state.weights:
+                parts.append(_arms(self._state, min(LONGEST_BAR, max(1, width - OTHER_COLUMNS))))
+                rows -= len(self._state.weights[-1][1]) + 2
+            steps = _visible(self._state.steps, min(STEPS_SHOWN, max(1, rows - DECISIONS_SHOWN - 1)))
+            decisions = _decisions(self._state, self._console, width, rows - len(steps))
             parts = [_steps(steps), *parts, *decisions, self._pages()]
-        parts.append(_line(TOLD if self.told else GOING, "bold" if self.told else "dim"))
+        parts.append(_line(FINISHED if self.finished else RUNNING, "bold" if self.finished else "dim"))
         return Panel(Group(*parts), title="Ringside: models compete for traffic", border_style="blue")
 
     def _pages(self) -> Text:
-        """Which addresses answer; what they are was printed above."""
-        states = {name: name in self._board.answering for name in self.addresses}
+        """Which pages respond; their addresses are printed above."""
+        states = {name: name in self._state.responding for name in self.addresses}
         parts = [
-            (f"{name} {'open' if up else 'starting…'}   ", "" if up else "dim") for name, up in states.items()
+            (f"{name} {'ready' if up else 'starting…'}   ", "" if up else "dim")
+            for name, up in states.items()
         ]
         return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
     def print_news(self) -> None:
-        """Print what is new, a line each (for logs and pipes)."""
-        with self._board.lock:
-            for step in self._board.steps:
+        """Print new facts, a line each, for logs and pipes."""
+        with self._state.lock:
+            for step in self._state.steps:
                 self._once(f"{step.started_s:6.1f} s  {step.title} …", f"begun {id(step)}")
                 if step.ended_s is not None:
                     note = f" ({step.note})" if step.note else ""
                     self._once(f"{step.ended_s:6.1f} s  {step.title}: done{note}", f"ended {id(step)}")
-            for at_s, notice in self._board.notices:
+            for at_s, notice in self._state.notices:
                 self._once(f"{at_s:6.1f} s  {notice}", f"{at_s} {notice}")
-            for at_s, shares in self._board.weights:
-                told = ", ".join(f"{arm} {share:.0%}" for arm, share in shares.items())
-                self._once(f"{at_s:6.1f} s  weights: {told}", f"weights {at_s}")
-            for name in self._board.answering & self.addresses.keys():
-                self._once(f"{name} answers: {self.addresses[name]}", f"answers {name}")
-        if self.told:
-            self._once(TOLD, TOLD)
+            for at_s, shares in self._state.weights:
+                text = ", ".join(f"{arm} {share:.0%}" for arm, share in shares.items())
+                self._once(f"{at_s:6.1f} s  traffic: {text}", f"weights {at_s}")
+            for name in self._state.responding & self.addresses.keys():
+                self._once(f"{name} is ready: {self.addresses[name]}", f"ready {name}")
+        if self.finished:
+            self._once(FINISHED, FINISHED)
 
     def print_addresses(self) -> None:
-        """Print what differs from the product and the three addresses, a line each and never cut: the
+        """Print how the demo differs from the product, and the addresses, a line each and never cut: the
         longest has 80 characters."""
         profile = "Demo profile: " + "; ".join(self._differences) + "."
         self._once(profile, "profile", soft_wrap=not self._console.is_terminal)
@@ -92,57 +89,57 @@ def _line(text: str, style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _chosen(steps: list[Step], most: int) -> list[Step]:
-    """The newest steps, but those first that go on."""
-    order = sorted(range(len(steps)), key=lambda index: (steps[index].ended_s is None, index))
-    return [steps[index] for index in sorted(order[-most:])]
+def _visible(steps: list[Step], limit: int) -> list[Step]:
+    """The newest steps, in order; running steps take precedence."""
+    by_precedence = sorted(range(len(steps)), key=lambda index: (steps[index].ended_s is None, index))
+    return [steps[index] for index in sorted(by_precedence[-limit:])]
 
 
 def _steps(steps: list[Step]) -> RenderableType:
-    """A row each, whatever they say."""
+    """One row for each step; long notes are cut."""
     table = Table.grid(padding=(0, 1), expand=True)
     for ratio in (None, None, None, 1):
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio)
     for step in steps:
-        going = step.ended_s is None
-        mark: RenderableType = Spinner("dots", style="cyan") if going else Text("✓", style="green")
+        running = step.ended_s is None
+        mark: RenderableType = Spinner("dots", style="cyan") if running else Text("✓", style="green")
         at_s = step.started_s if step.ended_s is None else step.ended_s
         table.add_row(f"{at_s:5.0f} s", mark, _line(step.title), _line(step.note, "dim"))
     return table
 
 
-def _contest(board: Board, bar: int) -> RenderableType:
-    """A row an arm; `bar`: columns of a bar of 100 %."""
+def _arms(state: DemoState, bar: int) -> RenderableType:
+    """One row for each arm; `bar`: columns of a bar of 100 %."""
     table = Table(expand=True, box=None, header_style="dim")
     table.add_column("arm", no_wrap=True)
     table.add_column("traffic", no_wrap=True, min_width=bar + 5)
-    table.add_column("clicked", no_wrap=True, justify="right")
+    table.add_column("sessions clicked", no_wrap=True, justify="right")
     table.add_column("evidence against it", no_wrap=True)
-    races = _races(board)
-    for index, (arm, share) in enumerate(board.weights[-1][1].items()):
+    races = _races(state)
+    for index, (arm, share) in enumerate(state.weights[-1][1].items()):
         shown = Text("█" * round(bar * share), style=COLOURS[index % len(COLOURS)]) + Text(f" {share:.0%}")
-        table.add_row(arm, shown, _clicked(board.shoppers, arm), _evidence(races.get(arm)))
-    rate = board.rates.get("requests_per_s", 0.0)
-    errors = sum(board.shoppers.get("errors", {}).values())
-    return Group(table, _line(f"{rate:,.0f} requests/s by shoppers, {errors} failed", "dim"))
+        table.add_row(arm, shown, _clicked(state.shoppers, arm), _evidence(races.get(arm)))
+    failed = sum(state.shoppers.get("errors", {}).values())
+    line = f"{state.requests_per_s:,.0f} requests/s from simulated shoppers, {failed} failed"
+    return Group(table, _line(line, "dim"))
 
 
-def _races(board: Board) -> dict[str, Json]:
+def _races(state: DemoState) -> dict[str, Json]:
     """Newest numbers of each race, by arm."""
-    for decision in reversed(board.decisions):
+    for decision in reversed(state.decisions):
         if "races" in decision.get("evidence", {}):
             return {race["arm"]: race for race in decision["evidence"]["races"]}
     return {}
 
 
 def _evidence(race: Json | None) -> str:
-    """How far the click race has come, as numbers a person can compare: E against 1/alpha."""
+    """The e-value of the click race, and the e-value at which the arm is rolled back (1/alpha)."""
     if race is None:
         return ""
-    return f"E = {_power(race['log_e'])}, out at {_power(race['log_threshold'])}"
+    return f"E = {_exp(race['log_e'])}, limit {_exp(race['log_threshold'])}"
 
 
-def _power(log_value: float) -> str:
+def _exp(log_value: float) -> str:
     if abs(log_value) >= 12:
         return f"10^{log_value / math.log(10):.1f}"
     return f"{math.exp(log_value):,.0f}" if log_value >= math.log(10) else f"{math.exp(log_value):.2g}"
@@ -153,13 +150,14 @@ def _clicked(shoppers: Json, arm: str) -> str:
     return f"{row['clicked'] / row['sessions']:.1%} of {row['sessions']:,}" if row and row["sessions"] else ""
 
 
-def _decisions(board: Board, console: Console, width: int, rows: int) -> list[Text]:
-    """The newest decisions and notices under a heading: whole if that takes no more than `rows`, else a row
-    each, else fewer."""
-    told = [decision for decision in board.decisions if decision["kind"] != "allocate"][-DECISIONS_SHOWN:]
-    said = [(f"  {decision['kind']}: {decision['reason']}", "") for decision in told]
-    said += [(f"  {at_s:.0f} s: {notice}", "yellow") for at_s, notice in board.notices[-DECISIONS_SHOWN:]]
-    whole = [Text(text, style) for text, style in said]
-    if sum(len(text.wrap(console, width)) for text in whole) >= rows:
-        whole = [_line(" ".join(text.split()), style) for text, style in said][max(0, len(said) - rows + 1) :]
-    return [Text("decisions", style="dim"), *whole] if whole and rows > 1 else []
+def _decisions(state: DemoState, console: Console, width: int, rows: int) -> list[Text]:
+    """The newest decisions and notices under a heading: in full if they fit into `rows`, else one row each,
+    else fewer."""
+    newest = [decision for decision in state.decisions if decision["kind"] != "allocate"][-DECISIONS_SHOWN:]
+    lines = [(f"  {decision['kind']}: {decision['reason']}", "") for decision in newest]
+    lines += [(f"  {at_s:.0f} s: {notice}", "yellow") for at_s, notice in state.notices[-DECISIONS_SHOWN:]]
+    texts = [Text(text, style) for text, style in lines]
+    if sum(len(text.wrap(console, width)) for text in texts) >= rows:
+        cut = lines[max(0, len(lines) - rows + 1) :]
+        texts = [_line(" ".join(text.split()), style) for text, style in cut]
+    return [Text("decisions", style="dim"), *texts] if texts and rows > 1 else []

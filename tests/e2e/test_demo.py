@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]  # 
 
 
 def test_the_story_happened(demo: Played) -> None:
-    failed = [claim for claim in demo.report["claims"] if not claim["holds"]]
+    failed = [check for check in demo.report["checks"] if not check["holds"]]
     assert (demo.code, demo.report["failure"], failed) == (0, None, []), demo.printed
 
 

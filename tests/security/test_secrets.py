@@ -102,12 +102,12 @@ def test_no_secret_on_a_command_line(tmp_path: Path) -> None:
     class Server:
         url, bootstrap, partitions = "redis://127.0.0.1:1/0", "127.0.0.1:2", 4
 
-    made = installation.found(Settings(), Profile(), Server(), Server(), tmp_path)  # type: ignore[arg-type]
+    made = installation.new_installation(Settings(), Profile(), Server(), Server(), tmp_path)  # type: ignore[arg-type]
     specs = [
         made.replica(0),
         made.page("console", 1),
         made.process("simulate", "--sessions", "1"),
-        made.step("topics"),
+        made.command("topics"),
     ]
     secrets = [*made.keys.values(), made.env["RINGSIDE_SIGNING_KEY"]]
     assert all(secret in str(specs[0].env) for secret in secrets[:1])

@@ -1,4 +1,4 @@
-"""The headless report: a story that happened passes; what did not happen fails its own claim."""
+"""The headless report: a story that happened passes; what did not happen fails its own check."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from services.demo.observer import look_at_pages
+from services.demo.observer import poll_pages
 from services.demo.profile import Profile
 from services.demo.report import report
-from services.demo.state import Board, Step
+from services.demo.state import DemoState, Step
 from services.demo.supervisor import last_line
-from services.demo.terminal_ui import Screen
+from services.demo.terminal_ui import TerminalUi
 from services.settings import Settings
 
 ORIGINS = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
@@ -56,12 +56,12 @@ def shoppers() -> dict[str, Any]:
 
 
 @pytest.fixture
-def board() -> Board:
-    told = Board(facts={"first_slate_s": 21.0}, steps=[Step("Importing", 1.0, 9.0)])
+def state() -> DemoState:
+    state = DemoState(began_ms=BEGAN_MS, facts={"first_slate_s": 21.0}, steps=[Step("Importing", 1.0, 9.0)])
     three = {"popularity": 0.2, "als": 0.55, "broken": 0.25}
     race = {"arm": "broken", "log_e": 5.9, "log_threshold": 5.7}
     rolled_back = {"rule": "click-race", "author": "decider", "detail": {"arm": "broken"}}
-    told.saw_decisions(
+    state.add_decisions(
         [
             decision(1, "start", 20, {"popularity": 1.0}),
             decision(2, "enter", 40, {"popularity": 1.0, "als": 0.0}, detail={"arm": "als"}),
@@ -81,166 +81,167 @@ def board() -> Board:
                 detail={"confirms": 6, "replicas": ["a", "b"]},
             ),
         ],
-        BEGAN_MS,
     )
-    told.saw_shoppers(shoppers())
-    return told
+    state.set_shoppers(shoppers())
+    return state
 
 
-def failing(board: Board, failure: str | None = None) -> list[str]:
-    found = report(board, ORIGINS, 120.0, failure)
-    assert found["happened"] is (failure is None and all(claim["holds"] for claim in found["claims"]))
-    return [claim["claim"] for claim in found["claims"] if not claim["holds"]]
+def failing(state: DemoState, failure: str | None = None) -> list[str]:
+    result = report(state, ORIGINS, 120.0, failure)
+    assert result["happened"] is (failure is None and all(check["holds"] for check in result["checks"]))
+    return [check["check"] for check in result["checks"] if not check["holds"]]
 
 
-def test_a_story_that_happened_passes_and_says_what_it_saw(board: Board) -> None:
-    found = report(board, ORIGINS, 120.0, None)
-    assert found["happened"]
-    assert found["truth"]["better"] == "als"
-    assert found["rollback"]["seconds_after_entering"] == 32.0
-    assert found["rollback"]["served_before"][ORIGINS[0]] == {"answers": 660, "of_arm": 60}
-    assert found["rollback"]["served_after"][ORIGINS[1]] == {"answers": 280, "of_arm": 0}
-    assert [at["at_s"] for at in found["weights"]] == [20.0, 40.0, 50.0, 58.0, 60.0, 90.0]
+def test_a_story_that_happened_passes_and_says_what_it_saw(state: DemoState) -> None:
+    result = report(state, ORIGINS, 120.0, None)
+    assert result["happened"]
+    assert result["truth"]["better"] == "als"
+    assert result["rollback"]["seconds_after_entering"] == 32.0
+    assert result["rollback"]["served_before"][ORIGINS[0]] == {"answers": 660, "of_arm": 60}
+    assert result["rollback"]["served_after"][ORIGINS[1]] == {"answers": 280, "of_arm": 0}
+    assert [at["at_s"] for at in result["weights"]] == [20.0, 40.0, 50.0, 58.0, 60.0, 90.0]
 
 
-def test_a_story_that_broke_off_did_not_happen(board: Board) -> None:
-    assert failing(board, "no weight for als") == []
-    assert report(board, ORIGINS, 120.0, "no weight for als")["failure"] == "no weight for als"
+def test_a_story_that_broke_off_did_not_happen(state: DemoState) -> None:
+    assert failing(state, "no weight for als") == []
+    assert report(state, ORIGINS, 120.0, "no weight for als")["failure"] == "no weight for als"
 
 
-def spoil_first_slate(board: Board) -> None:
-    board.facts["first_slate_s"] = 61.0
+def spoil_first_slate(state: DemoState) -> None:
+    state.facts["first_slate_s"] = 61.0
 
 
-def spoil_weights(board: Board) -> None:
-    board.weights.append((100.0, {"popularity": 0.5, "als": 0.5}))
+def spoil_weights(state: DemoState) -> None:
+    state.weights.append((100.0, {"popularity": 0.5, "als": 0.5}))
 
 
-def spoil_truth(board: Board) -> None:
-    board.shoppers["truth"]["als"]["mean"] = 0.125  # ahead by less than three standard errors
+def spoil_truth(state: DemoState) -> None:
+    state.shoppers["truth"]["als"]["mean"] = 0.125  # ahead by less than three standard errors
 
 
-def spoil_errors(board: Board) -> None:
-    board.shoppers["errors"]["recommend: 503"] = 6
+def spoil_errors(state: DemoState) -> None:
+    state.shoppers["errors"]["recommend: 503"] = 6
 
 
-def spoil_clicks(board: Board) -> None:
-    board.shoppers["click_to_slate"]["by_arm"]["als"]["unchanged"] = 12
+def spoil_clicks(state: DemoState) -> None:
+    state.shoppers["click_to_slate"]["by_arm"]["als"]["unchanged"] = 12
 
 
-def spoil_rule(board: Board) -> None:
-    board.decisions[5]["rule"] = "command"
+def spoil_rule(state: DemoState) -> None:
+    state.decisions[5]["rule"] = "command"
 
 
-def spoil_confirmation(board: Board) -> None:
-    del board.decisions[6]
+def spoil_confirmation(state: DemoState) -> None:
+    del state.decisions[6]
 
 
-def spoil_before(board: Board) -> None:
-    board.shoppers["served"] = [
-        row for row in board.shoppers["served"] if not (row[1] == ORIGINS[1] and row[2] == "broken")
+def spoil_before(state: DemoState) -> None:
+    state.shoppers["served"] = [
+        row for row in state.shoppers["served"] if not (row[1] == ORIGINS[1] and row[2] == "broken")
     ]
 
 
-def spoil_after(board: Board) -> None:
-    board.shoppers["served"].append([BEGAN_S + 100, ORIGINS[1], "broken", 1])
+def spoil_after(state: DemoState) -> None:
+    state.shoppers["served"].append([BEGAN_S + 100, ORIGINS[1], "broken", 1])
 
 
 @pytest.mark.parametrize(
-    ("spoil", "claims"),
+    ("spoil", "checks"),
     [
-        (spoil_first_slate, ["first whole slate"]),
-        (spoil_weights, ["better by the world's truth"]),
-        (spoil_truth, ["better by the world's truth"]),
-        (spoil_errors, ["requests were answered"]),
+        (spoil_first_slate, ["first complete slate"]),
+        (spoil_weights, ["truly better slates"]),
+        (spoil_truth, ["truly better slates"]),
+        (spoil_errors, ["of the requests failed"]),
         (spoil_clicks, ["a click on an item new"]),
         (spoil_rule, ["click race rolled"]),
-        (spoil_confirmation, ["click race rolled", "afterwards"]),
-        (spoil_before, ["every replica had served"]),
-        (spoil_after, ["afterwards"]),
+        (spoil_confirmation, ["click race rolled", "after that"]),
+        (spoil_before, ["before, every replica"]),
+        (spoil_after, ["after that"]),
     ],
 )
-def test_what_did_not_happen_fails_its_own_claim(
-    board: Board, spoil: Callable[[Board], None], claims: list[str]
+def test_what_did_not_happen_fails_its_own_check(
+    state: DemoState, spoil: Callable[[DemoState], None], checks: list[str]
 ) -> None:
-    spoil(board)
-    failed = failing(board)
-    assert len(failed) == len(claims)
-    assert all(part in claim for part, claim in zip(claims, failed, strict=True))
+    spoil(state)
+    failed = failing(state)
+    assert len(failed) == len(checks)
+    assert all(part in check for part, check in zip(checks, failed, strict=True))
 
 
-def test_nothing_seen_fails_every_claim() -> None:
-    assert len(failing(Board())) == 7
+def test_nothing_seen_fails_every_check() -> None:
+    assert len(failing(DemoState())) == 7
 
 
-def test_the_screen_shows_the_race_and_production_differences(board: Board) -> None:
-    board.notices.append((70.0, "lake ended with code 1; it starts again in 0.5 s"))
+def test_the_screen_shows_the_race_and_production_differences(state: DemoState) -> None:
+    state.notices.append((70.0, "lake exited with code 1; restarting in 0.5 s"))
     console = Console(width=110, record=True, force_terminal=True)
-    screen = Screen(board, console, Profile().differences(Settings()))
-    screen.addresses = {"shop": "http://127.0.0.1:3/"}
-    board.decisions.pop()  # the rollback is the newest decision then
-    screen.print_addresses()
-    console.print(screen)
+    ui = TerminalUi(state, console, Profile().differences(Settings()))
+    ui.addresses = {"shop": "http://127.0.0.1:3/"}
+    state.decisions.pop()  # the rollback is the newest decision then
+    ui.print_addresses()
+    console.print(ui)
     shown = console.export_text()
     for expected in ("als", "80%", "30.0% of 1,000", "http://127.0.0.1:3/", "rollback: rollback happened"):
         assert expected in shown
     assert "attribution window 6 s (product: 30 min)" in shown
-    assert "alpha, margin, floor, cap, ramp and burn-in are the product's own" in " ".join(
+    assert "alpha, margin, floor, cap, ramp and burn-in as in the product" in " ".join(
         shown.replace("│", " ").split()
     )
-    assert "lake ended with code 1" in shown
+    assert "lake exited with code 1" in shown
 
 
-def test_without_a_terminal_every_fact_is_printed_once(board: Board) -> None:
+def test_without_a_terminal_every_fact_is_printed_once(state: DemoState) -> None:
     console = Console(width=200, record=True)
-    screen = Screen(board, console, [])
-    screen.print_news()
-    screen.print_news()
+    ui = TerminalUi(state, console, [])
+    ui.print_news()
+    ui.print_news()
     shown = console.export_text()
     assert shown.count("Importing: done") == 1
-    assert shown.count("weights: popularity 20%, als 80%, broken 0%") == 1
+    assert shown.count("traffic: popularity 20%, als 80%, broken 0%") == 1
 
 
 LOGIN = f"http://127.0.0.1:45678/login#key=rs_adm_{'k' * 32}"
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
-def test_the_addresses_are_whole_and_the_panel_fits_below_them(board: Board, width: int, height: int) -> None:
-    board.steps = [Step(f"Step {index}", 1.0, 2.0, "why " * 40) for index in range(12)]
-    board.steps.insert(3, Step("Embedding texts at low priority", 1.0, None, "note " * 40))
-    board.notices += [(70.0, "lake ended " + "and why " * 40)] * 3
+def test_the_addresses_are_whole_and_the_panel_fits_below_them(
+    state: DemoState, width: int, height: int
+) -> None:
+    state.steps = [Step(f"Step {index}", 1.0, 2.0, "why " * 40) for index in range(12)]
+    state.steps.insert(3, Step("Embedding texts at low priority", 1.0, None, "note " * 40))
+    state.notices += [(70.0, "lake ended " + "and why " * 40)] * 3
     console = Console(width=width, height=height, record=True, force_terminal=True)
-    screen = Screen(board, console, [])
-    screen.addresses = {"shop": "http://127.0.0.1:3/", "console": LOGIN, "docs": "http://127.0.0.1:4/docs"}
-    board.answering.add("shop")
-    screen.print_addresses()
+    ui = TerminalUi(state, console, [])
+    ui.addresses = {"shop": "http://127.0.0.1:3/", "console": LOGIN, "docs": "http://127.0.0.1:4/docs"}
+    state.responding.add("shop")
+    ui.print_addresses()
     assert f"console {LOGIN}\n" in console.export_text()
     assert len(f"console {LOGIN}") <= 80
-    console.print(screen)
+    console.print(ui)
     rows = console.export_text().splitlines()
-    assert len(rows) < height - len(screen.addresses)
+    assert len(rows) < height - len(ui.addresses)
     assert any("Embedding texts" in row for row in rows)
     assert any("█ 80%" in row for row in rows)
-    assert any("shop open   console starting…   docs starting…" in row for row in rows)
-    assert "Ctrl-C ends everything." in rows[-2]
+    assert any("shop ready   console starting…   docs starting…" in row for row in rows)
+    assert "Ctrl-C to stop the demo." in rows[-2]
 
 
-def test_when_the_story_is_told_one_may_stay(board: Board) -> None:
+def test_when_the_story_is_told_one_may_stay(state: DemoState) -> None:
     console = Console(width=80, height=24, record=True, force_terminal=True)
-    screen = Screen(board, console, [])
-    screen.told = True
-    console.print(screen)
-    assert "The story is told. Stay as long as you like" in console.export_text()
+    ui = TerminalUi(state, console, [])
+    ui.finished = True
+    console.print(ui)
+    assert "The story is complete. Explore as long as you like" in console.export_text()
 
 
-def test_a_page_is_asked_until_it_answers(board: Board) -> None:
+def test_a_page_is_asked_until_it_answers(state: DemoState) -> None:
     pages = {"shop": "http://shop", "console": "http://console"}
-    look_at_pages(board, pages, lambda address: address == "http://shop")
-    assert board.answering == {"shop"}
+    poll_pages(state, pages, lambda address: address == "http://shop")
+    assert state.responding == {"shop"}
     asked: list[str] = []
-    look_at_pages(board, pages, lambda address: not asked.append(address))
+    poll_pages(state, pages, lambda address: not asked.append(address))
     assert asked == ["http://console"]
-    assert board.answering == {"shop", "console"}
+    assert state.responding == {"shop", "console"}
 
 
 def test_a_log_line_is_no_progress(tmp_path: Path) -> None:
