@@ -111,7 +111,7 @@ def recounting(settings: Settings) -> Recounting:
 
 def state_cache(settings: Settings) -> StateCache:
     """Cached experiment state, heartbeats, leases."""
-    from services.adapters.redis.sum_store import RedisStateCache
+    from services.adapters.redis.state_cache import RedisStateCache
 
     return RedisStateCache(settings)
 

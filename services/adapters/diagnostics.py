@@ -14,7 +14,7 @@ from services.adapters.feast.feature_store import registry_file
 from services.adapters.feast.schemas import SCHEMAS
 from services.adapters.kafka.client import answering, connection
 from services.adapters.kafka.consumer import KafkaEventConsumer
-from services.adapters.redis.sum_store import connect, reaching
+from services.adapters.redis.client import connect, redis_errors
 from services.messages.topics import TOPICS, topic_partitions
 from services.ports.diagnostics import TOPIC_SETTINGS, RedisFacts, TopicFacts
 from services.settings import Settings
@@ -23,7 +23,7 @@ from services.settings import Settings
 def redis_facts(settings: Settings) -> RedisFacts:
     """Raises UnavailableError."""
     client = connect(settings)
-    with reaching(settings.redis_url), closing(client):
+    with redis_errors(settings), closing(client):
         client.ping()
         began = time.perf_counter()
         client.ping()

@@ -11,7 +11,7 @@ from support.traffic import EXPERIMENT, RULES, START_MS
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Experiment, apply
 from services.adapters.memory.sum_store import MemoryStateCache
-from services.adapters.redis.sum_store import RedisStateCache
+from services.adapters.redis.state_cache import RedisStateCache
 from services.errors import UnavailableError
 from services.ports.state import Heartbeat, StateCache
 
@@ -105,26 +105,14 @@ def test_passwords_are_not_in_error_messages(settings_for):
     assert "hush" not in str(caught.value)
 
 
-RUBBISH = {
-    "a body of somebody else's": lambda r: r.hset(
-        "experiment:storefront", mapping={"revision": 99, "body": "hi"}
-    ),
-    "no body": lambda r: r.hset("experiment:storefront", "revision", "soon"),
-    "another type": lambda r: r.set("experiment:storefront", "mine"),
-    "a state of another name": lambda r: r.rename("experiment:other", "experiment:storefront"),
-    "a revision that lies": lambda r: r.hset("experiment:storefront", "revision", 10_000),
-}
-
-
-@pytest.mark.parametrize("put_there", RUBBISH.values(), ids=RUBBISH)
-def test_an_invalid_cached_state_is_reported_and_replaced(
-    redis_server, settings_for, history, caplog, put_there
+@pytest.mark.parametrize("body", ["hi", "{}", '{"name": "storefront"}'])
+def test_an_undecodable_cached_state_is_logged_and_replaced(
+    redis_server, settings_for, history, caplog, body
 ):
     cache = RedisStateCache(settings_for(redis=redis_server))
     cache.put(history[0])
-    cache.put(replace(history[0], name="other"))
     with redis.Redis.from_url(redis_server.url) as raw:
-        put_there(raw)
+        raw.hset("experiment:storefront", mapping={"revision": 99, "body": body})
     assert cache.get(EXPERIMENT) is None
     assert cache.get(EXPERIMENT) is None
     assert len(caplog.messages) == 1
@@ -133,7 +121,7 @@ def test_an_invalid_cached_state_is_reported_and_replaced(
     assert cache.get(EXPERIMENT) == history[1]
 
 
-def test_rubbish_among_the_heartbeats_is_passed_over_and_said_once(redis_server, settings_for, caplog):
+def test_an_undecodable_heartbeat_is_ignored_and_logged_once(redis_server, settings_for, caplog):
     cache = RedisStateCache(settings_for(redis=redis_server))
     cache.put_heartbeat(beat("a"), ttl_s=30)
     with redis.Redis.from_url(redis_server.url) as raw:

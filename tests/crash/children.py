@@ -33,6 +33,7 @@ PRELOADED = [
     "services.adapters.instrumented.meters",
     "services.adapters.kafka",
     "services.adapters.redis.sum_store",
+    "services.adapters.redis.state_cache",
     "services.adapters.feast.online_reader",
     "services.adapters.feast.activity_store",
     "services.adapters.files.lake_files",

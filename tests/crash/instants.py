@@ -48,7 +48,7 @@ INSTANTS: dict[str, tuple[Instant, ...]] = {
             "services.adapters.kafka.decision_log:KafkaDecisionLog._send",
             after=False,
         ),
-        Instant("cached", "services.adapters.redis.sum_store:RedisStateCache.put", after=True),
+        Instant("cached", "services.adapters.redis.state_cache:RedisStateCache.put", after=True),
     ),
     "activity": (
         Instant(

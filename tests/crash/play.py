@@ -15,7 +15,7 @@ import redis
 
 from experiments.lifecycle.fold import Experiment
 from services import bootstrap
-from services.adapters.redis.pin_keys import complete_key
+from services.adapters.redis import keys
 from services.messages import events
 from tests.crash.children import call
 from tests.crash.commander import Operator
@@ -193,7 +193,7 @@ def behind(what: str, positions: Mapping[Pair, int], ends: Mapping[Pair, int]) -
 def unvouched(site: CrashInstallation) -> str:
     """Whether pins that Redis forgot are still being put back, so that nobody counts."""
     with connected(site) as client:
-        there = client.exists(complete_key(f"{site.settings.experiment}|"))
+        there = client.exists(keys.pins_complete(site.settings.experiment))
     return "" if there else "pins are missing"
 
 

@@ -15,7 +15,7 @@ from services import bootstrap
 from services.adapters.kafka.admin import KafkaLogAdmin
 from services.adapters.kafka.consumer import KafkaEventConsumer
 from services.adapters.kafka.producer import KafkaEventProducer
-from services.adapters.redis.pin_keys import complete_key
+from services.adapters.redis import keys
 from services.bandit.attribution import app as attribution
 from services.cli import rebuild
 from services.messages import events
@@ -111,7 +111,7 @@ def test_everything_is_there_again(settings, redis_server):
     assert "storefront at revision 2" in told
     assert "every unit without one is new" in told
     with redis.Redis.from_url(redis_server.url) as raw:
-        assert raw.exists(complete_key(f"{EXPERIMENT}|s:ada:1"))
+        assert raw.exists(keys.pins_complete(EXPERIMENT))
     assert "4 partitions counted to the end of the log" in told
     assert bootstrap.state_cache(settings).get(EXPERIMENT) == state == fold(log.history(EXPERIMENT))
     again = bootstrap.activity_store(settings).load(users)

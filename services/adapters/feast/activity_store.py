@@ -1,19 +1,18 @@
-"""ActivityStore: rows of `user_activity` through Feast's push, read back from its Redis, and where the log
-stands."""
+"""Rows of `user_activity`: written by Feast's push, read from its Redis, with the positions in the log."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import msgspec
 import pandas as pd
 
 from services.adapters.feast import redis_layout as layout
-from services.adapters.feast.feature_store import answering, open_store
+from services.adapters.feast.feature_store import open_store
+from services.adapters.redis import keys
+from services.adapters.redis.client import text_of
 from services.adapters.redis.row_locks import RedisRowLocks
-from services.adapters.redis.sum_store import source
 from services.errors import StalePositionError, UnavailableError
 from services.messages.events import ActivityRow
 from services.settings import Settings
@@ -24,13 +23,11 @@ _FIELDS = (
     *(layout.feature_field(layout.USER_ACTIVITY, name) for name in layout.ACTIVITY_FEATURES),
     layout.timestamp_field(layout.USER_ACTIVITY),
 )
-
-
-WARMING = 3  # pushes; from the second on they take the time that all later ones take
+WARM_UP_PUSHES = 3  # the second one is already as fast as all later ones
 
 
 class FeastActivityStore(RedisRowLocks):
-    """See `services.ports.ActivityStore`. Opening it imports Feast (seconds)."""
+    """See `services.ports.ActivityStore`. Making one imports Feast, which takes seconds."""
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -38,17 +35,17 @@ class FeastActivityStore(RedisRowLocks):
         self._recent_items = settings.recent_items
 
     def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
-        """Rows as they are online, ttl or not; users without one are left out."""
-        with answering(), self._redis.pipeline(transaction=False) as pipe:
+        """See ActivityStore."""
+        with self._errors(), self._redis.pipeline(transaction=False) as pipeline:
             for user in users:
-                pipe.hmget(layout.entity_key("user_id", user), *_FIELDS)
-            found = zip(users, pipe.execute(), strict=True)
-        return {user: _row(user, values) for user, values in found if values[-1] is not None}
+                pipeline.hmget(layout.entity_key("user_id", user), *_FIELDS)
+            rows = zip(users, pipeline.execute(), strict=True)
+        return {user: _row(user, values) for user, values in rows if values[-1] is not None}
 
     def push(self, rows: Sequence[ActivityRow]) -> None:
-        """Make rows readable; returns when they are. Raises UnavailableError: some may be, some not.
+        """See ActivityStore.
 
-        `push(to=ONLINE)` ends in this same call, after reading the whole registry anew: 12-16 ms of CPU a
+        Feast's `push(to=ONLINE)` ends in the same call, but reads the whole registry again: 12-16 ms of CPU a
         batch instead of 5 (one row of 50 items; four views).
         """
         frame = pd.DataFrame(
@@ -58,14 +55,14 @@ class FeastActivityStore(RedisRowLocks):
                 "event_timestamp": pd.to_datetime([row.received_at for row in rows], unit="ms", utc=True),
             }
         )
-        with answering(), self._registered():
+        with self._errors(), self._view_registered():
             self._feast.write_to_online_store(layout.USER_ACTIVITY, df=frame)
 
     def warm_up(self) -> None:
-        """Everything that `load` and `push` do, but for the write: not one writing command is sent.
+        """Do everything that `load` and `push` do, without sending a command that writes.
 
-        The first push of a process took 1.1-1.5 s beside the demo's other processes (imports, registry,
-        connection); a shopper's click should not wait for that. Raises UnavailableError.
+        The first push of a process took 1.1-1.5 s next to the demo's other processes (imports, registry,
+        connection), too long for a shopper's click.
         """
         n = self._recent_items
         row = ActivityRow(
@@ -73,86 +70,84 @@ class FeastActivityStore(RedisRowLocks):
             user_id="",
             item_ids=[""] * n,
             item_at=[1] * n,
-            item_types=[""] * n,
+            item_types=["view"] * n,
             event_ids=[""] * n,
         )
         self.load([row.user_id])
-        with self._nothing_written():
-            for _ in range(WARMING):
+        with self._without_writes():
+            for _ in range(WARM_UP_PUSHES):
                 self.push([row])
 
     @contextmanager
-    def _nothing_written(self) -> Iterator[None]:
-        """Pipelines of Feast's own client leave out what writes."""
-        online = self._feast._get_provider().online_store
-        with answering():
+    def _without_writes(self) -> Iterator[None]:
+        """Make pipelines of Feast's own Redis client skip the commands that write."""
+        online: Any = self._feast._get_provider().online_store  # only RedisOnlineStore has `_get_client`
+        with self._errors():
             client = online._get_client(self._feast.config.online_store)
-        plain = client.pipeline
+        pipeline = client.pipeline
 
-        def reading(*options: Any, **named: Any) -> Any:
-            pipe = plain(*options, **named)
+        def reading_pipeline(*args: Any, **kwargs: Any) -> Any:
+            pipe = pipeline(*args, **kwargs)
             pipe.hset = pipe.expire = lambda *_, **__: pipe
             return pipe
 
-        client.pipeline = reading
+        client.pipeline = reading_pipeline
         try:
             yield
         finally:
             del client.pipeline
 
     @contextmanager
-    def _registered(self) -> Iterator[None]:
-        """A worker may start before views are registered: look again, and let the caller try later."""
+    def _view_registered(self) -> Iterator[None]:
+        """Raise UnavailableError while the view is not registered, and read the registry again."""
         from feast.errors import FeatureViewNotFoundException
 
         try:
             yield
-        except (FeatureViewNotFoundException, KeyError) as error:  # 0.67 means the one and raises the other
+        except (FeatureViewNotFoundException, KeyError) as error:  # Feast 0.67 raises KeyError
             if layout.USER_ACTIVITY not in str(error):
                 raise
-            self._feast.refresh_registry()
+            self._feast.refresh_registry()  # type: ignore[no-untyped-call]  # of Feast
             raise UnavailableError("Feast", f"{error}; run `ringside features apply`") from error
 
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
-        """Saved next offsets of the log `log_id`; empty if it is new to us."""
-        with answering():
-            saved = self._redis.hgetall(_positions_key(log_id))
-        pairs = ((name.decode().rsplit("/", 1), int(offset)) for name, offset in saved.items())
+        """See ActivityStore."""
+        with self._errors():
+            stored = self._redis.hgetall(keys.activity_positions(log_id))
+        pairs = ((text_of(name).rsplit("/", 1), int(offset)) for name, offset in stored.items())
         return {(topic, int(partition)): offset for (topic, partition), offset in pairs}
 
     def initialize_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """Remember the first next offsets."""
-        if positions:
-            with answering():
-                self._redis.hset(_positions_key(log_id), mapping=_named(positions))
+        """See ActivityStore."""
+        flat = _flat(positions)
+        if flat:
+            with self._errors():
+                self._redis.hset(keys.activity_positions(log_id), items=flat)
 
     def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """Remember next offsets of partitions that are known: one script."""
-        flat = [part for pair in _named(positions).items() for part in pair]
-        with answering():
-            known = self._move(keys=[_positions_key(log_id)], args=flat)
-        if not known:
-            raise StalePositionError("Redis forgot where the activity worker stood")
-
-    @cached_property
-    def _move(self) -> Any:
-        return self._redis.register_script(source("move_known"))
+        """See ActivityStore; one script."""
+        flat = _flat(positions)
+        if flat and not self._run_script("update_existing", [keys.activity_positions(log_id)], flat):
+            raise StalePositionError("Redis lost the positions of the activity worker")
 
 
-def _named(positions: Mapping[tuple[str, int], int]) -> dict[str, int]:
-    return {f"{topic}/{partition}": offset for (topic, partition), offset in positions.items()}
+def _flat(positions: Mapping[tuple[str, int], int]) -> list[str | int]:
+    """Fields and values of the hash of positions, alternating."""
+    return [
+        part for (topic, partition), offset in positions.items() for part in (f"{topic}/{partition}", offset)
+    ]
 
 
-def _positions_key(log_id: str) -> str:
-    return f"activity:positions:{log_id}"
+def _row(user: str, values: Sequence[bytes | None]) -> ActivityRow:
+    """The row in the answer to HMGET of `_FIELDS`.
 
-
-def _row(user: str, values: list[bytes | None]) -> ActivityRow:
-    """Of a row that makes no sense only its timestamp, which the next one must pass: Feast drops what is not
-    later than what it has."""
-    item_ids, item_at, item_types, event_ids, stamp = values
-    told = {
-        "received_at": layout.timestamp_ms(stamp),
+    An invalid row is read as an empty one with the same timestamp. The next row must be later than that,
+    because Feast drops rows that are not later than the stored one.
+    """
+    item_ids, item_at, item_types, event_ids, timestamp = values
+    received_at = layout.timestamp_ms(timestamp)
+    fields = {
+        "received_at": received_at,
         "user_id": user,
         "item_ids": layout.texts(item_ids),
         "item_at": layout.integers(item_at),
@@ -160,8 +155,9 @@ def _row(user: str, values: list[bytes | None]) -> ActivityRow:
         "event_ids": layout.texts(event_ids),
     }
     try:
-        return msgspec.convert(told, ActivityRow)
+        return msgspec.convert(fields, ActivityRow)
     except msgspec.ValidationError as error:
-        logger.error("what is online of the activity of %r is made anew: %s", user, error)
-        empty = {name: [] for name in layout.ACTIVITY_FEATURES}
-        return ActivityRow(received_at=told["received_at"], user_id=user, **empty)
+        logger.error("the online activity of %r is invalid and starts again empty: %s", user, error)
+        return ActivityRow(
+            received_at=received_at, user_id=user, item_ids=[], item_at=[], item_types=[], event_ids=[]
+        )

@@ -1,6 +1,7 @@
-"""Feast itself, for the processes that push, materialise and train. Importing it costs seconds and hundreds
-of megabytes, so it happens when a store is opened, and /recommend never does
-(services.adapters.feast.online_reader).
+"""The feature store Feast, for the processes that push, materialise and train.
+
+Importing Feast costs seconds and hundreds of megabytes. So it is imported when a store is opened, and
+/recommend never imports it (see services.adapters.feast.online_reader).
 """
 
 import json
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
-import redis
 
 from services.adapters.feast.offline_files import OfflineFolder, rows_as_of
-from services.errors import ConfigurationError, UnavailableError
+from services.adapters.redis.client import redis_errors
+from services.errors import ConfigurationError
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,20 +39,19 @@ def environment(settings: Settings) -> dict[str, str]:
         "RINGSIDE_FEAST_REDIS": connection_string(settings.redis_url),
         "RINGSIDE_ACTIVITY_TTL_S": str(settings.activity_ttl_s),
         "RINGSIDE_PROFILE_TTL_S": str(settings.profile_ttl_s),
-        # a day longer than anything is served: rows are stamped ahead
+        # a day longer than the longest ttl, because rows are stamped ahead
         "RINGSIDE_FEAST_KEY_TTL_S": str(max(settings.activity_ttl_s, settings.profile_ttl_s) + 86_400),
         "FEAST_USAGE": "False",
     }
 
 
 def registry_file(settings: Settings) -> Path:
-    """Where Feast keeps what is registered."""
+    """Path of Feast's registry."""
     return settings.home / "feast.sqlite"
 
 
 def connection_string(redis_url: str) -> str:
-    """`redis://…` as Feast writes it, with timeouts and without redis-py's retries (they turn .05 s into 7
-    s).
+    """Translate `redis://…` to Feast's form, with timeouts and without redis-py's retries.
 
     >>> connection_string("redis://127.0.0.1:6379/2").split(",")[:2]
     ['127.0.0.1:6379', 'db=2']
@@ -94,10 +94,10 @@ def apply(settings: Settings) -> None:
 
 @contextmanager
 def _inside_repository() -> Iterator[None]:
-    """Feast imports definitions.py by its bare name and changes the working directory; undo both."""
+    """Undo what Feast does: it imports definitions.py by its bare name and changes the working directory."""
     before = Path.cwd()
     sys.path.insert(0, str(REPOSITORY))
-    sys.modules.pop("definitions", None)  # its content depends on the environment
+    sys.modules.pop("definitions", None)  # because its content depends on the environment
     try:
         yield
     finally:
@@ -115,55 +115,55 @@ class FeastFeatureStore:
         self._opened: FeatureStore | None = None
 
     def apply(self) -> None:
-        """Register entities, views and services; idempotent."""
+        """See FeatureStore."""
         self._folder.prepare()
         apply(self._settings)
 
     def applied(self) -> bool:
-        """Whether views are registered here; costs no import of Feast. The file alone says nothing: whoever
-        opens Feast makes it, and `apply` fills it bit by bit, with feature services last."""
+        """See FeatureStore. A registry file proves nothing: opening Feast creates it, and `apply` fills it
+        step by step, feature services last."""
         file = registry_file(self._settings)
         if not file.exists():
             return False
         try:
             with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as registry:
                 return registry.execute("SELECT 1 FROM feature_services LIMIT 1").fetchone() is not None
-        except sqlite3.OperationalError:  # no table yet, or somebody is just writing
+        except sqlite3.OperationalError:  # no table yet, or locked by a writer
             return False
 
     def open(self) -> None:
-        """Import Feast and open what is registered here, registering it first where nothing is."""
+        """See FeatureStore."""
         if not self.applied():
             self.apply()
         self._opened = self._opened or open_store(self._settings)
 
     def history(self, view: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Every row of a view's offline history."""
+        """See FeatureStore."""
         return self._folder.read(view, columns)
 
     def append(self, view: str, rows: pa.Table, name: str) -> None:
-        """Add a file of rows to a view's offline history; the same name replaces it."""
+        """See FeatureStore."""
         self._folder.append(view, rows, name)
 
     def extend(self, view: str, rows: pa.Table, name: str) -> None:
-        """Add rows to a file of a view's offline history; rows that it holds already change nothing."""
+        """See FeatureStore."""
         self._folder.extend(view, rows, name)
 
     def write_online(self, view: str, rows: pa.Table) -> None:
-        """Load rows into the online store; one that is not later than the row there is dropped by Feast."""
-        with answering():
+        """See FeatureStore."""
+        with redis_errors(self._settings):
             self.opened.write_to_online_store(view, df=rows.to_pandas())
 
     def materialize(self, views: Sequence[str], until: datetime) -> None:
-        """`feast materialize-incremental`: the latest rows up to `until` go online."""
-        with answering(), warnings.catch_warnings():
+        """See FeatureStore; this is `feast materialize-incremental`."""
+        with redis_errors(self._settings), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of dask, about pandas' future
             self.opened.materialize_incremental(end_date=until, feature_views=list(views))
 
     def rows_as_of(
         self, view: str, features: Sequence[str], keys: Sequence[str], at_ms: Sequence[int]
     ) -> "pd.DataFrame":
-        """Rows point-in-time; see `services.adapters.feast.offline_files.rows_as_of`."""
+        """See FeatureStore."""
         return rows_as_of(self.opened, view, features, keys, at_ms)
 
     @property
@@ -171,16 +171,6 @@ class FeastFeatureStore:
         """Feast's own store, imported and opened on first use."""
         if self._opened is None:
             if not self.applied():
-                raise ConfigurationError("Feast knows no views here: run `ringside features apply` first")
+                raise ConfigurationError("no feature view is registered: run `ringside features apply` first")
             self._opened = open_store(self._settings)
         return self._opened
-
-
-@contextmanager
-def answering() -> Iterator[None]:
-    """Turn what redis-py raises when Redis doesn't answer, or can't (out of memory), into
-    UnavailableError."""
-    try:
-        yield
-    except redis.RedisError as error:
-        raise UnavailableError("Redis", str(error)) from error

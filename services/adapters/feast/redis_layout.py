@@ -1,9 +1,11 @@
-"""How Feast lays rows out in Redis, without importing Feast (which costs seconds and hundreds of megabytes).
+"""The layout of Feast's rows in Redis, without importing Feast (which costs seconds and hundreds of
+megabytes).
 
-One hash an entity: key = the serialised entity key and the project's name; field = mmh3 of "view:feature",
-its value a protobuf `Value`; field "_ts:view" = the row's event timestamp. Source: Feast 0.67,
-`infra/online_stores/redis.py`, `helpers.py`, `infra/key_encoding_utils.py` (serialisation version 3). A
-conformance test holds all of it against Feast itself.
+Each entity is one hash. Its key is the serialised entity key and the name of the project. The field of a
+feature is the mmh3 hash of "view:feature", and its value a protobuf `Value`. The field "_ts:view" is the
+row's event timestamp. Source: Feast 0.67, `infra/online_stores/redis.py`, `helpers.py`,
+`infra/key_encoding_utils.py` (serialisation version 3). A conformance test compares all of it with Feast
+itself.
 """
 
 import functools
@@ -12,9 +14,10 @@ import struct
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import mmh3
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
 from services.errors import ConfigurationError
 
@@ -60,7 +63,7 @@ def timestamp_ms(raw: bytes | None) -> int:
     if not raw:
         return 0
     stamp = Timestamp.FromString(raw)
-    return stamp.seconds * 1_000 + stamp.nanos // 1_000_000
+    return int(stamp.seconds * 1_000 + stamp.nanos // 1_000_000)
 
 
 def texts(raw: bytes | None) -> tuple[str, ...]:
@@ -80,8 +83,9 @@ def number(raw: bytes | None) -> float | None:
 
 
 @functools.cache
-def value_type() -> type:
-    """Feast's protobuf class `Value`, loaded from its file alone."""
+def value_type() -> Any:
+    """Feast's protobuf class `Value`, loaded from its file without importing the package (it has no
+    types)."""
     return _value_module().Value
 
 
@@ -95,7 +99,7 @@ def _value_module() -> ModuleType:
     path = Path(feast.origin).parent / "protos" / "feast" / "types" / "Value_pb2.py"
     spec = importlib.util.spec_from_file_location("ringside_feast_value_pb2", path)
     if spec is None or spec.loader is None:
-        raise ConfigurationError(f"feast has no {path}: this version lays out its rows otherwise")
+        raise ConfigurationError(f"feast has no {path}: this version stores its rows in another layout")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

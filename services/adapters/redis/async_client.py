@@ -1,14 +1,14 @@
-"""One pipelined Redis connection for asyncio, made for the hot path: many requests in flight, replies in
-order, a deadline that holds, no retries.
+"""A pipelined Redis client for asyncio, made for the hot path.
 
-A client library's pool costs several times the round trip in CPU, and its timeouts bound each socket
-operation, not the request. Here a request is bytes out and a future; hiredis parses what comes back.
+Many requests share one connection, and replies arrive in the order of the requests. Each request has a
+deadline, and none is retried. The pool of a client library costs several times the round trip in CPU, and its
+timeouts apply to socket operations instead of requests. Here a request is bytes and a future, and hiredis
+parses replies.
 """
 
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,87 +16,93 @@ import hiredis
 
 from services.errors import ConfigurationError, UnavailableError
 
-SILENT_S = 1.0  # a connection that owes an answer this long is given up
-MOST_WAITING = 4_096
+STALE_S = 1.0  # a connection whose oldest request waits longer than this is replaced
+MAX_PENDING = 4_096
 
-pack = hiredis.pack_command
+
+def pack(*parts: str | bytes | int) -> bytes:
+    """One command in the protocol of Redis."""
+    packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub declares a tuple of one
+    return packed
 
 
 class AsyncRedisClient:
-    """Requests to one Redis at `url` (redis:// or rediss://), each answered within `deadline_s` or refused.
+    """Sends requests to the Redis at `url` (redis:// or rediss://) and gives up on each after `deadline_s`.
 
-    Belongs to the event loop that uses it first; another loop gets a connection of its own.
+    A connection belongs to the event loop that opened it. Another loop opens another connection.
     """
 
     def __init__(self, url: str, deadline_s: float):
-        self._where = _Address(url)
+        self._address = _Address(url)
         self._deadline_s = deadline_s
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._talk: _Connection | None = None
-        self._connecting: asyncio.Task[_Connection] | None = None
+        self._connection: _Connection | None = None
+        self._opening: asyncio.Task[_Connection] | None = None
 
     async def request(self, packed: bytes, replies: int) -> list[Any]:
-        """Send packed commands, return their `replies` answers. Raises UnavailableError at the deadline,
-        when the connection breaks, or when Redis answers an error."""
+        """Send packed commands and return their `replies` replies.
+
+        Raises UnavailableError at the deadline, if the connection breaks, or if a reply is an error.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._deadline_s
-        talk = self._talk
-        if talk is None or not talk.usable(loop):
-            talk = await self._connect(loop, until)
-        answered = talk.send(packed, replies)
-        timer = loop.call_at(until, _grace, loop, answered, self._deadline_s)
+        connection = self._connection
+        if connection is None or not connection.usable(loop):
+            connection = await self._connect(loop, until)
+        result = connection.send(packed, replies)
+        timer = loop.call_at(until, _expire_soon, loop, result, self._deadline_s)
         try:
-            return await answered
+            return await result
         finally:
             timer.cancel()
 
     def close(self) -> None:
-        """Hang up; idempotent."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        if self._talk is not None:
-            self._talk.hang_up("closed")
-            self._talk = None
+        """Close the connection; idempotent."""
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+        if self._connection is not None:
+            self._connection.abort("closed")
+            self._connection = None
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, until: float) -> "_Connection":
         if self._loop is not loop:
-            self._loop, self._connecting, self._talk = loop, None, None
-        if self._talk is not None:
-            self._talk.hang_up("no answer")
-            self._talk = None
-        if self._connecting is None or self._connecting.done():
-            self._connecting = loop.create_task(self._dial(loop))
-            self._connecting.add_done_callback(_seen)
-        task = self._connecting
+            self._loop, self._opening, self._connection = loop, None, None
+        if self._connection is not None:
+            self._connection.abort("no reply")
+            self._connection = None
+        if self._opening is None or self._opening.done():
+            self._opening = loop.create_task(self._open(loop))
+            self._opening.add_done_callback(_retrieve_exception)
+        task = self._opening
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - loop.time()))
         if not done:
             raise _late(self._deadline_s)
         if task.cancelled() or task.exception() is not None:
-            raise UnavailableError("Redis", str(None if task.cancelled() else task.exception()))
+            raise UnavailableError("Redis", "closed" if task.cancelled() else str(task.exception()))
         return task.result()
 
-    async def _dial(self, loop: asyncio.AbstractEventLoop) -> "_Connection":
-        where = self._where
-        dialling = loop.create_connection(_Connection, where.host, where.port, ssl=where.tls)
-        _, talk = await asyncio.wait_for(dialling, SILENT_S)
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> "_Connection":
+        address = self._address
+        connecting = loop.create_connection(_Connection, address.host, address.port, ssl=address.tls)
+        _, connection = await asyncio.wait_for(connecting, STALE_S)
         try:
-            await asyncio.wait_for(talk.send(where.greeting, where.greetings), SILENT_S)
+            await asyncio.wait_for(connection.send(address.handshake, address.handshake_replies), STALE_S)
         except BaseException:
-            talk.hang_up("no greeting")
+            connection.abort("the handshake failed")
             raise
-        self._talk = talk
-        return talk
+        self._connection = connection
+        return connection
 
 
-def _seen(dialling: "asyncio.Task[_Connection]") -> None:
-    """A failure that nobody waits for any more is no news: the next request dials again."""
-    if not dialling.cancelled():
-        dialling.exception()
+def _retrieve_exception(opening: "asyncio.Task[_Connection]") -> None:
+    """Keep asyncio from logging a failure that no request waits for; the next request connects again."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 class _Address:
-    """Where and how to connect; `greeting` are the packed commands that open a connection."""
+    """Where and how to connect. `handshake`: packed commands that begin a connection."""
 
     def __init__(self, url: str):
         parts = urlsplit(url)
@@ -109,115 +115,115 @@ class _Address:
             user = (unquote(parts.username),) if parts.username else ()
             commands.append(("AUTH", *user, unquote(parts.password)))
         commands += [("SELECT", parts.path.strip("/") or "0"), ("PING",)]
-        self.greeting, self.greetings = b"".join(pack(command) for command in commands), len(commands)
+        self.handshake, self.handshake_replies = (
+            b"".join(pack(*command) for command in commands),
+            len(commands),
+        )
 
 
 class _Connection(asyncio.Protocol):
-    """A connection: what was asked and not yet answered, oldest first."""
+    """One connection and its pending requests, oldest first."""
 
     def __init__(self) -> None:
         self._replies = hiredis.Reader()
-        self._waiting: deque[_Ask] = deque()
+        self._pending: deque[_Request] = deque()
         self._unsent: list[bytes] = []
         self._transport: Any = None
         self._lost: str | None = None
         self._loop = asyncio.get_running_loop()
 
     def usable(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether it belongs to `loop`, is open, and does not owe an old answer."""
-        overdue = self._waiting and loop.time() - self._waiting[0].since > SILENT_S
+        """Whether it belongs to `loop`, is open, and no request waits for too long."""
+        overdue = self._pending and loop.time() - self._pending[0].since > STALE_S
         return self._lost is None and self._loop is loop and not overdue
 
     def send(self, packed: bytes, replies: int) -> "asyncio.Future[list[Any]]":
-        """Queue commands; the future holds their answers."""
+        """Queue commands; the future holds their replies."""
         if self._lost is not None:
             raise UnavailableError("Redis", self._lost)
-        if len(self._waiting) >= MOST_WAITING:
-            raise UnavailableError("Redis", f"{MOST_WAITING} requests wait for an answer")
-        ask = _Ask(self._loop.create_future(), replies, self._loop.time())
-        self._waiting.append(ask)
+        if len(self._pending) >= MAX_PENDING:
+            raise UnavailableError("Redis", f"{MAX_PENDING} requests wait for a reply")
+        request = _Request(self._loop.create_future(), replies, self._loop.time())
+        self._pending.append(request)
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(packed)
-        return ask.answered
+        return request.result
 
     def _flush(self) -> None:
-        """One system call, and one wake-up of Redis, for what all requests of this turn ask."""
+        """Write the commands of all requests of this turn of the loop in one system call."""
         unsent, self._unsent = self._unsent, []
-        if self._lost is None:  # else those who wait have failed already
+        if self._lost is None:  # otherwise the requests have failed already
             self._transport.write(b"".join(unsent))
 
-    def hang_up(self, why: str) -> None:
-        """Close at once; everything that waits fails."""
+    def abort(self, why: str) -> None:
+        """Close at once; every pending request fails."""
         self._fail(why)
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Of asyncio.Protocol."""
+        """Keep the transport; see asyncio.Protocol."""
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Of asyncio.Protocol: hand every whole reply to the request that it answers."""
+        """Give each complete reply to the oldest pending request; see asyncio.Protocol."""
         self._replies.feed(data)
         reply = self._replies.gets()
         while reply is not False:
-            if not self._waiting:
-                return self.hang_up("an answer to nothing")
-            ask = self._waiting[0]
-            ask.replies.append(reply)
-            if len(ask.replies) == ask.expected:
-                self._waiting.popleft()
-                ask.settle()
+            if not self._pending:
+                return self.abort("a reply without a request")
+            request = self._pending[0]
+            request.replies.append(reply)
+            if len(request.replies) == request.expected:
+                self._pending.popleft()
+                request.settle()
             reply = self._replies.gets()
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Of asyncio.Protocol."""
+        """Fail the pending requests; see asyncio.Protocol."""
         self._fail(str(exc) if exc else "the connection was closed")
 
     def _fail(self, why: str) -> None:
         self._lost = self._lost or why
-        while self._waiting:
-            ask = self._waiting.popleft()
-            if not ask.answered.done():
-                ask.answered.set_exception(UnavailableError("Redis", why))
+        while self._pending:
+            request = self._pending.popleft()
+            if not request.result.done():
+                request.result.set_exception(UnavailableError("Redis", why))
 
 
-class _Ask:
-    """Commands that were sent at `since` (loop time) and expect so many replies."""
+class _Request:
+    """Commands sent at `since` (loop time) that expect `expected` replies."""
 
-    __slots__ = ("answered", "expected", "replies", "since")
+    __slots__ = ("expected", "replies", "result", "since")
 
-    def __init__(self, answered: "asyncio.Future[list[Any]]", expected: int, since: float):
-        self.answered, self.expected, self.since = answered, expected, since
+    def __init__(self, result: "asyncio.Future[list[Any]]", expected: int, since: float):
+        self.result, self.expected, self.since = result, expected, since
         self.replies: list[Any] = []
 
     def settle(self) -> None:
-        """Wake the request: with its replies, or with the first error among them."""
-        if self.answered.done():  # it gave up at its deadline
+        """Set the result: the replies, or the first error among them."""
+        if self.result.done():  # it gave up at its deadline
             return
         error = next((reply for reply in self.replies if isinstance(reply, hiredis.ReplyError)), None)
         if error is None:
-            self.answered.set_result(self.replies)
+            self.result.set_result(self.replies)
         else:
-            self.answered.set_exception(UnavailableError("Redis", str(error)))
+            self.result.set_exception(UnavailableError("Redis", str(error)))
 
 
-def _grace(loop: asyncio.AbstractEventLoop, answered: "asyncio.Future[list[Any]]", deadline_s: float) -> None:
-    """One more turn of the loop: after a stall of our own the answer may lie in the socket, unread."""
-    loop.call_later(0.001, _give_up, answered, deadline_s)
+def _expire_soon(
+    loop: asyncio.AbstractEventLoop, result: "asyncio.Future[list[Any]]", deadline_s: float
+) -> None:
+    """Wait one more turn of the loop: if the loop itself stalled, the reply may lie unread in the socket."""
+    loop.call_later(0.001, _expire, result, deadline_s)
 
 
-def _give_up(answered: "asyncio.Future[list[Any]]", deadline_s: float) -> None:
-    if not answered.done():
-        answered.set_exception(_late(deadline_s))
+def _expire(result: "asyncio.Future[list[Any]]", deadline_s: float) -> None:
+    if not result.done():
+        result.set_exception(_late(deadline_s))
 
 
 def _late(deadline_s: float) -> UnavailableError:
     return UnavailableError("Redis", f"no answer within {deadline_s * 1_000:.0f} ms")
-
-
-def commands(*packed: Sequence[str | bytes | int]) -> bytes:
-    """Several commands as one block of bytes."""
-    return b"".join(pack(tuple(command)) for command in packed)

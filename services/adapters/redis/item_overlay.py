@@ -1,84 +1,66 @@
-"""Redis: a copy of the topic `items`, the newest change of each key, and how far the log has been laid.
+"""A copy of the topic `items` in Redis: the newest change of each key, and the position in the log.
 
-Everything lies under one hash tag and changes in one script that compares the place first, so whoever lays,
-however often, the copy is what the log says.
+One script changes all of it and compares the position first, so the copy agrees with the log however many
+replicas apply changes.
 """
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 
-import redis
-
-from services.adapters.redis.sum_store import connect, reaching, source
+from services.adapters.redis import keys
+from services.adapters.redis.client import RedisStore, text_of
 from services.errors import BadMessageError, StalePositionError
 from services.messages import events
 from services.messages.events import ItemChanged
 from services.ports.catalogue import OverlayPosition
-from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_PLACE, _SEQUENCE, _SAID = "{items}:place", "{items}:sequence", "{items}:said"
 
-
-class RedisItemOverlay:
-    """ports.ItemOverlay on Redis. Connects at first use, so that a process starts without it."""
-
-    def __init__(self, settings: Settings):
-        self._settings = settings
+class RedisItemOverlay(RedisStore):
+    """ports.ItemOverlay on Redis."""
 
     def position(self) -> OverlayPosition | None:
-        """One GET: replicas ask several times a second."""
-        with reaching(self._settings.redis_url):
-            return _place(self._redis.get(_PLACE))
+        """See ItemOverlay. It is one GET, because replicas ask several times a second."""
+        with self._errors():
+            return _decode_position(text_of(self._redis.get(keys.OVERLAY_POSITION)))
 
     def changes(self) -> tuple[OverlayPosition | None, list[ItemChanged]]:
-        """Both as of one moment: a transaction."""
-        with reaching(self._settings.redis_url), self._redis.pipeline(transaction=True) as pipe:
-            pipe.get(_PLACE)
-            pipe.hvals(_SAID)
-            place, rows = pipe.execute()
+        """See ItemOverlay; one transaction."""
+        with self._errors(), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.get(keys.OVERLAY_POSITION)
+            pipeline.hvals(keys.OVERLAY_CHANGES)
+            position, rows = pipeline.execute()
         numbered = [(int(number), body) for number, _, body in (row.partition(" ") for row in rows)]
-        found = (_change(body) for _, body in sorted(numbered))
-        return _place(place), [change for change in found if change is not None]
+        decoded = (_decode_change(body) for _, body in sorted(numbered))
+        return _decode_position(position), [change for change in decoded if change is not None]
 
     def apply(
         self, fetched_from: OverlayPosition | None, moved_to: OverlayPosition, changes: Sequence[ItemChanged]
     ) -> None:
-        """One script: all of them, or StalePositionError."""
-        rows = [part for change in changes for part in (change.key, events.encode(change))]
-        with reaching(self._settings.redis_url):
-            done = self._script(
-                keys=[_PLACE, _SEQUENCE, _SAID], args=[_text(fetched_from), _text(moved_to), *rows]
-            )
-        if not done:
-            raise StalePositionError(f"the live catalogue no longer stands at {fetched_from}")
-
-    @cached_property
-    def _redis(self) -> redis.Redis:
-        return connect(self._settings)
-
-    @cached_property
-    def _script(self):
-        return self._redis.register_script(source("apply_items"))
+        """See ItemOverlay."""
+        rows = [part for change in changes for part in (change.key, events.encode(change).decode())]
+        names = [keys.OVERLAY_POSITION, keys.OVERLAY_SEQUENCE, keys.OVERLAY_CHANGES]
+        arguments = [_encode_position(fetched_from), _encode_position(moved_to), *rows]
+        if not self._run_script("apply_items", names, arguments):
+            raise StalePositionError(f"the item overlay is no longer at position {fetched_from}")
 
 
-def _change(body: str) -> ItemChanged | None:
-    """None if it makes no sense: what an older replica laid stays until Redis is emptied."""
+def _decode_change(body: str) -> ItemChanged | None:
+    """None for a change that is invalid by now; an older version may have stored it."""
     try:
         return events.decode(ItemChanged, body.encode())
     except BadMessageError as error:
-        logger.error("a change that was laid over the catalogue does not count: %s", error)
+        logger.error("a stored change of an item is ignored: %s", error)
         return None
 
 
-def _text(place: OverlayPosition | None) -> str:
-    return "" if place is None else f"{place.offset} {place.log}"
+def _encode_position(position: OverlayPosition | None) -> str:
+    return "" if position is None else f"{position.offset} {position.log}"
 
 
-def _place(text: str | None) -> OverlayPosition | None:
-    if not text:
+def _decode_position(stored: str | None) -> OverlayPosition | None:
+    if not stored:
         return None
-    offset, _, log = text.partition(" ")
+    offset, _, log = stored.partition(" ")
     return OverlayPosition(log, int(offset))

@@ -1,13 +1,12 @@
--- Add a batch to the sums of a partition and move its positions, or do nothing.
--- KEYS: positions, set of experiments, sums to be dropped first, then the sums of each experiment in the batch
+-- Add a batch to the sums of a partition and move its positions, or change nothing.
+-- KEYS: positions, set of experiments, sums to drop first, then the sums of each experiment in the batch
 --       (one hash tag).
--- ARGV: positions the batch was fetched from ('' = never counted), positions after it, how many sums are
---       dropped, then for each experiment its name, the number of sums, and that many pairs of field and
---       increment.
--- Returns 1 if applied, 0 if the stored positions are others; an error if there is something to which nothing
--- can be added. That is looked for first: what a script has written before it fails stays written.
-local CHUNK = 1000  -- of arguments that unpack may take
-local ours = {}  -- keys that the batch drops or has looked at
+-- ARGV: positions that the batch was fetched from ('': never counted), positions after it, how many sums to
+--       drop, then for each experiment its name, the number of sums, and that many pairs of field and increment.
+-- Returns 1 if applied, 0 if the stored positions are others, an error if a stored value is no count. All values
+-- are checked before the first write, because Redis keeps what a script wrote before it failed.
+local CHUNK = 1000  -- arguments that `unpack` takes
+local replaced = {}  -- keys that the batch drops first
 
 local function no_sums(key, at, count)
   local kind = redis.call('TYPE', key).ok
@@ -35,13 +34,13 @@ if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
 end
 local dropped = tonumber(ARGV[3])
 for i = 3, 2 + dropped do
-  ours[KEYS[i]] = true
+  replaced[KEYS[i]] = true
 end
 local kind = redis.call('TYPE', KEYS[2]).ok
 local wrong = kind ~= 'set' and kind ~= 'none' and KEYS[2] .. ' is a ' .. kind or nil
 local at = 4
 for i = 3 + dropped, #KEYS do
-  wrong = wrong or (not ours[KEYS[i]] and no_sums(KEYS[i], at + 2, tonumber(ARGV[at + 1])) or nil)
+  wrong = wrong or (not replaced[KEYS[i]] and no_sums(KEYS[i], at + 2, tonumber(ARGV[at + 1])) or nil)
   at = at + 2 + 2 * tonumber(ARGV[at + 1])
 end
 if wrong then

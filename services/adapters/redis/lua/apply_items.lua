@@ -1,6 +1,7 @@
--- Lay changes of items, if nobody has laid any since they were read from the log.
--- KEYS: place, sequence, said (hash: key of the change -> "<sequence> <JSON>"). ARGV: place fetched from ('': none),
--- place moved to, key, JSON, key, JSON, ... in the order of the log
+-- Apply changes of items if the position is still the one that they were fetched from.
+-- KEYS: position, sequence, changes (hash: key of the change -> "<sequence> <JSON>"). ARGV: position fetched from
+-- ('': none), position after the changes, then key and JSON of each change in the order of the log.
+-- Returns 1 if applied, 0 if the position is another.
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
   return 0
 end

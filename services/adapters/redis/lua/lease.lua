@@ -1,4 +1,5 @@
--- KEYS: lease. ARGV: holder, ttl in ms. Returns 1 if taken or renewed, 0 if somebody else holds it.
+-- Acquire or renew a lease.
+-- KEYS: lease. ARGV: holder, ttl in ms. Returns 1 if the holder has it now, 0 if another holder has it.
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return 1

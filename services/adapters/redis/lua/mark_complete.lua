@@ -1,7 +1,6 @@
--- Vouch for the pins of experiments, if those of enough partitions were put back.
--- KEYS: set of restored partitions, then the key that vouches for each experiment (one hash
---       tag). ARGV: how many partitions.
--- Returns 1 if vouched for, 0 if partitions are missing.
+-- Mark the pins of experiments as complete if those of enough partitions are restored.
+-- KEYS: set of restored partitions, then the mark of each experiment (one hash tag). ARGV: how many partitions.
+-- Returns 1 if marked, 0 if partitions are missing.
 if redis.call('SCARD', KEYS[1]) < tonumber(ARGV[1]) then
   return 0
 end

@@ -1,8 +1,6 @@
--- KEYS: state (hash: revision, body). ARGV: revision, body. Returns 1 if stored, 0 if a newer or equal one is there.
-if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then
-  redis.call('DEL', KEYS[1])  -- nothing, or somebody else's
-end
-local stored = tonumber(redis.call('HGET', KEYS[1], 'revision') or '-1') or -1
+-- Store a state unless the stored one is as new.
+-- KEYS: state (hash: revision, body). ARGV: revision, body. Returns 1 if stored, 0 if not.
+local stored = tonumber(redis.call('HGET', KEYS[1], 'revision') or '-1')
 if stored >= tonumber(ARGV[1]) then
   return 0
 end

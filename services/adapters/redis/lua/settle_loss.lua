@@ -1,7 +1,7 @@
--- Drop the report of a loss, if it is still this one.
--- KEYS: report; if the loss is accepted, also positions and accepted positions (one hash tag). ARGV: the report.
--- Returns 1 if dropped, 0 if there is no report by now, or another one. Positions are remembered only with a
--- report that was still there: without it counting may have begun anew, and nobody lost anything where it stands.
+-- Delete the report of a data loss if it is still this one.
+-- KEYS: report; to accept the loss also positions and accepted positions (one hash tag). ARGV: the report.
+-- Returns 1 if deleted, 0 if there is no report or another one. Positions are stored as accepted only if the
+-- report was still there: without it counting may have restarted, and nothing is lost at the positions of now.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

@@ -15,7 +15,7 @@ from services.errors import UnavailableError
 def test_a_connect_failing_after_its_request_is_not_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(async_client, "SILENT_S", 0.05)
+    monkeypatch.setattr(async_client, "STALE_S", 0.05)
     complaints: list[dict[str, Any]] = []
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -25,15 +25,15 @@ def test_a_connect_failing_after_its_request_is_not_reported(
     async def scene() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
-        lane = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 0.01)
+        client = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 0.01)
         with pytest.raises(UnavailableError):
-            await lane.request(pack(("PING",)), 1)
+            await client.request(pack("PING"), 1)
         await asyncio.sleep(0.2)  # the dial fails by itself
         with pytest.raises(UnavailableError):
-            await lane.request(pack(("PING",)), 1)  # and its task is replaced
+            await client.request(pack("PING"), 1)  # and its task is replaced
         gc.collect()
         await asyncio.sleep(0)
-        lane.close()
+        client.close()
         server.close()
         await asyncio.sleep(0.05)  # connections hear that the other side hung up
 
@@ -45,21 +45,21 @@ def test_requests_of_one_loop_turn_are_sent_together() -> None:
     pieces: list[int] = []
 
     async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ping = len(pack(("PING",)))
+        ping = len(pack("PING"))
         while data := await reader.read(65_536):
-            if data.endswith(pack(("PING",))):
+            if data.endswith(pack("PING")):
                 asked = data.count(b"PING")
-                pieces.append(asked if len(data) == asked * ping else 0)  # 0: the greeting
+                pieces.append(asked if len(data) == asked * ping else 0)  # 0: the handshake
                 writer.write(b"+PONG\r\n" * (asked if pieces[-1] else data.count(b"*")))
         writer.close()
 
     async def scene() -> None:
         server = await asyncio.start_server(answering, "127.0.0.1", 0)
-        lane = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
-        await lane.request(pack(("PING",)), 1)
-        answers = await asyncio.gather(*(lane.request(pack(("PING",)), 1) for _ in range(20)))
+        client = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
+        await client.request(pack("PING"), 1)
+        answers = await asyncio.gather(*(client.request(pack("PING"), 1) for _ in range(20)))
         assert answers == [["PONG"]] * 20 or answers == [[b"PONG"]] * 20
-        lane.close()
+        client.close()
         server.close()
 
     asyncio.run(scene())
@@ -77,10 +77,10 @@ def test_closing_within_a_requests_turn_fails_it_silently() -> None:
     async def scene() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         server = await asyncio.start_server(pong, "127.0.0.1", 0)
-        lane = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
-        await lane.request(pack(("PING",)), 1)
-        asking = asyncio.ensure_future(lane.request(pack(("PING",)), 1))
-        asyncio.get_running_loop().call_soon(lane.close)
+        client = AsyncRedisClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 5.0)
+        await client.request(pack("PING"), 1)
+        asking = asyncio.ensure_future(client.request(pack("PING"), 1))
+        asyncio.get_running_loop().call_soon(client.close)
         with pytest.raises(UnavailableError, match="closed"):
             await asking
         await asyncio.sleep(0.01)

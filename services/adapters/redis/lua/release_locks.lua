@@ -1,5 +1,5 @@
--- Give locks back.
--- KEYS: locks. ARGV: holder. Returns how many were still the holder's.
+-- Release locks.
+-- KEYS: locks. ARGV: holder. Returns how many of them the holder still had.
 local held = 0
 for at = 1, #KEYS do
   if redis.call('GET', KEYS[at]) == ARGV[1] then
