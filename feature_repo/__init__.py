@@ -1,1 +1,1 @@
-"""What a feature is: read by `feast apply`, imported by nobody."""
+"""Definition of the features; read by `feast apply`, imported by no module."""

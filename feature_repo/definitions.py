@@ -1,8 +1,8 @@
-"""Entities, sources, views and feature services of Ringside, in one file (`feast apply` imports it by bare
-name).
+"""Entities, sources, views and feature services of Ringside, in one file because `feast apply` imports it by
+name.
 
-A row's timestamp is the moment from which it could be read online, never earlier (infra/adr/0004). Offline
-sources are folders of Parquet files below RINGSIDE_FEAST_HOME; settings arrive as environment variables.
+A row's timestamp is the time from which it could be read online, never earlier (infra/adr/0004). Offline
+sources are folders of Parquet files below RINGSIDE_FEAST_HOME. Settings arrive as environment variables.
 """
 
 import os
@@ -17,7 +17,7 @@ DAYS = (1, 7, 30)
 
 
 def offline(name: str) -> FileSource:
-    """The folder in which the history of a view lies."""
+    """Source of a view's history: a folder of Parquet files."""
     return FileSource(
         name=f"{name}_history",
         path=f"{HOME}/offline/{name}",
@@ -27,7 +27,7 @@ def offline(name: str) -> FileSource:
 
 
 def ttl(variable: str) -> timedelta:
-    """A view's time to live, from a setting in seconds."""
+    """Time to live of a view, from an environment variable in seconds."""
     return timedelta(seconds=int(os.environ[variable]))
 
 
@@ -46,14 +46,14 @@ user_activity = FeatureView(
     entities=[user],
     ttl=ttl("RINGSIDE_ACTIVITY_TTL_S"),
     source=activity_pushes,
-    description="The last things a user did, most recent first; lists of equal length.",
+    description="Last interactions of a user, most recent first; lists of equal length.",
     schema=[
         Field(name="item_ids", dtype=Array(String)),
         Field(
             name="item_at", dtype=Array(Int64), description="received_at of each event, ms since the epoch"
         ),
         Field(name="item_types", dtype=Array(String)),
-        Field(name="event_ids", dtype=Array(String), description="what makes a repeated event harmless"),
+        Field(name="event_ids", dtype=Array(String), description="used to drop repeated events"),
     ],
 )
 
@@ -62,15 +62,19 @@ user_profile = FeatureView(
     entities=[user],
     ttl=ttl("RINGSIDE_PROFILE_TTL_S"),
     source=offline("user_profile"),
-    description="What a user did over 1, 7 and 30 days; spend is price times quantity.",
+    description="Counts and spend (price times quantity) of a user over 1, 7 and 30 days.",
     schema=[
         *(
             Field(name=f"{what}_{days}d", dtype=Float64)
             for what in ("views", "purchases", "spend")
             for days in DAYS
         ),
-        Field(name="view_age_s", dtype=Float64, description="since the last view or click; null: never"),
-        Field(name="purchase_age_s", dtype=Float64, description="since the last purchase; null: never"),
+        Field(
+            name="view_age_s", dtype=Float64, description="seconds since the last view or click; null: never"
+        ),
+        Field(
+            name="purchase_age_s", dtype=Float64, description="seconds since the last purchase; null: never"
+        ),
     ],
 )
 
@@ -79,12 +83,16 @@ item_statistics = FeatureView(
     entities=[item],
     ttl=ttl("RINGSIDE_PROFILE_TTL_S"),
     source=offline("item_statistics"),
-    description="How an item does.",
+    description="Views, purchases, trend, price and age of an item.",
     schema=[
         *(Field(name=f"{what}_{days}d", dtype=Float64) for what in ("views", "purchases") for days in DAYS),
-        Field(name="trend", dtype=Float64, description="log of events in 7 days over those expected of 30"),
+        Field(
+            name="trend",
+            dtype=Float64,
+            description="log of the events in 7 days over those expected from 30 days",
+        ),
         Field(name="price", dtype=Float64),
-        Field(name="age_days", dtype=Float64, description="since it was first seen; null: unknown"),
+        Field(name="age_days", dtype=Float64, description="days since it was first seen; null: unknown"),
     ],
 )
 
@@ -93,11 +101,13 @@ item_content = FeatureView(
     entities=[item],
     ttl=timedelta(0),
     source=offline("item_content"),
-    description="What an item is; a row where it changed.",
+    description="Category and text of an item; a new row when they change.",
     schema=[
         Field(name="category", dtype=String),
         Field(
-            name="text_hash", dtype=String, description="SHA-256 of title and description: key of embeddings"
+            name="text_hash",
+            dtype=String,
+            description="SHA-256 of title and description; key of the embeddings",
         ),
     ],
 )
@@ -105,17 +115,21 @@ item_content = FeatureView(
 popularity = FeatureService(
     name="popularity",
     features=[item_statistics],
-    description="What the model counts, for people; it is fitted on the interactions and asked with nothing.",
+    description="Counts like those of the model, for people; the model reads interactions and no features.",
 )
-als = FeatureService(name="als", features=[user_activity], description="What the model is asked with.")
-ease = FeatureService(name="ease", features=[user_activity], description="What the model is asked with.")
+als = FeatureService(
+    name="als", features=[user_activity], description="The user's recent items, which the model reads."
+)
+ease = FeatureService(
+    name="ease", features=[user_activity], description="The user's recent items, which the model reads."
+)
 content = FeatureService(
     name="content",
     features=[user_activity, item_content],
-    description="What the model is asked with; text_hash is the key of the embeddings that it is made of.",
+    description="The user's recent items, which the model reads; text_hash is the key of its embeddings.",
 )
 serving = FeatureService(
     name="serving",
     features=[user_activity[["item_ids", "item_at", "item_types"]], user_profile],
-    description="What /recommend reads for its user.",
+    description="The features that /recommend reads of a user.",
 )

@@ -1,15 +1,15 @@
-"""Shoppers whose truth is known: the laws by which every world here answers a slate.
+"""The click model of simulated shoppers whose true preferences are known.
 
-A shopper examines position j with probability (1 + j)^-eta and, having examined an item, clicks it with its
-*attraction*, which a world knows (`experiments.simulation.synthetic_shop`: latent tastes and trends;
-`experiments.simulation.holdout_shop`: what real users bought in held-out weeks). Positions are independent
-given the
-slate: the position-based model of Richardson, Dominowska and Ragno (2007); eta = 0.6 gives the tenth
-position a quarter of the first one's looks.
+A shopper examines position j with probability (1 + j)^-eta and clicks an examined item with its attraction,
+which the simulated shop defines (`experiments.simulation.synthetic_shop`: latent tastes and trends;
+`experiments.simulation.holdout_shop`: purchases of real users in held-out weeks). Positions are independent
+given the slate: the position-based model of Richardson, Dominowska and Ragno (2007, doi
+10.1145/1242572.1242643). With eta = 0.6 the tenth position is examined a quarter as often as the first.
 
-Luck is a hash of (seed, session, item, position): the same session sees the same luck whatever arm made the
-slate, and a shopper never learns which arm that was. So a better ranking earns more clicks, and nothing
-else does."""
+Randomness is a hash of (seed, session, item, position), so a session behaves the same whichever arm made the
+slate, and a shopper never learns the arm. A better ranking therefore earns more clicks, and nothing else
+does.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,22 +17,22 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.simulation.hash_uniform import luck
+from experiments.simulation.hash_uniform import uniform
 
 EXAMINE_ETA = 0.6
 CART_GIVEN_CLICK = 0.35
 PURCHASE_GIVEN_CART = 0.5
 NO_ITEM = -1  # pads short slates: never clicked
 
-_CLICK, _CART, _PURCHASE = 1, 2, 3  # streams of luck: independent of each other for the same session and item
+_CLICK, _CART, _PURCHASE = 1, 2, 3  # random streams, independent for the same session and item
 
 
 @dataclass(frozen=True, slots=True)
 class Visits:
-    """Who looks at a slate, one row a decision.
+    """A batch of page views, one row per slate.
 
-    shopper: int32 [b], index into the world's shoppers; session: uint64 [b], the session's key
-    (`world_chance.text_key` of its id); at_s: the moment, seconds since the epoch (UTC), one for the batch.
+    shopper: int32 [b], index into the shop's shoppers; session: uint64 [b], `hash_uniform.text_key` of the
+    session id; at_s: time of the batch, s since the epoch (UTC).
     """
 
     shopper: NDArray[np.int32]
@@ -43,12 +43,13 @@ class Visits:
         return len(self.shopper)
 
 
-class World(Protocol):
-    """What a shopper thinks of an item. `n_shoppers` and `n_items` bound the indices in visits and slates."""
+class SimulatedShop(Protocol):
+    """Shoppers and items with known attraction. Indices in visits and slates are below `n_shoppers`,
+    `n_items`."""
 
     @property
     def seed(self) -> int:
-        """Seed of all random numbers of this world."""
+        """Seed of all its random numbers."""
 
     @property
     def n_shoppers(self) -> int:
@@ -59,47 +60,48 @@ class World(Protocol):
         """Number of items."""
 
     def visitors(self, rng: np.random.Generator, n: int) -> NDArray[np.int32]:
-        """The next `n` shoppers who visit, int32 [n]."""
+        """Shoppers of the next `n` sessions, int32 [n]."""
 
     def attraction(self, visits: Visits, slate: NDArray[np.int32]) -> NDArray[np.float64]:
-        """P(click | examined), float64 [b, n], of items `slate` int32 [b, n]; 0 where NO_ITEM."""
+        """P(click | examined), float64 [b, n], of the items `slate` int32 [b, n]; 0 where NO_ITEM."""
 
 
 def examination(n: int, eta: float = EXAMINE_ETA) -> NDArray[np.float64]:
-    """P(position is examined), float64 [n]: 1 for the first, falling as (1 + j)^-eta."""
-    return (1.0 + np.arange(n)) ** -eta
+    """P(position is examined), float64 [n]: (1 + j)^-eta for position j from 0."""
+    return np.power(1.0 + np.arange(n, dtype=np.float64), -eta)
 
 
-def click_probability(world: World, visits: Visits, slate: NDArray[np.int32]) -> NDArray[np.float64]:
+def click_probability(shop: SimulatedShop, visits: Visits, slate: NDArray[np.int32]) -> NDArray[np.float64]:
     """P(click) of every position, float64 [b, n]."""
-    return world.attraction(visits, slate) * examination(slate.shape[1])
+    return shop.attraction(visits, slate) * examination(slate.shape[1])
 
 
-def clicks(world: World, visits: Visits, slate: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which positions are clicked, bool [b, n]: a function of seed, session, item, position and the world's
-    truth."""
+def clicks(shop: SimulatedShop, visits: Visits, slate: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Positions that are clicked, bool [b, n]; the same arguments give the same clicks."""
     position = np.arange(slate.shape[1])
-    chance = luck(world.seed, _CLICK, visits.session[:, None], slate, position)
-    return chance < click_probability(world, visits, slate)
+    draw = uniform(shop.seed, _CLICK, visits.session[:, None], slate, position)
+    return draw < click_probability(shop, visits, slate)
 
 
-def slate_value(world: World, visits: Visits, slate: NDArray[np.int32]) -> NDArray[np.float64]:
+def slate_value(shop: SimulatedShop, visits: Visits, slate: NDArray[np.int32]) -> NDArray[np.float64]:
     """True value of each slate, float64 [b]: the exact probability of at least one click."""
-    return 1.0 - np.prod(1.0 - click_probability(world, visits, slate), axis=1)
+    no_click: NDArray[np.float64] = np.prod(1.0 - click_probability(shop, visits, slate), axis=1)
+    return 1.0 - no_click
 
 
-def best_slate(world: World, visits: Visits, n: int) -> NDArray[np.int32]:
-    """The slate nobody can beat, int32 [b, n]: the `n` most attractive items, best first. Costs b x
-    n_items."""
-    everything = np.broadcast_to(np.arange(world.n_items, dtype=np.int32), (len(visits), world.n_items))
-    attraction = world.attraction(visits, everything)
+def best_slate(shop: SimulatedShop, visits: Visits, n: int) -> NDArray[np.int32]:
+    """The slate of highest value, int32 [b, n]: the `n` most attractive items, best first. O(b · n_items)."""
+    everything = np.broadcast_to(np.arange(shop.n_items, dtype=np.int32), (len(visits), shop.n_items))
+    attraction = shop.attraction(visits, everything)
     best = np.argpartition(-attraction, n - 1, axis=1)[:, :n]
     order = np.argsort(-np.take_along_axis(attraction, best, axis=1), axis=1, kind="stable")
     return np.take_along_axis(best, order, axis=1).astype(np.int32)
 
 
-def after_click(world: World, session: NDArray[np.uint64], item: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """How far a clicked item goes, uint8 [b]: 0 looked at, 1 put into the cart, 2 bought."""
-    cart = luck(world.seed, _CART, session, item) < CART_GIVEN_CLICK
-    bought = cart & (luck(world.seed, _PURCHASE, session, item) < PURCHASE_GIVEN_CART)
+def after_click(
+    shop: SimulatedShop, session: NDArray[np.uint64], item: NDArray[np.int32]
+) -> NDArray[np.uint8]:
+    """How far a clicked item goes, uint8 [b]: 0 viewed, 1 added to the cart, 2 bought."""
+    cart = uniform(shop.seed, _CART, session, item) < CART_GIVEN_CLICK
+    bought = cart & (uniform(shop.seed, _PURCHASE, session, item) < PURCHASE_GIVEN_CART)
     return cart.astype(np.uint8) + bought

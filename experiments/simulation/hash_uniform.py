@@ -1,7 +1,6 @@
-"""Luck without state: uniform numbers that are a hash of named integers, so any order of asking gives the
-same ones.
+"""Stateless randomness: uniform numbers that are a hash of integer keys, independent of the order of calls.
 
-The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, doi 10.1145/2660193.2660195).
 """
 
 import hashlib
@@ -15,7 +14,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 64-bit words in which every input bit moves half of the output bits."""
+    """A bijection of 64-bit words in which every input bit flips about half of the output bits."""
     with np.errstate(over="ignore"):
         word = word + _GOLDEN
         word = (word ^ (word >> np.uint64(30))) * _MIX_1
@@ -23,14 +22,14 @@ def mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return word ^ (word >> np.uint64(31))
 
 
-def luck(*keys: ArrayLike) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), of the broadcast shape of `keys` (integers, order matters)."""
-    state = np.zeros((), np.uint64)
+def uniform(*keys: ArrayLike) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), float64 of the broadcast shape of `keys` (integers; their order matters)."""
+    state: NDArray[np.uint64] = np.zeros((), np.uint64)
     for key in keys:
         state = mix(state ^ np.asarray(key).astype(np.uint64))
-    return (state >> np.uint64(11)) * 2.0**-53
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def text_key(text: str) -> np.uint64:
-    """A stable 64-bit key of a string, equal on every machine (BLAKE2b)."""
+    """A 64-bit key of a string (BLAKE2b), the same in every process and on every machine."""
     return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))

@@ -1,8 +1,9 @@
-"""A past for the synthetic shop: what its shoppers did before Ringside came, for training.
+"""Past interactions of the synthetic shop, for training before the first recommendation.
 
-Shoppers came in sessions, browsed by themselves (no recommendations, no position bias), and looked at items
-with probability proportional to exp(logit of attraction) of that week: the same truth by which they will
-answer slates."""
+Shoppers came in sessions, browsed without recommendations or position bias, and viewed items with probability
+proportional to exp(logit of attraction) in that week. The same attraction decides later what they click in
+slates.
+"""
 
 from dataclasses import dataclass
 
@@ -14,16 +15,18 @@ from experiments.simulation.synthetic_shop import TASTE, SyntheticShop
 
 VIEW, CART, PURCHASE = 0, 2, 3  # indices of models.recommender.KINDS
 WEEK_S = 7 * 86_400.0
-LOOKS_PER_SESSION = 6.0
-_LONGEST_SESSION_S = 3_600.0  # opened this long before the end of a week, all of a session lies in it
-_CHUNK = 4_096  # sessions at once: 4,096 x 2,400 items in float32 are 39 MB
+VIEWS_PER_SESSION = 6.0
+_LONGEST_SESSION_S = 3_600.0  # sessions start at least this long before the end of their week
+_CHUNK = 4_096  # sessions per batch: 4,096 × 2,400 items in float32 are 39 MB
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What was done, one row an act, ordered by `at`. user, item: int32 [n]; at: float64 [n], s; quantity,
-    price: float32 [n]; kind: uint8 [n], index of models.recommender.KINDS. A purchase has a view and a cart
-    row before it."""
+    """Past interactions, one row each, ordered by `at`.
+
+    user, item: int32 [n]; at: float64 [n], s; quantity, price: float32 [n]; kind: uint8 [n], index into
+    `models.recommender.KINDS`. A purchase follows a view and an add_to_cart row of the same item.
+    """
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]
@@ -34,7 +37,8 @@ class History:
 
 
 def history(shop: SyntheticShop, *, end_s: float, weeks: int = 8, sessions_per_week: int = 4_000) -> History:
-    """The `weeks` before `end_s`. Equal arguments give an equal history."""
+    """Interactions of the `weeks` before `end_s` (s since the epoch). Equal arguments give an equal
+    history."""
     rng = np.random.default_rng([shop.seed, 2])
     parts = []
     for week in range(weeks):
@@ -54,36 +58,33 @@ def _browse(
     """Rows (user, item, at, kind) of `sessions` sessions in the week from `start_s`."""
     shopper = shop.visitors(rng, sessions)
     opened_s = start_s + rng.uniform(0.0, WEEK_S - _LONGEST_SESSION_S, sessions)
-    looks = 1 + rng.poisson(LOOKS_PER_SESSION - 1, sessions)
-    session = np.repeat(np.arange(sessions), looks)
-    item = _choose(shop, rng, shopper, session, start_s + WEEK_S / 2)
-    look = np.arange(len(session)) - np.repeat(np.cumsum(looks) - looks, looks)
-    at = opened_s[session] + 40.0 * look + rng.uniform(0.0, 30.0, len(session))
+    views = 1 + rng.poisson(VIEWS_PER_SESSION - 1, sessions)
+    session = np.repeat(np.arange(sessions), views)
+    item = _viewed_items(shop, rng, shopper, session, start_s + WEEK_S / 2)
+    number = np.arange(len(session)) - np.repeat(np.cumsum(views) - views, views)  # of a view in its session
+    at = opened_s[session] + 40.0 * number + rng.uniform(0.0, 30.0, len(session))
     cart = rng.random(len(session)) < CART_GIVEN_CLICK
     bought = cart & (rng.random(len(session)) < PURCHASE_GIVEN_CART)
     acts = [(VIEW, np.ones_like(cart), 0.0), (CART, cart, 8.0), (PURCHASE, bought, 60.0)]
-    user, wanted = shopper[session], [np.flatnonzero(done) for _, done, _ in acts]
-    return (
-        np.concatenate([user[rows] for rows in wanted]),
-        np.concatenate([item[rows] for rows in wanted]),
-        np.concatenate([at[rows] + delay for rows, (_, _, delay) in zip(wanted, acts, strict=True)]),
-        np.concatenate(
-            [np.full(len(rows), kind, np.uint8) for rows, (kind, _, _) in zip(wanted, acts, strict=True)]
-        ),
-    )
+    rows = np.concatenate([np.flatnonzero(done) for _, done, _ in acts])
+    counts = [int(done.sum()) for _, done, _ in acts]
+    kind = np.repeat(np.array([kind for kind, _, _ in acts], np.uint8), counts)
+    delay_s = np.repeat([delay_s for _, _, delay_s in acts], counts)
+    return shopper[session][rows], item[rows], at[rows] + delay_s, kind
 
 
-def _choose(
+def _viewed_items(
     shop: SyntheticShop,
     rng: np.random.Generator,
     shopper: NDArray[np.int32],
     session: NDArray[np.int64],
     at_s: float,
 ) -> NDArray[np.int32]:
-    """An item for every look, int32 [len(session)], by inverse distribution of exp(logit) of its session."""
+    """Item of every view, int32 [len(session)], drawn in proportion to exp(logit) of its session's
+    shopper."""
     department = rng.integers(shop.liked.shape[1], size=len(shopper))
     taste = shop.taste_with_intent(shopper, department)
-    mass = np.exp(TASTE * (taste @ shop.place.T) + shop.quality + shop.trend(at_s))
+    mass = np.exp(TASTE * (taste @ shop.vectors.T) + shop.quality + shop.trend(at_s))
     total = np.cumsum(mass, axis=1)
     target = rng.random(len(session)) * total[session, -1]
     chosen = np.empty(len(session), np.int32)

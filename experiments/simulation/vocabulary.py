@@ -1,13 +1,11 @@
-"""Words from which the synthetic shop composes its products; readable, so that models of text have
-something to read."""
+"""Words of which the synthetic shop composes titles and descriptions, so that text models have real text."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Department:
-    """A category: what it sells (`nouns`), of what, in which sizes, in which price range, and what people
-    do with it."""
+    """A category of products: their nouns, materials, sizes, range of prices, and uses."""
 
     name: str
     nouns: tuple[str, ...]
@@ -22,7 +20,7 @@ COLOURS = (
     "Blush Pink", "Navy", "White", "Black", "Plum", "Sky Blue",
 )  # fmt: skip
 
-# A style and how the description speaks of it.
+# a style, and the phrase for it in a description
 STYLES = {
     "Rustic": "a rustic look with a hand-finished surface",
     "Vintage": "a vintage look found on old market stalls",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.simulation.click_model import Visits, after_click, clicks, slate_value
-from experiments.simulation.hash_uniform import luck, text_key
+from experiments.simulation.hash_uniform import text_key, uniform
 from services.client.client import (
     AsyncClient,
     CallError,
@@ -210,7 +210,7 @@ class Session:
         return -self._habits.think_s * float(np.log1p(-self._uniform(_THINK, turn)))
 
     def _uniform(self, stream: int, *keys: int) -> float:
-        return float(luck(self._shoppers.world.seed, stream, self._key, *keys))
+        return float(uniform(self._shoppers.world.seed, stream, self._key, *keys))
 
     def _visits(self) -> Visits:
         return Visits(np.array([self._visitor.shopper], np.int32), self._keys(), self._visitor.at_s)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.simulation.click_model import NO_ITEM, World
+from experiments.simulation.click_model import NO_ITEM, SimulatedShop
 from experiments.simulation.holdout_shop import Levels, holdout_shop
 from experiments.simulation.synthetic_shop import SyntheticShop
 from models.recommender import KINDS, Catalogue, Interactions
@@ -22,7 +22,7 @@ class Shoppers:
     where on the site these shoppers see slates; history: int64, sorted, shopper · n_items + item for each
     pair with an interaction before the simulation."""
 
-    world: World
+    world: SimulatedShop
     users: NDArray[np.str_]
     index_of: dict[str, int]
     placement: str = "home"

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from models.algorithms.als import Als
 from models.evaluation.offline import Case, cases
-from models.evaluation.splits import by_time
+from models.evaluation.splits import split_at
 from models.recommender import KINDS, Query
 from models.slate import category_codes
 from services.adapters.files.data_store import ParquetDataStore
@@ -30,7 +30,7 @@ class Bench:
     """A fitted model and the slates that serving would make of it."""
 
     def __init__(self, dataset: Dataset):
-        self.split = by_time(dataset.interactions, CUT.timestamp(), float(dataset.interactions.at[-1]))
+        self.split = split_at(dataset.interactions, CUT.timestamp(), float(dataset.interactions.at[-1]))
         self.model = Als.fit(self.split.train, dataset.catalogue, now_s=self.split.cut_s)
         self._codes = category_codes(dataset.catalogue)
 
@@ -59,7 +59,7 @@ class Bench:
         rng = np.random.default_rng(0)
         train = self.split.train
         for case in cases(self.split):
-            bought, chosen = train.item[train.user == case.user], set(case.chosen.tolist())
+            bought, chosen = train.item[train.user == case.user], set(case.later.tolist())
             for placement in ("buy_again", "discover"):
                 allowed = np.ones(len(self.model.items), bool)
                 allowed[bought] = placement == "buy_again"

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from models.algorithms import algorithm_class
 from models.algorithms.time_decay import DAY_S
 from models.evaluation.offline import cases, evaluate
-from models.evaluation.splits import last
+from models.evaluation.splits import split_last
 from models.recommender import Interactions
 from services.adapters.files.data_store import ParquetDataStore
 from services.data_import.app import ImportRequest, import_data
@@ -42,7 +42,7 @@ def main() -> None:
             settings, ImportRequest(str(settings.data_dir / "online_retail_ii.parquet")), datetime.now(UTC)
         )
         dataset = ParquetDataStore(settings.data_path).load()
-    split = last(dataset.interactions, TEST_S)
+    split = split_last(dataset.interactions, TEST_S)
     judged = cases(split)
     for name, learnt in (
         ("interactions", split.train),
