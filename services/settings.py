@@ -1,35 +1,51 @@
-"""Configuration: every value comes from the environment (`RINGSIDE_…`) or from its default here."""
+"""Configuration. Every value comes from an environment variable (`RINGSIDE_…`) or from its default here.
 
+The settings are grouped by topic into classes; `Settings` joins them, so that each is read as a plain
+attribute. To add one, add a field to its group. Durations end in `_s` (seconds) or `_ms` (milliseconds).
+A secret has no default and `repr=False`.
+"""
+
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from experiments.lifecycle.state import Rules, Unit
 from services.experiment_table import ExperimentTable
+from services.setting_types import (
+    Names,
+    Networks,
+    Partitions,
+    PathOrNone,
+    Rates,
+    RedisUrl,
+    Urls,
+    parse_names,
+    parse_networks,
+    parse_rates,
+)
 
-EXPERIMENT_NAME = r"^[A-Za-z0-9._-]{1,64}$"  # as the HTTP API reaches one by its path
+PREFIX = "RINGSIDE_"
+EXPERIMENT_NAME = r"^[A-Za-z0-9._-]{1,64}$"  # so that the HTTP API can name one in a path
+RULES = Rules()
+DAY_S = 86_400
 
 
-class Settings(BaseSettings):
-    """What every process of one Ringside installation agrees on.
+class Storage(BaseModel):
+    """Folders, Redis, Kafka, MLflow."""
 
-    Durations end in `_s` (seconds) or `_ms` (milliseconds). Secrets have no default.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="RINGSIDE_", extra="ignore", frozen=True)
-
-    # Where things are
-    home: Path = Field(Path("var"), description="Folder for data, models, lake, registry, logs.")
-    data_dir: Path | None = Field(None, description="Folder with real data sets; tests and demo only.")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
-    state_deadline_ms: int = Field(1_000, ge=1, description="For Redis where no slate waits.")
+    home: Path = Field(Path("var"), description="Folder for data, models, lake, registry and logs.")
+    data_dir: Path | None = Field(None, description="Folder with real data sets, for tests and the demo.")
+    redis_url: RedisUrl = Field("redis://127.0.0.1:6379/0", repr=False)
+    state_deadline_ms: int = Field(1_000, ge=1, description="Deadline for Redis where no slate waits.")
     kafka_bootstrap: str = "127.0.0.1:9092"
     kafka_mode: Literal["embedded", "kafka"] = Field(
         "embedded", description="embedded: the broker in the confluent-kafka wheel; kafka: Apache Kafka."
     )
     kafka_partitions: int = Field(
-        4, ge=1, description="Of `exposures` and `events`; fixed at creation (Kafka: 32)."
+        4, ge=1, description="Partitions of `exposures` and `events`; fixed at creation (Kafka: 32)."
     )
     mlflow_uri: str = Field("", repr=False, description="MLflow tracking URI; empty: SQLite under `home`.")
     experiment: str = Field(
@@ -38,128 +54,159 @@ class Settings(BaseSettings):
         description="Id of the experiment that decides the slates of every placement.",
     )
 
-    # Who may do what: "role=sha256hex" pairs, comma separated; several keys a role allow rotation.
+
+class Access(BaseModel):
+    """API keys, rates and limits of clients."""
+
     keys: str = Field(
-        "", repr=False, description="storefront=…,analyst=…,admin=…; made by `ringside keys new`."
+        "",
+        repr=False,
+        description="storefront=…,analyst=…,admin=…: sha256 hashes of keys, made by `ringside keys new`. "
+        "Several keys of one role allow rotation.",
     )
-    keys_file: str = Field(
-        "", description="More such pairs, one a line; read again within a second when the file changes."
+    keys_file: PathOrNone = Field(
+        None, description="More such pairs, one a line; read again within a second when the file changes."
     )
-    signing_key: str = Field(
-        "", repr=False, description="Secret that signs recommendation ids; comma separated: newest first."
+    signing_key: Names = Field(
+        (), repr=False, description="Secrets that sign recommendation ids, comma separated, newest first."
     )
-    rates: str = Field(
-        "analyst=20,admin=50,client=20",
-        description="Requests a second that a key of a role, and a client (an address outside of "
-        "`own_networks`), may send to the workers of one `ringside recommend` together; what is not named is "
-        "not limited.",
+    rates: Rates = Field(
+        parse_rates("analyst=20,admin=50,client=20"),
+        description="Requests a second, per process, that a key of a role may send, and a client (an address "
+        "outside of `own_networks`). A role that is not named is not limited.",
     )
-    rate_burst_s: float = Field(10.0, gt=0, description="So many seconds' worth may come at once.")
-    own_networks: str = Field(
-        "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7",
-        description="Shop servers and proxies: not clients; their X-Forwarded-For is believed.",
+    rate_burst_s: float = Field(10.0, gt=0, description="Burst: as many requests as the rate allows in this.")
+    own_networks: Networks = Field(
+        parse_networks("127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"),
+        description="Networks of shop servers and proxies: not clients; their X-Forwarded-For is believed.",
     )
     client_connections: int = Field(
-        250,
-        ge=1,
-        description="Connections that a client may have at once, at each process. A browser keeps one or a "
-        "few for 5 s: enough for all behind one address who together send what `rates` lets them.",
+        250, ge=1, description="Maximum concurrent connections per client address and process."
     )
-    cors_origins: str = Field("*", description="Origins from which browsers may send events.")
+    cors_origins: Names = Field(("*",), description="Origins from which browsers may send events.")
 
-    # Serving
+
+class Serving(BaseModel):
+    """Servers, and the recommend service."""
+
     host: str = "127.0.0.1"
-    recommend_port: int = 8080
-    recommend_workers: int = Field(1, ge=1)
+    recommend_port: int = Field(8080, ge=0, le=65_535)
+    recommend_workers: int = Field(1, ge=1, description="Processes that share the port.")
     drain_s: float = Field(
-        5.0, ge=0, description="A stopping replica answers kept connections this long, asking them to close."
+        5.0,
+        ge=0,
+        description="Grace period in which a stopping replica still serves keep-alive connections, answering "
+        "with `Connection: close`.",
     )
-    console_port: int = 8081
-    shop_port: int = 8082
+    console_port: int = Field(8081, ge=0, le=65_535)
+    shop_port: int = Field(8082, ge=0, le=65_535)
     replica: str = Field("", description="Name of this process; empty: host and pid.")
-    redis_deadline_ms: int = Field(40, ge=1, description="For the one read of /recommend.")
-    broker_ack_deadline_ms: int = Field(2_000, ge=1, description="For the acknowledgement of POST /events.")
+    redis_deadline_ms: int = Field(40, ge=1, description="Deadline of the one read of /recommend.")
+    broker_ack_deadline_ms: int = Field(
+        2_000, ge=1, description="Deadline for the acknowledgement of POST /events."
+    )
     producer_queue: int = Field(
         10_000, ge=1, description="Records that wait for the broker before new ones fail."
     )
-    rank_deadline_ms: int = Field(60, ge=1)
+    rank_deadline_ms: int = Field(60, ge=1, description="Deadline of a model's scores.")
     shed_lag_ms: float = Field(
         20.0, ge=0, description="Storefront requests are shed while the event loop lags this much; 0: never."
     )
-    state_cutoff_s: float = Field(30.0, description="Champion only after this long without experiment state.")
-    refresh_s: float = Field(0.5, description="How often replicas look for new state, models and items.")
-    placements: str = Field(
-        "home,category,search,item,cart,email,discover,buy_again",
-        description="Known placements, comma separated; `buy_again` may show what the user has bought.",
+    state_cutoff_s: float = Field(
+        30.0, description="Only the champion serves after this long without experiment state."
+    )
+    refresh_s: float = Field(0.5, description="Interval at which replicas read new state, models and items.")
+    placements: Names = Field(
+        parse_names("home,category,search,item,cart,email,discover,buy_again"),
+        description="Known placements; `buy_again` may show what the user has bought.",
     )
     category_share: float = Field(0.5, gt=0, le=1, description="Largest share of a slate from one category.")
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="Larger requests are answered 413.")
     recommendation_ttl_s: float = Field(86_400.0, description="Events may name a slate this long.")
     heartbeat_s: float = Field(
-        1.0, description="Replicas report what they have loaded; expires after 5 times this."
+        1.0, description="Interval at which replicas report their models; a report expires after 5 of these."
     )
 
-    # The sample shop and simulated shoppers: clients of the public HTTP contract
-    recommend_url: str = Field(
-        "", description="Where they call; several replicas comma separated. Empty: host and recommend_port."
+
+class Clients(BaseModel):
+    """The sample shop and the simulated shoppers, which are clients of the public HTTP API."""
+
+    recommend_url: Urls = Field(
+        (), description="Replicas that they call, comma separated; empty: host and recommend_port."
     )
     storefront_key: str = Field("", repr=False, description="The storefront key with which they call.")
     shop_events_url: str = Field(
         "", description="Where browsers in the shop send events; empty: the first `recommend_url`."
     )
-    shop_users: str = Field("", description="User ids that the shop offers to slip into, comma separated.")
+    shop_users: Names = Field((), description="User ids that a visitor of the shop may take.")
     shop_currency: str = Field("£", description="Sign in front of the shop's prices.")
 
-    # Data
+
+class Data(BaseModel):
+    """Imports, features and the lake."""
+
     import_max_bytes: int = Field(
         4 << 30, ge=1, description="Largest file that `ringside data import` fetches or unpacks."
     )
-
-    # Features
-    recent_items: int = Field(50, ge=1)
+    recent_items: int = Field(50, ge=1, description="Items kept of each user's recent activity.")
     activity_flush_ms: int = Field(50, ge=1, description="Longest wait of an event for its Feast push.")
     activity_ttl_s: int = Field(
-        90 * 86_400,
-        description="Age after which recent activity is not served. Longer knows more of who comes seldom, "
-        "and keeps the rows of guests who never come back for as long in Redis.",
+        90 * DAY_S,
+        description="Age after which recent activity is not served. A longer TTL helps infrequent users but "
+        "keeps rows of one-time guests in Redis longer.",
     )
     activity_horizon_ms: int = Field(
         500, ge=0, description="Rows are stamped this far ahead, so that none is readable before its time."
     )
-    profile_ttl_s: int = Field(7 * 86_400, description="Age after which a user's profile is not served.")
+    profile_ttl_s: int = Field(7 * DAY_S, description="Age after which a user's profile is not served.")
     materialize_horizon_ms: int = Field(
         20_000,
         ge=0,
-        description="Materialised rows are stamped this far ahead; a run that takes longer says so.",
+        description="Materialized rows are stamped this far ahead; a run that takes longer reports it.",
     )
     lake_flush_s: float = Field(10.0, gt=0, description="Longest time a record waits for its Parquet file.")
     lake_flush_records: int = Field(50_000, ge=1, description="Records of a topic that make a file at once.")
-
-    # Deciding: defaults of a new experiment's rules (experiments.lifecycle.fold.Rules)
-    unit: Literal["request", "session", "user_day"] = "session"
-    window_s: float = Field(1_800.0, description="Attribution window A.")
-    lateness_s: float = Field(120.0, description="Allowed lateness L.")
-    look_every_s: float = Field(300.0, description="Between two looks of the decider.")
-    min_new_units: int = 200
-    half_life_s: float = 7 * 86_400.0
-    stall_s: float = 900.0
-    bandit_partitions: str = Field(
-        "", description="Like `0-3,7`: counted by this worker; empty: a group's share."
-    )
-    watermark_safety_s: float = Field(2.0, ge=0, description="Margin of the clock that moves the watermark.")
-
-    # Text embeddings
     text_model: str = Field(
         "", description="sentence-transformers name or path; empty: the packaged MiniLM; words: hashed words."
     )
 
-    # Seen from outside
+
+class Deciding(BaseModel):
+    """Rules of a new experiment that the environment may set, with `Rules` as their default, and counting."""
+
+    unit: Unit = RULES.unit
+    window_s: float = Field(RULES.window_s, description="Attribution window A.")
+    lateness_s: float = Field(RULES.lateness_s, description="Allowed lateness L.")
+    look_every_s: float = Field(RULES.look_every_s, description="Interval between looks of the decider.")
+    min_new_units: int = RULES.min_new_units
+    half_life_s: float = RULES.half_life_s
+    stall_s: float = RULES.stall_s
+    bandit_partitions: Partitions = Field(
+        frozenset(), description="Partitions this worker counts, like `0-3,7`; empty: its group's share."
+    )
+    watermark_safety_s: float = Field(2.0, ge=0, description="Margin of the clock that moves the watermark.")
+
+    @property
+    def rules(self) -> Rules:
+        """Rules of a new experiment of this installation."""
+        return replace(RULES, **{name: getattr(self, name) for name in RULE_SETTINGS})
+
+
+RULE_SETTINGS = tuple(name for name in Deciding.model_fields if hasattr(RULES, name))
+
+
+class Observability(BaseModel):
+    """Traces, metrics, logs."""
+
     trace_to: str = Field(
         "",
         description="OTLP collector, like http://127.0.0.1:4318 (ringside[tracing]); empty: no traces.",
     )
     trace_share: float = Field(
-        0.01, ge=0, le=1, description="Of requests that begin a trace; those with a traceparent follow it."
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of requests that begin a trace; those with a traceparent follow it.",
     )
     metrics_port: int = Field(
         0,
@@ -171,10 +218,43 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines.")
 
+
+class Settings(Observability, Deciding, Data, Clients, Serving, Access, Storage, BaseSettings):
+    """Settings that every process of one Ringside installation shares."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    @field_validator(*RULE_SETTINGS)
+    @classmethod
+    def _valid_rule(cls, value: float | str, info: ValidationInfo) -> float | str:
+        rule: dict[str, Any] = {str(info.field_name): value}
+        try:
+            replace(RULES, **rule)
+        except ValueError as error:
+            raise ValueError(str(error).partition(": ")[2]) from error
+        return value
+
+    @field_validator("bandit_partitions")
+    @classmethod
+    def _existing_partitions(cls, value: frozenset[int], info: ValidationInfo) -> frozenset[int]:
+        count = info.data.get("kafka_partitions", 0)
+        if count and value and max(value) >= count:
+            raise ValueError(
+                f"{max(value)} is not a partition in 0-{count - 1}; see RINGSIDE_KAFKA_PARTITIONS"
+            )
+        return value
+
     @property
     def experiments(self) -> ExperimentTable:
         """Experiment of each placement; today `experiment` serves them all."""
         return ExperimentTable(self.experiment)
+
+    @property
+    def replica_urls(self) -> tuple[str, ...]:
+        """URLs of the recommend service's replicas, for its clients."""
+        return self.recommend_url or (f"http://{self.host}:{self.recommend_port}",)
 
     @property
     def data_path(self) -> Path:
@@ -200,3 +280,11 @@ class Settings(BaseSettings):
     def kill_switch_path(self) -> Path:
         """While this file exists every replica serves the champion only, with or without Redis and Kafka."""
         return self.home / "champion-only"
+
+
+def problems(error: ValidationError) -> list[str]:
+    """One line for each invalid setting, with its variable and without its value, which may be a secret."""
+    return [
+        f"{PREFIX}{one['loc'][0]}".upper() + f": {one['msg'].removeprefix('Value error, ')}"
+        for one in error.errors(include_input=False)
+    ]

@@ -19,7 +19,7 @@ from experiments.lifecycle.commands import Origin
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
 from services import bootstrap
 from services.cli.progress_report import Counted, progress
-from services.control.decide import decide, installation_rules, known, newest, rules_from_words
+from services.control.decide import decide, known, newest, rules_from_words
 from services.control.recount import Asked, RecountRefusedError
 from services.errors import BadInputError
 from services.ports.state import DecisionLog
@@ -49,7 +49,7 @@ def start(
     with _log(settings) as log:
         if name in log.catch_up():
             raise BadInputError("experiment", f"{name!r} was already started; see `ringside experiment show`")
-        rules = rules_from_words(installation_rules(settings), rule or [])
+        rules = rules_from_words(settings.rules, rule or [])
         _tell(log.append(commands.start(name, champion, rules, token_hex(8), _origin(reason))))
 
 

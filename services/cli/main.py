@@ -14,7 +14,7 @@ from services.cli.features import app as features_app
 from services.cli.keys import app as keys_app
 from services.cli.models import models_app, train
 from services.errors import RingsideError
-from services.settings import Settings
+from services.settings import Settings, problems
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Recommendations whose models compete for traffic."
@@ -271,8 +271,7 @@ def main() -> None:
     except ValidationError as error:
         if error.title != Settings.__name__:
             raise
-        bad = [f"RINGSIDE_{one['loc'][0]}".upper() + f": {one['msg']}" for one in error.errors()]
-        raise _refused("; ".join(bad)) from error  # a value may be a secret: it is not repeated
+        raise _refused("; ".join(problems(error))) from error
 
 
 def _refused(why: str) -> SystemExit:

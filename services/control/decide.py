@@ -11,7 +11,6 @@ from typing import Any
 from experiments.lifecycle.fold import Decision, Experiment, Rules
 from services.errors import BadInputError, StalePositionError, UnavailableError
 from services.ports.state import DecisionLog, StateCache
-from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +79,6 @@ def _cached(cache: StateCache, experiment: str, lost: UnavailableError) -> Known
         raise UnavailableError("the decision log and its cache", f"{lost}; {error}") from error
     notice = f"{lost}. This is the cached state; later decisions, and other experiments, may be missing."
     return Known({experiment: state} if state else {}, "cache", notice)
-
-
-def installation_rules(settings: Settings) -> Rules:
-    """What the settings say; the product's defaults for the rest."""
-    named = [field.name for field in fields(Rules) if hasattr(settings, field.name)]
-    return Rules(**{name: getattr(settings, name) for name in named})
 
 
 def rules_with(base: Rules, said: Mapping[str, Any]) -> Rules:

@@ -48,7 +48,7 @@ class Answering:
         self, deps: Deps, serving: Callable[[], Serving], slates: Slates, tokens: Tokens, metrics: Metrics
     ):
         self._deps = deps
-        self._placements = placements(deps.settings.placements)
+        self._placements = frozenset(deps.settings.placements)
         self._serving = serving
         self._slates = slates
         self._tokens = tokens
@@ -169,8 +169,3 @@ class Answering:
     def _acknowledged(self, future: "Future[Record]") -> None:
         if future.cancelled() or future.exception() is not None:
             self._metrics.exposures_lost.inc()
-
-
-def placements(configured: str) -> frozenset[str]:
-    """Names of the known placements."""
-    return frozenset(name.strip() for name in configured.split(",") if name.strip())

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -139,11 +139,11 @@ def _add_storefront(app: FastAPI, parts: Parts) -> Routes:
     return exact, under
 
 
-def _across_origins(configured: str) -> Callable[[ASGIApp], ASGIApp]:
+def _across_origins(origins: Sequence[str]) -> Callable[[ASGIApp], ASGIApp]:
     """Around everything: inside the application FastAPI would answer what it did not foresee without it."""
     return partial(
         CORSMiddleware,
-        allow_origins=[origin.strip() for origin in configured.split(",") if origin.strip()],
+        allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", "x-api-key"],
         expose_headers=["Retry-After"],

@@ -34,7 +34,7 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     """Values that no line may hold, longest first."""
     urls = (settings.redis_url, settings.mlflow_uri)
     passwords = [password for url in urls if (password := urlsplit(url).password)]
-    known = [*settings.signing_key.split(","), settings.storefront_key]
+    known = [*settings.signing_key, settings.storefront_key]
     known += [*passwords, *map(unquote, passwords)]
     return tuple(sorted({text.strip() for text in known if len(text.strip()) >= 4}, key=len, reverse=True))
 

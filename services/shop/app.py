@@ -36,12 +36,6 @@ TIMEOUT = httpx.Timeout(1.5, connect=0.5)  # of a call to Ringside: a page waits
 REFILL_EVERY_S, REFILL_RETRY_S = 300.0, 5.0
 
 
-def replica_urls(settings: Settings) -> list[str]:
-    """URLs of the recommend service's replicas."""
-    listed = [url.strip().rstrip("/") for url in settings.recommend_url.split(",") if url.strip()]
-    return listed or [f"http://{settings.host}:{settings.recommend_port}"]
-
-
 def create_app(settings: Settings, http: httpx.AsyncClient, *, fill_cache: bool = True) -> FastAPI:
     """The application. With `fill_cache` it loads products in the background while it runs.
 
@@ -49,7 +43,7 @@ def create_app(settings: Settings, http: httpx.AsyncClient, *, fill_cache: bool 
     """
     if not settings.storefront_key:
         raise ConfigurationError("RINGSIDE_STOREFRONT_KEY is empty; make one with `ringside keys new`")
-    urls, products = replica_urls(settings), ProductCache()
+    urls, products = settings.replica_urls, ProductCache()
     client = AsyncClient(urls, settings.storefront_key, HttpxTransport(http, TIMEOUT))
     sections = SectionLoader(client, products)
     events_origin = (settings.shop_events_url or urls[0]).rstrip("/")

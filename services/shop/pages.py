@@ -41,9 +41,9 @@ class ShopDeps:
     events_url: str
 
     @property
-    def users(self) -> list[str]:
+    def users(self) -> tuple[str, ...]:
         """Users that a visitor may shop as, for demonstrations."""
-        return [user for user in (part.strip() for part in self.settings.shop_users.split(",")) if user]
+        return self.settings.shop_users
 
 
 @dataclass(frozen=True, slots=True)

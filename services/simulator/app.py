@@ -47,16 +47,10 @@ def run(settings: Settings, options: Options) -> None:
     """Simulate until the time is over or a signal comes."""
     bootstrap.configure_logging(settings, "simulator")
     shoppers = load_shoppers(settings, options.seed)
-    stop, urls = stop_on_signal(), replica_urls(settings)
+    stop, urls = stop_on_signal(), settings.replica_urls
     rate, count = options.sessions_per_s, shoppers.world.n_shoppers
     log.info("simulating %d shoppers with %g sessions/s at %s", count, rate, urls)
     uvloop.run(simulate(shoppers, urls, settings.storefront_key, options, Measurements(), stop))
-
-
-def replica_urls(settings: Settings) -> list[str]:
-    """URLs of the recommend service's replicas."""
-    listed = [url.strip() for url in settings.recommend_url.split(",") if url.strip()]
-    return listed or [f"http://{settings.host}:{settings.recommend_port}"]
 
 
 def load_shoppers(settings: Settings, seed: int = 0) -> Shoppers:

@@ -1,7 +1,7 @@
 """Access to routes: the role of the caller's API key, then a rate for the key and one for the client."""
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,9 +9,9 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.errors import ConfigurationError
+from services.setting_types import CLIENT, Network
 from services.settings import Settings
-from services.web.api_keys import ROLES, Keys, Principal, Role
+from services.web.api_keys import Keys, Principal, Role
 from services.web.client_address import parse_address, strangers
 from services.web.problem import TooManyRequestsError
 from services.web.rate_limit import RateLimiter
@@ -19,7 +19,6 @@ from services.web.rate_limit import RateLimiter
 log = logging.getLogger(__name__)
 
 READERS: tuple[Role, ...] = ("analyst", "admin")
-CLIENT = "client"
 _LONGEST = 64  # characters of a name that is no address
 ROWS_A_TOKEN = 10  # of /events: the impressions of a slate and a click
 LOG_EVERY_S = 10.0
@@ -30,7 +29,7 @@ class AccessControl:
 
     def __init__(self, settings: Settings, now_s: Callable[[], float]):
         self.keys = Keys.of(settings)
-        rates = parse_rates(settings.rates)
+        rates = settings.rates
         self._limiters = {name: RateLimiter(per_s, settings.rate_burst_s) for name, per_s in rates.items()}
         self._client_of = client_reader(settings.own_networks) if CLIENT in rates else None
         self._now_s = now_s
@@ -105,26 +104,7 @@ class KeyFirstRoute(APIRoute):
         return check_and_handle
 
 
-def parse_rates(configured: str) -> dict[str, float]:
-    """Requests a second by role and for `client`. Raises ConfigurationError.
-
-    >>> parse_rates("analyst=20, client=0.5")
-    {'analyst': 20.0, 'client': 0.5}
-    """
-    rates: dict[str, float] = {}
-    for pair in filter(None, (part.strip() for part in configured.split(","))):
-        name, _, number = pair.partition("=")
-        try:
-            rates[name] = float(number)
-        except ValueError:
-            rates[name] = 0.0
-        if name not in (*ROLES, CLIENT) or not 0 < rates[name] < 1e9:
-            known = ", ".join((*ROLES, CLIENT))
-            raise ConfigurationError(f"RINGSIDE_RATES: {pair!r} is not <{known}>=<requests a second>")
-    return rates
-
-
-def client_reader(networks: str) -> Callable[[Request], str | None]:
+def client_reader(networks: Sequence[Network]) -> Callable[[Request], str | None]:
     """A function from a request to its client: an address outside our own networks, or None.
 
     A peer in our own networks is a shop's server, which acts for all of its shoppers, or a proxy, which names

@@ -8,15 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 from services.errors import ConfigurationError, ForbiddenError, NoKeyError
+from services.setting_types import ROLES as ROLES
+from services.setting_types import Role as Role
 from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Role = Literal["storefront", "analyst", "admin"]
-ROLES: tuple[Role, ...] = get_args(Role)
 HOW = "run `ringside keys new` and set RINGSIDE_KEYS and RINGSIDE_SIGNING_KEY as it says"
 LOOK_EVERY_S = 0.5
 _PREFIX = {"storefront": "rs_pub_", "analyst": "rs_ana_", "admin": "rs_adm_"}
@@ -52,7 +51,7 @@ class Keys:
     @classmethod
     def of(cls, settings: Settings) -> "Keys":
         """The keys of this installation. Raises ConfigurationError."""
-        return cls(settings.keys, Path(settings.keys_file) if settings.keys_file else None)
+        return cls(settings.keys, settings.keys_file)
 
     def _read(self) -> list[tuple[str, Principal]]:
         if self._file is None:
@@ -135,7 +134,7 @@ def _parse(pair: str, where: str) -> tuple[str, Principal]:
         raise ConfigurationError(f"{where}: a pair has none of the roles {', '.join(ROLES)}; {HOW}")
     if len(digest) != 64 or any(letter not in "0123456789abcdef" for letter in digest):
         raise ConfigurationError(f"{where}: the value of {role} is not a sha256 in hex; {HOW}")
-    return digest, Principal(cast(Role, role), f"{role}:{digest[:8]}")
+    return digest, Principal(role, f"{role}:{digest[:8]}")
 
 
 def new_key(role: Role) -> tuple[str, str]:
@@ -152,9 +151,7 @@ def new_signing_key() -> str:
 def fresh_keys(roles: Sequence[str]) -> list[str]:
     """Lines to print: fresh keys of these roles (none: all, and a signing secret). Raises
     ConfigurationError."""
-    if unknown := [role for role in roles if role not in ROLES]:
-        raise ConfigurationError(f"--role: {unknown[0]!r} is none of {', '.join(ROLES)}")
-    made = [(role, *new_key(cast(Role, role))) for role in roles or ROLES]
+    made = [(role, *new_key(_role(role))) for role in roles or ROLES]
     lines = ["# Keep these; they are shown once:"]
     lines += [f"#   {role:<10} {key}" for role, key, _ in made]
     lines += ["# Set for every process (add to what is set already, to rotate). Without a restart: put each"]
@@ -163,9 +160,15 @@ def fresh_keys(roles: Sequence[str]) -> list[str]:
     return lines if roles else [*lines, f"RINGSIDE_SIGNING_KEY={new_signing_key()}"]
 
 
+def _role(name: str) -> Role:
+    if name not in ROLES:
+        raise ConfigurationError(f"--role: {name!r} is none of {', '.join(ROLES)}")
+    return name
+
+
 def signing_keys(settings: Settings) -> list[str]:
     """Secrets that sign recommendation ids, newest first. Raises ConfigurationError if there is none."""
-    keys = [key.strip() for key in settings.signing_key.split(",") if key.strip()]
+    keys = list(settings.signing_key)
     if not keys:
         raise ConfigurationError(f"RINGSIDE_SIGNING_KEY is empty, so no slate could be signed; {HOW}")
     if short := [key for key in keys if len(key) < 16]:

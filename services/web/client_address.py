@@ -1,34 +1,31 @@
-"""Who is at the other end of a connection: one of ours, or a client with a name."""
+"""The client at the other end of a connection, named by its address."""
 
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from services.errors import ConfigurationError
+from services.setting_types import Network
 
 _PORT = re.compile(r"^(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]+)?$")  # some proxies say address:port
 _REMEMBERED = 10_000
 
 
-def strangers(networks: str) -> Callable[[str], str | None]:
-    """From an address to its name, None for one of `networks` (comma separated) and for what is no address.
+def strangers(networks: Sequence[Network]) -> Callable[[str], str | None]:
+    """A function from an address to its client's name: None in `networks` and for text that is no address.
 
-    Whoever has one IPv6 address has 2^64 of them: the name is the network's. Raises ConfigurationError.
+    A host with one IPv6 address has 2^64 of them, so the name is that of its /64 network.
 
-    >>> name = strangers("10.0.0.0/8")
+    >>> from ipaddress import ip_network
+    >>> name = strangers([ip_network("10.0.0.0/8")])
     >>> name("10.1.2.3"), name("1.2.3.4:99"), name("2001:db8::7")
     (None, '1.2.3.4', '2001:db8::/64')
     """
-    try:
-        ours = [ip_network(part.strip()) for part in networks.split(",") if part.strip()]
-    except ValueError as error:
-        raise ConfigurationError(f"RINGSIDE_OWN_NETWORKS: {error}") from error
-    return lru_cache(_REMEMBERED)(lambda address: _outside(address, ours))
+    return lru_cache(_REMEMBERED)(lambda address: _outside(address, networks))
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """An address, with or without a port; None if it is none.
+    """An address, with or without a port; None for any other text.
 
     >>> parse_address("[::ffff:1.2.3.4]:80")
     IPv4Address('1.2.3.4')
@@ -40,8 +37,8 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return getattr(known, "ipv4_mapped", None) or known
 
 
-def _outside(address: str, ours: Sequence[IPv4Network | IPv6Network]) -> str | None:
+def _outside(address: str, networks: Sequence[Network]) -> str | None:
     known = parse_address(address)
-    if known is None or any(known in network for network in ours):
+    if known is None or any(known in network for network in networks):
         return None
     return str(known) if known.version == 4 else str(ip_network((int(known), 64), strict=False))

@@ -28,7 +28,7 @@ from services.doctor.app import installation
 from services.doctor.check_result import CheckResult
 from services.doctor.checks import files, processes, stores
 from services.doctor.checks import settings as settings_checks
-from services.errors import ConfigurationError, UnavailableError
+from services.errors import UnavailableError
 from services.messages.events import DECISIONS, EXPOSURES
 from services.messages.topics import TOPICS, topic_configuration, topic_partitions
 from services.ports.diagnostics import RedisFacts, TopicFacts
@@ -36,7 +36,6 @@ from services.ports.state import Heartbeat
 from services.runtime.liveness import complain, liveness_file
 from services.runtime.process import stop_on_signal
 from services.settings import Settings
-from services.web.access import parse_rates
 
 STRONG = {
     "keys": ",".join(pair for _, pair in KEYS.values()),
@@ -112,32 +111,6 @@ def test_an_invalid_redis_address_is_reported_and_breaks_nothing(
 def test_an_address_that_redis_py_reads_is_fine(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGSIDE_REDIS_URL", url)
     assert levels(settings_checks.read(os.environ)[1]) == {"ok"}
-
-
-@pytest.mark.parametrize(
-    "rates",
-    [
-        "x=nan",
-        "client=-1",
-        "analyst=20,client",
-        "client=nan",
-        "client =1",
-        "admin=1e9",
-        "",
-        " analyst=20, client=0.5",
-    ],
-)
-def test_rates_are_told_exactly_when_recommend_refuses_them(
-    rates: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RINGSIDE_RATES", rates)
-    found = settings_checks.read(os.environ)[1]
-    try:
-        parse_rates(rates)
-    except ConfigurationError:
-        assert "RINGSIDE_RATES" in complaint(found).message
-    else:
-        assert levels(found) == {"ok"}
 
 
 def test_a_window_beyond_the_embedded_brokers_retention_fails() -> None:

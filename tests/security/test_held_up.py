@@ -16,6 +16,7 @@ from support.small_shop import KEYS
 from services.recommend.app import serving_config
 from services.recommend.bots import is_bot
 from services.recommend.http_app import create_app, hot_path
+from services.setting_types import parse_networks
 from services.settings import Settings
 from services.web.access import client_reader
 from services.web.client_address import strangers
@@ -154,7 +155,7 @@ def test_a_refused_connection_is_counted_as_shed(tmp_path: Path) -> None:
 
 
 def test_who_left_is_forgotten() -> None:
-    connection_limit = ConnectionLimit(strangers("10.0.0.0/8"), most=2)
+    connection_limit = ConnectionLimit(strangers(parse_networks("10.0.0.0/8")), most=2)
     names = [
         connection_limit.enter("1.2.3.4"),
         connection_limit.enter("[::ffff:1.2.3.4]:9"),
@@ -186,7 +187,7 @@ def test_only_the_beginning_of_a_user_agent_is_looked_at() -> None:
 )
 def test_proxy_headers_do_not_bypass_the_rate(header: str, who: str) -> None:
     scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", header.encode())]}
-    assert client_reader("127.0.0.0/8,10.0.0.0/8")(Request(scope)) == who
+    assert client_reader(parse_networks("127.0.0.0/8,10.0.0.0/8"))(Request(scope)) == who
 
 
 def test_tokens_for_what_was_let_in_are_owed() -> None:

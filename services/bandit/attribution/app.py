@@ -11,7 +11,7 @@ from services.bandit.attribution.metrics import BanditMetrics
 from services.bandit.attribution.pin_recovery import PinKeeper
 from services.bandit.attribution.rebuild import count_to_the_end, restore_pins
 from services.bandit.attribution.worker import Deps, Pace, Worker
-from services.errors import ConfigurationError, StalePositionError, UnavailableError
+from services.errors import StalePositionError, UnavailableError
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.event_log import EventConsumer
 from services.ports.state import DecisionLog
@@ -150,8 +150,7 @@ def pin_keeper(settings: Settings, decisions: DecisionLog, owned: Callable[[], f
 def connect(settings: Settings) -> tuple[EventConsumer, Callable[[], frozenset[int]]]:
     """A consumer and the partitions that it owns: those in `bandit_partitions`, or its share of the group."""
     if settings.bandit_partitions:
-        mine = partitions_of(settings.bandit_partitions, settings.kafka_partitions)
-        return bootstrap.consumer(settings), lambda: mine
+        return bootstrap.consumer(settings), lambda: settings.bandit_partitions
     member = bootstrap.group_consumer(settings, GROUP, (EXPOSURES, EVENTS))
 
     def owned() -> frozenset[int]:
@@ -159,21 +158,3 @@ def connect(settings: Settings) -> tuple[EventConsumer, Callable[[], frozenset[i
         return frozenset(index for topic, index in pairs if topic == EXPOSURES and (EVENTS, index) in pairs)
 
     return member, owned
-
-
-def partitions_of(text: str, count: int) -> frozenset[int]:
-    """Partitions named by ranges.
-
-    >>> sorted(partitions_of("0-2,5", 8))
-    [0, 1, 2, 5]
-    """
-    try:
-        ends = [(int(part.split("-")[0]), int(part.split("-")[-1])) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigurationError(f"RINGSIDE_BANDIT_PARTITIONS: {text!r} is not like '0-3,7'") from error
-    named = frozenset(index for low, high in ends for index in range(low, high + 1))
-    if not named or not named <= frozenset(range(count)):
-        raise ConfigurationError(
-            f"RINGSIDE_BANDIT_PARTITIONS: {text!r} names none, or one that is not in 0-{count - 1}"
-        )
-    return named

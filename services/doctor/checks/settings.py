@@ -3,7 +3,6 @@
 import difflib
 import socket
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -11,10 +10,9 @@ from services.doctor.check_result import CheckResult, fail, ok, warn
 from services.doctor.installation import Installation
 from services.errors import ConfigurationError
 from services.runtime.liveness import answers_as_ours
-from services.settings import Settings
-from services.web.api_keys import ROLES, Keys, Role, digest_of, signing_keys
+from services.settings import PREFIX, Settings, problems
+from services.web.api_keys import Keys, Role, digest_of, signing_keys
 
-PREFIX = "RINGSIDE_"
 FEAST = "RINGSIDE_FEAST_"  # read by feature_repo; see `ringside features environment`
 MIN_SECRET_LENGTH, MIN_DISTINCT = 32, 12  # characters
 CALLERS: tuple[Role, ...] = ("storefront", "admin")  # roles without which an installation is of no use
@@ -37,45 +35,9 @@ def read(environ: Mapping[str, str]) -> tuple[Settings | None, list[CheckResult]
     try:
         settings = Settings()
     except ValidationError as error:
-        invalid = [
-            fail("settings", f"{PREFIX}{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}", "correct it")
-            for one in error.errors(include_input=False)
-        ]
+        invalid = [fail("settings", problem, "correct it") for problem in problems(error)]
         return None, [*variables(environ), *invalid]
-    if malformed := [*_malformed(settings)]:
-        return None, [*variables(environ), *malformed]
     return settings, [*variables(environ), ok("settings", "every value is valid")]
-
-
-def _malformed(settings: Settings) -> Iterator[CheckResult]:
-    """Check text settings that are parsed where they are used."""
-    if not _is_redis(settings.redis_url):
-        action = "set it like redis://127.0.0.1:6379/0, or rediss://user:password@host:6379/0"
-        yield fail("settings", f"{PREFIX}REDIS_URL is not the URL of a Redis", action)
-    invalid = [at for at, pair in enumerate(settings.rates.split(","), start=1) if not _is_rate(pair.strip())]
-    if invalid:
-        message = f"{PREFIX}RATES: entry {invalid[0]} is not a rate"
-        yield fail("settings", message, f"set it like {Settings.model_fields['rates'].default}")
-
-
-def _is_redis(url: str) -> bool:
-    """Parse a URL as redis-py does."""
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("redis", "rediss", "unix") and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
-    database = parts.path.strip("/")
-    return known and (parts.scheme == "unix" or not database or database.isdecimal())
-
-
-def _is_rate(pair: str) -> bool:
-    """Parse a rate as services.web.access does."""
-    name, _, number = pair.partition("=")
-    try:
-        return not pair or (name in (*ROLES, "client") and 0 < float(number) < 1e9)
-    except ValueError:
-        return False
 
 
 def window(installation: Installation) -> Iterator[CheckResult]:

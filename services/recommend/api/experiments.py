@@ -12,7 +12,7 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Origin
 from experiments.lifecycle.fold import Decision, Experiment
 from experiments.lifecycle.state import to_dict
-from services.control.decide import Known, installation_rules, rules_with
+from services.control.decide import Known, rules_with
 from services.control.recount import Asked
 from services.recommend.api.experiment_commands import Commanding, existing
 from services.recommend.api.openapi import ANY_KEY, failures
@@ -214,7 +214,7 @@ def _starting(router: APIRouter, commanding: Commanding, settings: Settings, adm
     )
     async def start(experiment: ExperimentId, said: Start, by: admin) -> Response:
         champion = {"name": said.arm or said.model_version, "model_version": said.model_version}
-        rules = rules_with(installation_rules(settings), said.rules)
+        rules = rules_with(settings.rules, said.rules)
         origin = commanding.origin(by.name, said.reason)
         return _json(to_dict(await commanding.start(experiment, champion, rules, origin)))
 

@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 
 from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventProducer
-from services.bandit.attribution.app import partitions_of
 from services.bandit.attribution.data_loss import after_loss, loss_at
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.watermark import ReadProgress
-from services.errors import BadMessageError, ConfigurationError, UnavailableError
+from services.errors import BadMessageError, UnavailableError
 from services.messages import events
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.event_log import Record
@@ -152,17 +151,3 @@ def test_after_a_loss_nothing_half_lost_is_counted():
     assert after_loss(AT, "two", whole) == Positions("two", 0, 0, 0)
     assert after_loss(AT, "two", cut) == Positions("two", 9, 7, 9)
     assert after_loss(AT, "one", {EXPOSURES: (60, 90), EVENTS: (0, 90)}) == Positions("one", 90, 90, 90)
-
-
-# ---- partitions by setting -------------------------------------------------------------------------------
-
-
-def test_partitions_are_named_by_ranges():
-    assert partitions_of("0-2,5", 8) == {0, 1, 2, 5}
-    assert partitions_of("3", 4) == {3}
-
-
-@pytest.mark.parametrize("text", ["4", "0-9", "a-b", "2-1", "-1", "1,,2"])
-def test_partitions_that_make_no_sense_name_the_variable(text):
-    with pytest.raises(ConfigurationError, match="RINGSIDE_BANDIT_PARTITIONS"):
-        partitions_of(text, 4)

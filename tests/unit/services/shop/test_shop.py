@@ -16,7 +16,7 @@ from services.client.client import Slate, SlateItem
 from services.errors import ConfigurationError
 from services.settings import Settings
 from services.shop import images, session
-from services.shop.app import create_app, replica_urls
+from services.shop.app import create_app
 from services.shop.product_cache import Product, ProductCache, product_of
 
 SETTINGS = Settings(storefront_key=KEY, recommend_url="http://api", shop_users="12748, 14606")
@@ -215,8 +215,8 @@ def test_without_a_storefront_key_it_does_not_start():
 
 
 def test_replicas_take_turns_and_the_default_is_the_local_service():
-    assert replica_urls(Settings(recommend_url="http://a/, http://b")) == ["http://a", "http://b"]
-    assert replica_urls(Settings()) == ["http://127.0.0.1:8080"]
+    assert Settings(recommend_url="http://a/, http://b").replica_urls == ("http://a", "http://b")
+    assert Settings().replica_urls == ("http://127.0.0.1:8080",)
 
 
 # ---- what it keeps -----------------------------------------------------------------------------------------
