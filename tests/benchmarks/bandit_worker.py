@@ -108,8 +108,8 @@ def _count(settings: Settings, records: int, units: int) -> None:
     worker = Worker(deps, lambda: everything, lambda: _now_ms() + AHEAD_MS, Pace())
     while worker.records_read < records:
         worker.step(0.2)
-    worker.settle()  # asks where the logs end …
-    worker.settle()  # … and counts everything below
+    worker.commit()  # asks where the logs end …
+    worker.commit()  # … and counts everything below
     consumer.close()
     producer.close()
     sums = store.load_all(EXPERIMENT, PARTITIONS)[0]

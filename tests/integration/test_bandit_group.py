@@ -37,7 +37,7 @@ class Member:
         self.consumer, owned = connect(settings)
         self.producer = bootstrap.producer(settings)
         deps = Deps(self.consumer, bootstrap.log_admin(settings), store, decisions, Decoder(self.producer))
-        self.worker = Worker(deps, owned, now_ms, Pace(safety_ms=1_000, settle_ms=150, max_records=50))
+        self.worker = Worker(deps, owned, now_ms, Pace(safety_ms=1_000, commit_ms=150, max_records=50))
         self.thread = threading.Thread(target=self._work)
         self.thread.start()
 

@@ -65,7 +65,7 @@ def test_a_wipe_is_noticed_without_traffic_one_line_each(shop, caplog):  # noqa:
     shop.finish(worker)
     assert shop.counted() == shop.truth() != {}
     again = f"partitions {every} are counted to the ends of their logs again"
-    assert said_by_the_worker(caplog) == [f"Redis forgot the sums of partitions {every}", begun, again]
+    assert said_by_the_worker(caplog) == [f"Redis lost the sums of partitions {every}", begun, again]
 
 
 def said_by_the_worker(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -28,7 +28,7 @@ from services.ports.event_log import EventConsumer
 from services.ports.state import Positions, Sums, SumStore
 
 PARTITIONS = 3
-PACE = Pace(safety_ms=2_000, settle_ms=200, max_records=40)
+PACE = Pace(safety_ms=2_000, commit_ms=200, max_records=40)
 AFTERWARDS_MS = WINDOW_MS + 2 * LATENESS_MS + PACE.safety_ms + 10_000
 
 
@@ -246,7 +246,7 @@ def test_a_later_experiment_is_counted_from_its_first_exposure(store):
 
 def steps(worker: Worker, shop: Shop, count: int = 5) -> Iterator[bool]:
     for _ in range(count):
-        shop.clock.now_ms += PACE.settle_ms
+        shop.clock.now_ms += PACE.commit_ms
         yield attempt(worker)
 
 

@@ -42,7 +42,7 @@ class Rig:
         self.producer, admin = bootstrap.producer(settings), bootstrap.log_admin(settings)
         self.log = KafkaDecisionLog(settings, self.producer, reader, cache)
         deps = Deps(self.consumer, admin, store, self.log, Decoder(self.producer))
-        pace = Pace(safety_ms=500, settle_ms=100)
+        pace = Pace(safety_ms=500, commit_ms=100)
         self.worker = Worker(deps, lambda: frozenset(range(PARTITIONS)), now_ms, pace)
         self.decider = Decider(
             DeciderDeps(self.log, store, cache), Identity("one", "test"), PARTITIONS, now_ms

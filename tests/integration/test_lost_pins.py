@@ -10,7 +10,7 @@ from support.small_shop import Shop
 
 from services.adapters.memory.event_log import MemoryEventConsumer
 from services.adapters.memory.pins import MemoryPinStore
-from services.bandit.attribution.pin_recovery import PinKeeper, pins_of
+from services.bandit.attribution.pin_recovery import PinRecovery, pins_of
 from services.errors import UnavailableError
 from services.ports.event_log import Record
 
@@ -26,9 +26,11 @@ class Site(Shop):
         self.pins = MemoryPinStore(self.reader)
         self.keeper = self.make_keeper(frozenset(range(PARTITIONS)))
 
-    def make_keeper(self, owned: frozenset[int]) -> PinKeeper:
+    def make_keeper(self, owned: frozenset[int]) -> PinRecovery:
         consumer = MemoryEventConsumer(self.broker)
-        return PinKeeper(self.pins, consumer, self.log, lambda: owned, PARTITIONS, lambda: self.now_ms, 2_000)
+        return PinRecovery(
+            self.pins, consumer, self.log, lambda: owned, PARTITIONS, lambda: self.now_ms, 2_000
+        )
 
     def slates(self, call: Any, rng: random.Random, times: int) -> list[dict[str, Any]]:
         found = []
@@ -117,9 +119,10 @@ def test_a_loss_logs_two_lines_for_all_partitions(site, caplog):
         site.keep()
         site.keep()
     units = len(counted(site))
+    assert site.keeper.restored_pins == units
     assert caplog.messages == [
-        f"pins of partitions 0-3 are whole; {units} were put back",
-        "all pins are vouched for: units are counted again",
+        f"pins of partitions 0-3 are complete; {units} were restored",
+        "all pins are complete: units are counted again",
     ]
 
 

@@ -86,7 +86,7 @@ class Site:
         self.decisions.append(commands.enter(started, "popularity", "popularity-1", origin))
         bandit = Deps(self.consumer(), self.admin, self.store, self.decisions, Decoder(self.producer))
         everything = frozenset(range(PARTITIONS))
-        self.bandit = Worker(bandit, lambda: everything, self.clock, Pace(safety_ms=1_000, settle_ms=0))
+        self.bandit = Worker(bandit, lambda: everything, self.clock, Pace(safety_ms=1_000, commit_ms=0))
         pairs = frozenset((EVENTS, index) for index in range(PARTITIONS))
         self.rows = MemoryActivityStore()
         activity = ActivityDeps(self.consumer(), self.producer, self.admin, self.rows, lambda: pairs)

@@ -78,7 +78,7 @@ def test_an_ended_experiment_leaves_its_loss_to_nobody(shop: Shop) -> None:
 def test_nor_does_it_where_redis_lost_truncated_records(shop: Shop) -> None:
     """Nothing is stored then: who accepted a loss there would skip what is in the log."""
     shop.trade()
-    lose(shop, loss="Redis forgot the sums")
+    lose(shop, loss="Redis lost the sums")
     with_nothing_stored(shop)
     shop.broker.truncate(events.EXPOSURES, 0, 1)
     shop.log.append(commands.end(shop.state, shop.origin()))

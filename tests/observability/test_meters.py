@@ -25,7 +25,7 @@ from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
-from services.bandit.attribution.metrics import BanditMetrics
+from services.bandit.attribution.metrics import AttributionMetrics
 from services.errors import ArtifactError, BadMessageError, StalePositionError, UnavailableError
 from services.features.metrics import FeaturesMetrics, Materialized
 from services.messages.events import DEAD_LETTERS, EVENTS, Event, decode
@@ -239,8 +239,8 @@ def test_a_bandit_tells_of_its_own_partitions_only(meters: Meters) -> None:
             self.partitions, self.lost = {0: One(), 1: One()}, frozenset({3})
             self.left_out = Counter({"event_unattributed": 3})
 
-    worker, metrics = Worker(), BanditMetrics(meters.registry)
-    metrics.look(worker, 1_000_000)  # type: ignore[arg-type]
+    worker, metrics = Worker(), AttributionMetrics(meters.registry)
+    metrics.update(worker, 1_000_000)  # type: ignore[arg-type]
     found = samples(meters.registry)
     assert value(found, "ringside_watermark_timestamp_seconds", partition="1") == 995
     assert value(found, "ringside_partition_lag_records") == 14
@@ -248,7 +248,7 @@ def test_a_bandit_tells_of_its_own_partitions_only(meters: Meters) -> None:
     worker.partitions.pop(1)
     worker.partitions[0].overtaken = 2
     worker.left_out["event_unattributed"] += 1
-    metrics.look(worker, 1_000_000)  # type: ignore[arg-type]
+    metrics.update(worker, 1_000_000)  # type: ignore[arg-type]
     found = samples(meters.registry)
     assert value(found, "ringside_records_overtaken_total") == 2
     assert value(found, "ringside_records_left_out_total", reason="event_unattributed") == 4

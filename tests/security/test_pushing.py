@@ -42,7 +42,7 @@ class Ring(Shop):
         for _ in range(6):
             self.now_ms += 2_000
             worker.step(0)
-        worker.settle()
+        worker.commit()
         found: Counter[str] = Counter()
         for partition in PARTITIONS:
             for name, count in store.load(partition)[1].get("storefront", {}).items():

@@ -75,7 +75,7 @@ class Shop:
             self.log,
             Decoder(MemoryEventProducer(self.broker)),
         )
-        return Worker(deps, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(settle_ms=200))
+        return Worker(deps, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(commit_ms=200))
 
     def trade(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
         """Shoppers come from now on."""

@@ -1,1 +1,1 @@
-"""Attribution: exposures and events become sums, exactly once in effect."""
+"""The attribution worker: join exposures with events into sums, with the effect of exactly once."""

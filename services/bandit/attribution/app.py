@@ -7,8 +7,8 @@ from collections.abc import Callable
 from models.recommender import ProgressCallback
 from services import bootstrap
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.metrics import BanditMetrics
-from services.bandit.attribution.pin_recovery import PinKeeper
+from services.bandit.attribution.metrics import AttributionMetrics
+from services.bandit.attribution.pin_recovery import PinRecovery
 from services.bandit.attribution.rebuild import count_to_the_end, restore_pins
 from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.errors import StalePositionError, UnavailableError
@@ -45,20 +45,20 @@ def run(settings: Settings) -> None:
             decoder=Decoder(producer),
         )
         worker = Worker(deps, owned, wall_ms, pace(settings))
-        keeper = pin_keeper(settings, deps.decisions, owned)
-        metrics = BanditMetrics(meters.registry)
+        recovery = pin_recovery_of(settings, deps.decisions, owned)
+        metrics = AttributionMetrics(meters.registry)
         try:
             WorkerLoop(
                 "counting",
-                Step(worker, keeper),
+                Step(worker, recovery),
                 retry_s=RETRY_S,
                 retried=(UnavailableError, StalePositionError),  # another worker may have begun a partition
                 metered=meters.step,
-                observe=lambda: metrics.look(worker, wall_ms()),
+                observe=lambda: metrics.update(worker, wall_ms()),
                 report=Report(worker),
             ).run(stop)
         finally:
-            keeper.consumer.close()
+            recovery.consumer.close()
             consumer.close()
             producer.close()
 
@@ -66,14 +66,14 @@ def run(settings: Settings) -> None:
 class Step:
     """One turn: read and count, and now and then restore pins."""
 
-    def __init__(self, worker: Worker, keeper: PinKeeper):
-        self._worker, self._keeper, self._pins_at = worker, keeper, 0.0
+    def __init__(self, worker: Worker, recovery: PinRecovery):
+        self._worker, self._recovery, self._pins_at = worker, recovery, 0.0
 
     def __call__(self) -> None:
         """Raises UnavailableError and StalePositionError; the next turn repeats what failed."""
         self._worker.step(POLL_S)
         if time.monotonic() >= self._pins_at:
-            complete = self._keeper.step()
+            complete = self._recovery.step()
             self._pins_at = time.monotonic() + (PINS_EVERY_S if complete else 0.0)
 
 
@@ -87,8 +87,8 @@ class Report:
         """Log the rate of the last minute and the state of all partitions."""
         worker, partitions = self._worker, self._worker.partitions.values()
         logger.info(
-            "%.0f records/s, %d partitions, lag %d records, %d batches rejected because another worker was "
-            "ahead, %d partitions stopped by data loss",
+            "%.0f records/s, %d partitions, lag %d records, %d records later than the watermark, "
+            "%d partitions stopped by data loss",
             (worker.records_read - self._read_before) / REPORT_S,
             len(partitions),
             sum(partition.lag for partition in partitions),
@@ -122,11 +122,11 @@ def rebuild_pins(settings: Settings, progress: ProgressCallback) -> str:
     """Restore every pin that has not expired, and mark pins as complete; a sentence on how many. Raises
     UnavailableError."""
     everything = frozenset(range(settings.kafka_partitions))
-    keeper = pin_keeper(settings, bootstrap.decision_log(settings), lambda: everything)
+    recovery = pin_recovery_of(settings, bootstrap.decision_log(settings), lambda: everything)
     try:
-        return restore_pins(keeper, settings.kafka_partitions, progress)
+        return restore_pins(recovery, settings.kafka_partitions, progress)
     finally:
-        keeper.consumer.close()
+        recovery.consumer.close()
 
 
 def pace(settings: Settings) -> Pace:
@@ -134,9 +134,11 @@ def pace(settings: Settings) -> Pace:
     return Pace(safety_ms=round(settings.watermark_safety_s * 1_000))
 
 
-def pin_keeper(settings: Settings, decisions: DecisionLog, owned: Callable[[], frozenset[int]]) -> PinKeeper:
-    """A keeper of pins on real adapters, with its own consumer."""
-    return PinKeeper(
+def pin_recovery_of(
+    settings: Settings, decisions: DecisionLog, owned: Callable[[], frozenset[int]]
+) -> PinRecovery:
+    """Compose the recovery of pins, with its own consumer."""
+    return PinRecovery(
         bootstrap.pin_store(settings),
         bootstrap.consumer(settings),
         decisions,

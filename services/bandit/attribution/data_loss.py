@@ -1,4 +1,4 @@
-"""When counting can't go on: the log is another one, or records that were not counted yet are gone."""
+"""Detection of data loss: the log is another one, or uncounted records are gone from it. Pure functions."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,42 +9,16 @@ from services.ports.state import Positions, Sums
 Bounds = Mapping[str, tuple[int, int]]  # topic -> (first offset kept, offset after the last)
 
 
-def loss_at(partition: int, at: Positions, log_id: str, bounds: Bounds) -> str | None:
-    """What is gone if counting should go on from `at`; None: nothing."""
+def find_loss(partition: int, at: Positions, log_id: str, bounds: Bounds) -> str | None:
+    """Describe the records that are gone if counting continues at `at`; None if there are none."""
     if at.log_id != log_id:
         return (
             f"counted up to {EXPOSURES}/{partition}@{at.exposures} and {EVENTS}/{partition}@{at.events} "
-            f"of log {at.log_id}, but the broker holds log {log_id}: whatever followed there is gone"
+            f"of log {at.log_id}, but the broker holds log {log_id}: later records of the old log are gone"
         )
-    wanted = ((EXPOSURES, min(at.exposures, at.rebuild), at.exposures), (EVENTS, at.events, at.events))
-    gone = [_outside(topic, partition, low, high, bounds[topic]) for topic, low, high in wanted]
-    return "; ".join(text for text in gone if text) or None
-
-
-def forgotten(
-    partition: int, bounds: Bounds, first_ms: Mapping[str, int | None], since_ms: int | None
-) -> str:
-    """What can't be counted again if Redis forgot the sums of a partition; empty: nothing.
-
-    first_ms: append time of the first record that the log of a topic holds, None if it holds none; since_ms:
-    when the oldest living experiment started, None without one. What was appended before counts for nobody.
-    """
-    gone = [topic for topic, (start, _) in bounds.items() if start and since_ms is not None]
-    gone = [topic for topic in gone if (first := first_ms[topic]) is None or first > since_ms]
-    parts = [f"{topic}/{partition} begins at offset {bounds[topic][0]}" for topic in sorted(gone)]
-    return " and ".join(parts)
-
-
-def at_start(log_id: str, bounds: Bounds) -> Positions:
-    """Where counting begins when all that counts is in the log."""
-    exposures, events = bounds[EXPOSURES][0], bounds[EVENTS][0]
-    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
-
-
-def at_end(log_id: str, bounds: Bounds) -> Positions:
-    """Where counting begins when what lies in the log is given up as a whole."""
-    exposures, events = bounds[EXPOSURES][1], bounds[EVENTS][1]
-    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
+    needed = ((EXPOSURES, min(at.exposures, at.rebuild), at.exposures), (EVENTS, at.events, at.events))
+    losses = [_outside(topic, partition, low, high, bounds[topic]) for topic, low, high in needed]
+    return "; ".join(text for text in losses if text) or None
 
 
 def _outside(topic: str, partition: int, low: int, high: int, bounds: tuple[int, int]) -> str | None:
@@ -56,37 +30,70 @@ def _outside(topic: str, partition: int, low: int, high: int, bounds: tuple[int,
     return None
 
 
-def after_loss(at: Positions, log_id: str, bounds: Bounds) -> Positions:
-    """Where counting begins anew once the loss is accepted.
+def missing_start(
+    partition: int, bounds: Bounds, first_ms: Mapping[str, int | None], since_ms: int | None
+) -> str:
+    """Describe which topics no longer hold the records needed to count a partition from the start; empty if
+    they all do.
 
-    A new log that is complete is counted from its start. Otherwise from the end: exposures whose clicks are
-    gone would count as failures, so what lies in the log is given up as a whole, the same for every arm.
+    first_ms: append time of the first record of each topic, None if it is empty. since_ms: start of the
+    oldest experiment that has not ended, None without one; records appended before it count for nobody.
+    """
+    if since_ms is None:
+        return ""
+    cut = [
+        topic
+        for topic, (start, _) in sorted(bounds.items())
+        if start and ((first := first_ms[topic]) is None or first > since_ms)
+    ]
+    return " and ".join(f"{topic}/{partition} begins at offset {bounds[topic][0]}" for topic in cut)
+
+
+def start_of_log(log_id: str, bounds: Bounds) -> Positions:
+    """Return positions from which the whole log is counted."""
+    exposures, events = bounds[EXPOSURES][0], bounds[EVENTS][0]
+    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
+
+
+def end_of_log(log_id: str, bounds: Bounds) -> Positions:
+    """Return positions that skip everything in the log."""
+    exposures, events = bounds[EXPOSURES][1], bounds[EVENTS][1]
+    return Positions(log_id, exposures=exposures, events=events, rebuild=exposures)
+
+
+def after_loss(at: Positions, log_id: str, bounds: Bounds) -> Positions:
+    """Return the positions from which counting continues once a loss is accepted.
+
+    A new log that is complete is counted from its start. Otherwise the log is skipped: exposures whose clicks
+    are gone would count as failures, so everything in it is given up, which treats all arms alike.
     """
     complete = at.log_id != log_id and all(start == 0 for start, _ in bounds.values())
-    return at_start(log_id, bounds) if complete else at_end(log_id, bounds)
+    return start_of_log(log_id, bounds) if complete else end_of_log(log_id, bounds)
 
 
-def goes_back(stored: Positions | None, again: Positions) -> bool:
-    """Whether records that are in the sums would be read again."""
-    if stored is None or stored.log_id != again.log_id:
+def rewinds(stored: Positions | None, to: Positions) -> bool:
+    """Return whether counting at `to` would read records again that are in the stored sums."""
+    if stored is None or stored.log_id != to.log_id:
         return False
-    return again.exposures < stored.exposures or again.events < stored.events
+    return to.exposures < stored.exposures or to.events < stored.events
 
 
-def leaps(stored: Positions | None, again: Positions) -> bool:
-    """Whether counting goes on elsewhere than where the sums stand."""
-    return stored is not None and replace(again, counts=stored.counts) != stored
+def moves(stored: Positions | None, to: Positions) -> bool:
+    """Return whether `to` is another place in the log than that of the stored sums."""
+    return stored is not None and replace(to, counts=stored.counts) != stored
 
 
-def written_off(sums: Mapping[str, Sums]) -> dict[str, Sums]:
-    """What closes the identity s = c where events of counted units are gone: they can't credit them any
-    more."""
-    open_by = {
+def write_off(sums: Mapping[str, Sums]) -> dict[str, Sums]:
+    """Return deltas that restore the identity s = c (successes = credits) by experiment.
+
+    They are needed where events of counted units are gone and can no longer credit these units.
+    """
+    deltas = {
         name: {
-            f"{key[:-1]}c": count - of.get(f"{key[:-1]}c", 0)
-            for key, count in of.items()
-            if key.endswith("|s") and count != of.get(f"{key[:-1]}c", 0)
+            f"{key[:-1]}c": successes - of.get(f"{key[:-1]}c", 0)
+            for key, successes in of.items()
+            if key.endswith("|s") and successes != of.get(f"{key[:-1]}c", 0)
         }
         for name, of in sums.items()
     }
-    return {name: deltas for name, deltas in open_by.items() if deltas}
+    return {name: of for name, of in deltas.items() if of}

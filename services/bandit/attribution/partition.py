@@ -1,87 +1,100 @@
-"""The counting of one partition: what was read goes into the join, what is final goes into the store,
-exactly once."""
+"""The state of one partition: records go into the join, and final sums are committed with their positions."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from experiments.counting.attribution_join import Join, Offsets
+from experiments.counting.attribution_join import Fed, Join, Offsets
 from experiments.counting.audit import Account
 from experiments.counting.sums import merge
-from experiments.lifecycle.fold import Counting, Rules
+from experiments.lifecycle.state import Counting, Experiment, Rules
 from services.bandit.attribution.watermark import ReadProgress
 from services.errors import StalePositionError
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.state import Positions, Sums, SumStore
 
-Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message
 
-
-class Count:
-    """What a worker counts: `rules` of each experiment, and since when if its sums were dropped once.
-    `left_out`: records that count nowhere, by why; of all partitions."""
+class CountedExperiments:
+    """What all partitions of a worker know of the experiments: rules, recounts, and excluded records."""
 
     def __init__(self) -> None:
-        self.rules: dict[str, Rules] = {}
-        self.again: dict[str, Counting] = {}  # experiments whose counting started anew
-        self.left_out: Counter[str] = Counter()
+        self.rules: dict[str, Rules] = {}  # the joins hold this mapping, so it is updated in place
+        self.recounts: dict[str, Counting] = {}  # latest recount of the experiments that had one
+        self.left_out: Counter[str] = Counter()  # records that count nowhere, by reason
 
-    def behind(self, stored: Positions) -> list[str]:
-        """Experiments whose sums at these positions are of an older count than the one in force."""
-        return [name for name, again in self.again.items() if stored.generation(name) < again.generation]
+    def update(self, states: Mapping[str, Experiment]) -> None:
+        """Take over rules and recounts from the newest states."""
+        for name, state in states.items():
+            self.rules[name] = state.rules
+            if state.counting.generation:
+                self.recounts[name] = state.counting
 
-    def admits(self, topic: str, record: Fed) -> bool:
-        """Whether a record is of the count in force, by its own times; others are as if they were not in the
-        log."""
+    def outdated(self, stored: Positions) -> list[str]:
+        """Return the experiments whose sums at `stored` are from before their latest recount."""
+        return [
+            name for name, recount in self.recounts.items() if stored.generation(name) < recount.generation
+        ]
+
+    def admit(self, topic: str, records: Sequence[Fed]) -> Sequence[Fed]:
+        """Return the records that belong to the latest recount; count the others as left out."""
+        if not any(recount.from_ms for recount in self.recounts.values()):
+            return records
+        admitted = [record for record in records if self._admits(topic, record)]
+        self.left_out["before_recount"] += len(records) - len(admitted)
+        return admitted
+
+    def _admits(self, topic: str, record: Fed) -> bool:
+        """Decide by the record's own times, so that every worker decides alike."""
         _, append_ms, message = record
         of = message if topic == EXPOSURES else message.attribution
-        if of is None or (again := self.again.get(of.experiment)) is None:
+        if of is None or (recount := self.recounts.get(of.experiment)) is None:
             return True
-        at_ms = message.received_at if topic == EXPOSURES else of.unit_at
+        unit_ms = message.received_at if topic == EXPOSURES else of.unit_at
         lateness_ms = round(1_000 * self.rules[of.experiment].lateness_s)
-        return at_ms >= again.from_ms and append_ms >= again.from_ms - lateness_ms
+        return unit_ms >= recount.from_ms and append_ms >= recount.from_ms - lateness_ms
 
 
 class Partition:
-    """Counts one partition from stored positions on. Raises StalePositionError from `settle` when somebody
-    else moved them: then drop this object, load, and read again from `wanted`."""
+    """The counting of one partition from stored positions on.
 
-    def __init__(self, index: int, stored: Positions, count: Count, safety_ms: int):
+    stored: positions that were loaded. start: offsets by (topic, partition) from which to read. progress: of
+    reading, by topic.
+    """
+
+    def __init__(self, index: int, stored: Positions, experiments: CountedExperiments, safety_ms: int):
         self.index = index
-        self.stored = stored  # as this object found them
+        self.stored = stored
         self.log_id = stored.log_id
-        self.reach = {EXPOSURES: ReadProgress(stored.rebuild), EVENTS: ReadProgress(stored.events)}
-        self.wanted = {(EXPOSURES, index): stored.rebuild, (EVENTS, index): stored.events}
+        self.progress = {EXPOSURES: ReadProgress(stored.rebuild), EVENTS: ReadProgress(stored.events)}
+        self.start = {(EXPOSURES, index): stored.rebuild, (EVENTS, index): stored.events}
         at = Offsets(stored.exposures, stored.events, stored.rebuild)
-        self._count = count
-        self._join, self._account = Join(count.rules, at), Account(count.rules, at, count.left_out)
+        self._experiments = experiments
+        self._join = Join(experiments.rules, at)
+        self._account = Account(experiments.rules, at, experiments.left_out)
         self._safety_ms = safety_ms
         self._pending: tuple[Positions, Positions, Mapping[str, Sums]] | None = None
 
     @property
     def overtaken(self) -> int:
-        """Records that came after a watermark that promised there were none; see watermark."""
+        """Number of records that came later than a watermark had promised; see services…watermark."""
         return self._join.overtaken
 
     @property
     def lag(self) -> int:
-        """Records known to be unread, of both topics."""
-        return sum(reach.lag for reach in self.reach.values())
+        """Number of records of both topics that are known to be unread."""
+        return sum(progress.lag for progress in self.progress.values())
 
     def is_counted(self, topic: str, offset: int) -> bool:
-        """Whether a record is only read again to rebuild the join."""
+        """Return whether a record is already counted and is read again only to rebuild the join."""
         return topic == EXPOSURES and offset < self._join.offsets.exposures
 
     def feed(self, topic: str, records: Sequence[Fed], next_offset: int) -> None:
-        """Take what was read of one topic; reading stands at `next_offset` after it."""
-        reach = self.reach[topic]
+        """Take records of one topic; `next_offset`: the reading position after them."""
+        progress = self.progress[topic]
         for _, append_ms, _ in records:
-            reach.saw(append_ms)
-        reach.moved(next_offset)
-        if any(again.from_ms for again in self._count.again.values()):
-            read, records = len(records), [fed for fed in records if self._count.admits(topic, fed)]
-            self._count.left_out["before_recount"] += read - len(records)
+            progress.note_record(append_ms)
+        progress.advance(next_offset)
+        records = self._experiments.admit(topic, records)
         if topic == EXPOSURES:
             self._account.note_exposures(records)
             self._join.feed_exposures(records, next_offset)
@@ -90,15 +103,16 @@ class Partition:
             self._join.feed_events(records, next_offset)
 
     def watermark(self, now_ms: int) -> int:
-        """The lower one of both topics, ms."""
-        return min(reach.watermark(now_ms, self._safety_ms) for reach in self.reach.values())
+        """Return the lower watermark of both topics, ms."""
+        return min(progress.watermark(now_ms, self._safety_ms) for progress in self.progress.values())
 
-    def settle(self, store: SumStore, now_ms: int) -> None:
-        """Store what is final by now.
+    def commit(self, store: SumStore, now_ms: int) -> None:
+        """Store the sums that are final now, together with the positions that they reach.
 
-        After an UnavailableError it is unknown whether the batch was applied; the next call finds out.
-        Positions determine the sums (they are a function of the log), so positions that stand where the batch
-        leads say yes.
+        After an UnavailableError it is not known whether the write was applied. The next call writes it again
+        and compares: sums are a function of the log and the positions, so if the stored positions are already
+        those of this batch, it was applied. Raises StalePositionError if another worker moved the positions;
+        then drop this object, load the partition again and read from its `start`.
         """
         if self._pending is None:
             batch = self._join.advance(self.watermark(now_ms))
@@ -109,15 +123,15 @@ class Partition:
                 name: merge((batch.deltas.get(name, {}), booked.get(name, {})))
                 for name in batch.deltas.keys() | booked.keys()
             }
-            self._pending = (self._at(batch.fetched_from), self._at(batch.moved_to), deltas)
-        fetched_from, moved_to, deltas = self._pending
+            self._pending = (self._positions(batch.fetched_from), self._positions(batch.moved_to), deltas)
+        fetched_from, moved_to, new_sums = self._pending
         try:
-            store.apply(self.index, fetched_from, moved_to, deltas)
+            store.apply(self.index, fetched_from, moved_to, new_sums)
         except StalePositionError:
             if store.positions([self.index]).get(self.index) != moved_to:
                 raise
         self._pending = None
 
-    def _at(self, offsets: Offsets) -> Positions:
+    def _positions(self, offsets: Offsets) -> Positions:
         at = Positions(self.log_id, offsets.exposures, offsets.events, offsets.rebuild)
         return replace(at, counts=self.stored.counts)

@@ -1,11 +1,12 @@
-"""Pins that Redis forgot, put back from the exposures that made them.
+"""Recovery of pins that Redis lost, from the exposures that created them.
 
-The exposure that creates a pin says `first` and is a unit. Were a forgotten unit assigned anew, it would be
-counted twice, in sums whose bets take units for independent, and perhaps under two arms. So `/recommend`
-counts nobody while an experiment's pins are not vouched for (the champion answers, alike for all arms), and
-this worker reads the last day's exposures of its partitions again, puts every pin back that still lives, and
-vouches once all partitions are done. What it can't know: an exposure that reached the log only after it was
-read to its end, `safety_ms` after the loss was seen.
+The exposure that creates a pin has `first` set and is a unit. A unit whose pin is lost would be assigned
+again and counted twice, in sums whose tests take units as independent, and perhaps under two arms. So
+`/recommend` excludes all units while the pins of an experiment are not marked as complete (the champion
+answers, which affects all arms alike). Meanwhile this recovery reads the last day of exposures of its
+partitions again, restores every pin that has not expired, and marks pins as complete once all partitions are
+done. It misses only an exposure that reached the log more than `safety_ms` after the loss was noticed and
+after the log had been read to its end.
 """
 
 import logging
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from experiments.allocation.assignment import DAY_MS, unit_life_ms
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from services.bandit.attribution.ranges import ranges
 from services.errors import BadMessageError, DataLossError, UnavailableError
 from services.messages import events
@@ -24,107 +25,114 @@ from services.ports.state import DecisionLog
 
 logger = logging.getLogger(__name__)
 
-MOST_RECORDS = 5_000  # of a step: counting goes on in between
-SKEW_MS = 3_600_000  # more than the broker's clock is ever beside ours
+MAX_RECORDS = 5_000  # of a step, because counting waits for it
+SKEW_MS = 3_600_000  # more than the clocks of broker and worker ever differ
 
 
 @dataclass(slots=True)
-class PinKeeper:
-    """One step at a time, beside the counting. `owned`: partitions that are ours now; `everything`: how many
-    there are; `clock`: ms since the epoch. A step that raises UnavailableError is called again later."""
+class PinRecovery:
+    """Restores pins, one step at a time, between the steps of counting.
+
+    owned: partitions of this worker. partitions: number of all. clock: ms since the epoch. After a step that
+    raises UnavailableError, call it again later.
+    """
 
     store: PinStore
     consumer: EventConsumer
     decisions: DecisionLog
     owned: Callable[[], frozenset[int]]
-    everything: int
+    partitions: int
     clock: Callable[[], int]
     safety_ms: int = 2_000
-    reading: dict[int, int] = field(default_factory=dict)  # partition -> when its loss was seen, ms
-    put_back: int = 0  # since pins were missing
-    whole: set[int] = field(default_factory=set)  # since then
-    complete: bool = True  # as far as was told
+    restoring: dict[int, int] = field(default_factory=dict)  # partition -> when its loss was noticed, ms
+    restored_pins: int = 0  # of the last loss
+    _restored: set[int] = field(default_factory=set)  # partitions, since then
+    _complete: bool = True  # as of the last step
 
     def step(self) -> bool:
-        """Look, and read on where pins are missing; whether nothing is missing any more."""
+        """Check for lost pins, and read on if there are any; return whether all pins are complete."""
         restored = self.store.restored_partitions()
         missing = self.owned() - restored
-        if missing - self.reading.keys():
+        if missing - self.restoring.keys():
             self._begin(missing)
-        self.reading = {index: seen for index, seen in self.reading.items() if index in missing}
-        if self.reading:
+        self.restoring = {index: at_ms for index, at_ms in self.restoring.items() if index in missing}
+        if self.restoring:
             self._read()
             return False
-        if len(restored) < self.everything:
+        if len(restored) < self.partitions:
             return False
-        complete = self.store.mark_complete(self._living(), self.everything)
-        if complete and not self.complete:
-            logger.info("all pins are vouched for: units are counted again")
-        self.complete = complete
+        complete = self.store.mark_complete(self._running(), self.partitions)
+        if complete and not self._complete:
+            logger.info("all pins are complete: units are counted again")
+        self._complete = complete
         return complete
 
     def _begin(self, missing: frozenset[int]) -> None:
         now_ms = self.clock()
-        self.complete = False
+        if self._complete:
+            self._complete, self.restored_pins = False, 0
         self.store.begin_restore(missing)
         oldest_ms = now_ms - DAY_MS - SKEW_MS  # no pin lives longer than a day
-        self.consumer.assign(self.consumer.offsets_since([(EXPOSURES, i) for i in missing], oldest_ms))
-        self.reading = {index: self.reading.get(index, now_ms) for index in missing}
+        pairs = [(EXPOSURES, index) for index in missing]
+        self.consumer.assign(self.consumer.offsets_since(pairs, oldest_ms))
+        self.restoring = {index: self.restoring.get(index, now_ms) for index in missing}
 
     def _read(self) -> None:
         asked_ms = self.clock()
         try:
-            ends = self.consumer.end_offsets([(EXPOSURES, index) for index in self.reading])
-        except UnavailableError:  # what waits for the broker gets the margin when it is back
-            self.reading = dict.fromkeys(self.reading, asked_ms)
+            ends = self.consumer.end_offsets([(EXPOSURES, index) for index in self.restoring])
+        except UnavailableError:  # records queued during the outage get the margin once the broker is back
+            self.restoring = dict.fromkeys(self.restoring, asked_ms)
             raise
         before = self.consumer.positions()
         try:
-            self._put_back(self.consumer.poll(0.0, MOST_RECORDS))
+            self._restore(self.consumer.poll(0.0, MAX_RECORDS))
         except DataLossError as error:
-            logger.warning("exposures went while pins were put back: %s", error)
-            self.reading = {}
+            logger.warning("exposures were deleted while pins were restored: %s", error)
+            self.restoring = {}
             return
         except UnavailableError:
-            self.consumer.assign(before)  # what was read is read again
+            self.consumer.assign(before)  # so that the same records are read again
             raise
         positions = self.consumer.positions()
-        for index, seen_ms in list(self.reading.items()):
+        for index, noticed_ms in list(self.restoring.items()):
             pair = (EXPOSURES, index)
-            if asked_ms >= seen_ms + self.safety_ms and positions.get(pair, -1) >= ends[pair]:
+            if asked_ms >= noticed_ms + self.safety_ms and positions.get(pair, -1) >= ends[pair]:
                 self._finish(index)
 
-    def _put_back(self, records: Iterable[Record]) -> None:
-        found = pins_of(records, self._living(), self.clock())
-        self.store.restore(found)
-        self.put_back += len(found)
+    def _restore(self, records: Iterable[Record]) -> None:
+        pins = pins_of(records, self._running(), self.clock())
+        self.store.restore(pins)
+        self.restored_pins += len(pins)
 
     def _finish(self, index: int) -> None:
-        """It is read on till the others are done, which does no harm."""
+        """Mark a partition as restored. It is read until the others are done too, which does no harm."""
         if self.store.mark_restored(index):
-            self.whole.add(index)
+            self._restored.add(index)
         else:
-            logger.warning("pins of partition %d went again while they were put back", index)
-        del self.reading[index]
-        if not self.reading and self.whole:
-            told = ranges(self.whole), self.put_back
-            logger.info("pins of partitions %s are whole; %d were put back", *told)
-            self.whole, self.put_back = set(), 0
+            logger.warning("Redis lost the pins of partition %d again while they were restored", index)
+        del self.restoring[index]
+        if not self.restoring and self._restored:
+            restored, count = ranges(self._restored), self.restored_pins
+            logger.info("pins of partitions %s are complete; %d were restored", restored, count)
+            self._restored = set()
 
-    def _living(self) -> Mapping[str, Experiment]:
+    def _running(self) -> Mapping[str, Experiment]:
         return {name: state for name, state in self.decisions.catch_up().items() if state.status != "ended"}
 
 
 def pins_of(
     records: Iterable[Record], states: Mapping[str, Experiment], now_ms: int
 ) -> dict[str, tuple[Pin, int]]:
-    """Pins that these exposures created and that still live, with the rest of their lives (ms), by unit key.
-    The last exposure that says `first` wins."""
-    found = {}
+    """Return the pins that exposures created and that have not expired, with their remaining lives (ms).
+
+    Keys are `experiment|unit`. Of several exposures of a unit that have `first` set, the last one wins.
+    """
+    pins = {}
     for record in records:
         try:
             shown = events.decode(Exposure, record.value)
-        except BadMessageError:  # the counting worker passes it over, and the lake keeps it
+        except BadMessageError:  # the attribution worker writes its dead letter
             continue
         state = states.get(shown.experiment)
         if state is None or not shown.first or shown.excluded is not None or state.rules.unit == "request":
@@ -132,5 +140,5 @@ def pins_of(
         left_ms = shown.received_at + unit_life_ms(state.rules.unit, shown.received_at) - now_ms
         if left_ms > 0:
             pin = Pin(shown.weights_version, shown.arm, shown.propensity, shown.unit_at)
-            found[f"{shown.experiment}|{shown.unit}"] = pin, left_ms
-    return found
+            pins[f"{shown.experiment}|{shown.unit}"] = pin, left_ms
+    return pins

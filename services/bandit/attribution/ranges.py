@@ -1,10 +1,10 @@
-"""Partitions as people write them: by ranges."""
+"""Sets of partitions as text."""
 
 from collections.abc import Iterable
 
 
 def ranges(indices: Iterable[int]) -> str:
-    """Every run of neighbours as one range.
+    """Format indices, with each run of neighbours as a range.
 
     >>> ranges([5, 0, 1, 2])
     '0-2,5'

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventProducer
-from services.bandit.attribution.data_loss import after_loss, loss_at
+from services.bandit.attribution.data_loss import after_loss, find_loss
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.watermark import ReadProgress
 from services.errors import BadMessageError, UnavailableError
@@ -30,46 +30,46 @@ from services.runtime.dead_letters import KEPT_BYTES
 def test_no_record_appended_before_a_watermark_is_read_later(steps, safety_ms):
     """A log whose broker stamps appends with the same clock: whatever the order of appends, marks and
     reads."""
-    now_ms, log, reach, promised = 1_000, [], ReadProgress(position=0), 0
+    now_ms, log, progress, promised = 1_000, [], ReadProgress(position=0), 0
     for wait_ms, what in steps:
         now_ms += wait_ms
         if what == "append":
             log.append(now_ms)
-        elif what == "mark" and reach.wants_mark:
-            reach.mark(now_ms, len(log))
-        elif what == "read" and reach.position < len(log):
-            append_ms = log[reach.position]
+        elif what == "mark" and progress.needs_end:
+            progress.note_end(now_ms, len(log))
+        elif what == "read" and progress.position < len(log):
+            append_ms = log[progress.position]
             assert append_ms >= promised
-            reach.saw(append_ms)
-            reach.moved(reach.position + 1)
-        assert reach.watermark(now_ms, safety_ms) >= promised - safety_ms
-        promised = max(promised, reach.watermark(now_ms, safety_ms))
+            progress.note_record(append_ms)
+            progress.advance(progress.position + 1)
+        assert progress.watermark(now_ms, safety_ms) >= promised - safety_ms
+        promised = max(promised, progress.watermark(now_ms, safety_ms))
 
 
 def test_only_at_the_logs_end_time_moves_the_watermark():
-    reach = ReadProgress(position=0)
-    reach.mark(5_000, end=2)
-    reach.saw(1_000)
-    reach.moved(1)
-    assert reach.watermark(9_000, 0) == 1_000
-    reach.saw(1_500)
-    reach.moved(2)
-    assert reach.watermark(9_000, 0) == 5_000
-    reach.mark(8_000, end=2)
-    assert reach.watermark(9_000, 100) == 7_900
+    progress = ReadProgress(position=0)
+    progress.note_end(5_000, end=2)
+    progress.note_record(1_000)
+    progress.advance(1)
+    assert progress.watermark(9_000, 0) == 1_000
+    progress.note_record(1_500)
+    progress.advance(2)
+    assert progress.watermark(9_000, 0) == 5_000
+    progress.note_end(8_000, end=2)
+    assert progress.watermark(9_000, 100) == 7_900
 
 
 def test_positions_may_pass_offsets_that_hold_no_record():
-    reach = ReadProgress(position=3)
-    reach.mark(5_000, end=9)
-    reach.moved(9)
-    assert (reach.watermark(5_000, 0), reach.lag) == (5_000, 0)
+    progress = ReadProgress(position=3)
+    progress.note_end(5_000, end=9)
+    progress.advance(9)
+    assert (progress.watermark(5_000, 0), progress.lag) == (5_000, 0)
 
 
 def test_a_record_from_the_future_does_not_outrun_our_clock():
-    reach = ReadProgress(position=0)
-    reach.saw(10**15)
-    assert reach.watermark(now_ms=5_000, safety_ms=100) == 4_900
+    progress = ReadProgress(position=0)
+    progress.note_record(10**15)
+    assert progress.watermark(now_ms=5_000, safety_ms=100) == 4_900
 
 
 # ---- dead letters ----------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ AT = Positions("one", exposures=50, events=80, rebuild=40)
     ],
 )
 def test_what_is_gone_is_named_with_its_range(log_id, exposures, events_, told):
-    found = loss_at(2, AT, log_id, {EXPOSURES: exposures, EVENTS: events_})
+    found = find_loss(2, AT, log_id, {EXPOSURES: exposures, EVENTS: events_})
     assert found is None if told is None else told in str(found)
 
 
