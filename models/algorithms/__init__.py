@@ -32,7 +32,7 @@ def algorithm_class(name: str) -> type["Algorithm"]:
     'ease'
     """
     name = current_name(name)
-    algorithm: type[Algorithm] = getattr(import_module(f"{__name__}.{name}"), _CLASS_NAMES[name])
+    algorithm: type[Algorithm] = getattr(import_module(f"models.algorithms.{name}"), _CLASS_NAMES[name])
     return algorithm
 
 
