@@ -7,6 +7,7 @@ import pytest
 from support.small_shop import Ordered, Shop, ids
 
 from experiments.lifecycle import commands
+from services.recommend.snapshot import sources
 from services.recommend.snapshot.sources import KEEP_RETIRED, ModelKeeper
 
 JSON = {"Content-Type": "application/json"}
@@ -220,9 +221,14 @@ def test_a_replica_starts_offline_on_its_last_champion(shop: Shop) -> None:
     assert shop.settings.kill_switch_path.parent.joinpath("recommend/champion.json").exists()
 
 
-def test_a_disk_that_takes_nothing_silences_nobody(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_takes_nothing_silences_nobody(
+    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
     folder = shop.settings.home / "recommend"
-    folder.touch()  # writing fails with an OSError, as it does on a full disk
+    monkeypatch.setattr(sources, "write_atomically", full)
     shop.start()
     with shop.client() as call:
         call.look()
@@ -232,7 +238,7 @@ def test_a_disk_that_takes_nothing_silences_nobody(shop: Shop, caplog: pytest.Lo
         ours = [line for line in caplog.records if line.name.startswith("services")]
         warned = [line.getMessage() for line in ours if line.levelname == "WARNING"]
         errors = [line for line in ours if line.levelname == "ERROR"]
-        folder.unlink()
+        monkeypatch.undo()
         call.look()
     assert (beat.revision, set(beat.loaded)) == (shop.state.revision, {"good", "other"})
     assert [line for line in warned if "champion" in line] == warned
