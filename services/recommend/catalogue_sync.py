@@ -14,13 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from models.recommender import ProgressCallback
-from services import bootstrap
 from services.errors import BadMessageError, DataLossError, StalePositionError, UnavailableError
 from services.messages.events import ITEMS, ItemChanged, decode
 from services.ports.catalogue import ItemOverlay, OverlayPosition
 from services.ports.event_log import EventConsumer, LogAdmin, Record
-from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -191,15 +188,3 @@ def _decoded(records: list[Record]) -> _Batch:
 
 def _slow() -> UnavailableError:
     return UnavailableError("topic items", f"its end was not reached in {PATIENCE_S:g} s")
-
-
-def rebuild(settings: Settings, progress: ProgressCallback) -> str:
-    """Lay the live changes of items anew, up to the present end of their log; a sentence on what was laid.
-    Raises UnavailableError."""
-    consumer, overlay = bootstrap.consumer(settings), bootstrap.item_overlay(settings)
-    try:
-        laid = ItemsFollower(consumer, bootstrap.log_admin(settings), overlay).follow()
-    finally:
-        consumer.close()
-    progress(1, 1, "live catalogue")
-    return f"changes of items laid up to offset {laid.offset}"
