@@ -37,9 +37,10 @@ test-all: $(VENV)/.installed  ## the tests that `make test` leaves out, but thos
 test-demo: $(VENV)/.installed  ## the story of the demo, played without a person, and each of its checks (four minutes)
 	$(BIN)/python -m pytest -m slow tests/e2e
 
-lint: $(VENV)/.installed  ## style and the direction of imports
+lint: $(VENV)/.installed  ## style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed  ## let ruff put the code in order

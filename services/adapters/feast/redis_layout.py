@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import mmh3
-from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.errors import ConfigurationError
 
