@@ -1,1 +1,1 @@
-"""Small protocols at real I/O, and the values that cross them."""
+"""Protocols of everything that does I/O, and the values that cross them."""

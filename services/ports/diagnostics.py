@@ -9,8 +9,11 @@ TOPIC_SETTINGS = ("message.timestamp.type", "retention.ms", "retention.bytes", "
 
 @dataclass(frozen=True, slots=True)
 class RedisFacts:
-    """policy: what is thrown away when memory is full; saves: whether a restart finds the data again;
-    ahead_s: its clock less ours."""
+    """Facts about a Redis server.
+
+    eviction_policy: `maxmemory-policy`; max_bytes: `maxmemory` (0: no limit); persistent: data survive a
+    restart; clock_ahead_s: its clock minus that of this host.
+    """
 
     version: str
     ping_ms: float
@@ -22,14 +25,15 @@ class RedisFacts:
 
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
-    """`partitions` 0: there is no such topic. `configs`: TOPIC_SETTINGS, as far as the broker tells."""
+    """Number of partitions (0: the topic does not exist), and those of TOPIC_SETTINGS that the broker
+    reports."""
 
     partitions: int
     configs: Mapping[str, str]
 
 
 class Diagnostics(Protocol):
-    """Facts as the servers report them."""
+    """Facts that the servers report about themselves."""
 
     def redis(self) -> RedisFacts:
         """Facts about Redis. Raises UnavailableError."""
@@ -42,7 +46,7 @@ class Diagnostics(Protocol):
         UnavailableError."""
 
     def registered_views(self) -> Sequence[str] | None:
-        """Feature views in Feast's registry; None: there is no registry."""
+        """Feature views in Feast's registry; None if there is no registry."""
 
     def required_views(self) -> Sequence[str]:
         """Feature views that processes read."""

@@ -10,8 +10,11 @@ from services.messages.events import EVENTS, EXPOSURES
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a topic. `append_ms`: when the broker appended it (LogAppendTime; on the embedded broker
-    the producer's time), ms since the epoch. What Kafka calls null, a value or a header's, reads as empty."""
+    """One record of a topic.
+
+    append_ms: time at which the broker appended it (LogAppendTime), in ms since the epoch; on the embedded
+    broker the producer's time. A value that is null in Kafka, also of a header, is read as empty.
+    """
 
     topic: str
     partition: int
@@ -23,75 +26,97 @@ class Record:
 
 
 class EventProducer(Protocol):
-    """Idempotent producer on its own thread behind a bounded queue. Never blocks the caller, starts without
-    a broker."""
+    """Idempotent producer behind a bounded queue. It never blocks the caller, and starts without a broker."""
 
     def send(
         self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
-        """Queue a record; partition = stable hash of key (text as UTF-8). The future holds the position once
-        acknowledged (`value` empty), or UnavailableError (queue full, broker gone past its deadline)."""
+        """Queue a record for the partition that a stable hash of the key (text as UTF-8) chooses.
+
+        The future holds the record's position (with an empty `value`) once the broker has acknowledged it. It
+        fails with UnavailableError if the queue is full or the acknowledgement is late, with BadMessageError
+        if the broker rejects the size, and with ConfigurationError if the topic has a wrong number of
+        partitions.
+        """
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything queued is acknowledged; False if that took longer."""
+        """Wait until all futures are done; False if that takes longer than `timeout_s`."""
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Flush and stop."""
 
 
 class EventConsumer(Protocol):
-    """Reads chosen partitions from chosen offsets; commits nothing (positions live with the state they
-    belong to)."""
+    """Reads chosen partitions from chosen offsets. It commits nothing, because positions are stored with the
+    state that they belong to."""
 
     def assign(self, positions: Mapping[tuple[str, int], int]) -> None:
-        """Read these (topic, partition) pairs from these offsets on; replaces the earlier assignment."""
+        """Read these (topic, partition) pairs from these offsets; replaces the previous assignment."""
 
     def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
         """Next records, in order within a partition. Raises DataLossError if a position is outside the
         log."""
 
     def positions(self) -> dict[tuple[str, int], int]:
-        """Next offset to be read of every assigned partition (may run past offsets that hold no record)."""
+        """Next offset of each assigned partition; it may pass offsets that have no record."""
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """(first offset kept, offset after the last) of the log. Raises UnavailableError."""
+        """(first offset kept, offset after the last) of a partition. Raises UnavailableError."""
 
     def end_offsets(self, pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """Offset after the last of many partitions, in one round trip. Raises UnavailableError."""
+        """Offset after the last of each partition, in one round trip. Raises UnavailableError."""
 
     def offsets_since(self, pairs: Iterable[tuple[str, int]], at_ms: int) -> dict[tuple[str, int], int]:
-        """An offset of each from which on everything is found that was appended at `at_ms` (ms) or later; the
-        first one kept where the broker can't look up by time. Raises UnavailableError."""
+        """An offset of each partition before which no record was appended at or after `at_ms` (ms).
+
+        It is the first offset kept if the broker has no index of times. Raises UnavailableError.
+        """
 
     def lag(self) -> dict[tuple[str, int], int]:
-        """Records between us and the end of each assigned partition, as the last poll saw it; partitions
-        whose end isn't known yet are left out. Asks nobody."""
+        """Records between the position and the end of each assigned partition, as of the last poll.
+
+        Partitions whose end is not known yet are left out. Sends no request.
+        """
 
     def close(self) -> None:
         """Stop; idempotent."""
 
 
 class GroupConsumer(EventConsumer, Protocol):
-    """A consumer that shares partitions with the other members of its group (Apache Kafka only; embedded:
-    all).
+    """A consumer that shares partitions with the other members of its group. On the embedded broker it has
+    all.
 
-    The share changes only inside `poll`. A pair that is new to us yields nothing and stands in no
+    The share changes only inside `poll`. A newly assigned partition yields no records and is not in
     `positions()` until `assign` names it.
     """
 
     def assignment(self) -> frozenset[tuple[str, int]]:
-        """Pairs that are ours now. A change means: drop what belongs to the others, load what is new."""
+        """Partitions of this member. After a change drop the state of those that left and load that of new
+        ones."""
 
 
 class LogAdmin(Protocol):
-    """Topics and identity of a log."""
+    """Topics and identity of a log. All methods raise UnavailableError."""
 
     def create_topics(self, partitions: int) -> list[str]:
-        """Create what is missing of Ringside's topics; returns the names created."""
+        """Create those of Ringside's topics that are missing, and return their names.
+
+        Raises ConfigurationError if an existing topic has another number of partitions.
+        """
+
+    def check_partitions(self) -> None:
+        """Raise ConfigurationError if an existing topic has another number of partitions than the settings
+        say."""
+
+    def delete_topics(self) -> None:
+        """Delete Ringside's topics with all their records, and wait until they are gone."""
 
     def partitions(self, topic: str) -> int:
         """How many partitions `topic` has."""
 
     def log_id(self, topics: Sequence[str] = (EXPOSURES, EVENTS)) -> str:
-        """Identity of these topics' log. A broker that lost its data answers another one, and one that can
-        tell also when a topic was deleted and made anew. Raises UnavailableError."""
+        """Identity of the log of these topics.
+
+        A broker that lost its data returns another identity. Apache Kafka does so too after a topic was
+        deleted and created again.
+        """

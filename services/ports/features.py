@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UserRow:
-    """Online features of one user, as one read returned them. Lists are most recent first; `*_at` in ms.
-    `activity_at` / `profile_at`: event timestamps of the two views, ms, 0 when absent or older than the
-    ttl."""
+    """Online features of one user, as one read returned them.
+
+    Lists begin with the most recent; `recent_at` is in ms. activity_at, profile_at: event timestamps of the
+    two views in ms, 0 if the row is absent or older than its ttl.
+    """
 
     recent_items: tuple[str, ...] = ()
     recent_at: tuple[int, ...] = ()
@@ -29,83 +31,97 @@ class UserRow:
 
 
 class OnlineReader(Protocol):
-    """The one read of /recommend: features and pin in a single round trip."""
+    """The only read of `/recommend`: features and pin in one round trip."""
 
     async def read(
         self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
     ) -> tuple[UserRow, Pin | None, bool]:
-        """Row of `user` (the routing key), the unit's pin (first writer wins: ours if there was none) and
-        whether ours was written. `unit_key` None: features only. With a proposal, no pin comes back while
-        pins of the experiment may be missing. Raises UnavailableError at its deadline."""
+        """Row of `user` (the routing key), the unit's pin, and whether `proposal` became that pin.
+
+        The first pin written wins. Without `unit_key` only the row is read. A read with a proposal returns no
+        pin and writes none while pins of the experiment may be missing. Raises UnavailableError at the
+        deadline.
+        """
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
-        """Overwrite a pin whose arm is retired, rolled back or paused (the only reasons)."""
+        """Overwrite a pin whose arm is retired, rolled back or paused. Raises UnavailableError at the
+        deadline."""
 
 
-class RowLocks(Protocol):
-    """Who may write rows of `user_activity`: one at a time of each user's."""
+class ActivityStore(Protocol):
+    """Write access to the view `user_activity`, and how far its writers have read the log.
+
+    Several processes may write the same user, so each loads and pushes rows within `lock_rows`. All methods
+    raise UnavailableError.
+    """
 
     def lock_rows(self, users: Sequence[str]) -> AbstractContextManager[frozenset[str]]:
-        """Those of `users` whom nobody else is writing now; while this lasts nobody else will. Raises
-        UnavailableError, also at its end if it lasted so long (seconds) that others could write: then another
-        one's push may have undone ours, so load and push again."""
+        """Lock the rows of those `users` that no other process has locked, and yield these users.
 
-
-class ActivityStore(RowLocks, Protocol):
-    """The view `user_activity` as those who write it see it, and how far they have read the log. Several may
-    write, and the same user: each loads and pushes within `writing`."""
+        Raises UnavailableError if a lock expired before the block ended; another process may have overwritten
+        the rows, so load and push them again.
+        """
 
     def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
-        """Rows as they are online, ttl or not; users without one are left out. Raises UnavailableError."""
+        """Online rows, whatever their age; users without one are left out."""
 
     def push(self, rows: Sequence[ActivityRow]) -> None:
-        """Make rows readable; returns when they are. A row that is not later than the one there is dropped.
-        Raises UnavailableError: some may be readable, some not."""
+        """Write rows and return when they are readable. A row that is not later than the stored one is
+        dropped.
+
+        After an UnavailableError some of the rows may be readable.
+        """
 
     def warm_up(self) -> None:
-        """Make the first push as quick as the others; writes nothing. Raises UnavailableError."""
+        """Make the first push as fast as later ones; writes nothing."""
 
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
-        """Saved next offsets of the log `log_id`; empty if it is new to us. Raises UnavailableError."""
+        """Saved next offsets in the log `log_id`; empty if none are saved."""
 
     def initialize_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """Remember the first next offsets of these partitions. Raises UnavailableError."""
+        """Save the first next offsets of these partitions."""
 
     def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
-        """Remember next offsets, if those of the same partitions are still there; else StalePositionError:
-        Redis forgot them, and with them the rows. Raises UnavailableError."""
+        """Save next offsets of partitions that have saved ones.
+
+        Raises StalePositionError if one has none: the store was emptied, and the rows are lost too.
+        """
 
 
 class FeatureStore(Protocol):
-    """Feast as processes off the hot path use it: register, keep history, load online, look back."""
+    """Feast for all processes but `/recommend`: register views, keep history, load rows online, read the
+    past."""
 
     def apply(self) -> None:
         """Register entities, views and services; idempotent."""
 
     def applied(self) -> bool:
-        """Whether views are registered here; costs no import of Feast."""
+        """Whether views are registered. Does not import Feast."""
 
     def open(self) -> None:
-        """Import Feast (seconds) and open what is registered here, registering it first where nothing is."""
+        """Import Feast (seconds) and open the registry, after `apply` if no view is registered."""
 
     def history(self, view: str, columns: Sequence[str] | None = None) -> "pa.Table":
-        """Every row of a view's offline history."""
+        """All rows of a view's offline history."""
 
     def append(self, view: str, rows: "pa.Table", name: str) -> None:
-        """Add a file of rows to a view's offline history; the same name replaces it."""
+        """Write rows as the file `name` of a view's offline history; replaces a file of that name."""
 
     def extend(self, view: str, rows: "pa.Table", name: str) -> None:
-        """Add rows to a file of a view's offline history; rows that it holds already change nothing."""
+        """Add rows to the file `name` of a view's offline history. Rows already in it change nothing."""
 
     def write_online(self, view: str, rows: "pa.Table") -> None:
-        """Load rows online, but for those not later than the row there. Raises UnavailableError."""
+        """Load rows online. A row that is not later than the stored one is dropped. Raises
+        UnavailableError."""
 
     def materialize(self, views: Sequence[str], until: datetime) -> None:
-        """Load the latest rows up to `until` that earlier runs did not. Raises UnavailableError."""
+        """Load online the latest rows up to `until` that earlier runs did not load. Raises
+        UnavailableError."""
 
     def rows_as_of(
         self, view: str, features: Sequence[str], keys: Sequence[str], at_ms: Sequence[int]
     ) -> "pd.DataFrame":
-        """Row of each key as it stood at its moment, point-in-time and ttl applied; nulls where there was
-        none. For a served vector the moment is the row's own timestamp (Exposure.features_at; 0: none was
-        served)."""
+        """Row of each key at its own time in ms, point-in-time and within the ttl; nulls if there was none.
+
+        For a served vector that time is the row's timestamp (Exposure.features_at; 0: no row was served).
+        """

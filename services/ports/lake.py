@@ -23,34 +23,42 @@ class Span:
 
     @property
     def stem(self) -> str:
-        """Name of the lake file that answers for it."""
+        """Name of the lake file that contains these offsets, without its suffix."""
         return f"{self.log}-{self.partition}-{self.first}-{self.after}"
 
 
 class LakeFiles(Protocol):
-    """Parquet files of the topics. A file answers for a span of offsets and appears whole; a partition has
-    one writer, who took it last."""
+    """Parquet files of the topics. Each file contains a span of offsets and appears complete.
+
+    Each partition has one writer: the last one that acquired it.
+    """
 
     def log_tag(self, log_id: str) -> str:
-        """How file names call a log."""
+        """Short name of a log in file names."""
 
     def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
-        """Write the rows of `span` as one file, in the folder of the hour of `at_ms`."""
+        """Write the rows of `span` as one file, in the folder of the hour of `at_ms` (ms)."""
 
     def acquire(self, topic: str, partitions: Iterable[int], log: str) -> dict[int, int]:
-        """Write these partitions from now on, and nobody else; the offset after the last one that a file
-        answers for, of those that have a file of this log. Raises UnavailableError while another one writes;
-        call it again then."""
+        """Become the writer of these partitions, and return where to continue.
+
+        The result has the offset after the last one in a file, of those partitions that have a file of this
+        log. Raises UnavailableError while another process writes one of them; call again later.
+        """
 
     def hold(self, topic: str, partition: int) -> AbstractContextManager[None]:
-        """While this lasts nobody can take the partition. Raises StalePositionError if somebody has taken it
-        since `take`."""
+        """Keep other processes from acquiring the partition while the block runs.
+
+        Raises StalePositionError if another process has acquired it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class PastEvents:
-    """Interactions as the lake has them, oldest first. user (routing key), item: unicode [n]; at: float64
-    [n], s; kind: uint8 [n], index into KINDS."""
+    """Interactions in the lake, oldest first.
+
+    user (routing key), item: unicode [n]; at: float64 [n], seconds; kind: uint8 [n], index into KINDS.
+    """
 
     user: NDArray[np.str_]
     item: NDArray[np.str_]
@@ -64,7 +72,7 @@ class PastEvents:
 
 
 class EventHistory(Protocol):
-    """What shoppers did, for training."""
+    """Interactions of shoppers, for training."""
 
     def since(self, after_ms: int) -> PastEvents:
-        """Events received after `after_ms`, oldest first, each once."""
+        """Events received after `after_ms` (ms), oldest first, without duplicates."""

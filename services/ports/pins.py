@@ -7,30 +7,32 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """The assignment that a unit keeps."""
+    """The assignment that a unit keeps. `unit_at`: `received_at` of the unit's first exposure, ms."""
 
     weights_version: int
     arm: str
     propensity: float
-    unit_at: int  # ms; received_at of the unit's first exposure
+    unit_at: int
 
 
 class PinStore(Protocol):
-    """Pins as whoever puts them back sees them. All methods raise UnavailableError."""
+    """Write access to pins, used to restore them after a loss. All methods raise UnavailableError."""
 
     def restored_partitions(self) -> frozenset[int]:
-        """Partitions whose pins were put back since Redis was empty."""
+        """Partitions whose pins were restored since the store was last emptied."""
 
     def begin_restore(self, partitions: Iterable[int]) -> None:
-        """From now on pins of these partitions are put back through this object."""
+        """Begin to restore the pins of these partitions with this object."""
 
     def restore(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
-        """Set pins by unit key, each for so many ms; what is there is overwritten."""
+        """Write pins by unit key, each with its time to live in ms; overwrites existing ones."""
 
     def mark_restored(self, partition: int) -> bool:
-        """All pins of a partition's units are there; False, and nothing is marked, if Redis lost its data
-        after `begin`, and so what was put back."""
+        """Mark all pins of a partition as restored. Returns False and changes nothing if the store lost its
+        data after `begin_restore`."""
 
     def mark_complete(self, experiments: Iterable[str], partitions: int) -> bool:
-        """No pin of these experiments is missing: whoever has none is new. False, and nothing is said, if
-        fewer than so many partitions are restored at this very moment."""
+        """Mark the pins of these experiments as complete, so that a unit without a pin counts as new.
+
+        Returns False and changes nothing unless `partitions` partitions are restored.
+        """

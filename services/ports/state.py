@@ -1,4 +1,4 @@
-"""Experiment state and sums, and the log of decisions."""
+"""Sums, cached experiment state, and the log of decisions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,9 +9,13 @@ from experiments.lifecycle.state import Decision, Experiment
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Where a partition's sums stand: next offset of `exposures` to mature, next offset of `events` not yet
-    accounted for, offset of `exposures` from which the join is rebuilt, and the log they belong to. `counts`:
-    which recount (Experiment.counting.generation) the sums of an experiment are of, where there was one."""
+    """Positions in the log at which the sums of a partition are exact.
+
+    exposures: next offset of `exposures` whose outcome is not final; events: next offset of `events` that is
+    not accounted for; rebuild: offset of `exposures` from which the attribution join is rebuilt; log_id: the
+    log that these offsets belong to; counts: recount generation of each experiment's sums, absent if never
+    recounted.
+    """
 
     log_id: str
     exposures: int
@@ -20,24 +24,24 @@ class Positions:
     counts: tuple[tuple[str, int], ...] = ()
 
     def generation(self, experiment: str) -> int:
-        """Recount that the sums of `experiment` are of; 0: there was none."""
+        """Recount generation of the sums of `experiment`; 0 if never recounted."""
         return dict(self.counts).get(experiment, 0)
 
 
-# "<weights version>|<arm>|<hour>|<n, s, f or c>" and "acct|<arm>|<what>" -> count; see
-# experiments.counting.sums
-Sums = dict[str, int]
+Sums = dict[str, int]  # key (see experiments.counting.sums) -> count
 
 
 class SumStore(Protocol):
-    """Sums of each partition and the positions they stand at; they change together or not at all. All
-    methods raise UnavailableError."""
+    """Sums of each partition with the positions at which they are exact. Both change together or not at all.
+
+    All methods raise UnavailableError.
+    """
 
     def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
         """Positions (None: never counted) and sums by experiment."""
 
     def positions(self, partitions: Iterable[int]) -> dict[int, Positions]:
-        """Stored positions of those partitions that have any: one round trip, to see that Redis forgot."""
+        """Stored positions of those partitions that have any, in one round trip."""
 
     def apply(
         self,
@@ -45,89 +49,103 @@ class SumStore(Protocol):
         fetched_from: Positions | None,
         moved_to: Positions,
         deltas: Mapping[str, Sums],
-        forget: Iterable[str] = (),
+        drop: Iterable[str] = (),
     ) -> None:
-        """Drop the sums of the experiments to `forget`, add `deltas` and move, only if the stored positions
-        equal `fetched_from`; else StalePositionError. Nothing is written where something stored is no sum."""
+        """Delete the sums of the experiments to `drop`, add `deltas`, and move the positions to `moved_to`.
+
+        Raises StalePositionError, and changes nothing, unless the stored positions are `fetched_from`.
+        Changes nothing either if a stored value is no count.
+        """
 
     def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
-        """How far the worker has read (information for the decider's stall rule)."""
+        """Store how far the worker has read, for the decider's stall rule: event time in ms, records
+        behind."""
 
     def load_all(
         self, experiment: str, partitions: int, generation: int = 0
     ) -> tuple[Sums, dict[str, int], int | None]:
-        """Sums over partitions; positions as "topic/partition" -> offset; lowest watermark, ms (None: some
-        partition has none). A partition whose sums are of another recount than `generation` is as one that
-        was never counted. Raises ValueError if what is stored is no sums: somebody else wrote there."""
+        """Sums over all partitions, positions as "topic/partition" -> offset, and the lowest watermark in ms.
+
+        The watermark is None if a partition has none. A partition whose sums have another recount generation
+        is treated as never counted. Raises ValueError if a stored value is no count, because another program
+        wrote it.
+        """
 
     def report_loss(self, partition: int, message: str) -> None:
-        """Record data loss with its range; the decider holds every experiment until it is acknowledged."""
+        """Record a data loss with its range. The decider holds every experiment until it is acknowledged."""
 
     def losses(self) -> dict[int, str]:
         """Recorded data losses by partition."""
 
     def acknowledge_loss(self, partition: int, message: str) -> bool:
-        """A person accepts the loss that `message` reports, at the positions stored now; the report is
-        dropped. False, and nothing changes, if it is not (or no longer) what is reported: counting may have
-        begun anew by then. After an UnavailableError either may have happened: call it again."""
+        """Accept, for an operator, the loss that `message` reports at the stored positions, and delete the
+        report.
+
+        Returns False and changes nothing if the report is another one by now, because counting may have
+        restarted. After an UnavailableError either may have happened; call again.
+        """
 
     def withdraw_loss(self, partition: int, message: str) -> None:
-        """The loss that `message` reports, if it is still what is reported, concerns nobody any more: the
-        report is dropped, and nothing is accepted."""
+        """Delete the report `message`, if it is still stored, without accepting the loss: no active
+        experiment is affected."""
 
     def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
-        """Whether the loss at exactly these positions (None: there were none) was accepted: counting may
-        begin anew after it."""
+        """Whether the loss at exactly these positions (None: there were none) was accepted, so that counting
+        may restart after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What one replica of the recommend service has loaded and serves."""
+    """The state that one replica of the recommend service has loaded. `champion`: arm; `loaded`: model
+    versions."""
 
     replica: str
     revision: int
-    champion: str  # arm name
-    loaded: tuple[str, ...]  # model versions
+    champion: str
+    loaded: tuple[str, ...]
     at_ms: int
 
 
 class StateCache(Protocol):
-    """A copy of experiment state for those who serve, and their heartbeats. Losing it loses nothing. All
-    methods raise UnavailableError."""
+    """A copy of experiment state for replicas, and their heartbeats. It can be rebuilt from the log of
+    decisions.
+
+    All methods raise UnavailableError.
+    """
 
     def put(self, state: Experiment) -> bool:
-        """Store if newer than what is there."""
+        """Store a state unless the stored one is as new."""
 
     def get(self, experiment: str) -> Experiment | None:
-        """The cached state; None: there is none."""
+        """The cached state; None if there is none."""
 
     def put_heartbeat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
-        """Report; expires."""
+        """Store a replica's heartbeat, which expires after `ttl_s`."""
 
     def heartbeats(self) -> list[Heartbeat]:
-        """Of all live replicas."""
+        """Heartbeats of all live replicas."""
 
     def mark_complete(self, experiment: str) -> None:
-        """An experiment that begins now: nobody has a pin of it yet, so none is missing (see PinStore)."""
+        """Mark the pins of a new experiment as complete: no unit has one yet (see PinStore.mark_complete)."""
 
     def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease; it saves work, correctness never depends on it."""
+        """Acquire or renew a lease. It saves work; correctness never depends on it."""
 
 
 class DecisionLog(Protocol):
     """The topic `decisions` as a state machine. All methods raise UnavailableError."""
 
     def catch_up(self) -> Mapping[str, Experiment]:
-        """Read to the end; the state of every experiment. What could be read before an UnavailableError is
-        not read again."""
+        """Read to the end, and return the state of every experiment. A call after an UnavailableError
+        continues after the records that were read before it."""
 
     def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
-        """Records that count (void ones left out), oldest first, of what has been read."""
+        """Records that count, oldest first, among those read so far; void ones are left out."""
 
     def append(self, decision: Decision) -> Experiment:
-        """Append, read back, and return the new state if ours was the first with its revision; else
-        StalePositionError. Also refreshes the StateCache.
+        """Append a decision, read it back, and return the new state. Also refreshes the StateCache.
 
-        Raises IllegalTransition if the decision makes no sense in the newest state: nothing was appended.
-        After an UnavailableError it may be in the log or not: catch up before deciding again.
+        Raises StalePositionError if another record got the revision first, and IllegalTransition if the
+        newest state does not allow the decision (nothing is appended). After an UnavailableError the decision
+        may be in the log or not; catch up before deciding again.
         """

@@ -80,11 +80,11 @@ class MeteredSumStore(PortWrapper):
         fetched_from: Positions | None,
         moved_to: Positions,
         deltas: Mapping[str, Sums],
-        forget: Iterable[str] = (),
+        drop: Iterable[str] = (),
     ) -> None:
         """As SumStore; only what was applied is counted."""
         with timed(self._seconds), self._stale.count_exceptions(StalePositionError):
-            self._inner.apply(partition, fetched_from, moved_to, deltas, forget)
+            self._inner.apply(partition, fetched_from, moved_to, deltas, drop)
         for sums in deltas.values():
             for key, count in sums.items():
                 self._count(key, count)

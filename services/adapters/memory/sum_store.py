@@ -48,7 +48,7 @@ class MemorySumStore(Failing):
         fetched_from: Positions | None,
         moved_to: Positions,
         deltas: Mapping[str, Sums],
-        forget: Iterable[str] = (),
+        drop: Iterable[str] = (),
     ) -> None:
         """Forget, add and move if `fetched_from` is what is stored; else StalePositionError."""
         self._check()
@@ -63,7 +63,7 @@ class MemorySumStore(Failing):
                     f"partition {partition}: stored {stored}, batch fetched from {fetched_from}"
                 )
             self._positions[partition] = moved_to
-            for experiment in forget:
+            for experiment in drop:
                 self._sums.get(partition, {}).pop(experiment, None)
             for experiment, delta in deltas.items():
                 sums = self._sums.setdefault(partition, {}).setdefault(experiment, {})
