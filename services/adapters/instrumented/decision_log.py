@@ -1,4 +1,4 @@
-"""The log of decisions, measured: what was decided, what is in force, and the evidence of the newest look."""
+"""Metrics of the decision log: decisions, the state in force, and the evidence of the newest look."""
 
 import logging
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from services.ports.state import DecisionLog
 
 logger = logging.getLogger(__name__)
 
-# Number of an arm's evidence (experiments.decision_rules) -> metric
+# field of an arm's evidence (experiments.decision_rules) -> name and help of its metric
 EVIDENCE = {
     "n": ("ringside_arm_units", "Matured units of an arm, as of the newest look."),
     "s": ("ringside_arm_successes", "Matured units of an arm with a success."),
@@ -29,31 +29,31 @@ RACE = {
 ARM = ["experiment", "arm"]
 
 
-class MeteredDecisionLog(PortWrapper):
-    """A DecisionLog that tells of what it has read, whoever decided it.
+class MeteredDecisionLog(PortWrapper[DecisionLog]):
+    """A DecisionLog that measures the decisions it reads, whichever process made them.
 
-    After a restart everything is read again, so the counters go on where they stood. Nobody who decides or
-    reads is stopped by what can't be told: it is logged, once a revision.
+    After a restart all of them are read again, so the counters continue where they were. A decision that
+    cannot be measured is logged once and stops neither reading nor deciding.
     """
 
     def __init__(self, inner: DecisionLog, registry: CollectorRegistry):
         super().__init__(inner)
         self._seen: dict[str, int] = {}
 
-        def gauge(name: str, told: str, labels: list[str]) -> Gauge:
-            return Gauge(name, told, labels, registry=registry)
+        def gauge(name: str, text: str, labels: list[str]) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
 
         self._decisions = Counter(
             "ringside_decisions", "Decisions that count.", ["experiment", "kind"], registry=registry
         )
         self._revision = gauge("ringside_experiment_revision", "Newest revision.", ["experiment"])
-        self._status = gauge("ringside_experiment_status", "1 for what it is.", ["experiment", "status"])
+        self._status = gauge("ringside_experiment_status", "1 for its status.", ["experiment", "status"])
         self._held = gauge("ringside_experiment_held", "1 while a rule holds it.", ["experiment", "rule"])
         self._decided = gauge(
             "ringside_decision_timestamp_seconds", "When the newest decision was made.", ["experiment"]
         )
         self._unconfirmed = gauge(
-            "ringside_decisions_unconfirmed", "Decided, but not served everywhere.", ["experiment"]
+            "ringside_decisions_unconfirmed", "Decisions that not all replicas serve yet.", ["experiment"]
         )
         self._retraining = gauge(
             "ringside_retrain_pending", "1 while a retraining request waits.", ["experiment"]
@@ -65,41 +65,41 @@ class MeteredDecisionLog(PortWrapper):
         self._of_race = {key: gauge(*named, ARM) for key, named in RACE.items()}
 
     def catch_up(self) -> Mapping[str, Experiment]:
-        """As DecisionLog."""
+        """See DecisionLog."""
         states = self._inner.catch_up()
         for state in states.values():
-            self._note(state)
+            self._update(state)
         return states
 
     def append(self, decision: Decision) -> Experiment:
-        """As DecisionLog."""
+        """See DecisionLog."""
         state = self._inner.append(decision)
-        self._note(state)
+        self._update(state)
         return state
 
-    def _note(self, state: Experiment) -> None:
+    def _update(self, state: Experiment) -> None:
         seen = self._seen.get(state.name)
         if seen == state.revision:
             return
-        before = seen if seen is not None and seen < state.revision else 0  # else it is another log
-        self._seen[state.name] = state.revision  # whatever becomes of it: nothing is counted twice
+        before = seen if seen is not None and seen < state.revision else 0  # 0: it is another log
+        self._seen[state.name] = state.revision  # also if it fails below, so that nothing is counted twice
         try:
-            self._tell_all(state, self._inner.history(state.name, before))
+            self._measure(state, self._inner.history(state.name, before))
         except Exception:
-            logger.exception("%s: revision %d can't be told", state.name, state.revision)
+            logger.exception("%s: revision %d could not be measured", state.name, state.revision)
 
-    def _tell_all(self, state: Experiment, fresh: list[Decision]) -> None:
-        for kind in get_args(Kind):  # from 0 on: a first rollback must be seen as an increase
+    def _measure(self, state: Experiment, new: list[Decision]) -> None:
+        for kind in get_args(Kind):  # start at 0, so that the first rollback is an increase
             self._decisions.labels(state.name, kind)
-        for decision in fresh:
+        for decision in new:
             self._decisions.labels(state.name, decision.kind).inc()
-        self._tell(state)
-        for decision in reversed(fresh):
+        self._set_state(state)
+        for decision in reversed(new):
             if decision.evidence.get("arms"):
-                self._tell_evidence(state, decision.evidence)
+                self._set_evidence(state, decision.evidence)
                 break
 
-    def _tell(self, state: Experiment) -> None:
+    def _set_state(self, state: Experiment) -> None:
         name = state.name
         self._revision.labels(name).set(state.revision)
         self._decided.labels(name).set(state.updated_ms / 1_000)
@@ -114,7 +114,7 @@ class MeteredDecisionLog(PortWrapper):
             share = state.weights.shares.get(arm.name, 0.0)
             self._weight.labels(name, arm.name, arm.role).set(share)
 
-    def _tell_evidence(self, state: Experiment, evidence: Mapping[str, Any]) -> None:
+    def _set_evidence(self, state: Experiment, evidence: Mapping[str, Any]) -> None:
         for gauge in (*self._of_arm.values(), *self._of_race.values()):
             gauge.remove_by_labels({"experiment": state.name})
         for arm, numbers in evidence["arms"].items():
@@ -124,7 +124,7 @@ class MeteredDecisionLog(PortWrapper):
 
 
 def _set(gauges: Mapping[str, Gauge], numbers: Mapping[str, Any], *labels: str) -> None:
-    """The numbers that are there: another version may have decided it."""
+    """Set those numbers that exist; another version of Ringside may have made the decision."""
     for key in gauges.keys() & numbers.keys():
         if numbers[key] is not None:
             gauges[key].labels(*labels).set(numbers[key])

@@ -1,7 +1,4 @@
-"""The event log, measured: what is read, how far behind, what is sent, what is buried.
-
-Wrappers around the ports, so that workers count records without knowing that somebody watches.
-"""
+"""Metrics of the event log: records read, lag, records sent, dead letters."""
 
 from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
@@ -17,7 +14,7 @@ from services.runtime.dead_letters import CODES, DEAD_LETTERED_BY
 Pair = tuple[str, int]
 
 
-class MeteredConsumer(PortWrapper):
+class MeteredConsumer(PortWrapper[EventConsumer]):
     """An EventConsumer that counts what it reads; the lag is that of the last poll."""
 
     def __init__(self, inner: EventConsumer, registry: CollectorRegistry):
@@ -32,7 +29,7 @@ class MeteredConsumer(PortWrapper):
         self._topics: set[str] = set()
 
     def assign(self, positions: Mapping[Pair, int]) -> None:
-        """As EventConsumer."""
+        """See EventConsumer."""
         self._inner.assign(positions)
         owned = Counts(topic for topic, _ in positions)
         self._topics |= set(owned)
@@ -43,49 +40,50 @@ class MeteredConsumer(PortWrapper):
                 self._lag.labels(topic).set(0)
 
     def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
-        """As EventConsumer."""
+        """See EventConsumer."""
         records = self._inner.poll(timeout_s, max_records)
         for topic, count in Counts(record.topic for record in records).items():
             self._read.labels(topic).inc(count)
-        behind: Counts[str] = Counts()
+        by_topic: Counts[str] = Counts()
         for (topic, _), lag in self._inner.lag().items():
-            behind[topic] += lag
-        for topic, lag in behind.items():
+            by_topic[topic] += lag
+        for topic, lag in by_topic.items():
             self._lag.labels(topic).set(lag)
         return records
 
 
-class MeteredProducer(PortWrapper):
-    """An EventProducer that counts what became of each record, and dead letters by where they came from."""
+class MeteredProducer(PortWrapper[EventProducer]):
+    """An EventProducer that counts records by result, and dead letters by their original topic."""
 
     def __init__(self, inner: EventProducer, registry: CollectorRegistry):
         super().__init__(inner)
         self._sent = Counter(
             "ringside_records_sent",
-            "Records by what the broker said: acknowledged or failed.",
+            "Records by result: acknowledged or failed.",
             ["topic", "result"],
             registry=registry,
         )
-        self._buried = Counter(
+        self._dead_letters = Counter(
             "ringside_dead_letters",
-            "Records that could not be read, by topic of origin.",
+            "Records that could not be decoded, by original topic.",
             ["topic", "reason"],
             registry=registry,
         )
-        for origin in DEAD_LETTERED_BY:  # from 0 on: the first dead letter must be seen as an increase
+        for original_topic in DEAD_LETTERED_BY:  # start at 0, so that the first dead letter is an increase
             for code in CODES:
-                self._buried.labels(origin, code)
+                self._dead_letters.labels(original_topic, code)
 
     def send(
         self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
-        """As EventProducer."""
+        """See EventProducer."""
         self._sent.labels(topic, "failed")
         future = self._inner.send(topic, key, value, headers)
         future.add_done_callback(lambda done: self._settled(topic, done))
-        told = dict(headers) if topic == DEAD_LETTERS else {}
-        if "origin" in told:  # else it says that a letter was put back
-            self._buried.labels(told["origin"].decode().partition("/")[0], told["code"].decode()).inc()
+        named = dict(headers) if topic == DEAD_LETTERS else {}
+        if "origin" in named:  # without it the record marks a dead letter as replayed
+            original_topic = named["origin"].decode().partition("/")[0]
+            self._dead_letters.labels(original_topic, named["code"].decode()).inc()
         return future
 
     def _settled(self, topic: str, done: "Future[Record]") -> None:

@@ -1,5 +1,6 @@
-"""HTTP measured from outside the application: an ASGI wrapper for the pages, a transport for the calls of a
-client. The recommend service has its own, cheaper way (services.recommend.metrics)."""
+"""Metrics of HTTP: an ASGI wrapper for applications with pages, and a transport for clients.
+
+The recommend service measures itself at less cost (services.recommend.metrics)."""
 
 import time
 
@@ -11,7 +12,7 @@ LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class MeteredApp:
-    """ASGI: time and status of each request, by the route's own pattern (`other`: no route)."""
+    """Measures time and status of each request by the pattern of its route (`other`: no route matched)."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry):
         self._app = app
@@ -27,20 +28,20 @@ class MeteredApp:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one connection event."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 500
 
-        async def noting(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_and_note)
         finally:
             route = getattr(scope.get("route"), "path", "") or "other"
             self._seconds.labels(route).observe(time.perf_counter() - began)
@@ -48,19 +49,22 @@ class MeteredApp:
 
 
 class MeteredTransport(httpx.AsyncBaseTransport):
-    """Calls of a client: time, and what came of them: the status, or the kind of error."""
+    """Measures time and result of each call: the status, or the kind of error."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, registry: CollectorRegistry):
         self._inner = inner
         self._seconds = Histogram(
-            "ringside_call_seconds", "Time to an answer's head.", buckets=LATENCY_S, registry=registry
+            "ringside_call_seconds",
+            "Time until the head of the response.",
+            buckets=LATENCY_S,
+            registry=registry,
         )
         self._calls = Counter(
             "ringside_calls", "Calls to the recommend service by result.", ["result"], registry=registry
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """As httpx.AsyncBaseTransport."""
+        """See httpx.AsyncBaseTransport."""
         result = "unexpected"
         with self._seconds.time():
             try:
@@ -74,5 +78,5 @@ class MeteredTransport(httpx.AsyncBaseTransport):
                 self._calls.labels(result).inc()
 
     async def aclose(self) -> None:
-        """As httpx.AsyncBaseTransport."""
+        """See httpx.AsyncBaseTransport."""
         await self._inner.aclose()

@@ -1,5 +1,4 @@
-"""What one process reports about itself: a registry of its own, filled by wrappers around its ports and by
-its loop, and scraped at its own endpoint. Nothing here is global."""
+"""Metrics of one process: its own registry, filled by wrappers around its ports and by its loop."""
 
 import shutil
 import time
@@ -30,60 +29,62 @@ if TYPE_CHECKING:
 
 
 class Meters:
-    """The registry of a process, and its ports measured. Each wrapper may be asked for once."""
+    """The registry of a process, and the wrappers that measure its ports. Each method may be called once."""
 
     def __init__(self, settings: Settings, process: str, replica: str, tracing: "Tracing | None" = None):
         self._tracing = tracing
         self.registry = CollectorRegistry()
         self._steps = Counter(
             "ringside_steps",
-            "Turns of the loop by how they ended: ok, or the kind of error.",
+            "Turns of the loop by result: ok, or the kind of error.",
             ["result"],
             registry=self.registry,
         )
         self._steps.labels("ok")
         ProcessCollector(registry=self.registry)
-        told = {"process": process, "replica": replica, "version": version("ringside")}
-        info = Gauge("ringside_process_info", "1; who this is.", list(told), registry=self.registry)
-        info.labels(**told).set(1)
+        labels = {"process": process, "replica": replica, "version": version("ringside")}
+        info = Gauge(
+            "ringside_process_info", "1; the labels name the process.", list(labels), registry=self.registry
+        )
+        info.labels(**labels).set(1)
         free = Gauge("ringside_disk_free_bytes", "Free space where RINGSIDE_HOME is.", registry=self.registry)
         free.set_function(lambda: shutil.disk_usage(_existing(settings)).free)
 
     def consumer(self, inner: EventConsumer) -> EventConsumer:
-        """Reading, measured, and traced if traces are wanted."""
+        """Measure a consumer, and trace it if tracing is on."""
         return MeteredConsumer(self._tracing.consumer(inner) if self._tracing else inner, self.registry)
 
     def producer(self, inner: EventProducer) -> EventProducer:
-        """Sending, measured, and traced if traces are wanted."""
+        """Measure a producer, and trace it if tracing is on."""
         return MeteredProducer(self._tracing.producer(inner) if self._tracing else inner, self.registry)
 
     def decisions(self, inner: DecisionLog) -> DecisionLog:
-        """The experiment, told."""
+        """Measure a decision log."""
         return MeteredDecisionLog(inner, self.registry)
 
     def sums(self, inner: SumStore) -> SumStore:
-        """Sums, measured."""
+        """Measure a sum store."""
         return MeteredSumStore(inner, self.registry)
 
     def activity(self, inner: ActivityStore) -> ActivityStore:
-        """Pushes, measured."""
+        """Measure an activity store."""
         return MeteredActivityStore(inner, self.registry)
 
     def lake(self, inner: LakeFiles) -> LakeFiles:
-        """Files, measured."""
+        """Measure lake files."""
         return MeteredLakeFiles(inner, self.registry)
 
     def app(self, inner: ASGIApp) -> ASGIApp:
-        """Requests, measured."""
+        """Measure the requests to an application."""
         return MeteredApp(inner, self.registry)
 
     def transport(self, inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
-        """Calls of a client, measured."""
+        """Measure the calls of an HTTP client."""
         return MeteredTransport(inner, self.registry)
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """One turn of the loop: counted as ok, or by the kind of error, which goes on."""
+        """Count a turn of the loop as ok, or by the kind of error, which is raised again."""
         try:
             yield
         except Exception as error:
@@ -103,8 +104,10 @@ def metered(
     silent_s: float = 30.0,
     tracing: "Tracing | None" = None,
 ) -> Iterator[Meters]:
-    """Meters that are scraped while the block runs. `loops`: its loop leaves signs of life (services.adapters
-    .pulse), and /health/live is 503 after `silent_s` without one."""
+    """Serve the metrics of a process while the block runs.
+
+    loops: the process writes a liveness file, and /health/live is 503 if that is older than `silent_s`.
+    """
     meters = Meters(settings, process, replica, tracing)
     age_s = age_of(liveness_file(settings, process) if loops else None, time.time())
     with ExitStack() as stack:

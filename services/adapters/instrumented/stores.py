@@ -1,8 +1,6 @@
-"""Stores of the workers, measured: sums, rows of activity, files of the lake, and the log of decisions."""
+"""Metrics of the stores: sums, rows of recent activity, files of the lake."""
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -22,23 +20,13 @@ EVENT_FATES = ("acknowledged", *CATEGORIES)
 WRITE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-def seconds(name: str, told: str, registry: CollectorRegistry) -> Histogram:
-    """A histogram of how long a write takes."""
-    return Histogram(name, told, buckets=WRITE_S, registry=registry)
+def seconds(name: str, text: str, registry: CollectorRegistry) -> Histogram:
+    """A histogram of the duration of a write."""
+    return Histogram(name, text, buckets=WRITE_S, registry=registry)
 
 
-@contextmanager
-def timed(histogram: Histogram) -> Iterator[None]:
-    """Observe how long the block took, also when it fails."""
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        histogram.observe(time.perf_counter() - began)
-
-
-class MeteredSumStore(PortWrapper):
-    """A SumStore that counts what its batches add: units by arm, and what became of events."""
+class MeteredSumStore(PortWrapper[SumStore]):
+    """A SumStore that counts what its batches add: units by arm, events and exposures by fate."""
 
     def __init__(self, inner: SumStore, registry: CollectorRegistry):
         super().__init__(inner)
@@ -53,24 +41,28 @@ class MeteredSumStore(PortWrapper):
         )
         self._events = Counter(
             "ringside_events_accounted",
-            "What became of attributed events: acknowledged = counted + late + duplicate + unmatched.",
+            "Attributed events by fate: acknowledged = counted + late + duplicate + unmatched.",
             ["fate"],
             registry=registry,
         )
         self._exposures = Counter(
             "ringside_exposures_accounted",
-            "What became of first exposures: exposed = units + late_exposures + duplicate_exposures.",
+            "First exposures by fate: exposed = units + late_exposures + duplicate_exposures.",
             ["fate"],
             registry=registry,
         )
-        for fate in EVENT_FATES:  # from 0 on: a first one must be seen as an increase
+        for fate in EVENT_FATES:  # start at 0, so that the first one is an increase
             self._events.labels(fate)
         self._seconds = seconds("ringside_tally_apply_seconds", "One batch into the sums.", registry)
         self._stale = Counter(
-            "ringside_tally_refused", "Batches of which another worker was ahead.", registry=registry
+            "ringside_tally_refused",
+            "Batches rejected because another worker had already advanced the partition.",
+            registry=registry,
         )
         self._losses = Gauge(
-            "ringside_data_losses", "Partitions whose loss nobody has accepted.", registry=registry
+            "ringside_data_losses",
+            "Partitions with a data loss that no operator has accepted.",
+            registry=registry,
         )
         self._by_letter = {"n": self._units, "s": self._successes, "f": self._fallbacks}
 
@@ -82,8 +74,8 @@ class MeteredSumStore(PortWrapper):
         deltas: Mapping[str, Sums],
         drop: Iterable[str] = (),
     ) -> None:
-        """As SumStore; only what was applied is counted."""
-        with timed(self._seconds), self._stale.count_exceptions(StalePositionError):
+        """See SumStore; only an applied batch is counted."""
+        with self._seconds.time(), self._stale.count_exceptions(StalePositionError):
             self._inner.apply(partition, fetched_from, moved_to, deltas, drop)
         for sums in deltas.values():
             for key, count in sums.items():
@@ -97,14 +89,14 @@ class MeteredSumStore(PortWrapper):
             counter.labels(arm).inc(count)
 
     def losses(self) -> dict[int, str]:
-        """As SumStore."""
-        found = self._inner.losses()
-        self._losses.set(len(found))
-        return found
+        """See SumStore."""
+        losses = self._inner.losses()
+        self._losses.set(len(losses))
+        return losses
 
 
-class MeteredActivityStore(PortWrapper):
-    """An ActivityStore whose pushes are timed."""
+class MeteredActivityStore(PortWrapper[ActivityStore]):
+    """An ActivityStore that measures its pushes."""
 
     def __init__(self, inner: ActivityStore, registry: CollectorRegistry):
         super().__init__(inner)
@@ -112,14 +104,14 @@ class MeteredActivityStore(PortWrapper):
         self._rows = Counter("ringside_activity_rows", "Rows of recent activity pushed.", registry=registry)
 
     def push(self, rows: Sequence[ActivityRow]) -> None:
-        """As ActivityStore."""
-        with timed(self._seconds):
+        """See ActivityStore."""
+        with self._seconds.time():
             self._inner.push(rows)
         self._rows.inc(len(rows))
 
 
-class MeteredLakeFiles(PortWrapper):
-    """LakeFiles whose writes are counted by topic."""
+class MeteredLakeFiles(PortWrapper[LakeFiles]):
+    """LakeFiles that measure their writes by topic."""
 
     def __init__(self, inner: LakeFiles, registry: CollectorRegistry):
         super().__init__(inner)
@@ -134,8 +126,8 @@ class MeteredLakeFiles(PortWrapper):
         self._seconds = seconds("ringside_lake_write_seconds", "One Parquet file.", registry)
 
     def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
-        """As LakeFiles."""
-        with timed(self._seconds):
+        """See LakeFiles."""
+        with self._seconds.time():
             self._inner.write(topic, span, at_ms, rows)
         self._rows.labels(topic).inc(rows.num_rows)
         self._files.labels(topic).inc()

@@ -1,18 +1,16 @@
-"""OpenTelemetry traces through HTTP and Kafka, for those who want them (`pip install ringside[tracing]`).
+"""OpenTelemetry traces through HTTP and Kafka (needs `pip install ringside[tracing]`).
 
-A W3C `traceparent` of a request is continued: server span → producer span → (header of the record) →
-consumer span of each worker. Nothing of this is imported, and nothing of it runs, unless
-RINGSIDE_TRACE_TO says where spans go.
+The W3C `traceparent` of a request continues as server span → producer span → (header of the record) →
+consumer span of each worker. This module is imported only if RINGSIDE_TRACE_TO names a collector.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanProcessor
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -30,19 +28,19 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Tracing:
-    """The spans of one process. `processor` takes them when they end."""
+    """The spans of one process. `processor` receives them when they end."""
 
     def __init__(self, process: str, replica: str, processor: SpanProcessor, share: float = 1.0):
-        """share: of requests without a traceparent that begin a trace; the others follow their caller."""
-        about = {"service.name": f"ringside-{process}", "service.instance.id": replica}
+        """share: fraction of the requests without a traceparent that begin a trace."""
+        resource = {"service.name": f"ringside-{process}", "service.instance.id": replica}
         sampler = ParentBased(TraceIdRatioBased(share))
-        self._provider = TracerProvider(sampler=sampler, resource=Resource.create(about))
+        self._provider = TracerProvider(sampler=sampler, resource=Resource.create(resource))
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("ringside")
         self._process = process
 
     def endpoint(self, name: str, endpoint: Endpoint) -> Endpoint:
-        """The endpoint inside a server span that continues the caller's trace."""
+        """Wrap an endpoint in a server span that continues the caller's trace."""
 
         async def traced(request: Request) -> Response:
             parent = _W3C.extract(request.headers)
@@ -62,21 +60,23 @@ class Tracing:
         return traced
 
     def producer(self, inner: EventProducer) -> EventProducer:
-        """Records carry the trace of the request that they come from."""
+        """Trace a producer: records carry the trace of the request that sends them."""
         return TracedProducer(inner, self._tracer)
 
     def consumer(self, inner: EventConsumer) -> EventConsumer:
-        """Records that carry a trace continue it here."""
+        """Trace a consumer: records that carry a trace continue it."""
         return TracedConsumer(inner, self._tracer, self._process)
 
     def close(self) -> None:
-        """Send what has ended."""
+        """Send the ended spans."""
         self._provider.shutdown()
 
 
-class TracedProducer(PortWrapper):
-    """An EventProducer: a span from `send` to the acknowledgement, and its id in the record's headers. What
-    is sent outside of any trace begins none."""
+class TracedProducer(PortWrapper[EventProducer]):
+    """An EventProducer with a span from `send` to the acknowledgement, whose id is in the record's headers.
+
+    A record sent outside of a trace begins none.
+    """
 
     def __init__(self, inner: EventProducer, tracer: trace.Tracer):
         super().__init__(inner)
@@ -85,21 +85,23 @@ class TracedProducer(PortWrapper):
     def send(
         self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
-        """As EventProducer."""
+        """See EventProducer."""
         if not trace.get_current_span().get_span_context().is_valid:
             return self._inner.send(topic, key, value, headers)
-        span = self._tracer.start_span(f"send {topic}", kind=SpanKind.PRODUCER, attributes=_about(topic))
+        span = self._tracer.start_span(f"send {topic}", kind=SpanKind.PRODUCER, attributes=_attributes(topic))
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, trace.set_span_in_context(span))
-        carried = [(name, text.encode()) for name, text in carrier.items()]
-        future = self._inner.send(topic, key, value, [*headers, *carried])
+        trace_headers = [(name, text.encode()) for name, text in carrier.items()]
+        future = self._inner.send(topic, key, value, [*headers, *trace_headers])
         future.add_done_callback(lambda done: _settled(span, done))
         return future
 
 
-class TracedConsumer(PortWrapper):
-    """An EventConsumer: each record that carries a trace gets a span, which ends when the worker asks for
-    more: then it is done with the batch."""
+class TracedConsumer(PortWrapper[EventConsumer]):
+    """An EventConsumer that starts a span for each record with a trace.
+
+    The span ends at the next poll, because the worker is then done with the batch.
+    """
 
     def __init__(self, inner: EventConsumer, tracer: trace.Tracer, process: str):
         super().__init__(inner)
@@ -107,27 +109,27 @@ class TracedConsumer(PortWrapper):
         self._open: list[Span] = []
 
     def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
-        """As EventConsumer."""
+        """See EventConsumer."""
         self._end()
         records = self._inner.poll(timeout_s, max_records)
-        self._open = [self._begun(record) for record in records if _carried(record)]
+        self._open = [self._start(record) for record in records if _trace_headers(record)]
         return records
 
     def close(self) -> None:
-        """As EventConsumer."""
+        """See EventConsumer."""
         self._end()
         self._inner.close()
 
-    def _begun(self, record: Record) -> Span:
-        where = {
-            "messaging.destination.partition.id": str(record.partition),
-            "messaging.kafka.offset": record.offset,
-        }
+    def _start(self, record: Record) -> Span:
         return self._tracer.start_span(
             f"{self._process} {record.topic}",
-            context=_W3C.extract(_carried(record)),
+            context=_W3C.extract(_trace_headers(record)),
             kind=SpanKind.CONSUMER,
-            attributes={**_about(record.topic), **where},
+            attributes={
+                **_attributes(record.topic),
+                "messaging.destination.partition.id": str(record.partition),
+                "messaging.kafka.offset": record.offset,
+            },
         )
 
     def _end(self) -> None:
@@ -137,7 +139,7 @@ class TracedConsumer(PortWrapper):
 
 
 def ids() -> Mapping[str, str]:
-    """Trace and span of the moment, for a log line."""
+    """Ids of the current trace and span, for a log line."""
     at = trace.get_current_span().get_span_context()
     if not at.is_valid:
         return {}
@@ -145,18 +147,18 @@ def ids() -> Mapping[str, str]:
 
 
 def to_collector(settings: Settings, process: str, replica: str) -> Tracing:
-    """Spans to `trace_to`, in batches, on a thread of their own."""
+    """Tracing that sends spans to `trace_to` in batches, on a thread of its own."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     exporter = OTLPSpanExporter(endpoint=f"{settings.trace_to.rstrip('/')}/v1/traces")
     return Tracing(process, replica, BatchSpanProcessor(exporter), settings.trace_share)
 
 
-def _about(topic: str) -> dict[str, Any]:
+def _attributes(topic: str) -> dict[str, str]:
     return {"messaging.system": "kafka", "messaging.destination.name": topic}
 
 
-def _carried(record: Record) -> dict[str, str]:
+def _trace_headers(record: Record) -> dict[str, str]:
     return {name: value.decode("ascii", "replace") for name, value in record.headers if name == TRACEPARENT}
 
 

@@ -1,12 +1,14 @@
-"""What every measured port has in common: all but what is measured goes straight to the port itself."""
+"""Base class of the wrappers that measure or trace a port."""
 
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+Port = TypeVar("Port")
 
 
-class PortWrapper:
-    """Stands for `inner`; subclasses define the methods that they measure."""
+class PortWrapper(Generic[Port]):
+    """Passes everything to `inner`, except the methods that a subclass defines."""
 
-    def __init__(self, inner: Any):
+    def __init__(self, inner: Port):
         self._inner = inner
 
     def __getattr__(self, name: str) -> Any:

@@ -170,6 +170,14 @@ class MemoryLogAdmin:
         self._broker.created.update(created)
         return created
 
+    def check_partitions(self) -> None:
+        """The broker has the partitions that it was made with."""
+
+    def delete_topics(self) -> None:
+        """Delete all records; a log made again has another identity."""
+        self._broker.created.clear()
+        self._broker.lose_everything(f"{self._broker.log_id}+")
+
     def partitions(self, topic: str) -> int:
         """How many partitions `topic` has."""
         return self._broker.partitions(topic)

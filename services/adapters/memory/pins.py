@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 
-from services.adapters.memory.broker import Clock, wall_ms
+from services.adapters.memory.broker import Clock
 from services.adapters.memory.failing import Failing
 from services.ports.features import UserRow
 from services.ports.pins import Pin
+from services.runtime.clock import wall_ms
 
 
 class MemoryOnlineReader(Failing):

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from experiments.lifecycle.fold import Experiment
-from services.adapters.memory.broker import Clock, wall_ms
+from services.adapters.memory.broker import Clock
 from services.adapters.memory.failing import Failing
 from services.errors import StalePositionError
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.state import Heartbeat, Positions, Sums
+from services.runtime.clock import wall_ms
 
 
 class MemorySumStore(Failing):
