@@ -88,7 +88,7 @@ def list_models() -> None:
             typer.secho(f"REFUSED {error}", fg=typer.colors.RED)
             continue
         recall = manifest.metrics.get("recall@20")
-        score = "not judged" if recall is None else f"recall@20 {recall:.4f} on new items"
+        score = "not evaluated" if recall is None else f"recall@20 {recall:.4f} on new items"
         typer.echo(f"{version}  data {manifest.data_version}  {score}  code {manifest.code_version}")
 
 

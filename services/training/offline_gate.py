@@ -62,11 +62,11 @@ def run_gate(
     try:
         split = split_last(dataset.interactions, test_span_s(dataset))
     except ValueError as error:
-        return GateResult(True, f"not judged: {error}", None, None, TOLERANCE, 0, 0.0, {})
+        return GateResult(True, f"not evaluated: {error}", None, None, TOLERANCE, 0, 0.0, {})
     users = [case for case in cases(split) if len(case.relevant(new_only=True))]
     users = as_served(users, split)
     if len(users) < MIN_USERS:
-        reason = f"not judged: {len(users)} users on both sides of the cut, {MIN_USERS} are needed"
+        reason = f"not evaluated: {len(users)} users on both sides of the cut, {MIN_USERS} are needed"
         return GateResult(True, reason, None, None, TOLERANCE, len(users), split.cut_s, {})
     metrics = metrics_of(fit(candidate, split, progress), users)
     rival = None if champion is None else metrics_of(fit(champion, split, progress), users)[METRIC]

@@ -65,7 +65,7 @@ class TrainingWorker:
             self._mirror(state)
             return None
         if state.retrain_attempts >= MAX_ATTEMPTS:
-            self._give_up(state, "the trainer did not live to its end")
+            self._give_up(state, "the training process died during the last attempt")
             return None
         self.fitted = (request, self._attempt(state, progress))
         return self._answer(*self.fitted)
