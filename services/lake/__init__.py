@@ -1,1 +1,1 @@
-"""The lake worker: topics to Parquet, each record once; and the history of what was served, for Feast."""
+"""The lake worker: write topics to Parquet, each record once, and keep the history of recent activity."""

@@ -4,7 +4,7 @@ import logging
 
 from services import bootstrap
 from services.errors import UnavailableError
-from services.lake.tables import KINDS
+from services.lake.tables import TABLES
 from services.lake.worker import Deps, LakeWorker
 from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
@@ -22,7 +22,7 @@ def run(settings: Settings) -> None:
     bootstrap.configure_logging(settings, "lake")
     stop = stop_on_signal(settings, "lake")
     with bootstrap.metered(settings, "lake") as meters:
-        member = bootstrap.group_consumer(settings, GROUP, tuple(KINDS))
+        member = bootstrap.group_consumer(settings, GROUP, tuple(TABLES))
         consumer = meters.consumer(member)
         producer = meters.producer(bootstrap.producer(settings))
         deps = Deps(
@@ -34,7 +34,7 @@ def run(settings: Settings) -> None:
             owned=member.assignment,
         )
         flush_ms = round(settings.lake_flush_s * 1_000)
-        worker = LakeWorker(deps, wall_ms, flush_ms=flush_ms, most=settings.lake_flush_records)
+        worker = LakeWorker(deps, wall_ms, flush_ms=flush_ms, max_records=settings.lake_flush_records)
         try:
             WorkerLoop(
                 "writing to the lake",

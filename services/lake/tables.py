@@ -1,19 +1,22 @@
-"""Messages as rows of Parquet: one schema a topic, the origin of each row beside it."""
+"""The tables of the lake: one schema for each topic, and the conversion of records to rows.
+
+Every row begins with the position of its record (topic, partition, offset, append_ms).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec.structs import asdict
 
-from experiments.lifecycle.fold import Decision
+from experiments.lifecycle.state import Decision
 from services.errors import BadMessageError
 from services.messages import events
 from services.ports.event_log import Record
 
-_ORIGIN = [
+_SOURCE = [
     ("topic", pa.string()),
     ("partition", pa.int32()),
     ("offset", pa.int64()),
@@ -23,7 +26,7 @@ _TEXTS = pa.list_(pa.string())
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
-    return pa.schema([*_ORIGIN, *columns.items()])
+    return pa.schema([*_SOURCE, *columns.items()])
 
 
 _TEXT, _MS, _REAL, _WHOLE, _YES = pa.string(), pa.int64(), pa.float64(), pa.int32(), pa.bool_()
@@ -58,94 +61,140 @@ ITEMS = _schema(
 DEAD_LETTERS = _schema(received_at=_MS, value=pa.binary(), headers=_TEXT)
 
 
+Value = str | int | float | bool | bytes | list[str] | list[int] | None
+Row = dict[str, Value]  # the keys are the columns of a schema; missing ones become null
+Malformed = list[tuple[Record, BadMessageError]]
+
+
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """How the records of a topic become rows; `row` raises BadMessageError."""
+class TopicTable:
+    """The schema of a topic's table and the conversion of a record, which raises BadMessageError."""
 
     schema: pa.Schema
-    row: Callable[[Record], dict[str, Any]]
+    row: Callable[[Record], Row]
 
 
-def _exposure(record: Record) -> dict[str, Any]:
-    return msgspec.structs.asdict(events.decode(events.Exposure, record.value))
+class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision, with the fields that hold objects as JSON."""
+
+    received_at: int
+    experiment: str
+    revision: int
+    kind: str
+    author: str
+    rule: str
+    reason: str
+    weights_version: int
+    weights: str
+    positions: str
+    sums_digest: str
+    evidence: str
+    detail: str
+    code_version: str
 
 
-def _event(record: Record) -> dict[str, Any]:
+class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of `dead-letters` with its headers as a JSON object."""
+
+    received_at: int
+    value: bytes
+    headers: str
+
+
+def _exposure(record: Record) -> Row:
+    return asdict(events.decode(events.Exposure, record.value))
+
+
+def _event(record: Record) -> Row:
     event = events.decode(events.Event, record.value)
-    row = msgspec.structs.asdict(event)
-    return row | (msgspec.structs.asdict(event.attribution) if event.attribution else {})
+    return asdict(event) | (asdict(event.attribution) if event.attribution else {})
 
 
-def _activity(record: Record) -> dict[str, Any]:
-    return msgspec.structs.asdict(events.decode(events.ActivityRow, record.value))
+def _activity(record: Record) -> Row:
+    return asdict(events.decode(events.ActivityRow, record.value))
 
 
-def _decision(record: Record) -> dict[str, Any]:
+def _decision(record: Record) -> Row:
     decision = events.decode(Decision, record.value)
-    row = {name: getattr(decision, name) for name in DECISIONS.names if hasattr(decision, name)}
-    nested = ("weights", "positions", "evidence", "detail")
-    return row | {name: msgspec.json.encode(row[name]).decode() for name in nested}
+    row = DecisionRow(
+        received_at=decision.received_at,
+        experiment=decision.experiment,
+        revision=decision.revision,
+        kind=decision.kind,
+        author=decision.author,
+        rule=decision.rule,
+        reason=decision.reason,
+        weights_version=decision.weights_version,
+        weights=_json(decision.weights),
+        positions=_json(decision.positions),
+        sums_digest=decision.sums_digest,
+        evidence=_json(decision.evidence),
+        detail=_json(decision.detail),
+        code_version=decision.code_version,
+    )
+    return asdict(row)
 
 
-def _item(record: Record) -> dict[str, Any]:
-    return msgspec.structs.asdict(events.decode(events.ItemChanged, record.value))
+def _item(record: Record) -> Row:
+    return asdict(events.decode(events.ItemChanged, record.value))
 
 
-def _letter(record: Record) -> dict[str, Any]:
+def _dead_letter(record: Record) -> Row:
     headers = {name: value.decode(errors="replace") for name, value in record.headers}
-    return {
-        "received_at": record.append_ms,
-        "value": record.value,
-        "headers": msgspec.json.encode(headers).decode(),
-    }
+    return asdict(DeadLetterRow(received_at=record.append_ms, value=record.value, headers=_json(headers)))
 
 
-KINDS: Mapping[str, Kind] = {
-    events.EXPOSURES: Kind(EXPOSURES, _exposure),
-    events.EVENTS: Kind(EVENTS, _event),
-    events.DECISIONS: Kind(DECISIONS, _decision),
-    events.ITEMS: Kind(ITEMS, _item),
-    events.ACTIVITY: Kind(ACTIVITY, _activity),
-    events.DEAD_LETTERS: Kind(DEAD_LETTERS, _letter),
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+TABLES: Mapping[str, TopicTable] = {
+    events.EXPOSURES: TopicTable(EXPOSURES, _exposure),
+    events.EVENTS: TopicTable(EVENTS, _event),
+    events.DECISIONS: TopicTable(DECISIONS, _decision),
+    events.ITEMS: TopicTable(ITEMS, _item),
+    events.ACTIVITY: TopicTable(ACTIVITY, _activity),
+    events.DEAD_LETTERS: TopicTable(DEAD_LETTERS, _dead_letter),
 }
 
 
-Bad = list[tuple[Record, BadMessageError]]
+def table(topic: str, records: Sequence[Record]) -> tuple[pa.Table, Malformed]:
+    """Convert records of one topic to a table, in order.
 
-
-def table(topic: str, records: Sequence[Record]) -> tuple[pa.Table, Bad]:
-    """Rows of the records of one topic, in order, and the records that can't be read, with the reason."""
-    kind = KINDS[topic]
-    rows, bad = _rows(records, lambda record: kind.row(record) | _origin(record))
+    Returns the table, and the records that can't be decoded or stored, with the reason.
+    """
+    of_topic = TABLES[topic]
+    rows, malformed = _rows(records, lambda record: _source(record) | of_topic.row(record))
     try:
-        return pa.Table.from_pylist(rows, kind.schema), bad
+        return pa.Table.from_pylist(rows, of_topic.schema), malformed
     except (pa.ArrowException, OverflowError, UnicodeError):
-        # A number may be beyond what its column holds: such a row is bad, not the batch it came in.
-        rows, bad = _rows(records, lambda record: _storable(kind, kind.row(record) | _origin(record)))
-        return pa.Table.from_pylist(rows, kind.schema), bad
+        # A value is out of range for its column. Convert the rows one by one: only that row is malformed.
+        rows, malformed = _rows(
+            records, lambda record: _storable(of_topic, _source(record) | of_topic.row(record))
+        )
+        return pa.Table.from_pylist(rows, of_topic.schema), malformed
 
 
-def _rows(
-    records: Sequence[Record], row: Callable[[Record], dict[str, Any]]
-) -> tuple[list[dict[str, Any]], Bad]:
-    rows, bad = [], []
+def _rows(records: Sequence[Record], to_row: Callable[[Record], Row]) -> tuple[list[Row], Malformed]:
+    rows: list[Row] = []
+    malformed: Malformed = []
     for record in records:
         try:
-            rows.append(row(record))
+            rows.append(to_row(record))
         except BadMessageError as error:
-            bad.append((record, error))
-    return rows, bad
+            malformed.append((record, error))
+    return rows, malformed
 
 
-def _storable(kind: Kind, row: dict[str, Any]) -> dict[str, Any]:
+def _storable(of_topic: TopicTable, row: Row) -> Row:
     try:
-        pa.Table.from_pylist([row], kind.schema)
+        pa.Table.from_pylist([row], of_topic.schema)
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
         raise BadMessageError(f"no column holds it: {error}", "not-storable") from error
     return row
 
 
-def _origin(record: Record) -> dict[str, Any]:
+def _source(record: Record) -> Row:
     return {
         "topic": record.topic,
         "partition": record.partition,
@@ -154,9 +203,11 @@ def _origin(record: Record) -> dict[str, Any]:
     }
 
 
-def history(activity: pa.Table) -> pa.Table:
-    """Rows of ACTIVITY as the offline source of the view `user_activity`: received_at is the event
-    timestamp."""
+def activity_history(activity: pa.Table) -> pa.Table:
+    """Convert rows of ACTIVITY to the offline source of the view `user_activity`.
+
+    The event timestamp of a row is its `received_at`.
+    """
     stamps = pc.cast(pc.multiply(activity["received_at"], 1_000), pa.timestamp("us", "UTC"))
     columns = ["user_id", "item_ids", "item_at", "item_types", "event_ids"]
     return activity.select(columns).append_column("event_timestamp", stamps)

@@ -160,7 +160,7 @@ class ActivityRow(Message, frozen=True, kw_only=True):
             raise ValueError(f"item_ids, item_at, item_types and event_ids differ in length: {lengths}")
 
 
-M = TypeVar("M", bound=msgspec.Struct)
+M = TypeVar("M")  # a message, or another type that msgspec decodes, like Decision
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type, msgspec.json.Decoder] = {}
 SCHEMA_VERSION = 1

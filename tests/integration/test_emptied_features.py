@@ -62,7 +62,7 @@ class Site:
         deps = LakeDeps(
             consumer, MemoryEventProducer(broker), admin, files, self.features, owned=lambda: pairs
         )
-        return LakeWorker(deps, self.clock, flush_ms=0, most=10)
+        return LakeWorker(deps, self.clock, flush_ms=0, max_records=10)
 
     def click(self, rng: random.Random, times: int) -> None:
         for _ in range(times):

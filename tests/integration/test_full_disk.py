@@ -56,7 +56,7 @@ class World:
             features=self.history,  # type: ignore[arg-type]
             owned=lambda: PAIRS,
         )
-        return LakeWorker(deps, lambda: self.now_ms, flush_ms=0, most=10_000)
+        return LakeWorker(deps, lambda: self.now_ms, flush_ms=0, max_records=10_000)
 
     def send(self, count: int) -> None:
         for _ in range(count):

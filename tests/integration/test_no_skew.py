@@ -172,7 +172,7 @@ def drain_into_lake(settings: Settings, broker: MemoryBroker, features: Any) -> 
     consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
     files = LakeFiles(settings.lake_path)
     deps = LakeDeps(consumer, producer, MemoryLogAdmin(broker), files, features, lambda: pairs)
-    worker = LakeWorker(deps, now_ms, flush_ms=0, most=1)
+    worker = LakeWorker(deps, now_ms, flush_ms=0, max_records=1)
     while worker.step(0):
         pass
 

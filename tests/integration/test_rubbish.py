@@ -29,7 +29,7 @@ from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.dead_letters.reader import read_dead_letters
 from services.dead_letters.replay import replay
 from services.errors import BadMessageError, UnavailableError
-from services.lake.tables import KINDS
+from services.lake.tables import TABLES
 from services.lake.worker import Deps as LakeDeps
 from services.lake.worker import LakeWorker
 from services.messages import events
@@ -99,11 +99,11 @@ class Site:
 
     def lake_worker(self) -> LakeWorker:
         pairs = frozenset(
-            (topic, index) for topic in KINDS for index in range(topic_partitions(topic, PARTITIONS))
+            (topic, index) for topic in TABLES for index in range(topic_partitions(topic, PARTITIONS))
         )
         files = LakeFiles(self.home / "lake")
         deps = LakeDeps(self.consumer(), self.producer, self.admin, files, self.history, lambda: pairs)
-        return LakeWorker(deps, self.clock, flush_ms=0, most=10_000)
+        return LakeWorker(deps, self.clock, flush_ms=0, max_records=10_000)
 
     def send(self, topic: str, value: bytes, key: str = "ada", headers: Headers = ()) -> Record:
         where = self.producer.send(topic, key, value, headers).result(30)
@@ -263,7 +263,7 @@ def assert_counted(site: Site) -> None:
 
 def assert_in_lake(site: Site) -> None:
     """Every record is a row, or was passed over and counted."""
-    for topic in KINDS:
+    for topic in TABLES:
         bounds = [site.consumer().bounds(topic, i) for i in range(topic_partitions(topic, PARTITIONS))]
         bad = sum(count for (of, _), count in site.lake.bad.items() if of == topic)
         assert site.in_lake(topic) + bad == sum(end for _, end in bounds)

@@ -16,7 +16,7 @@ from services.adapters.files.lake_files import LakeFiles
 from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.errors import StalePositionError, UnavailableError
-from services.lake.tables import KINDS, table
+from services.lake.tables import TABLES, table
 from services.lake.worker import Deps, LakeWorker
 from services.messages import events
 from services.messages.events import ActivityRow, Attribution, Event, Exposure
@@ -65,11 +65,11 @@ class World:
         self.settings = Settings(home=self.home)
         self.features = FeastFeatureStore(self.settings)
 
-    def worker(self, flush_ms: int = 1_000, most: int = 10_000) -> LakeWorker:
+    def worker(self, flush_ms: int = 1_000, max_records: int = 10_000) -> LakeWorker:
         consumer = MemoryEventConsumer(self.broker)
         pairs = {
             (topic, index)
-            for topic in KINDS
+            for topic in TABLES
             for index in range(2 if topic in ("events", "exposures", "activity-rows") else 1)
         }
         deps = Deps(
@@ -80,7 +80,7 @@ class World:
             features=self.features,
             owned=lambda: frozenset(pairs),
         )
-        return LakeWorker(deps, lambda: self.now_ms, flush_ms=flush_ms, most=most)
+        return LakeWorker(deps, lambda: self.now_ms, flush_ms=flush_ms, max_records=max_records)
 
     def send(self, topic: str, message: Any, key: str = "k") -> None:
         raw = message if isinstance(message, bytes) else events.encode(message)
@@ -114,7 +114,7 @@ def test_records_wait_then_form_one_file_per_partition(world) -> None:
 
 
 def test_many_records_do_not_wait(world) -> None:
-    worker = world.worker(most=3)
+    worker = world.worker(max_records=3)
     for index in range(3):
         world.send("events", click(index))
     worker.step(0)
@@ -198,7 +198,7 @@ def deadly(patched: pytest.MonkeyPatch, rng: random.Random) -> None:
 def test_kills_at_any_moment_lose_and_double_nothing(seed, world, monkeypatch) -> None:
     """Workers die between any two steps, or in the middle of a write; what was sent is there once."""
     rng, sent = random.Random(seed), 0
-    worker = world.worker(flush_ms=rng.choice([0, 300, 2_000]), most=rng.choice([2, 50]))
+    worker = world.worker(flush_ms=rng.choice([0, 300, 2_000]), max_records=rng.choice([2, 50]))
     with monkeypatch.context() as patched:
         deadly(patched, rng)
         for _ in range(40):
@@ -293,7 +293,7 @@ def test_a_start_reads_each_topic_through_once_at_most(world, listed) -> None:
     for index in range(8):
         world.send("events", click(index), key=f"k{index}")
     world.worker(flush_ms=0).step(0)
-    assert len(listed) == len(set(listed)) == len(KINDS)
+    assert len(listed) == len(set(listed)) == len(TABLES)
     listed.clear()
     world.worker(flush_ms=0).step(0)
     assert "events" not in listed  # where each partition goes on is noted
@@ -434,7 +434,7 @@ def test_dropped_records_are_reported_and_the_rest_kept(world, caplog) -> None:
     while not world.rows("events"):
         worker.step(0)
     assert [row["event_id"] for row in world.rows("events")] == ["e3", "e4"]
-    assert "gone before they reached the lake" in caplog.text
+    assert "deleted before they reached the lake" in caplog.text
 
 
 def test_a_full_disk_after_a_gap_loses_nothing(world, monkeypatch) -> None:
@@ -515,7 +515,7 @@ def test_pushed_rows_become_feasts_history(world) -> None:
     assert history[0]["event_timestamp"].timestamp() * 1_000 == row.received_at
 
 
-@pytest.mark.parametrize("topic", list(KINDS))
+@pytest.mark.parametrize("topic", list(TABLES))
 def test_every_schema_takes_no_rows(topic) -> None:
     rows, bad = table(topic, [])
     assert (rows.num_rows, bad) == (0, [])

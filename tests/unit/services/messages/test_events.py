@@ -16,7 +16,7 @@ from services.recommend.api.items import ItemChange
 from services.recommend.schemas import EventIn
 
 NOW_MS = 1_800_000_000_000
-KINDS = [events.Exposure, events.Event, events.ItemChanged, events.ActivityRow, Decision]
+TABLES = [events.Exposure, events.Event, events.ItemChanged, events.ActivityRow, Decision]
 ATTRIBUTION = {
     "recommendation_id": "r", "experiment": "x", "routing_key": "u", "unit": "s:u:-", "unit_at": NOW_MS,
     "exposed_at": NOW_MS, "arm": "a", "weights_version": 1, "propensity": 0.5, "position": 0,
@@ -33,7 +33,7 @@ def record(topic: str, message: dict[str, Any]) -> Record:
     return Record(topic, 0, 7, NOW_MS, b"u", msgspec.json.encode(message))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLES)
 @pytest.mark.parametrize("raw", [b"", b"null", b"[" * 60_000, b'{"a":' * 60_000, b'{"v":1e999}', b"\xff"])
 def test_rubbish_is_a_bad_message(kind: type, raw: bytes) -> None:
     with pytest.raises(BadMessageError):
@@ -42,7 +42,7 @@ def test_rubbish_is_a_bad_message(kind: type, raw: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_bad_message(raw: bytes) -> None:
-    for kind in KINDS:
+    for kind in TABLES:
         with pytest.raises(BadMessageError):
             events.decode(kind, raw)
 
