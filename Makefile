@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 # Tests run in parallel, one process per core; `make test WORKERS=0` runs them one after another.
 WORKERS  ?= logical
-PARALLEL := -n $(WORKERS) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n $(WORKERS) --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help demo test test-all test-demo lint format bench test-statistical test-crash test-faults soak test-fuzz audit report clean

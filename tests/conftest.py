@@ -3,14 +3,17 @@ CI."""
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import prometheus_client  # noqa: F401 (before Feast, which would make it count in files)
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from services.adapters.memory.broker import MemoryBroker
 from services.settings import Settings
@@ -38,29 +41,41 @@ CHROMIUM_FLAGS = [
 ]
 
 
+hypothesis_settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+hypothesis_settings.load_profile("no deadline")
 # Kafka clients log at any moment what goes wrong with a broker; `caplog` shows what Ringside says about it.
 logging.getLogger("kafka").propagate = False
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by what it needs, so that `-m "not kafka"` is always right, and group tests for xdist:
-    one worker runs all tests on Apache Kafka (a second broker costs 400 MiB), and files are not split (their
-    fixtures are made once). Groups that take long come first, so that workers end at about the same time."""
+    """Mark every test by what it needs, so that `-m "not kafka"` is right, and bring the longest tests first,
+    so that parallel workers end at about the same time."""
     for item in items:
         for fixture in set(getattr(item, "fixturenames", ())) & MARKER_OF_FIXTURE.keys():
             item.add_marker(MARKER_OF_FIXTURE[fixture])
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=_priority)  # stable: files stay as they are
+    items.sort(key=lambda item: LONGEST_FIRST.index(_group(item.path).partition("/")[0]))
 
 
-def _group(item: pytest.Item) -> str:
-    return "kafka" if item.get_closest_marker("kafka") else str(item.path.relative_to(TESTS))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Group tests for parallel workers (`make test`): a file is not split, because its fixtures are made
+    once, and one worker gets all files with tests on Apache Kafka, because a second broker costs 400 MiB.
+
+    (`--dist loadgroup` of pytest-xdist 3.8 has no effect with pytest 9.2.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(config.rootpath / nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
 
 
-def _priority(item: pytest.Item) -> int:
-    folder = item.path.relative_to(TESTS).parts[0]
-    return LONGEST_FIRST.index("kafka" if item.get_closest_marker("kafka") else folder)
+@cache
+def _group(file: Path) -> str:
+    """`kafka`, or the file's path below tests/."""
+    on_kafka = re.search(r"kafka_broker|_kafka_process|mark\.kafka", file.read_text("utf-8"))
+    return "kafka" if on_kafka else str(file.relative_to(TESTS))
 
 
 def _require(what: object, reason: str) -> None:
