@@ -9,7 +9,6 @@ weights. The hard limit acts also while a loss waits for a person: what is missi
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from experiments.allocation.thompson import new_units, next_weights
 from experiments.counting.attribution_join import settled_ms
@@ -17,9 +16,10 @@ from experiments.counting.sums import HOUR_MS, Cell, Counts, Tally
 from experiments.inference.beta_posterior import Posterior, p_best, posteriors
 from experiments.inference.click_race import RaceStatus, standing
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import ArmEvidence, Decision, Evidence, RaceEvidence
 from experiments.lifecycle.fold import LIFTED_BY_A_LOOK, apply
-from experiments.lifecycle.state import Decision, Experiment
+from experiments.lifecycle.state import Experiment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def look(state: Experiment, sight: Observation) -> list[Decision]:
         return [] if _broken_identity(view) else _rollbacks(view, _over_limit)
     for rule, find in HOLDS.items():
         if causes := find(view):
-            return [] if state.held_by == rule else [commands.hold(state, causes, view.origin(rule))]
+            return [] if state.held_by == rule else [commands.hold(state, causes, view.provenance(rule))]
     return _rollbacks(view, _fault) or [_allocate(view)]
 
 
@@ -89,8 +89,8 @@ class _View:
         beliefs = posteriors(tally, arms, state.champion, state.rules)
         return cls(state, sight, tally, beliefs, tuple(standing(state, tally, race) for race in state.races))
 
-    def origin(self, rule: str, reason: str = "") -> Origin:
-        return Origin(
+    def provenance(self, rule: str, reason: str = "") -> Provenance:
+        return Provenance(
             author=self.sight.author,
             now_ms=self.sight.now_ms,
             rule=rule,
@@ -107,14 +107,14 @@ def _unreadable(state: Experiment, sight: Observation, error: ValueError) -> lis
     rule = "broken-identity"
     if state.held_by == rule:
         return []
-    origin = Origin(
+    provenance = Provenance(
         author=sight.author,
         now_ms=sight.now_ms,
         rule=rule,
         positions=sight.positions,
         code_version=sight.code_version,
     )
-    return [commands.hold(state, [str(error)], origin)]
+    return [commands.hold(state, [str(error)], provenance)]
 
 
 # ---- hold --------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def _rollbacks(view: _View, fault: Callable[[_View, RaceStatus], Fault]) -> list
         if (found := fault(view, race)) is None or state.arms[race.race.arm].role == "retired":
             continue
         retrain = _why_retrain(view, state, race.race.arm)
-        decisions.append(commands.rollback(state, race.race.arm, view.origin(*found), retrain))
+        decisions.append(commands.rollback(state, race.race.arm, view.provenance(*found), retrain))
         state = apply(state, decisions[-1])
     return decisions
 
@@ -257,59 +257,59 @@ def _allocate(view: _View) -> Decision:
         new = new_units(state, view.tally)
         reason = f"{new} new units since the last update, {rules.min_new_units} are needed: weights are kept."
     return commands.allocate(
-        state, update.shares, update.ramp, view.tally.units, view.origin(update.why, reason)
+        state, update.shares, update.ramp, view.tally.units, view.provenance(update.why, reason)
     )
 
 
 # ---- evidence ----------------------------------------------------------------------------------------------
 
 
-def _evidence(view: _View) -> dict[str, Any]:
-    """Every number that a decision was made from, ready for JSON."""
+def _evidence(view: _View) -> Evidence:
+    """Every number that a decision was made from."""
     names = list(view.beliefs)
     best = dict(zip(names, p_best(list(view.beliefs.values())).tolist(), strict=True))
-    return {
-        "watermark_ms": view.sight.watermark_ms,
-        "new_units": new_units(view.state, view.tally),
-        "arms": {name: _arm_evidence(view, name, best[name]) for name in names},
-        "races": [_race_evidence(found) for found in view.standings],
-        "accounting": {arm: dict(account) for arm, account in sorted(view.tally.accounts.items())},
-    }
+    return Evidence(
+        watermark_ms=view.sight.watermark_ms,
+        new_units=new_units(view.state, view.tally),
+        arms={name: _arm_evidence(view, name, best[name]) for name in names},
+        races=[_race_evidence(race) for race in view.standings],
+        accounting={arm: dict(account) for arm, account in sorted(view.tally.accounts.items())},
+    )
 
 
-def _arm_evidence(view: _View, name: str, best: float) -> dict[str, float]:
+def _arm_evidence(view: _View, name: str, best: float) -> ArmEvidence:
     counts, belief = view.tally.arm(name), view.beliefs[name]
     low, high = belief.interval()
-    return {
-        "n": counts.n,
-        "s": counts.s,
-        "rate": counts.rate,
-        "a": belief.a,
-        "b": belief.b,
-        "posterior_mean": belief.mean,
-        "low": low,
-        "high": high,
-        "p_best": best,
-        "weight": view.state.weights.shares[name],
-        "fallback": counts.fallback,
-    }
+    return ArmEvidence(
+        n=counts.n,
+        s=counts.s,
+        rate=counts.rate,
+        a=belief.a,
+        b=belief.b,
+        posterior_mean=belief.mean,
+        low=low,
+        high=high,
+        p_best=best,
+        weight=view.state.weights.shares[name],
+        fallback=counts.fallback,
+    )
 
 
-def _race_evidence(found: RaceStatus) -> dict[str, Any]:
-    race = found.race
-    return {
-        "arm": race.arm,
-        "against": race.against,
-        "index": race.index,
-        "from_version": race.from_version,
-        "alpha": race.alpha,
-        "log_e": found.log_e,
-        "log_threshold": found.log_threshold,
-        "s_arm": found.arm.s,
-        "s_against": found.against.s,
-        "n_arm": found.arm.n,
-        "n_against": found.against.n,
-    }
+def _race_evidence(status: RaceStatus) -> RaceEvidence:
+    race = status.race
+    return RaceEvidence(
+        arm=race.arm,
+        against=race.against,
+        index=race.index,
+        from_version=race.from_version,
+        alpha=race.alpha,
+        log_e=status.log_e,
+        log_threshold=status.log_threshold,
+        s_arm=status.arm.s,
+        s_against=status.against.s,
+        n_arm=status.arm.n,
+        n_against=status.against.n,
+    )
 
 
 def _large(log: float) -> str:

@@ -1,37 +1,33 @@
-"""What an experiment is: rules, arms, weights, races, decisions and the state that follows from them. Frozen
-values.
+"""The state of an experiment: rules, arms, weights, races. Frozen values.
 
-`experiments.lifecycle.fold` folds decisions into state; `experiments.lifecycle.commands` makes the next
-decision.
+`experiments.lifecycle.decisions` holds the records of decisions, `experiments.lifecycle.fold` folds them into
+state, and `experiments.lifecycle.commands` makes the next one.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
-
-from experiments.lifecycle.record_schema import LATEST_MS, moment, require_evidence, require_writable
 
 Unit = Literal["request", "session", "user_day"]
 Role = Literal["champion", "challenger", "holdback", "retired"]
 Status = Literal["running", "paused", "held", "ended"]
 Kind = Literal[
-    "start",  # a first champion serves; the experiment exists
-    "enter",  # a challenger joins at weight 0, until every live replica has it loaded
-    "allocate",  # one look of the decider: a new weights version, or the old one kept
+    "start",  # the experiment begins with a first champion
+    "enter",  # a challenger joins at weight 0, until every live replica has loaded it
+    "allocate",  # one look of the decider: a new weights version, or the same one
     "rollback",  # a challenger is retired, or after a bad promotion the holdback is champion again
     "promote",  # a challenger becomes champion, the old champion holdback at the floor
-    "retrain",  # a request to the trainer, by itself (a rollback may carry one)
-    "attempt",  # the trainer begins to fit what was asked for
-    "answer",  # of the trainer, without a challenger: refused by the offline gate, or given up
-    "hold",  # counting can't be trusted: last weights stay
-    "pause",  # champion only, by command
-    "resume",
-    "recount",  # the sums are dropped and counting starts anew: from the log, or from a moment on
-    "undo",  # of the rollback or promotion at `reverts`
-    "confirm",  # every live replica serves what revision `confirms` decided
-    "end",
+    "retrain",  # a request for a new model (a rollback may carry one too)
+    "attempt",  # training begins to fit the requested model
+    "answer",  # the request ends without a challenger: refused by the offline gate, or failed
+    "hold",  # the sums can't be trusted: the last weights stay
+    "pause",  # the champion serves alone, by command
+    "resume",  # a pause or a hold ends, by command
+    "recount",  # the sums are dropped and counted again: from the log, or from a time on
+    "undo",  # a rollback or promotion is taken back
+    "confirm",  # every live replica serves an earlier decision
+    "end",  # the experiment is over
 ]
-
 
 COUNTING = ("unit", "outcome", "window_s", "lateness_s")  # rules that say what is counted: fixed for life
 
@@ -114,6 +110,9 @@ class Rules:
                 raise ValueError(f"rules.{name}: {getattr(self, name)!r} is not {expected}")
 
 
+RULE_NAMES = frozenset(rule.name for rule in fields(Rules))
+
+
 @dataclass(frozen=True, slots=True)
 class Race:
     """A click race that is being run: `arm` is watched against `against`, with sums from `from_version` on.
@@ -167,51 +166,6 @@ class Reversal:
     kind: Kind
     before: Mapping[str, Role]
     after: Mapping[str, Role]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One record of the `decisions` topic.
-
-    `weights` and `weights_version` are the full vector in force after the record. `positions` maps
-    "topic/partition" to the next offset not yet in the sums, `sums_digest` is sha256 over the canonical sums
-    (experiments.counting.sums), `evidence` holds every number the decision was made from (see
-    experiments.decision_rules).
-    `detail` holds what only this kind needs: start {champion: {name, model_version}, rules, salt},
-    enter {arm, model_version, answers?}, allocate {updated, units, ramp: {arm: step}}, promote {arm},
-    rollback {arm, version_out, version_in, restored, retrain?: why a new model is asked for},
-    undo {reverts: revision}, retrain {reason, arm}, attempt {answers: revision of the request, number},
-    answer {answers, outcome: refused or failed, ...}, confirm {confirms: revision, replicas, seconds},
-    hold {causes: [...]}, resume {accepts: causes of the hold that it lifts, rules?}, recount {from_ms,
-    dropped}.
-
-    Raises ValueError where a value can't be one of a decision, whatever the history: a time that no clock of
-    ours shows, evidence in another shape (experiments.lifecycle.record_schema), a number or a nesting
-    without end.
-    """
-
-    experiment: str
-    revision: int
-    kind: Kind
-    received_at: int  # ms since the epoch, UTC
-    author: str  # "decider", "trainer", or the name of the key that commanded
-    rule: str  # which rule fired, e.g. "click-race", "thompson", "burn-in", "command"
-    reason: str  # one sentence for a person
-    weights_version: int
-    weights: Mapping[str, float]
-    positions: Mapping[str, int] = field(default_factory=dict)
-    sums_digest: str = ""
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    detail: Mapping[str, Any] = field(default_factory=dict)
-    code_version: str = ""
-    v: int = 1
-
-    def __post_init__(self) -> None:
-        if not moment(self.received_at) or self.received_at < 0:
-            raise ValueError(f"received_at is not between 0 and {LATEST_MS}")
-        for name in ("positions", "evidence", "detail"):
-            require_writable(name, getattr(self, name))
-        require_evidence(self.evidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,27 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from experiments.lifecycle.decisions import (
+    AllocateDetail,
+    AnswerDetail,
+    AttemptDetail,
+    ConfirmDetail,
+    Decision,
+    EnterDetail,
+    HoldDetail,
+    PromoteDetail,
+    RecountDetail,
+    ResumeDetail,
+    RetrainDetail,
+    RollbackDetail,
+    StartDetail,
+    UndoDetail,
+)
 from experiments.lifecycle.state import (
     COUNTING,
     Arm,
     Counting,
-    Decision,
     Experiment,
     Kind,
     Race,
@@ -31,7 +45,6 @@ LIFTED_BY_A_LOOK = (
     "sums-behind",
 )  # holds that the next good look ends; all others need `resume`
 NOTICE_MS = 10_000  # in which every worker has seen a recount before it counts what the recount is about
-ANSWERS = ("refused", "failed")  # how a retraining request ends without a challenger
 
 
 class IllegalTransition(ValueError):  # noqa: N818 (a refusal, named as the domain names it)
@@ -43,16 +56,17 @@ class IllegalTransition(ValueError):  # noqa: N818 (a refusal, named as the doma
 
 def start(d: Decision) -> Experiment:
     """The first state, still without weights."""
-    champion = _need(d, "champion")
-    arm = Arm(_arm_name(champion["name"]), champion["model_version"], "champion", d.revision, since_version=1)
+    detail = d.detail_of(StartDetail)
+    name = _arm_name(detail.champion.name)
+    champion = Arm(name, detail.champion.model_version, "champion", d.revision, since_version=1)
     return Experiment(
         name=d.experiment,
         revision=d.revision,
         status="running",
-        salt=_need(d, "salt"),
-        rules=_rules(_need(d, "rules")),
-        arms={arm.name: arm},
-        champion=arm.name,
+        salt=detail.salt,
+        rules=detail.rules,
+        arms={name: champion},
+        champion=name,
         weights=Weights(0, {}, d.received_at),
         versions={},
         started_ms=d.received_at,
@@ -61,83 +75,89 @@ def start(d: Decision) -> Experiment:
 
 
 def _enter(s: Experiment, d: Decision) -> Experiment:
-    name = _arm_name(_need(d, "arm"))
+    detail = d.detail_of(EnterDetail)
+    name = _arm_name(detail.arm)
     taken = f"arm {name} is already in {s.name}; choose another name, or undo its rollback"
     require(name not in s.arms, taken)
     require(d.weights.get(name) == 0, f"arm {name} must enter at weight 0")
-    arm = Arm(name, _need(d, "model_version"), "challenger", d.revision, since_version=d.weights_version)
+    arm = Arm(name, detail.model_version, "challenger", d.revision, since_version=d.weights_version)
     pending = s.retrain_pending and d.author != "trainer"
-    if "answers" in d.detail:
-        _asked(s, d)
+    if detail.answers is not None:
+        _require_waiting(s, detail.answers)
     return _race(replace(s, arms={**s.arms, name: arm}, retrain_pending=pending), d)
 
 
 def _allocate(s: Experiment, d: Decision) -> Experiment:
+    detail = d.detail_of(AllocateDetail)
     by_command = s.status == "held" and s.held_by not in LIFTED_BY_A_LOOK
     require(not by_command, f"{s.name} is held by {s.held_by}: it needs resume")
-    steps = d.detail.get("ramp", {})
+    steps = detail.ramp
     arms = {name: replace(arm, ramp_step=steps.get(name, arm.ramp_step)) for name, arm in s.arms.items()}
-    units = d.detail.get("units", s.units_at_update) if d.detail.get("updated", True) else s.units_at_update
+    counted = detail.units if detail.updated else None
+    units = s.units_at_update if counted is None else counted
     return replace(s, arms=arms, units_at_update=units, status="running", held_by="", causes=())
 
 
 def _rollback(s: Experiment, d: Decision) -> Experiment:
-    arm, holdback = _live(s, d), s.holdback()
+    detail = d.detail_of(RollbackDetail)
+    arm, holdback = _live(s, detail.arm), s.holdback()
     roles: dict[str, Role] = {arm.name: "retired"}
     if arm.role == "champion":
-        possible = holdback is not None
-        require(possible, f"champion {arm.name} can't be rolled back: there is no holdback to put back")
+        if holdback is None:
+            raise no_holdback(arm.name)
         roles[holdback.name] = "champion"
     changed = _recast(s, d, roles)
-    return _retrain(changed, d) if d.detail.get("retrain") else changed
+    return _requested(changed, d) if detail.retrain else changed
 
 
 def _promote(s: Experiment, d: Decision) -> Experiment:
-    arm, holdback = _live(s, d), s.holdback()
+    arm, holdback = _live(s, d.detail_of(PromoteDetail).arm), s.holdback()
     require(arm.role == "challenger", f"arm {arm.name} is {arm.role}; only a challenger can be promoted")
     leaving: dict[str, Role] = {holdback.name: "retired"} if holdback else {}
     return _recast(s, d, {arm.name: "champion", s.champion: "holdback", **leaving})
 
 
 def _undo(s: Experiment, d: Decision) -> Experiment:
-    revision = _need(d, "reverts")
-    found = s.reversals.get(revision)
-    require(found is not None, f"revision {revision} is nothing that can be undone")
-    for name, role in found.after.items():
-        require(
-            s.arms[name].role == role,
-            f"revision {revision} can't be undone: {name} is {s.arms[name].role} now",
-        )
+    revision = d.detail_of(UndoDetail).reverts
+    reversal = s.reversals.get(revision)
+    if reversal is None:
+        raise IllegalTransition(f"revision {revision} is nothing that can be undone")
+    for name, role in reversal.after.items():
+        now = s.arms[name].role
+        require(now == role, f"revision {revision} can't be undone: {name} is {now} now")
     kept = s.holdback()
-    second = kept is not None and kept.name not in found.before and "holdback" in found.before.values()
-    require(not second, f"revision {revision} can't be undone: {kept and kept.name} is the holdback by now")
-    back = _recast(s, d, found.before)
-    returning = {name for name, role in found.after.items() if role == "retired"}
-    again = {
+    if kept and kept.name not in reversal.before and "holdback" in reversal.before.values():
+        raise IllegalTransition(f"revision {revision} can't be undone: {kept.name} is the holdback by now")
+    back = _recast(s, d, reversal.before)
+    returning = {name for name, role in reversal.after.items() if role == "retired"}
+    restarted = {
         name: replace(back.arms[name], ramp_step=0, since_version=d.weights_version) for name in returning
     }
-    return replace(back, arms={**back.arms, **again})
+    return replace(back, arms={**back.arms, **restarted})
 
 
 def _retrain(s: Experiment, d: Decision) -> Experiment:
-    asked = replace(s, retrain_pending=True, retrain_at_ms=d.received_at, retrain_revision=d.revision)
-    return replace(asked, retrain_attempts=0, retrain_tried_ms=0)
+    d.detail_of(RetrainDetail)  # training reads it
+    return _requested(s, d)
+
+
+def _requested(s: Experiment, d: Decision) -> Experiment:
+    waiting = replace(s, retrain_pending=True, retrain_at_ms=d.received_at, retrain_revision=d.revision)
+    return replace(waiting, retrain_attempts=0, retrain_tried_ms=0)
 
 
 def _attempt(s: Experiment, d: Decision) -> Experiment:
-    _asked(s, d)
+    _require_waiting(s, d.detail_of(AttemptDetail).answers)
     return replace(s, retrain_attempts=s.retrain_attempts + 1, retrain_tried_ms=d.received_at)
 
 
 def _answer(s: Experiment, d: Decision) -> Experiment:
-    _asked(s, d)
-    outcome = _need(d, "outcome")
-    require(outcome in ANSWERS, f"answer: detail.outcome {outcome!r} is not one of {', '.join(ANSWERS)}")
+    _require_waiting(s, d.detail_of(AnswerDetail).answers)
     return replace(s, retrain_pending=False)
 
 
 def _hold(s: Experiment, d: Decision) -> Experiment:
-    return replace(s, status="held", held_by=d.rule, causes=tuple(_need(d, "causes")))
+    return replace(s, status="held", held_by=d.rule, causes=tuple(d.detail_of(HoldDetail).causes))
 
 
 def _pause(s: Experiment, d: Decision) -> Experiment:
@@ -145,45 +165,49 @@ def _pause(s: Experiment, d: Decision) -> Experiment:
 
 
 def _resume(s: Experiment, d: Decision) -> Experiment:
-    """A pause covers a hold, and ends with the hold as it was: who resumes accepts what the record names.
-    Older records name nothing and accepted all, also under a pause."""
-    accepts = set(d.detail.get("accepts", s.causes))
-    left = tuple(cause for cause in s.causes if cause not in accepts)
-    known = tuple(dict.fromkeys(s.acknowledged + tuple(cause for cause in s.causes if cause in accepts)))
-    status, held_by = ("held", s.held_by) if left else ("running", "")
-    lifted = replace(s, status=status, held_by=held_by, causes=left, acknowledged=known, paused_version=0)
-    if "rules" not in d.detail:
+    """A pause covers a hold and ends with the hold as it was: only the causes that the record names are
+    accepted."""
+    detail = d.detail_of(ResumeDetail)
+    accepted = set(s.causes if detail.accepts is None else detail.accepts)
+    left = tuple(cause for cause in s.causes if cause not in accepted)
+    known = tuple(dict.fromkeys(s.acknowledged + tuple(cause for cause in s.causes if cause in accepted)))
+    lifted = replace(
+        s,
+        status="held" if left else "running",
+        held_by=s.held_by if left else "",
+        causes=left,
+        acknowledged=known,
+        paused_version=0,
+    )
+    if detail.rules is None:
         return lifted
-    rules = _rules(d.detail["rules"])
     for name in COUNTING:
-        same = getattr(rules, name) == getattr(s.rules, name)
+        same = getattr(detail.rules, name) == getattr(s.rules, name)
         require(same, f"rules.{name} says what is counted and can't change; start another experiment")
-    return _race(replace(lifted, rules=rules, races=()), d)
+    return _race(replace(lifted, rules=detail.rules, races=()), d)
 
 
 def _recount(s: Experiment, d: Decision) -> Experiment:
-    """Dropped evidence is no evidence: without it every race starts anew. Counted again from the log it is
-    the same, and the races go on."""
-    from_ms = _need(d, "from_ms")
+    """Counted again from the log, the evidence is the same and races go on. Where evidence is dropped, every
+    race starts again."""
+    from_ms = d.detail_of(RecountDetail).from_ms
     notice_ms = d.received_at + round(1_000 * s.rules.lateness_s) + NOTICE_MS
-    possible = isinstance(from_ms, int) and (from_ms == 0 or from_ms >= notice_ms)
+    possible = from_ms == 0 or from_ms >= notice_ms
     require(possible, f"recount: from_ms must be 0 (the whole log) or at least {notice_ms}, not {from_ms}")
-    known = tuple(dict.fromkeys(s.acknowledged + s.causes))
-    status = "running" if s.status == "held" else s.status
-    again = replace(
+    recounted = replace(
         s,
-        status=status,
+        status="running" if s.status == "held" else s.status,
         held_by="",
         causes=(),
-        acknowledged=known,
+        acknowledged=tuple(dict.fromkeys(s.acknowledged + s.causes)),
         counting=Counting(s.counting.generation + 1, from_ms),
         units_at_update=0,
     )
-    return again if from_ms == 0 else _race(replace(again, races=()), d)
+    return recounted if from_ms == 0 else _race(replace(recounted, races=()), d)
 
 
 def _confirm(s: Experiment, d: Decision) -> Experiment:
-    revision = _need(d, "confirms")
+    revision = d.detail_of(ConfirmDetail).confirms
     require(revision in s.unconfirmed, f"revision {revision} does not wait for confirmation")
     return replace(s, unconfirmed=tuple(rev for rev in s.unconfirmed if rev != revision))
 
@@ -220,7 +244,7 @@ TABLE: Mapping[Kind, Transition] = {
 }
 
 
-# ---- what effects are made of ------------------------------------------------------------------------------
+# ---- parts of effects ------------------------------------------------------------------------------
 
 
 def _recast(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment:
@@ -266,7 +290,7 @@ def alpha_at(rules: Rules, index: int) -> float:
 
 def weigh(s: Experiment, d: Decision, mutate: bool = False) -> Experiment:
     """Install the decision's weights. A version is immutable: another vector must be the next version.
-    `spare`: nobody holds the state that this one replaces, so its `versions` need not be copied."""
+    `mutate`: the caller owns the state that this one replaces, so its `versions` need not be copied."""
     shares, now = dict(d.weights), s.weights
     live = {arm.name for arm in s.live_arms()}
     require(set(shares) == live, f"weights must name the live arms {sorted(live)}, not {sorted(shares)}")
@@ -285,46 +309,39 @@ def weigh(s: Experiment, d: Decision, mutate: bool = False) -> Experiment:
     return replace(s, weights=weights, versions=versions)
 
 
-def _asked(s: Experiment, d: Decision) -> None:
-    """A retraining request is answered once: the record must name the one that waits."""
-    revision = _need(d, "answers")
+def _require_waiting(s: Experiment, revision: int) -> None:
+    """Refuse an answer to any retraining request but the one that waits."""
     waits = s.retrain_pending and s.retrain_revision == revision
     require(waits, f"the retraining request of revision {revision} is not waiting for an answer")
 
 
 def retraining_request(d: Decision) -> tuple[str, str] | None:
-    """(arm, why) if a record asks for retraining: a `retrain`, or the rollback of a fresh champion, which
-    carries its request. Older logs hold two records for the latter."""
-    if d.kind == "retrain":
-        return str(d.detail["arm"]), str(d.detail["reason"])
-    if d.kind == "rollback" and d.detail.get("retrain"):
-        return str(d.detail["arm"]), str(d.detail["retrain"])
+    """(arm, reason) if a record requests retraining: a `retrain`, or the rollback of a fresh champion, which
+    carries its request. Earlier releases wrote two records for the latter."""
+    match d.detail:
+        case RetrainDetail(arm=arm, reason=reason):
+            return arm, reason
+        case RollbackDetail(arm=arm, retrain=reason) if reason:
+            return arm, reason
     return None
 
 
-def _live(s: Experiment, d: Decision) -> Arm:
-    name = _need(d, "arm")
+def no_holdback(champion: str) -> IllegalTransition:
+    """The error where a champion has no holdback to replace it."""
+    return IllegalTransition(f"champion {champion} can't be rolled back: there is no holdback to put back")
+
+
+def _live(s: Experiment, name: str) -> Arm:
     arm = s.arms.get(name)
-    require(arm is not None, f"{s.name} has no arm {name}")
+    if arm is None:
+        raise IllegalTransition(f"{s.name} has no arm {name}")
     require(arm.role != "retired", f"arm {name} is already retired")
     return arm
-
-
-def _rules(found: Rules | Mapping[str, Any]) -> Rules:
-    try:
-        return found if isinstance(found, Rules) else Rules(**found)
-    except (TypeError, ValueError) as error:
-        raise IllegalTransition(f"these rules are not possible: {error}") from error
 
 
 def _arm_name(name: str) -> str:
     require(ARM_NAME.fullmatch(name), f"arm name {name!r} must match {ARM_NAME.pattern}")
     return name
-
-
-def _need(d: Decision, key: str) -> Any:
-    require(key in d.detail, f"{d.kind}: detail.{key} is missing")
-    return d.detail[key]
 
 
 def require(holds: object, sentence: str) -> None:

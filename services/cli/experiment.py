@@ -3,11 +3,11 @@
 import getpass
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from secrets import token_hex
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import Deployed, Dropped
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
 from services import bootstrap
 from services.cli.progress_report import Counted, progress
@@ -45,12 +46,12 @@ def start(
     if re.fullmatch(EXPERIMENT_NAME, name) is None:  # the other commands reach what an older version began
         raise BadInputError("--experiment", f"{name!r} does not match {EXPERIMENT_NAME}")
     _require_model(settings, model_version)
-    champion = {"name": arm or model_version, "model_version": model_version}
+    champion = Deployed(arm or model_version, model_version)
     with _log(settings) as log:
         if name in log.catch_up():
             raise BadInputError("experiment", f"{name!r} was already started; see `ringside experiment show`")
         rules = rules_from_words(settings.rules, rule or [])
-        _tell(log.append(commands.start(name, champion, rules, token_hex(8), _origin(reason))))
+        _tell(log.append(commands.start(name, champion, rules, token_hex(8), _provenance(reason))))
 
 
 @app.command()
@@ -58,14 +59,15 @@ def enter(model_version: ModelVersion, arm: str = "", experiment: Name = "", rea
     """A challenger joins; it gets weight once every live replica has its model loaded."""
     _require_model(Settings(), model_version)
     _decide(
-        experiment, lambda state: commands.enter(state, arm or model_version, model_version, _origin(reason))
+        experiment,
+        lambda state: commands.enter(state, arm or model_version, model_version, _provenance(reason)),
     )
 
 
 @app.command()
 def pause(experiment: Name = "", reason: Why = "") -> None:
     """Champion only, until resumed."""
-    _decide(experiment, lambda state: commands.pause(state, _origin(reason)))
+    _decide(experiment, lambda state: commands.pause(state, _provenance(reason)))
 
 
 @app.command()
@@ -74,7 +76,9 @@ def resume(experiment: Name = "", reason: Why = "", rule: Set = None) -> None:
     rules start every race anew."""
 
     def build(state: Experiment) -> Decision:
-        return commands.resume(state, _origin(reason), rules_from_words(state.rules, rule) if rule else None)
+        return commands.resume(
+            state, _provenance(reason), rules_from_words(state.rules, rule) if rule else None
+        )
 
     _decide(experiment, build)
 
@@ -98,28 +102,28 @@ def recount(
     name, console = experiment or settings.experiments.default, Console()
     with _log(settings) as log:
         state = newest(log, name)
-        recounting, origin = bootstrap.recounting(settings), _origin(reason)
-        preview = recounting.preview(state, from_now, origin)
+        recounting, provenance = bootstrap.recounting(settings), _provenance(reason)
+        preview = recounting.preview(state, from_now, provenance)
         console.print(dropped_table(preview.dropped))
         if preview.out_of_reach:
             raise RecountRefusedError(f"{preview.out_of_reach}; --from-now counts what comes")
         if not yes:
             console.print("These sums would be dropped; --yes does it.")
             return
-        _tell(decide(log, name, recounting.order(state, Asked(from_now, preview.seen), origin)))
+        _tell(decide(log, name, recounting.order(state, Asked(from_now, preview.seen), provenance)))
         console.print(log.history(name)[-1].reason)
 
 
 @app.command()
 def promote(arm: ArmName, experiment: Name = "", reason: Why = "") -> None:
     """A challenger becomes champion; the old champion stays as holdback."""
-    _decide(experiment, lambda state: commands.promote(state, arm, _origin(reason)))
+    _decide(experiment, lambda state: commands.promote(state, arm, _provenance(reason)))
 
 
 @app.command()
 def rollback(arm: ArmName, experiment: Name = "", reason: Why = "") -> None:
     """Take an arm out; a champion is replaced by its holdback."""
-    _decide(experiment, lambda state: commands.rollback(state, arm, _origin(reason)))
+    _decide(experiment, lambda state: commands.rollback(state, arm, _provenance(reason)))
 
 
 @app.command()
@@ -131,13 +135,13 @@ def undo(
     reason: Why = "",
 ) -> None:
     """Take back a rollback or a promotion."""
-    _decide(experiment, lambda state: commands.undo(state, revision, _origin(reason)))
+    _decide(experiment, lambda state: commands.undo(state, revision, _provenance(reason)))
 
 
 @app.command()
 def end(experiment: Name = "", reason: Why = "") -> None:
     """The experiment is over; its champion stays."""
-    _decide(experiment, lambda state: commands.end(state, _origin(reason)))
+    _decide(experiment, lambda state: commands.end(state, _provenance(reason)))
 
 
 @app.command()
@@ -186,12 +190,12 @@ def arms_table(state: Experiment, counted: Counted | None = None) -> Table:
     return table
 
 
-def dropped_table(dropped: Mapping[str, Any]) -> Table:
+def dropped_table(dropped: Dropped) -> Table:
     """One row an arm, or why the sums can't be read."""
-    told = dropped.get("unreadable") or f"{dropped['units']} units"
-    title = f"sums {dropped.get('digest', '')[:12]}: {told}"
+    content = dropped.unreadable or f"{dropped.units} units"
+    title = f"sums {(dropped.digest or '')[:12]}: {content}"
     table = Table("arm", "units", "successes", "acknowledged events", title=title, title_justify="left")
-    for arm, counts in dropped.get("arms", {}).items():
+    for arm, counts in (dropped.arms or {}).items():
         table.add_row(arm, *(str(counts.get(what, 0)) for what in ("n", "s", "acknowledged")))
     return table
 
@@ -211,8 +215,8 @@ def _decide(experiment: str, build: Callable[[Experiment], Decision]) -> None:
         _tell(decide(log, experiment or settings.experiments.default, build))
 
 
-def _origin(reason: str) -> Origin:
-    return Origin(
+def _provenance(reason: str) -> Provenance:
+    return Provenance(
         f"shell:{getpass.getuser()}",
         wall_ms(),
         reason=reason,

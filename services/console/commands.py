@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
 from services.console.deps import Found, commander, desk_of, found
 from services.console.sessions import Person, csrf_holds
@@ -26,16 +26,16 @@ class Order:
     reverts: int = 0
 
 
-COMMANDS: Mapping[str, Callable[[Experiment, Order, Origin], Decision]] = {
-    "pause": lambda state, order, origin: commands.pause(state, origin),
-    "resume": lambda state, order, origin: commands.resume(state, origin),
-    "promote": lambda state, order, origin: commands.promote(state, order.arm, origin),
-    "rollback": lambda state, order, origin: commands.rollback(state, order.arm, origin),
-    "undo": lambda state, order, origin: commands.undo(state, order.reverts, origin),
+COMMANDS: Mapping[str, Callable[[Experiment, Order, Provenance], Decision]] = {
+    "pause": lambda state, order, provenance: commands.pause(state, provenance),
+    "resume": lambda state, order, provenance: commands.resume(state, provenance),
+    "promote": lambda state, order, provenance: commands.promote(state, order.arm, provenance),
+    "rollback": lambda state, order, provenance: commands.rollback(state, order.arm, provenance),
+    "undo": lambda state, order, provenance: commands.undo(state, order.reverts, provenance),
 }
 
 
-def build(kind: str, order: Order, origin: Origin) -> Callable[[Experiment], Decision]:
+def build(kind: str, order: Order, provenance: Provenance) -> Callable[[Experiment], Decision]:
     """The builder of a command. Raises BadInputError naming what is missing."""
     if kind not in COMMANDS:
         raise BadInputError("command", f"{kind} is not one of {', '.join(COMMANDS)}")
@@ -43,7 +43,7 @@ def build(kind: str, order: Order, origin: Origin) -> Callable[[Experiment], Dec
         raise BadInputError("arm", "name the arm")
     if kind == "undo" and not order.reverts:
         raise BadInputError("reverts", "name the revision to undo")
-    return lambda state: COMMANDS[kind](state, order, origin)
+    return lambda state: COMMANDS[kind](state, order, provenance)
 
 
 def reason(text: str) -> str:
@@ -79,8 +79,8 @@ def carry_out(
     desk = desk_of(request)
 
     def command() -> Experiment:
-        origin = Origin(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
-        return desk.follower.command(chosen.name, build(kind, ordered, origin))
+        provenance = Provenance(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
+        return desk.follower.command(chosen.name, build(kind, ordered, provenance))
 
     return answered(command)
 

@@ -26,7 +26,7 @@ def jsonl(history: Iterable[Decision]) -> Iterator[bytes]:
 def csv_lines(history: Sequence[Decision]) -> Iterator[str]:
     """Header and rows. Columns: FIXED, then `<arm>.weight`, `<arm>.n` … and `<arm>.race.log_e` … of each
     arm."""
-    arms = sorted({arm for d in history for arm in (*d.weights, *(d.evidence.get("arms") or ()))})
+    arms = sorted({arm for d in history for arm in (*d.weights, *d.evidence.arms)})
     columns = [*FIXED, *(f"{arm}.{name}" for arm in arms for name in _arm_columns())]
     yield _line(columns)
     for decision in history:
@@ -44,13 +44,13 @@ def _cells(decision: Decision) -> dict[str, object]:
     moment = datetime.fromtimestamp(decision.received_at / 1_000, UTC)
     cells["time_utc"] = moment.isoformat(timespec="milliseconds")
     evidence = decision.evidence
-    cells |= {name: evidence.get(name, "") for name in ("watermark_ms", "new_units")}
+    cells |= {"watermark_ms": evidence.watermark_ms, "new_units": evidence.new_units}
     cells |= {f"{arm}.weight": share for arm, share in decision.weights.items()}
-    for arm, numbers in (evidence.get("arms") or {}).items():
-        cells |= {f"{arm}.{name}": numbers.get(name) for name in ARM_FIELDS}
-    for race in evidence.get("races") or ():
-        cells |= {f"{race['arm']}.race.{name}": race.get(name) for name in RACE_FIELDS if name != "arm"}
-    for arm, account in (evidence.get("accounting") or {}).items():
+    for arm, numbers in evidence.arms.items():
+        cells |= {f"{arm}.{name}": getattr(numbers, name) for name in ARM_FIELDS}
+    for race in evidence.races:
+        cells |= {f"{race.arm}.race.{name}": getattr(race, name) for name in RACE_FIELDS if name != "arm"}
+    for arm, account in evidence.accounting.items():
         cells |= {f"{arm}.account.{name}": account.get(name) for name in ACCOUNT_FIELDS}
     return cells
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.lifecycle.decisions import ArmEvidence, RaceEvidence
 from experiments.lifecycle.fold import Arm, Decision, Experiment
 from services.console import series, wording
 from services.ports.state import Heartbeat
@@ -47,27 +48,24 @@ def styles(state: Experiment) -> dict[str, int]:
     return {arm.name: index % STYLES for index, arm in enumerate(ordered)}
 
 
-def latest_evidence(
-    history: Sequence[Decision], names: Iterable[str]
-) -> dict[str, tuple[int, Mapping[str, Any]]]:
+def latest_evidence(history: Sequence[Decision], names: Iterable[str]) -> dict[str, tuple[int, ArmEvidence]]:
     """For each arm: (revision, its numbers) of the newest look that had it, retired arms included."""
     wanted, found = set(names), {}
     for decision in reversed(history):
-        for name in wanted & set(decision.evidence.get("arms") or ()):
-            found[name] = (decision.revision, decision.evidence["arms"][name])
+        for name in wanted & decision.evidence.arms.keys():
+            found[name] = (decision.revision, decision.evidence.arms[name])
             wanted.discard(name)
         if not wanted:
             break
     return found
 
 
-def latest_race(history: Sequence[Decision], arm: str) -> Mapping[str, Any] | None:
+def latest_race(history: Sequence[Decision], arm: str) -> RaceEvidence | None:
     """The newest race of an arm, from a look or from the record that ended it."""
     for decision in reversed(history):
-        races = [race for race in decision.evidence.get("races") or () if race.get("arm") == arm]
+        races = [race for race in decision.evidence.races if race.arm == arm]
         if races:
-            newest = max(races, key=lambda race: race.get("index") or 0)
-            return {name: newest.get(name) for name in series.RACE_FIELDS}
+            return max(races, key=lambda race: race.index or 0)
     return None
 
 
@@ -76,7 +74,8 @@ def arm_rows(
 ) -> list[dict[str, Any]]:
     """One row an arm: champion first, retired last, each with what the newest look knew of it."""
     numbers = latest_evidence(history, state.arms)
-    known = sum(wording.is_counted(numbers.get(arm.name, (0, {}))[1]) for arm in state.live_arms())
+    live = [numbers[arm.name][1] for arm in state.live_arms() if arm.name in numbers]
+    known = sum(map(wording.is_counted, live))
     style = styles(state)
     ordered = sorted(state.arms.values(), key=lambda arm: (ROLE_ORDER[arm.role], arm.entered_revision))
     return [
@@ -92,9 +91,9 @@ def arm_rows(
 
 
 def _arm_row(
-    state: Experiment, arm: Arm, evidence: tuple[int, Mapping[str, Any]] | None, beats: Sequence[Heartbeat]
+    state: Experiment, arm: Arm, evidence: tuple[int, ArmEvidence] | None, beats: Sequence[Heartbeat]
 ) -> dict[str, Any]:
-    revision, numbers = evidence or (None, {})
+    revision, numbers = evidence or (None, None)
     share = 0.0 if arm.role == "retired" else state.weights.shares.get(arm.name, 0.0)
     return {
         "name": arm.name,
@@ -104,8 +103,8 @@ def _arm_row(
         "weight": float(arm.name == state.champion) if state.status == "paused" else share,
         "loaded_on": sum(arm.model_version in beat.loaded for beat in beats),
         "seen_at_revision": revision,
-        "numbers": series.numbers_of(numbers) if numbers else {},
-        "counted": wording.is_counted(numbers),
+        "numbers": series.numbers_of(numbers) if numbers is not None else {},
+        "counted": numbers is not None and wording.is_counted(numbers),
     }
 
 
@@ -146,11 +145,11 @@ def replica_rows(state: Experiment, beats: Iterable[Heartbeat]) -> list[dict[str
 
 def accounting_rows(look: Decision | None) -> list[dict[str, Any]]:
     """The accounting identity of each arm: acknowledged = counted + late + duplicate + unmatched."""
-    accounts: Mapping[str, Any] = {} if look is None else look.evidence.get("accounting") or {}
+    accounts = {} if look is None else look.evidence.accounting
     rows = []
     for arm, account in sorted(accounts.items()):
-        parts = {name: int(account.get(name, 0)) for name in ACCOUNTED}
-        acknowledged = int(account.get("acknowledged", 0))
+        parts = {name: account.get(name, 0) for name in ACCOUNTED}
+        acknowledged = account.get("acknowledged", 0)
         rows.append(
             {"arm": arm, "acknowledged": acknowledged, **parts, "gap": acknowledged - sum(parts.values())}
         )
@@ -210,11 +209,8 @@ def _look_warnings(state: Experiment, look: Decision | None, now_ms: int) -> Ite
         yield Warning(
             "bad", f"The decider has been silent for {wording.seconds(since_s)}; a look is due every {due}."
         )
-    lag_s = (
-        0.0
-        if look is None
-        else (look.received_at - int(look.evidence.get("watermark_ms") or look.received_at)) / 1_000
-    )
+    counted_ms = None if look is None else look.evidence.watermark_ms
+    lag_s = (look.received_at - counted_ms) / 1_000 if look and counted_ms else 0.0
     if lag_s > rules.stall_s:
         yield Warning("bad", f"Counting lags {wording.seconds(lag_s)} behind; decisions wait for it.")
 

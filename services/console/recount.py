@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Experiment, IllegalTransition
 from services.console.commands import answered, genuine, reason, refused
 from services.console.deps import Found, commander, desk_of, found
@@ -29,7 +29,7 @@ def question(request: Request, chosen: Chosen, person: Annotated[Person, Depends
     """What would be dropped, and whether the log can give it again: the middle of the dialog."""
     desk, state = desk_of(request), chosen.followed.state
     try:
-        preview = desk.recounting.preview(state, False, Origin(person.name, desk.now_ms()))
+        preview = desk.recounting.preview(state, False, Provenance(person.name, desk.now_ms()))
     except (IllegalTransition, RingsideError) as error:
         return refused(error)
     return HTMLResponse(desk.templates.get_template("part_recount.html").render(preview=preview))
@@ -47,8 +47,8 @@ def recount(
     desk = desk_of(request)
 
     def command() -> Experiment:
-        origin = Origin(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
-        build = desk.recounting.order(chosen.followed.state, wanted, origin)
+        provenance = Provenance(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
+        build = desk.recounting.order(chosen.followed.state, wanted, provenance)
         return desk.follower.command(chosen.name, build)
 
     return answered(command)

@@ -8,6 +8,7 @@ from typing import Any
 from scipy.optimize import brentq
 from scipy.stats import beta
 
+from experiments.lifecycle.decisions import ArmEvidence, RaceEvidence
 from experiments.lifecycle.fold import Decision
 
 REALISED_UNITS = (
@@ -36,13 +37,12 @@ Point = dict[str, Any]
 
 def is_look(decision: Decision) -> bool:
     """True if the record carries the counts of every arm: one look of the decider."""
-    return bool(decision.evidence.get("arms"))
+    return bool(decision.evidence.arms)
 
 
 def counts(decision: Decision) -> dict[str, int]:
     """Matured units of each arm as the look saw them."""
-    arms: Mapping[str, Any] = decision.evidence.get("arms") or {}
-    return {name: int(arm.get("n") or 0) for name, arm in arms.items()}
+    return {name: arm.n or 0 for name, arm in decision.evidence.arms.items()}
 
 
 class TimeAxis:
@@ -93,18 +93,23 @@ def point(decision: Decision, realised: Mapping[str, float] | None) -> Point:
         "weights_version": decision.weights_version,
         "weights": dict(decision.weights),
         "realised": realised,
-        "arms": {name: numbers_of(arm) for name, arm in (decision.evidence.get("arms") or {}).items()},
+        "arms": {name: numbers_of(arm) for name, arm in decision.evidence.arms.items()},
         "races": [
-            {key: race.get(key) for key in RACE_FIELDS}
-            for race in decision.evidence.get("races") or ()
-            if race.get("log_e") is not None and race.get("log_threshold") is not None
+            race_fields(race)
+            for race in decision.evidence.races
+            if race.log_e is not None and race.log_threshold is not None
         ],
     }
 
 
-def numbers_of(arm: Mapping[str, Any]) -> dict[str, Any]:
+def race_fields(race: RaceEvidence) -> dict[str, Any]:
+    """What plots and tables show of a race."""
+    return {name: getattr(race, name) for name in RACE_FIELDS}
+
+
+def numbers_of(arm: ArmEvidence) -> dict[str, Any]:
     """An arm's numbers as a look told them, None where it did not; its interval as a whole or not at all."""
-    numbers = {key: arm.get(key) for key in ARM_FIELDS}
+    numbers = {name: getattr(arm, name) for name in ARM_FIELDS}
     whole = None not in (numbers["posterior_mean"], numbers["low"], numbers["high"])
     return numbers if whole else numbers | {"posterior_mean": None, "low": None, "high": None}
 

@@ -2,9 +2,27 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import ArmEvidence, RaceEvidence, RollbackDetail
+from experiments.lifecycle.fold import Decision, Experiment, Kind
+
+TITLES: Mapping[Kind, str] = {  # {0}: detail, {1}: whether the weights changed, {2}: the decision
+    "start": "Experiment started",
+    "enter": "{0.arm} entered",
+    "allocate": "Weights {1}, version {2.weights_version}",
+    "rollback": "{0.arm} rolled back",
+    "promote": "{0.arm} promoted",
+    "retrain": "Retraining requested",
+    "attempt": "Retraining, attempt {0.number}",
+    "answer": "Retraining {0.outcome}",
+    "hold": "On hold",
+    "pause": "Paused",
+    "resume": "Resumed",
+    "recount": "Counting restarted",
+    "undo": "Revision {0.reverts} undone",
+    "confirm": "Revision {0.confirms} served everywhere",
+    "end": "Experiment ended",
+}
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -61,9 +79,9 @@ def _best(state: Experiment, last_look: Decision | None) -> str:
         return "No challenger is in the ring."
     if last_look is None:
         return "No look yet: nothing has been counted."
-    numbers = last_look.evidence["arms"]
+    numbers = last_look.evidence.arms
     live = [arm.name for arm in state.live_arms()]
-    known = {arm: numbers[arm]["p_best"] for arm in live if is_counted(numbers.get(arm, {}))}
+    known = {arm: numbers[arm].p_best or 0.0 for arm in live if arm in numbers and is_counted(numbers[arm])}
     if not known:
         matures = seconds(state.rules.window_s + state.rules.lateness_s)
         return f"Nothing has been counted yet: units mature {matures} after they are served."
@@ -76,9 +94,9 @@ def _best(state: Experiment, last_look: Decision | None) -> str:
     return f"{claim} {note}" if waiting else claim
 
 
-def is_counted(numbers: Mapping[str, Any]) -> bool:
+def is_counted(numbers: ArmEvidence) -> bool:
     """Whether an arm's numbers come from units: without any, they are what was believed beforehand."""
-    return bool(numbers.get("n")) and numbers.get("p_best") is not None
+    return bool(numbers.n) and numbers.p_best is not None
 
 
 def chance(p: float | None) -> str:
@@ -94,53 +112,35 @@ def _probability(p: float) -> str:
 
 def _against(state: Experiment, last_look: Decision | None) -> str:
     live = {arm.name for arm in state.live_arms()}
-    races = [] if last_look is None else [r for r in last_look.evidence.get("races", ()) if r["arm"] in live]
-    known = [race for race in races if nearness(race) is not None]
+    races = [] if last_look is None else [r for r in last_look.evidence.races if r.arm in live]
+    known = [(near, race) for race in races if (near := nearness(race)) is not None]
     if not known:
         return ""
-    worst = max(known, key=nearness)
-    progress = nearness(worst)
+    progress, worst = max(known, key=lambda pair: pair[0])
     if progress < 0.25:
         return "No evidence against any arm."
-    needed = f"E = {evidence(worst['log_e'])} of the {evidence(worst['log_threshold'])} that a rollback needs"
+    needed = f"E = {evidence(worst.log_e)} of the {evidence(worst.log_threshold)} that a rollback needs"
     if progress >= 1:
-        return f"{worst['arm']} has lost its race: {needed}."
+        return f"{worst.arm} has lost its race: {needed}."
     word = "Strong" if progress > 0.75 else "Some"
-    return f"{word} evidence against {worst['arm']}: {needed}."
+    return f"{word} evidence against {worst.arm}: {needed}."
 
 
-def nearness(race: Mapping[str, Any]) -> float | None:
+def nearness(race: RaceEvidence) -> float | None:
     """How far a race is on its way to the threshold, 1 there; None if its record does not say."""
-    log_e, log_threshold = race.get("log_e"), race.get("log_threshold")
-    return None if log_e is None or log_threshold is None else log_e / log_threshold
+    if race.log_e is None or race.log_threshold is None:
+        return None
+    return race.log_e / race.log_threshold
 
 
 def title(decision: Decision) -> str:
     """A decision in a few words, for lists and marks."""
-    detail: Mapping[str, object] = decision.detail
-    weights = "changed" if _moved(decision) else "kept"
-    asked = ", retraining asked for" if detail.get("retrain") else ""
-    titles = {
-        "start": "Experiment started",
-        "enter": f"{detail.get('arm', 'An arm')} entered",
-        "allocate": f"Weights {weights}, version {decision.weights_version}",
-        "rollback": f"{detail.get('arm', 'An arm')} rolled back{asked}",
-        "promote": f"{detail.get('arm', 'An arm')} promoted",
-        "retrain": "Retraining asked for",
-        "attempt": f"Retraining, attempt {detail.get('number', '?')}",
-        "answer": f"Retraining {detail.get('outcome', 'answered')}",
-        "hold": "On hold",
-        "pause": "Paused",
-        "resume": "Resumed",
-        "recount": "Counting starts anew",
-        "undo": f"Revision {detail.get('reverts', '?')} undone",
-        "confirm": f"Revision {detail.get('confirms', '?')} served everywhere",
-        "end": "Experiment ended",
-    }
-    return titles.get(decision.kind, decision.kind)
+    detail = decision.detail
+    retrains = isinstance(detail, RollbackDetail) and detail.retrain
+    text = TITLES[decision.kind].format(detail, "changed" if _moved(decision) else "kept", decision)
+    return f"{text}, retraining requested" if retrains else text
 
 
 def _moved(look: Decision) -> bool:
     """Whether a look changed the weights: its evidence holds those before it."""
-    arms = look.evidence.get("arms") or {}
-    return any(look.weights.get(name) != arm.get("weight") for name, arm in arms.items())
+    return any(look.weights.get(name) != arm.weight for name, arm in look.evidence.arms.items())

@@ -8,14 +8,14 @@ added since.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from experiments.counting.sums import Tally
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import Dropped
 from experiments.lifecycle.fold import Decision, Experiment
 from services.errors import BadInputError, DataLossError, RingsideError, UnavailableError
 from services.messages.events import EVENTS, EXPOSURES
@@ -39,7 +39,7 @@ class Preview:
     `seen` names it. `out_of_reach`: why the log can't give it again; empty if it can, or if only what comes
     is to be counted."""
 
-    dropped: Mapping[str, Any]
+    dropped: Dropped
     seen: str
     out_of_reach: str
 
@@ -60,13 +60,15 @@ class Recounting:
     open_log: Callable[[], EventConsumer]
     partitions: int
 
-    def preview(self, state: Experiment, from_now: bool, origin: Origin) -> Preview:
+    def preview(self, state: Experiment, from_now: bool, provenance: Provenance) -> Preview:
         """What would go; changes nothing. Raises IllegalTransition, UnavailableError."""
-        dropped, seen = self._look(state, origin.now_ms)
-        commands.recount(state, 0, dropped, origin)  # says what is impossible before anybody thinks it over
+        dropped, seen = self._look(state, provenance.now_ms)
+        commands.recount(state, 0, dropped, provenance)  # refuse before anyone confirms
         return Preview(dropped, seen, "" if from_now else self._out_of_reach(state))
 
-    def order(self, state: Experiment, asked: Asked, origin: Origin) -> Callable[[Experiment], Decision]:
+    def order(
+        self, state: Experiment, asked: Asked, provenance: Provenance
+    ) -> Callable[[Experiment], Decision]:
         """The builder of the decision, for services.control.decide.decide; it looks at the sums once more.
 
         Raises BadInputError, RecountRefusedError, UnavailableError; so does the builder, and
@@ -77,17 +79,17 @@ class Recounting:
             raise RecountRefusedError(f"{why}; only units from now on can be counted")
 
         def build(now: Experiment) -> Decision:
-            dropped, seen = self._look(now, origin.now_ms)
+            dropped, seen = self._look(now, provenance.now_ms)
             _require_same(asked.seen, seen, dropped)
-            from_ms = commands.recount_from(now, origin.now_ms) if asked.from_now else 0
-            return commands.recount(now, from_ms, dropped, origin)
+            from_ms = commands.recount_from(now, provenance.now_ms) if asked.from_now else 0
+            return commands.recount(now, from_ms, dropped, provenance)
 
         return build
 
-    def _look(self, state: Experiment, now_ms: int) -> tuple[Mapping[str, Any], str]:
+    def _look(self, state: Experiment, now_ms: int) -> tuple[Dropped, str]:
         with _nothing_changed():
             sums, dropped = _read(state, self.store, self.partitions)
-        readable = "unreadable" not in dropped
+        readable = dropped.unreadable is None
         which = f"{state.name}|{state.started_ms}|{state.counting.generation}|{readable}"
         short = hashlib.sha256(which.encode()).hexdigest()[:12]
         return dropped, f"{short}.{sum(sums.values())}.{now_ms // 1_000}"
@@ -103,35 +105,35 @@ class Recounting:
         return f"the log does not hold all since the start: {missing[0]}{more}" if missing else ""
 
 
-def _read(state: Experiment, store: SumStore, partitions: int) -> tuple[Sums, dict[str, Any]]:
+def _read(state: Experiment, store: SumStore, partitions: int) -> tuple[Sums, Dropped]:
     """The sums (none if they can't be read), and what the record will say of them."""
     try:
         found, positions, _ = store.load_all(state.name, partitions, state.counting.generation)
     except ValueError as error:
-        return {}, {"unreadable": str(error)}
+        return {}, Dropped(unreadable=str(error))
     if wild := sorted(key for key, count in found.items() if abs(count) > MOST):
-        return {}, {"unreadable": f"sums: {wild[0]!r} is more than a record can hold"}
+        return {}, Dropped(unreadable=f"sums: {wild[0]!r} is more than a record can hold")
     sums = dict(sorted(found.items()))
     canonical = json.dumps(sums, separators=(",", ":"))
-    said = {"digest": hashlib.sha256(canonical.encode()).hexdigest(), "positions": positions}
+    digest, stored = hashlib.sha256(canonical.encode()).hexdigest(), dict(positions)
     try:
         tally = Tally.parse(sums)
     except ValueError as error:
-        return sums, {**said, "unreadable": str(error)}
-    return sums, {**said, "units": tally.units, "arms": _arms(tally)}
+        return sums, Dropped(digest=digest, positions=stored, unreadable=str(error))
+    return sums, Dropped(digest=digest, positions=stored, units=tally.units, arms=_arms(tally))
 
 
-def _arms(tally: Tally) -> Mapping[str, Any]:
+def _arms(tally: Tally) -> dict[str, dict[str, int]]:
     names = sorted({arm for _, arm, _ in tally.cells} | tally.accounts.keys())
     counts = {name: tally.arm(name) for name in names}
     return {name: {"n": c.n, "s": c.s, **tally.accounts.get(name, {})} for name, c in counts.items()}
 
 
-def _require_same(asked: str, now: str, dropped: Mapping[str, Any]) -> None:
+def _require_same(asked: str, now: str, dropped: Dropped) -> None:
     """Raises RecountRefusedError with what is there now, unless that is what was looked at."""
     if why := _difference(_parts(asked), _parts(now)):
-        there = dropped.get("unreadable") or f"{dropped['units']} units"
-        told = f"sums {dropped.get('digest', '')[:12]}: {there}"
+        there = dropped.unreadable or f"{dropped.units} units"
+        told = f"sums {(dropped.digest or '')[:12]}: {there}"
         raise RecountRefusedError(f"{why}; nothing was changed. Look again at what would go now ({told})")
 
 

@@ -128,8 +128,8 @@ def _decision(record: Record) -> Row:
         weights=_json(decision.weights),
         positions=_json(decision.positions),
         sums_digest=decision.sums_digest,
-        evidence=_json(decision.evidence),
-        detail=_json(decision.detail),
+        evidence=_json(decision.evidence_json),
+        detail=_json(decision.detail_json),
         code_version=decision.code_version,
     )
     return asdict(row)

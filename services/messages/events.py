@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from experiments.lifecycle.record_schema import LATEST_MS
+from experiments.lifecycle.decisions import LATEST_MS
 from services.errors import BadMessageError
 
 EXPOSURES = "exposures"  # key: routing key; co-partitioned with EVENTS

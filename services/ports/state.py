@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from experiments.lifecycle.state import Decision, Experiment
+from experiments.lifecycle.fold import Decision, Experiment
 
 
 @dataclass(frozen=True, slots=True)

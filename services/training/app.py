@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Experiment
 from services import bootstrap
 from services.runtime.clock import wall_ms
@@ -102,5 +102,5 @@ def champion_spec(settings: Settings) -> ModelSpec | None:
 def enter_by_command(settings: Settings, trained: TrainingResult, arm: str | None, now_ms: int) -> Experiment:
     """Let a trained model join the experiment because a person said so."""
     author = f"shell:{getpass.getuser()}"
-    origin = Origin(author=author, now_ms=now_ms, code_version=trained.manifest.code_version)
-    return enter(bootstrap.decision_log(settings), settings.experiments.default, trained, origin, arm)
+    provenance = Provenance(author=author, now_ms=now_ms, code_version=trained.manifest.code_version)
+    return enter(bootstrap.decision_log(settings), settings.experiments.default, trained, provenance, arm)

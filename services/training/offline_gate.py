@@ -7,10 +7,10 @@ accidents; which of two good models is better is decided by the experiment.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from experiments.lifecycle.decisions import GateEvidence, GateVerdict
 from models.algorithms.time_decay import DAY_S
 from models.evaluation.offline import Case, cases, evaluate
 from models.evaluation.splits import TimeSplit, split_last
@@ -45,9 +45,10 @@ class GateResult:
     cut_s: float
     metrics: Mapping[str, float]
 
-    def evidence(self) -> dict[str, Any]:
-        """The result as JSON for a decision or a registry tag, without `metrics`."""
-        return {name: value for name, value in asdict(self).items() if name != "metrics"}
+    def evidence(self) -> GateEvidence:
+        """The result for the record of a decision, without `metrics`."""
+        numbers = {name: value for name, value in asdict(self).items() if name != "metrics"}
+        return GateEvidence(gate=GateVerdict(**numbers))
 
 
 def run_gate(

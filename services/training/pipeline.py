@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
@@ -33,7 +34,7 @@ class TrainingResult:
     not_entered: str = ""
 
     @property
-    def outcome(self) -> str:
+    def outcome(self) -> Literal["passed", "refused", "failed"]:
         """passed, refused (by the gate) or failed (passed, but not entered)."""
         if not self.gate.passed:
             return "refused"
@@ -124,7 +125,7 @@ def enter(
     decisions: DecisionLog,
     experiment: str,
     trained: TrainingResult,
-    origin: commands.Origin,
+    provenance: commands.Provenance,
     arm: str | None = None,
     answers: int | None = None,
 ) -> Experiment:
@@ -135,13 +136,13 @@ def enter(
     AnsweredError if the request is no longer pending.
     """
     version = trained.manifest.model_version
-    origin = replace(origin, evidence={**origin.evidence, "gate": trained.gate.evidence()})
+    provenance = replace(provenance, evidence=trained.gate.evidence())
 
     def build(state: Experiment) -> Decision:
         if answers is not None:
             require_pending(state, answers)
         try:
-            return commands.enter(state, arm or version, version, origin, answers)
+            return commands.enter(state, arm or version, version, provenance, answers)
         except IllegalTransition as error:
             raise BadInputError("arm", str(error)) from error
 

@@ -5,9 +5,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from typing import Literal
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import AnswerDetail, EnterDetail, PromoteDetail, RollbackDetail
 from experiments.lifecycle.fold import Arm, Decision, Experiment, retraining_request
 from models.recommender import ProgressCallback
 from services.control.decide import decide
@@ -76,7 +78,7 @@ class TrainingWorker:
         log.info("retraining requested for arm %s: %s", arm, reason)
         begun = self._decide(
             state.retrain_revision,
-            lambda now: commands.attempt(now, self._origin(_attempt_reason(now, reason))),
+            lambda now: commands.attempt(now, self._provenance(_attempt_reason(now, reason))),
         )
         try:
             spec, champion = self._spec(begun, arm), self._spec(begun, begun.champion)
@@ -106,13 +108,14 @@ class TrainingWorker:
         self.pipeline.record(trained)
         ours = (request, trained.manifest.model_version)
         since = [d.detail for d in self.decisions.history(self.experiment, request)]
-        return trained if ours in [(d.get("answers"), d.get("model_version")) for d in since] else None
+        answers = [d for d in since if isinstance(d, EnterDetail | AnswerDetail)]
+        return trained if ours in [(d.answers, d.model_version) for d in answers] else None
 
     def _enter(self, request: int, trained: TrainingResult) -> TrainingResult:
         model, reason = trained.manifest.model_version, trained.gate.reason
-        origin = self._origin(f"{model} answers the retraining request ({reason}).")
+        provenance = self._provenance(f"{model} answers the retraining request ({reason}).")
         try:
-            enter(self.decisions, self.experiment, trained, origin, answers=request)
+            enter(self.decisions, self.experiment, trained, provenance, answers=request)
         except AnsweredError:
             raise  # the next poll settles it
         except BadInputError as error:
@@ -123,20 +126,21 @@ class TrainingWorker:
 
     def _refuse(self, request: int, trained: TrainingResult) -> None:
         """Record that the request led to no challenger, with the result of the gate."""
-        model, outcome = trained.manifest.model_version, trained.outcome
+        model = trained.manifest.model_version
+        outcome: Literal["refused", "failed"] = "failed" if trained.not_entered else "refused"
         reason = trained.not_entered or trained.gate.reason
         log.warning("%s does not enter the experiment: %s", model, reason)
-        origin = self._origin(f"Retraining {outcome}: {model} stays out, {reason}.")
-        origin = replace(origin, evidence={"gate": trained.gate.evidence()})
-        detail = {"model_version": model}
-        self._decide(request, lambda now: commands.answer(now, request, outcome, detail, origin))
+        provenance = self._provenance(f"Retraining {outcome}: {model} stays out, {reason}.")
+        provenance = replace(provenance, evidence=trained.gate.evidence())
+        detail = AnswerDetail(answers=request, outcome=outcome, model_version=model)
+        self._decide(request, lambda now: commands.answer(now, detail, provenance))
 
     def _give_up(self, state: Experiment, error: str) -> None:
         request, attempts = state.retrain_revision, state.retrain_attempts
-        origin = self._origin(f"Retraining failed {attempts} times, the last time: {error}.")
-        detail = {"attempts": attempts, "error": error}
-        self._decide(request, lambda now: commands.answer(now, request, "failed", detail, origin))
-        log.error("%s", origin.reason)
+        provenance = self._provenance(f"Retraining failed {attempts} times, the last time: {error}.")
+        detail = AnswerDetail(answers=request, outcome="failed", attempts=attempts, error=error)
+        self._decide(request, lambda now: commands.answer(now, detail, provenance))
+        log.error("%s", provenance.reason)
 
     def _decide(self, request: int, build: Callable[[Experiment], Decision]) -> Experiment:
         def checked(state: Experiment) -> Decision:
@@ -145,9 +149,9 @@ class TrainingWorker:
 
         return decide(self.decisions, self.experiment, checked)
 
-    def _origin(self, reason: str) -> Origin:
+    def _provenance(self, reason: str) -> Provenance:
         now_ms = self.pipeline.clock_ms()
-        return Origin(AUTHOR, now_ms, rule="retrain", reason=reason, code_version=version("ringside"))
+        return Provenance(AUTHOR, now_ms, rule="retrain", reason=reason, code_version=version("ringside"))
 
     def _request(self, state: Experiment) -> tuple[str, str]:
         """Arm and reason of the pending request; the champion, if the log no longer holds it."""
@@ -200,8 +204,7 @@ class TrainingWorker:
         self.registered.add(arm.model_version)
 
     def _tag(self, state: Experiment, decision: Decision) -> None:
-        arm = state.arms.get(str(decision.detail.get("arm", "")))
-        model = decision.detail.get("version_out") or (arm.model_version if arm else None)
+        model = _model_of(state, decision)
         if model and model not in self.missing - self.registered:
             text = json.dumps(
                 {
@@ -212,7 +215,18 @@ class TrainingWorker:
                     "author": decision.author,
                 }
             )
-            self.registry.tag(str(model), {f"decision.{decision.kind}": text})
+            self.registry.tag(model, {f"decision.{decision.kind}": text})
+
+
+def _model_of(state: Experiment, decision: Decision) -> str | None:
+    """The model version that a decision says something about; None if it says nothing about one."""
+    match decision.detail:
+        case EnterDetail(model_version=model):
+            return model
+        case RollbackDetail(arm=name, version_out=out) | PromoteDetail(arm=name, version_out=out):
+            arm = state.arms.get(name)
+            return out or (arm.model_version if arm else None)
+    return None
 
 
 def _attempt_reason(state: Experiment, reason: str) -> str:

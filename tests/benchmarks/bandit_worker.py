@@ -60,8 +60,8 @@ def measure(units: int = UNITS) -> dict[str, float]:
 def start_experiment(settings: Settings) -> None:
     """One champion; the windows are the settings'."""
     rules = Rules(window_s=settings.window_s, lateness_s=settings.lateness_s)
-    origin = commands.Origin("bench", _now_ms())
-    champion = {"name": "als", "model_version": "als-1"}
+    origin = commands.Provenance("bench", _now_ms())
+    champion = commands.Deployed("als", "als-1")
     bootstrap.decision_log(settings).append(commands.start(EXPERIMENT, champion, rules, "salt", origin))
 
 

@@ -95,8 +95,8 @@ def _day(day: int) -> Iterator[tuple[str, int]]:
 
 
 def _state(days: int) -> Experiment:
-    origin = commands.Origin("bench", 1)
-    champion = {"name": ARMS[0], "model_version": "popularity-1"}
+    origin = commands.Provenance("bench", 1)
+    champion = commands.Deployed(ARMS[0], "popularity-1")
     state = apply(None, commands.start("storefront", champion, Rules(), "salt", origin))
     state = apply(state, commands.enter(state, ARMS[1], "als-1", origin))
     for look in range(days * LOOKS_A_DAY):

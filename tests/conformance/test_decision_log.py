@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.decisions import changed
 from support.malformed_records import illegal
 from support.traffic import EXPERIMENT, RULES, START_MS
 
@@ -23,12 +23,12 @@ from services.ports.event_log import Record
 from services.ports.state import DecisionLog
 from services.settings import Settings
 
-ORIGIN = commands.Origin("anna", START_MS)
+ORIGIN = commands.Provenance("anna", START_MS)
 Open = Callable[[], DecisionLog]
 
 
 def start() -> Decision:
-    return commands.start(EXPERIMENT, {"name": "pop", "model_version": "pop-1"}, RULES, "salt", ORIGIN)
+    return commands.start(EXPERIMENT, commands.Deployed("pop", "pop-1"), RULES, "salt", ORIGIN)
 
 
 def enter(state: Experiment, arm: str = "als") -> Decision:
@@ -168,7 +168,7 @@ def test_an_invalid_decision_is_refused_and_not_appended(broker):
     log = topic_log(broker, MemoryStateCache())
     state = log.append(start())
     with pytest.raises(IllegalTransition, match="already in"):
-        log.append(replace(enter(state), detail={"arm": "pop", "model_version": "pop-2"}))
+        log.append(changed(enter(state), detail={"arm": "pop", "model_version": "pop-2"}))
     assert len(broker.records(events.DECISIONS)) == 1
 
 
@@ -180,10 +180,10 @@ def test_void_illegal_and_unreadable_records_change_nothing_and_are_distinguishe
     for value in (
         b"\xff\xfe",
         b'{"v": 1}',
-        events.encode(replace(entered, revision=1)),  # revision 1 is taken
-        events.encode(replace(entered, revision=7)),  # nobody decided 2 to 6
-        events.encode(replace(entered, detail={})),  # no arm named
-        events.encode(replace(entered, detail={"arm": 5, "model_version": None})),
+        events.encode(changed(entered, revision=1)),  # revision 1 is taken
+        events.encode(changed(entered, revision=7)),  # nobody decided 2 to 6
+        events.encode(changed(entered, detail={})),  # no arm named
+        events.encode(changed(entered, detail={"arm": 5, "model_version": None})),
     ):
         broker.append(events.DECISIONS, b"storefront", value)
     assert log.catch_up() == {EXPERIMENT: state}
@@ -334,7 +334,7 @@ def test_a_stalled_log_is_unavailable_and_loses_nothing_read(broker, monkeypatch
     """Half of it is read; whoever reads the other half also caches what the first one changed."""
     cache = MemoryStateCache()
     log = topic_log(broker, cache)
-    other = replace(start(), experiment="another")
+    other = changed(start(), experiment="another")
     log.append(other)
     state = log.append(start())
     reader, consumer = slow_log(broker, cache, monkeypatch, 0.9 * decision_log.STILL_S)

@@ -15,7 +15,7 @@ from services.adapters.redis.state_cache import RedisStateCache
 from services.errors import UnavailableError
 from services.ports.state import Heartbeat, StateCache
 
-ORIGIN = commands.Origin("anna", START_MS)
+ORIGIN = commands.Provenance("anna", START_MS)
 TTL_S = 0.1
 
 
@@ -29,7 +29,7 @@ def cache(request: pytest.FixtureRequest, settings_for: Callable) -> StateCache:
 @pytest.fixture
 def history() -> list[Experiment]:
     """Every state of an experiment that has lived through a promotion, its undo, a hold and a rollback."""
-    champion = {"name": "popularity", "model_version": "popularity-1"}
+    champion = commands.Deployed("popularity", "popularity-1")
     state = apply(None, commands.start(EXPERIMENT, champion, RULES, "salt", ORIGIN))
     states = [state]
     for build in (

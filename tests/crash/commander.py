@@ -70,7 +70,7 @@ class Operator:
             self._ask_for_a_model(state.champion)
 
     def _ask_for_a_model(self, arm: str) -> None:
-        origin = commands.Origin("crash-test", now_ms())
+        origin = commands.Provenance("crash-test", now_ms())
         try:
             decide(
                 self._log,

@@ -233,7 +233,7 @@ def folded(found: Found, decided: list[Decision]) -> Finding:
 
 def taken_out(decided: list[Decision]) -> set[str]:
     """Arms that were retired at some time."""
-    out = {str(d.detail["arm"]) for d in decided if d.kind == "rollback"}
+    out = {d.detail.arm for d in decided if d.kind == "rollback"}
     arms_before: set[str] = set()
     for decision in decided:
         out |= arms_before - set(decision.weights)

@@ -6,14 +6,16 @@ import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from support.console_story import Story, beat, log_of, recounting_of
+from support.decisions import changed
 from support.page_server import Watch, scrolls_sideways, serve
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
@@ -123,7 +125,7 @@ def test_a_decision_opens_its_record_from_list_and_plot(console, browser, watch)
     page.get_by_role("link", name="broken rolled back").click()
     dialog = page.locator("#record[open]")
     dialog.wait_for()
-    for text in ("click-race", rollback.detail["version_out"], rollback.sums_digest, "exposures/3"):
+    for text in ("click-race", rollback.detail.version_out, rollback.sums_digest, "exposures/3"):
         assert text in dialog.inner_text()
     dialog.get_by_text("The record as JSON").click()
     assert f'"revision": {rollback.revision}' in dialog.locator("pre").inner_text()
@@ -204,7 +206,7 @@ def test_a_refused_command_says_why_in_the_dialog(console, browser, watch):
     page.locator("[data-command=promote]").click()
     page.locator("#command [name=reason]").fill("als is better")
     console.log.append(
-        commands.rollback(console.story.state, "als", Origin("somebody", console.story.now_ms))
+        commands.rollback(console.story.state, "als", Provenance("somebody", console.story.now_ms))
     )
     page.locator("#command-go").click()
     problem = page.locator("#command-problem:not([hidden])")
@@ -253,7 +255,7 @@ def console_of(story: Story, home) -> Iterator[Console]:
 
 def test_text_from_the_log_is_inert(browser, tmp_path):
     story = Story(looks=6).play()
-    origin = Origin(author=XSS, now_ms=story.now_ms, rule=XSS, reason=f"{XSS}<b>bold</b>")
+    origin = Provenance(author=XSS, now_ms=story.now_ms, rule=XSS, reason=f"{XSS}<b>bold</b>")
     story.records.append(commands.pause(story.state, origin))
     with console_of(story, tmp_path) as console:
         watch = Watch((console.url,))
@@ -279,8 +281,8 @@ def test_an_experiment_without_a_look_says_so(browser, tmp_path):
 def test_labels_of_equal_posteriors_do_not_cover_each_other(browser, tmp_path):
     story = Story(looks=20).play()
     last = story.records[-1]
-    same = dict.fromkeys(last.evidence["arms"], last.evidence["arms"]["popularity"])
-    story.records[-1] = replace(last, evidence={**last.evidence, "arms": same})
+    same = dict.fromkeys(last.evidence.arms, last.evidence.arms["popularity"])
+    story.records[-1] = changed(last, evidence=msgspec.structs.replace(last.evidence, arms=same))
     with console_of(story, tmp_path) as console:
         page = console.open(browser, Watch((console.url,)), viewport=NARROW)
         page.wait_for_selector("#posterior[data-drawn]")
@@ -307,7 +309,7 @@ def test_panel_titles_are_whole_in_a_narrow_window(console, browser, watch):
 
 def hold_for_wrong_sums(console: Console) -> None:
     cause = "arm als: 3 acknowledged events are not accounted for"
-    origin = Origin("decider", console.story.now_ms, rule="broken-identity")
+    origin = Provenance("decider", console.story.now_ms, rule="broken-identity")
     console.story.add(commands.hold(console.story.state, [cause], origin))
     console.log.append(console.story.records[-1])
     console.follower.refresh()
@@ -329,8 +331,8 @@ def test_an_admin_recounts_wrong_sums_after_seeing_what_goes(console, browser, w
     page.locator("#command:not([open])").wait_for(state="attached")
     record = console.log.history("storefront")[-1]
     assert (record.kind, record.reason) == ("recount", "a script wrote into Redis")
-    assert record.detail["from_ms"] > record.received_at
-    assert record.detail["dropped"]["units"] > 40_000
+    assert record.detail.from_ms > record.received_at
+    assert record.detail.dropped.units > 40_000
     console.follower.refresh()
     page.get_by_role("link", name="Counting starts anew").click()
     assert "What was dropped" in page.locator("#record[open]").inner_text()
@@ -344,7 +346,7 @@ def test_sums_that_changed_meanwhile_are_shown_again_before_anything_goes(consol
     dialog.locator("[name=seen]").wait_for(state="attached")
     dialog.get_by_text("only units from now on").click()
     dialog.locator("[name=reason]").fill("twice")
-    console.log.append(commands.recount(console.story.state, 0, {}, Origin("ben", console.story.now_ms)))
+    console.log.append(commands.recount(console.story.state, 0, {}, Provenance("ben", console.story.now_ms)))
     console.follower.refresh()
     dialog.locator("#command-go").click()
     dialog.locator("#command-problem:not([hidden])").wait_for()

@@ -115,4 +115,4 @@ def test_a_bug_of_the_join_holds_the_experiment(bug: str, monkeypatch: pytest.Mo
     held = shop.look(after_ms)
     assert (held.kind, held.rule) == ("hold", "broken-identity")
     assert shop.state.status == "held"
-    assert all(cause in held.reason for cause in held.detail["causes"])
+    assert all(cause in held.reason for cause in held.detail.causes)

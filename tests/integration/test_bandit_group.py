@@ -61,8 +61,8 @@ def test_rebalances_lose_and_double_nothing(kafka_broker: Any, settings_for: Cal
     settings = settings_for(kafka_broker, window_s=WINDOW_S, lateness_s=LATENESS_S)
     store = MemorySumStore()
     decisions = MemoryDecisionLog(apply)
-    champion = {"name": "als", "model_version": "als-1"}
-    origin = commands.Origin("anna", now_ms())
+    champion = commands.Deployed("als", "als-1")
+    origin = commands.Provenance("anna", now_ms())
     decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
     members = [Member(settings, store, decisions)]
     producer = bootstrap.producer(settings)

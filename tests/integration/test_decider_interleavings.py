@@ -81,9 +81,9 @@ class Scene:
         self.cache = Unleased(self.clock)
         self.store = MemorySumStore()
         log = self.log()
-        origin = commands.Origin("anna", self.clock.now_ms)
+        origin = commands.Provenance("anna", self.clock.now_ms)
         rules = replace(RULES, look_every_s=60.0)
-        champion = {"name": "pop", "model_version": "pop-1"}
+        champion = commands.Deployed("pop", "pop-1")
         state = log.append(commands.start(EXPERIMENT, champion, rules, "salt", origin))
         for arm in ("early", "als"):
             state = log.append(commands.enter(state, arm, f"{arm}-1", origin))
@@ -130,7 +130,9 @@ class Scene:
         assert [d.revision for d in history] == list(range(1, state.revision + 1))
         assert reader.void == len(records) - len(history)
         assert reader.illegal == 0
-        decided = [(d.kind, d.detail.get("arm"), d.detail.get("confirms")) for d in history[5:]]
+        decided = [
+            (d.kind, getattr(d.detail, "arm", None), getattr(d.detail, "confirms", None)) for d in history[5:]
+        ]
         assert set(decided) == {("confirm", None, 4), ("rollback", "als", None), ("confirm", None, 7)}
         assert len(decided) == 3
 

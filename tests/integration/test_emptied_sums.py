@@ -26,7 +26,7 @@ def empty(of: Shop) -> None:
 
 def resume(of: Shop) -> None:
     state = of.decisions.catch_up()[EXPERIMENT]
-    of.decisions.append(commands.resume(state, commands.Origin("anna", of.clock.now_ms)))
+    of.decisions.append(commands.resume(state, commands.Provenance("anna", of.clock.now_ms)))
 
 
 def decider(of: Shop) -> Decider:
@@ -119,7 +119,9 @@ def test_retention_moving_during_recovery_is_handled(store):  # noqa: F811
 
 def test_lost_records_hold_the_experiment_until_a_command_accepts(shop):  # noqa: F811
     state = shop.decisions.catch_up()[EXPERIMENT]
-    shop.decisions.append(commands.enter(state, "als", "als-1", commands.Origin("anna", shop.clock.now_ms)))
+    shop.decisions.append(
+        commands.enter(state, "als", "als-1", commands.Provenance("anna", shop.clock.now_ms))
+    )
     counted_then_cut(shop, before_start=False)
     worker, deciding = shop.worker(), decider(shop)
     assert all(steps(worker, shop, 20))

@@ -78,8 +78,8 @@ class Shop:
         self.decisions = MemoryDecisionLog(apply)
 
     def start_experiment(self) -> None:
-        origin = commands.Origin("anna", self.clock.now_ms)
-        champion = {"name": "popularity", "model_version": "popularity-1"}
+        origin = commands.Provenance("anna", self.clock.now_ms)
+        champion = commands.Deployed("popularity", "popularity-1")
         self.decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
 
     def worker(self, store: SumStore | None = None, consumer: EventConsumer | None = None) -> Worker:

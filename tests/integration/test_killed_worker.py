@@ -88,9 +88,9 @@ def watermark(store: SumStore) -> int | None:
 
 def start_experiment(settings: Settings) -> None:
     rules = replace(RULES, window_s=WINDOW_S, lateness_s=LATENESS_S)
-    champion = {"name": "als", "model_version": "als-1"}
+    champion = commands.Deployed("als", "als-1")
     log = bootstrap.decision_log(settings)
-    log.append(commands.start(EXPERIMENT, champion, rules, "salt", commands.Origin("anna", now_ms())))
+    log.append(commands.start(EXPERIMENT, champion, rules, "salt", commands.Provenance("anna", now_ms())))
 
 
 def visit(producer: Any, rng: random.Random, number: int) -> None:

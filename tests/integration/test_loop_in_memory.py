@@ -44,7 +44,7 @@ def test_traffic_moves_to_the_better_model(site: MemoryInstallation) -> None:
     truth = site.measurements.summary()["truth"]
     assert truth["als"]["mean"] > truth["popularity"]["mean"] > 10 * truth["broken"]["mean"]
     rollback = next(d for d in site.log.history("storefront") if d.kind == "rollback")
-    assert (rollback.rule, rollback.detail["arm"]) == ("click-race", "broken")
+    assert (rollback.rule, rollback.detail.arm) == ("click-race", "broken")
     assert not site.measurements.errors
     assert not site.measurements.degraded
 

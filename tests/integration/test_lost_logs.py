@@ -54,9 +54,9 @@ class Rig:
             client.close()
 
     def start(self) -> None:
-        champion = {"name": "als", "model_version": "als-1"}
+        champion = commands.Deployed("als", "als-1")
         self.log.append(
-            commands.start(EXPERIMENT, champion, RULES, "salt", commands.Origin("anna", now_ms()))
+            commands.start(EXPERIMENT, champion, RULES, "salt", commands.Provenance("anna", now_ms()))
         )
 
     def visit(self, count: int) -> None:
@@ -95,7 +95,7 @@ class Rig:
 
     def resume(self) -> None:
         state = self.log.catch_up()[EXPERIMENT]
-        self.log.append(commands.resume(state, commands.Origin("anna", now_ms())))
+        self.log.append(commands.resume(state, commands.Provenance("anna", now_ms())))
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_deleted_uncounted_records_are_a_loss_with_range(
     rig.until(rig.held)
     position = stood[index][0].exposures
     held = rig.decisions()[-1]
-    [cause] = held.detail["causes"]
+    [cause] = held.detail.causes
     assert cause.startswith(f"partition {index}: offsets ")
     assert f"to {end - 1} of exposures/{index} are gone, the log begins at {end}" in cause
     assert position < end

@@ -78,9 +78,9 @@ def logged(settings: Any) -> list[Record]:
 
 
 def begin(settings: Any) -> Any:
-    log, origin = bootstrap.decision_log(settings), commands.Origin("anna", time.time_ns() // 1_000_000)
+    log, origin = bootstrap.decision_log(settings), commands.Provenance("anna", time.time_ns() // 1_000_000)
     rules = Rules(window_s=WINDOW_MS / 1e3, lateness_s=LATENESS_MS / 1e3)
-    champion = {"name": "pop", "model_version": "pop"}
+    champion = commands.Deployed("pop", "pop")
     state = log.append(commands.start(EXPERIMENT, champion, rules, "salt", origin))
     state = log.append(commands.enter(state, "als", "als", origin))
     return log, state

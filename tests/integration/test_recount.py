@@ -121,11 +121,11 @@ def test_what_was_dropped_is_in_the_record(shop):
     recounted(shop)
     detail = shop.log.history(EXPERIMENT)[-1].detail
     canonical = json.dumps(dict(sorted(sums.items())), separators=(",", ":"))
-    assert detail["dropped"]["digest"] == hashlib.sha256(canonical.encode()).hexdigest()
-    assert detail["dropped"]["positions"] == positions
+    assert detail.dropped.digest == hashlib.sha256(canonical.encode()).hexdigest()
+    assert detail.dropped.positions == positions
     units = sum(n for key, n in sums.items() if key.endswith("|n"))
-    assert detail["dropped"]["units"] == units
-    assert sum(arm["n"] for arm in detail["dropped"]["arms"].values()) == units
+    assert detail.dropped.units == units
+    assert sum(arm["n"] for arm in detail.dropped.arms.values()) == units
 
 
 def test_a_recount_too_soon_for_workers_is_illegal(shop):
@@ -208,8 +208,8 @@ def test_the_command_previews_what_it_drops_before_doing_it(
     for name in ("kafka_bootstrap", "kafka_mode", "kafka_partitions", "redis_url"):
         monkeypatch.setenv(f"RINGSIDE_{name.upper()}", str(getattr(settings, name)))
     log, store = bootstrap.decision_log(settings), bootstrap.sum_store(settings)
-    champion = {"name": "als", "model_version": "als-1"}
-    log.append(commands.start("storefront", champion, RULES, "salt", commands.Origin("anna", 1)))
+    champion = commands.Deployed("als", "als-1")
+    log.append(commands.start("storefront", champion, RULES, "salt", commands.Provenance("anna", 1)))
     at = Positions("log", 7, 8, 7)
     store.apply(0, None, at, {"storefront": {"1|als|0|n": 41, "what|is": 1}})
     told = ringside("recount")

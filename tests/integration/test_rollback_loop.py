@@ -47,12 +47,12 @@ class Site:
         self.replicas = {"a": None, "b": None}  # replica -> state it serves
         self.served: list[str] = []
 
-    def origin(self) -> commands.Origin:
-        return commands.Origin("anna", self.clock.now_ms)
+    def origin(self) -> commands.Provenance:
+        return commands.Provenance("anna", self.clock.now_ms)
 
     def open(self) -> None:
         rules = replace(RULES, look_every_s=10.0, min_new_units=100)
-        champion = {"name": "pop", "model_version": "pop-1"}
+        champion = commands.Deployed("pop", "pop-1")
         state = self.log.append(commands.start(EXPERIMENT, champion, rules, "salt", self.origin()))
         self.log.append(commands.enter(state, "broken", "broken-1", self.origin()))
 
@@ -94,9 +94,9 @@ def test_no_replica_serves_a_broken_challenger_after_rollback():
         assert site.shown < 40_000, "never rolled back"
     rollback = site.log.history(EXPERIMENT)[-1]
     assert (rollback.kind, rollback.rule, rollback.author) == ("rollback", "click-race", "decider")
-    assert (rollback.detail["version_out"], rollback.detail["version_in"]) == ("broken-1", "pop-1")
-    [race] = rollback.evidence["races"]
-    assert race["log_e"] >= race["log_threshold"]
+    assert (rollback.detail.version_out, rollback.detail.version_in) == ("broken-1", "pop-1")
+    [race] = rollback.evidence.races
+    assert race.log_e >= race.log_threshold
     assert 0 < site.served.count("broken") < site.shown / 2
 
     for _ in range(3):  # one replica hangs on: the rollback is decided, not done
@@ -107,8 +107,8 @@ def test_no_replica_serves_a_broken_challenger_after_rollback():
     site.step()
     done = site.log.history(EXPERIMENT, after_revision=rollback.revision)
     [confirmed] = [decision for decision in done if decision.kind == "confirm"]
-    assert confirmed.detail["replicas"] == ["a", "b"]
-    assert confirmed.detail["seconds"] >= 3
+    assert confirmed.detail.replicas == ["a", "b"]
+    assert confirmed.detail.seconds >= 3
     assert "broken" not in site.served[before:]
     assert state.arms["broken"].role == "retired"
 

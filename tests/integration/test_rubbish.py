@@ -80,8 +80,8 @@ class Site:
         self.store, self.cache = MemorySumStore(), MemoryStateCache()
         settings = Settings(experiment=EXPERIMENT, broker_ack_deadline_ms=10_000)
         self.decisions = KafkaDecisionLog(settings, self.producer, self.consumer(), self.cache)
-        champion = {"name": "als", "model_version": "als-1"}
-        origin = commands.Origin("anna", self.clock())
+        champion = commands.Deployed("als", "als-1")
+        origin = commands.Provenance("anna", self.clock())
         started = self.decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
         self.decisions.append(commands.enter(started, "popularity", "popularity-1", origin))
         bandit = Deps(self.consumer(), self.admin, self.store, self.decisions, Decoder(self.producer))
@@ -220,7 +220,7 @@ def feed_what_is_odd(site: Site) -> None:
     state = site.decisions.catch_up()[EXPERIMENT]
     for value in illegal(state, site.clock()).values():
         site.send(DECISIONS, value)
-    site.decisions.append(commands.enter(state, "text", "text-1", commands.Origin("anna", site.clock())))
+    site.decisions.append(commands.enter(state, "text", "text-1", commands.Provenance("anna", site.clock())))
 
 
 def assert_decided(site: Site) -> None:

@@ -32,7 +32,7 @@ def shop(request: pytest.FixtureRequest, settings_for: Callable) -> Shop:
 
 
 def start(shop: Shop, name: str) -> None:
-    champion = {"name": "popularity", "model_version": "popularity-1"}
+    champion = commands.Deployed("popularity", "popularity-1")
     shop.log.append(commands.start(name, champion, RULES, "salt", shop.origin()))
 
 

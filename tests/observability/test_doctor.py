@@ -307,9 +307,9 @@ def test_models_of_live_arms_are_verified(redis_server: Any, embedded_broker: An
     store = bootstrap.model_store(settings)
     made = Popularity.fit(interactions(), catalogue(), now_s=1_800_000_000.0)
     saved = store.save(made, data_version="d1", window=(0.0, 1.0), metrics={}, now_ms=1_800_000_000_000)
-    arm = {"name": "first", "model_version": saved.model_version}
+    arm = commands.Deployed("first", saved.model_version)
     log = bootstrap.decision_log(settings)
-    log.append(commands.start("storefront", arm, Rules(window_s=5), "salt", commands.Origin("t", 1)))
+    log.append(commands.start("storefront", arm, Rules(window_s=5), "salt", commands.Provenance("t", 1)))
     assert levels(files.models(installation(settings))) == {"ok"}
     [array, *_] = [
         file for file in (settings.models_path / saved.model_version).iterdir() if file.name in saved.files
@@ -422,10 +422,8 @@ def test_replicas_that_are_gone_or_do_not_follow_are_told(redis_server: Any, set
     settings = settings_for(redis=redis_server)
     assert list(processes.replicas(installation(settings))) == []
     cache = bootstrap.state_cache(settings)
-    origin = commands.Origin("t", 1_000)
-    state = apply(
-        None, commands.start("storefront", {"name": "a", "model_version": "a-1"}, Rules(), "s", origin)
-    )
+    origin = commands.Provenance("t", 1_000)
+    state = apply(None, commands.start("storefront", commands.Deployed("a", "a-1"), Rules(), "s", origin))
     cache.put(state)
     assert "storefront is not served" in complaint(processes.replicas(installation(settings))).message
     cache.put_heartbeat(Heartbeat("one", state.revision, "a", ("a-1",), 1_000), 60)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from support.decisions import evidence_of
 from support.scraping import parsed, samples, value
 from support.small_shop import Shop, manifest
 
@@ -158,12 +160,12 @@ def test_decisions_are_counted_by_author_across_restarts(meters: Meters, tmp_pat
 
 def test_the_evidence_of_the_newest_look_is_told(meters: Meters, tmp_path: Path) -> None:
     shop = Shop(tmp_path)
-    evidence = {
-        "arms": {"good": {"n": 40, "s": 4, "posterior_mean": 0.1, "p_best": 0.7}},
-        "races": [{"arm": "other", "log_e": 1.5, "log_threshold": 3.5}],
-    }
+    evidence = evidence_of(
+        arms={"good": {"n": 40, "s": 4, "posterior_mean": 0.1, "p_best": 0.7}},
+        races=[{"arm": "other", "log_e": 1.5, "log_threshold": 3.5}],
+    )
     shop.race()
-    origin = commands.Origin(author="test", now_ms=shop.now_ms, evidence=evidence)
+    origin = commands.Provenance(author="test", now_ms=shop.now_ms, evidence=evidence)
     shop.log.append(commands.allocate(shop.state, {"good": 0.5, "other": 0.5}, {}, 0, origin))
     meters.decisions(shop.log).catch_up()
     found = samples(meters.registry)
@@ -180,10 +182,12 @@ def test_a_malformed_number_stops_no_reader_and_is_logged_once(
     """Not even one that no record of a topic can hold."""
     shop = Shop(tmp_path)
     shop.race()
-    origin = commands.Origin(author="test", now_ms=shop.now_ms, evidence={"arms": {"good": {"n": 40}}})
+    origin = commands.Provenance(
+        author="test", now_ms=shop.now_ms, evidence=evidence_of(arms={"good": {"n": 40}})
+    )
     shop.log.append(commands.allocate(shop.state, {"good": 0.5, "other": 0.5}, {}, 0, origin))
     newest = shop.log.history(shop.state.name)[-1]
-    newest.evidence["arms"]["good"]["n"] = lack
+    msgspec.structs.force_setattr(newest.evidence.arms["good"], "n", lack)
     looks = sum(decision.kind == "allocate" for decision in shop.log.history(shop.state.name))
     measured = meters.decisions(shop.log)
     for _ in range(3):
@@ -191,7 +195,7 @@ def test_a_malformed_number_stops_no_reader_and_is_logged_once(
     assert len(caplog.messages) == (lack is not None)
     found = samples(meters.registry)
     assert value(found, "ringside_decisions_total", kind="allocate") == looks
-    measured.append(commands.pause(shop.state, commands.Origin("test", shop.now_ms)))
+    measured.append(commands.pause(shop.state, commands.Provenance("test", shop.now_ms)))
     assert value(samples(meters.registry), "ringside_experiment_status", status="paused") == 1
 
 
@@ -208,10 +212,10 @@ def test_another_log_is_told_from_its_start(meters: Meters) -> None:
     log = Switching()
     measured = meters.decisions(log)  # type: ignore[arg-type]
     for log.at, revisions in ((0, 2), (1, 1)):
-        arm = {"name": "a", "model_version": "m"}
-        state = log.append(commands.start("x", arm, commands.Rules(), "salt", commands.Origin("t", 1)))
+        arm = commands.Deployed("a", "m")
+        state = log.append(commands.start("x", arm, commands.Rules(), "salt", commands.Provenance("t", 1)))
         if revisions == 2:
-            log.append(commands.enter(state, "b", "m2", commands.Origin("t", 2)))
+            log.append(commands.enter(state, "b", "m2", commands.Provenance("t", 2)))
         measured.catch_up()
         assert value(samples(meters.registry), "ringside_experiment_revision") == revisions
     assert value(samples(meters.registry), "ringside_decisions_total", kind="start") == 2

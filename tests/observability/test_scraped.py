@@ -146,7 +146,7 @@ def _decided(log: Any, make: Any, *arguments: Any) -> bool:
     from services.errors import StalePositionError
 
     state = log.catch_up()["storefront"]
-    origin = commands.Origin("test", time.time_ns() // 1_000_000)
+    origin = commands.Provenance("test", time.time_ns() // 1_000_000)
     try:
         log.append(make(state, *arguments, origin))
     except StalePositionError:

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.decision_rules import Observation, look
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Experiment, Rules, apply
 
 HOUR = 3_600_000
@@ -18,10 +18,10 @@ def live_through(rates: dict[str, float], seed: int, looks: int = 30, units: int
     rng, sums = np.random.default_rng(seed), {}
     names = list(rates)
     rules = Rules(half_life_s=7 * 86_400)
-    first = {"name": names[0], "model_version": names[0]}
-    state = apply(None, commands.start("shop", first, rules, str(seed), Origin("ann", 0)))
+    first = commands.Deployed(names[0], names[0])
+    state = apply(None, commands.start("shop", first, rules, str(seed), Provenance("ann", 0)))
     for name in names[1:]:
-        state = apply(state, commands.enter(state, name, name, Origin("ann", 0)))
+        state = apply(state, commands.enter(state, name, name, Provenance("ann", 0)))
     for i in range(looks):
         live, shares = zip(*state.weights.shares.items(), strict=True)
         shown = rng.multinomial(units, np.array(shares) / sum(shares))

@@ -14,7 +14,7 @@ import numpy as np
 from experiments import decision_rules
 from experiments.decision_rules import Observation
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Decision, Experiment, Rules, apply
 from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.decision_log import MemoryDecisionLog
@@ -49,13 +49,13 @@ class Story:
 
     def play(self) -> "Story":
         """The whole story: popularity serves, ALS enters and wins, a broken arm enters and loses."""
-        origin = Origin("demo", self.now_ms)
+        origin = Provenance("demo", self.now_ms)
         self.add(commands.start(self.name, _deployed("popularity"), RULES, "salt", origin))
         arrivals = {4: "als", int(self.looks * 0.6): "broken"}
         for look in range(self.looks):
             if arm := arrivals.get(look):
-                version = _deployed(arm)["model_version"]
-                self.add(commands.enter(self.state, arm, version, Origin("trainer", self.now_ms)))
+                version = _deployed(arm).model_version
+                self.add(commands.enter(self.state, arm, version, Provenance("trainer", self.now_ms)))
             self.look()
         return self
 
@@ -67,7 +67,7 @@ class Story:
             self.add(decision)
         for revision in self.state.unconfirmed:
             self.now_ms += 900
-            origin = Origin("decider", self.now_ms, "served")
+            origin = Provenance("decider", self.now_ms, "served")
             self.add(commands.confirm(self.state, revision, ["replica-a", "replica-b"], 0.9, origin))
 
     def add(self, decision: Decision) -> None:
@@ -108,9 +108,9 @@ class Story:
         )
 
 
-def _deployed(name: str) -> dict[str, str]:
+def _deployed(name: str) -> commands.Deployed:
     digest = hashlib.sha256(name.encode()).hexdigest()[:6]
-    return {"name": name, "model_version": f"{name}-20261123T140500-{digest}"}
+    return commands.Deployed(name, f"{name}-20261123T140500-{digest}")
 
 
 def log_of(story: Story, cache: MemoryStateCache | None = None) -> MemoryDecisionLog:

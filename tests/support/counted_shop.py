@@ -40,7 +40,7 @@ class Shop:
         self.cache = MemoryStateCache(self.clock)
         self.log = MemoryDecisionLog(cache=self.cache)
         self.store = MemorySumStore() if store is None else store
-        champion = {"name": "popularity", "model_version": "popularity-1"}
+        champion = commands.Deployed("popularity", "popularity-1")
         state = self.log.append(commands.start(EXPERIMENT, champion, RULES, "salt", self.origin()))
         state = self.log.append(commands.enter(state, "als", "als-1", self.origin()))
         ramp = replace(self.origin(), rule="ramp")
@@ -64,8 +64,8 @@ class Shop:
         mine = self.store._sums[0].setdefault(EXPERIMENT, {})
         mine.update({key: mine.get(key, 0) + count for key, count in sums.items()})
 
-    def origin(self) -> commands.Origin:
-        return commands.Origin("anna", self.clock.now_ms)
+    def origin(self) -> commands.Provenance:
+        return commands.Provenance("anna", self.clock.now_ms)
 
     def new_worker(self) -> Worker:
         deps = Deps(

@@ -195,7 +195,7 @@ def odd_rows(at_ms: int) -> dict[str, events.ActivityRow]:
 def illegal(state: Experiment, at_ms: int) -> dict[str, bytes]:
     """Readable decisions that no legal history contains, as the next of an experiment with two arms or more,
     by what is wrong."""
-    pause = commands.pause(state, commands.Origin("anna", at_ms))
+    pause = commands.pause(state, commands.Provenance("anna", at_ms))
     said = json.loads(events.encode(pause))
     champion = state.champion
     worse: dict[str, dict[str, Any]] = {

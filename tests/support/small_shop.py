@@ -11,7 +11,7 @@ import numpy as np
 from fastapi.testclient import TestClient
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Experiment, Rules, apply
 from models.recommender import Catalogue, Interactions, Manifest, Query, Ranking
 from services.adapters.memory.broker import MemoryBroker
@@ -147,7 +147,7 @@ class Shop:
 
     def start(self, champion: str = "good", **rules: Any) -> Experiment:
         """An experiment whose champion has everything."""
-        arm = {"name": champion, "model_version": champion}
+        arm = commands.Deployed(champion, champion)
         return self.log.append(commands.start("storefront", arm, Rules(**rules), "salt", self.origin()))
 
     def race(self, share: float = 0.5, **rules: Any) -> Experiment:
@@ -168,9 +168,9 @@ class Shop:
         """Of the experiment."""
         return self.log.catch_up()["storefront"]
 
-    def origin(self) -> Origin:
+    def origin(self) -> Provenance:
         """Of a decision made by the test."""
-        return Origin(author="test", now_ms=self.now_ms)
+        return Provenance(author="test", now_ms=self.now_ms)
 
     def deps(self) -> Deps:
         """The ports."""

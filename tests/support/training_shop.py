@@ -1,7 +1,7 @@
 """Training on in-memory adapters, and a small data set."""
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Rules
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.stores import MemoryModelRegistry, MemoryModelStore
@@ -44,12 +44,12 @@ class TrainingShop:
     def restarted(self) -> TrainingWorker:
         return TrainingWorker(EXPERIMENT, self.decisions, self.models, self.registry, self.pipeline)
 
-    def origin(self, author="decider") -> Origin:
-        return Origin(author=author, now_ms=self.clock())
+    def origin(self, author="decider") -> Provenance:
+        return Provenance(author=author, now_ms=self.clock())
 
     def start(self, algorithm="popularity", **params):
         version = self.pipeline.train(model_spec(algorithm, params)).manifest.model_version
-        champion = {"name": version, "model_version": version}
+        champion = commands.Deployed(version, version)
         return self.decisions.append(commands.start(EXPERIMENT, champion, Rules(), "salt", self.origin()))
 
     def request(self, arm=None):

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from experiments.lifecycle.decisions import ArmEvidence, Evidence, RaceEvidence
 from experiments.lifecycle.fold import Decision, Experiment, Kind, Status
 from services.adapters.instrumented.wrapper import PortWrapper
 from services.ports.state import DecisionLog
@@ -95,7 +96,7 @@ class MeteredDecisionLog(PortWrapper[DecisionLog]):
             self._decisions.labels(state.name, decision.kind).inc()
         self._set_state(state)
         for decision in reversed(new):
-            if decision.evidence.get("arms"):
+            if decision.evidence.arms:
                 self._set_evidence(state, decision.evidence)
                 break
 
@@ -114,17 +115,18 @@ class MeteredDecisionLog(PortWrapper[DecisionLog]):
             share = state.weights.shares.get(arm.name, 0.0)
             self._weight.labels(name, arm.name, arm.role).set(share)
 
-    def _set_evidence(self, state: Experiment, evidence: Mapping[str, Any]) -> None:
+    def _set_evidence(self, state: Experiment, evidence: Evidence) -> None:
         for gauge in (*self._of_arm.values(), *self._of_race.values()):
             gauge.remove_by_labels({"experiment": state.name})
-        for arm, numbers in evidence["arms"].items():
+        for arm, numbers in evidence.arms.items():
             _set(self._of_arm, numbers, state.name, arm)
-        for race in evidence.get("races", ()):
-            _set(self._of_race, race, state.name, race["arm"])
+        for race in evidence.races:
+            _set(self._of_race, race, state.name, race.arm)
 
 
-def _set(gauges: Mapping[str, Gauge], numbers: Mapping[str, Any], *labels: str) -> None:
-    """Set those numbers that exist; another version of Ringside may have made the decision."""
-    for key in gauges.keys() & numbers.keys():
-        if numbers[key] is not None:
-            gauges[key].labels(*labels).set(numbers[key])
+def _set(gauges: Mapping[str, Gauge], numbers: ArmEvidence | RaceEvidence, *labels: str) -> None:
+    """Set the gauges whose number the record holds."""
+    for name, gauge in gauges.items():
+        number = getattr(numbers, name)
+        if number is not None:
+            gauge.labels(*labels).set(number)

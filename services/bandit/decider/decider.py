@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from experiments.decision_rules import Observation, look
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import RecountDetail, ResumeDetail
 from experiments.lifecycle.fold import Decision, Experiment
 from services.errors import DegradedError, StalePositionError, UnavailableError
 from services.ports.state import DecisionLog, Heartbeat, StateCache, SumStore
@@ -190,9 +191,11 @@ class Decider:
         now_ms = self.clock()
         history = self.deps.decisions.history(state.name, after_revision=revision - 1)
         decided_ms = next((d.received_at for d in history if d.revision == revision), state.updated_ms)
-        origin = Origin(AUTHOR, now_ms, rule="served-everywhere", code_version=self.identity.code_version)
+        provenance = Provenance(
+            AUTHOR, now_ms, rule="served-everywhere", code_version=self.identity.code_version
+        )
         replicas = [beat.replica for beat in beats]
-        return commands.confirm(state, revision, replicas, (now_ms - decided_ms) / 1_000, origin)
+        return commands.confirm(state, revision, replicas, (now_ms - decided_ms) / 1_000, provenance)
 
     # ---- data loss -----------------------------------------------------------------------------------------
 
@@ -241,9 +244,11 @@ def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:
     let counting start at a moment: who accepts a loss accepts that counting stands elsewhere. Older records
     don't say what a `resume` accepted."""
     for decision in reversed(history):
-        accepted = decision.kind == "resume" and decision.detail.get("accepts", True)
-        if accepted or (decision.kind == "recount" and decision.detail.get("from_ms")):
-            return {}
+        match decision.detail:
+            case ResumeDetail(accepts=accepts) if accepts != []:
+                return {}
+            case RecountDetail(from_ms=from_ms) if from_ms:
+                return {}
         if decision.positions and decision.kind in ("allocate", "rollback"):
             return decision.positions
     return {}

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import Deployed, Dropped, RecountDetail
 from experiments.lifecycle.fold import Decision, Experiment, Rules
 from services.control.decide import Known, UnknownExperimentError, decide, known, newest
 from services.control.recount import Asked, Preview, RecountRefusedError
@@ -29,9 +30,9 @@ class Commanding:
         self._thread = ThreadPoolExecutor(1, "decisions")
         self._looks = ThreadPoolExecutor(1, "recounts")  # a look into a long log may take seconds
 
-    def origin(self, author: str, reason: str) -> Origin:
+    def provenance(self, author: str, reason: str) -> Provenance:
         """Who commands, now."""
-        return Origin(
+        return Provenance(
             author=author, now_ms=self._deps.clock_ms(), reason=reason, code_version=version("ringside")
         )
 
@@ -47,11 +48,11 @@ class Commanding:
         return await self._on_thread(lambda: self._deps.decisions.history(experiment, after_revision))
 
     async def start(
-        self, experiment: str, champion: Mapping[str, str], rules: Rules, origin: Origin
+        self, experiment: str, champion: Deployed, rules: Rules, provenance: Provenance
     ) -> Experiment:
         """Begin with a first champion."""
-        self.require_model("model_version", champion["model_version"])
-        decision = commands.start(experiment, champion, rules, self._deps.new_id(), origin)
+        self.require_model("model_version", champion.model_version)
+        decision = commands.start(experiment, champion, rules, self._deps.new_id(), provenance)
         return await self._on_thread(lambda: self._deps.decisions.append(decision))
 
     async def command(self, experiment: str, build: Build) -> Experiment:
@@ -61,27 +62,29 @@ class Commanding:
         """
         return await self._on_thread(lambda: self._decide(experiment, build))
 
-    async def preview(self, experiment: str, from_now: bool, origin: Origin) -> tuple[Experiment, Preview]:
+    async def preview(
+        self, experiment: str, from_now: bool, provenance: Provenance
+    ) -> tuple[Experiment, Preview]:
         """What a recount would drop, and of which state. Raises NotFoundError, IllegalTransition,
         UnavailableError."""
         state = await self._on_thread(lambda: self._newest(experiment))
         look = self._deps.recounting.preview
-        return state, await self._looking(lambda: look(state, from_now, origin))
+        return state, await self._looking(lambda: look(state, from_now, provenance))
 
     async def recount(
-        self, experiment: str, asked: Asked, origin: Origin
-    ) -> tuple[Experiment, Mapping[str, Any]]:
+        self, experiment: str, asked: Asked, provenance: Provenance
+    ) -> tuple[Experiment, Dropped]:
         """Drop the sums and count anew; the new state, and what was dropped. Raises ConflictError where the
         sums or the log are not what was asked for, NotFoundError, IllegalTransition, UnavailableError."""
         state = await self._on_thread(lambda: self._newest(experiment))
         order = self._deps.recounting.order
         try:
-            build = await self._looking(lambda: order(state, asked, origin))
+            build = await self._looking(lambda: order(state, asked, provenance))
             after = await self.command(experiment, build)
         except RecountRefusedError as error:
             raise ConflictError(str(error)) from error
         [record, *_] = await self.history(experiment, after.revision - 1)
-        return after, record.detail["dropped"]
+        return after, record.detail_of(RecountDetail).dropped
 
     def require_model(self, field: str, model_version: str) -> None:
         """Refuse a model version that has no artifact. Raises BadInputError."""

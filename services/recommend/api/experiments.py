@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import Deployed
 from experiments.lifecycle.fold import Decision, Experiment
 from experiments.lifecycle.state import to_dict
 from services.control.decide import Known, rules_with
@@ -106,12 +107,12 @@ class Recounted(BaseModel):
     state: dict[str, Any]
 
 
-Make = Callable[[Experiment, Any, Origin, Settings], Decision]
+Make = Callable[[Experiment, Any, Provenance, Settings], Decision]
 
 
-def _resume(state: Experiment, said: Resume, origin: Origin, settings: Settings) -> Decision:
+def _resume(state: Experiment, said: Resume, provenance: Provenance, settings: Settings) -> Decision:
     rules = rules_with(state.rules, said.rules) if said.rules else None
-    return commands.resume(state, origin, rules)
+    return commands.resume(state, provenance, rules)
 
 
 # Each command: its body, what it does (for the documentation), and how it makes the next decision.
@@ -119,35 +120,35 @@ COMMANDS: dict[str, tuple[type[Command], str, Make]] = {
     "enter": (
         Enter,
         "A challenger joins at weight 0; it gets weight once every replica has its model loaded.",
-        lambda state, said, origin, _: commands.enter(
-            state, said.arm or said.model_version, said.model_version, origin
+        lambda state, said, provenance, _: commands.enter(
+            state, said.arm or said.model_version, said.model_version, provenance
         ),
     ),
     "pause": (
         Command,
         "Champion only, until resumed.",
-        lambda state, said, origin, _: commands.pause(state, origin),
+        lambda state, said, provenance, _: commands.pause(state, provenance),
     ),
     "resume": (Resume, "Go on after a pause or a hold.", _resume),
     "promote": (
         OnArm,
         "A challenger becomes champion; the old champion is kept as holdback.",
-        lambda state, said, origin, _: commands.promote(state, said.arm, origin),
+        lambda state, said, provenance, _: commands.promote(state, said.arm, provenance),
     ),
     "rollback": (
         OnArm,
         "Take an arm out; a champion is replaced by its holdback.",
-        lambda state, said, origin, _: commands.rollback(state, said.arm, origin),
+        lambda state, said, provenance, _: commands.rollback(state, said.arm, provenance),
     ),
     "undo": (
         Undo,
         "Take back a rollback or a promotion.",
-        lambda state, said, origin, _: commands.undo(state, said.revision, origin),
+        lambda state, said, provenance, _: commands.undo(state, said.revision, provenance),
     ),
     "end": (
         Command,
         "The experiment is over; the champion stays.",
-        lambda state, said, origin, _: commands.end(state, origin),
+        lambda state, said, provenance, _: commands.end(state, provenance),
     ),
 }
 
@@ -184,13 +185,13 @@ def _reading(router: APIRouter, commanding: Commanding, reader: Any) -> None:
         `notice`: what may be missing then, or which replicas may lag."""
         found = await commanding.known()
         states = [to_dict(found.states[name]) for name in sorted(found.states)]
-        return _json({"experiments": states, **_origin(found)})
+        return _json({"experiments": states, **_source(found)})
 
     @router.get("/experiments/{experiment}", openapi_extra=extra)
     async def experiment_state(experiment: ExperimentId, by: reader) -> Response:
         """State after the newest decision: arms, weights, races; `source` and `notice` as above."""
         found = await commanding.known()
-        return _json({**to_dict(existing(found.states, experiment)), **_origin(found)})
+        return _json({**to_dict(existing(found.states, experiment)), **_source(found)})
 
     @router.get("/experiments/{experiment}/decisions", openapi_extra=extra)
     async def decisions(
@@ -203,7 +204,7 @@ def _reading(router: APIRouter, commanding: Commanding, reader: Any) -> None:
         seen = await commanding.known()
         existing(seen.states, experiment)
         found = await commanding.history(experiment, after_revision)
-        return _json({"decisions": found[:limit], "more": len(found) > limit, **_origin(seen)})
+        return _json({"decisions": found[:limit], "more": len(found) > limit, **_source(seen)})
 
 
 def _starting(router: APIRouter, commanding: Commanding, settings: Settings, admin: Any) -> None:
@@ -213,10 +214,10 @@ def _starting(router: APIRouter, commanding: Commanding, settings: Settings, adm
         openapi_extra={"security": ANY_KEY},
     )
     async def start(experiment: ExperimentId, said: Start, by: admin) -> Response:
-        champion = {"name": said.arm or said.model_version, "model_version": said.model_version}
+        champion = Deployed(said.arm or said.model_version, said.model_version)
         rules = rules_with(settings.rules, said.rules)
-        origin = commanding.origin(by.name, said.reason)
-        return _json(to_dict(await commanding.start(experiment, champion, rules, origin)))
+        provenance = commanding.provenance(by.name, said.reason)
+        return _json(to_dict(await commanding.start(experiment, champion, rules, provenance)))
 
 
 def _recounting(router: APIRouter, commanding: Commanding, admin: Any) -> None:
@@ -230,12 +231,12 @@ def _recounting(router: APIRouter, commanding: Commanding, admin: Any) -> None:
     async def recount(experiment: ExperimentId, said: Recount, by: admin) -> Response:
         """Send it without `seen` to be told what would go, then again with the `seen` that you were told.
         409: the sums are no longer those, or the log can't give them again; nothing was changed."""
-        origin = commanding.origin(by.name, said.reason)
+        provenance = commanding.provenance(by.name, said.reason)
         if said.seen is None:
-            state, preview = await commanding.preview(experiment, said.from_now, origin)
+            state, preview = await commanding.preview(experiment, said.from_now, provenance)
             told = {"seen": preview.seen, "out_of_reach": preview.out_of_reach or None}
             return _json({"done": False, "dropped": preview.dropped, **told, "state": to_dict(state)})
-        state, dropped = await commanding.recount(experiment, Asked(said.from_now, said.seen), origin)
+        state, dropped = await commanding.recount(experiment, Asked(said.from_now, said.seen), provenance)
         told = {"seen": None, "out_of_reach": None}
         return _json({"done": True, "dropped": dropped, **told, "state": to_dict(state)})
 
@@ -244,15 +245,17 @@ def _endpoint(commanding: Commanding, settings: Settings, admin: Any, body: type
     async def command(experiment: ExperimentId, said: body, by: admin) -> Response:
         if isinstance(said, Enter):
             commanding.require_model("model_version", said.model_version)
-        origin = commanding.origin(by.name, said.reason)
+        provenance = commanding.provenance(by.name, said.reason)
         return _json(
-            to_dict(await commanding.command(experiment, lambda state: make(state, said, origin, settings)))
+            to_dict(
+                await commanding.command(experiment, lambda state: make(state, said, provenance, settings))
+            )
         )
 
     return command
 
 
-def _origin(found: Known) -> dict[str, str | None]:
+def _source(found: Known) -> dict[str, str | None]:
     return {"source": found.source, "notice": found.notice}
 
 

@@ -8,20 +8,19 @@ from experiments.counting.sums import Tally
 from experiments.decision_rules import Observation, look
 from experiments.inference.beta_posterior import Posterior, p_best
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import RollbackDetail
 from experiments.lifecycle.fold import Rules, apply
 
 HOUR = 3_600_000
-ANN = Origin("ann", HOUR)
+ANN = Provenance("ann", HOUR)
 LOADED = frozenset({"pop-v", "als-v", "text-v"})
 EVEN = {"2|pop|1|n": 900, "2|pop|1|s": 90, "2|als|1|n": 90, "2|als|1|s": 9}
 BROKEN = {"3|pop|1|n": 5_000, "3|pop|1|s": 500, "3|als|1|n": 2_000, "3|als|1|s": 20}
 
 
 def racing(**rules):
-    state = apply(
-        None, commands.start("shop", {"name": "pop", "model_version": "pop-v"}, Rules(**rules), "x", ANN)
-    )
+    state = apply(None, commands.start("shop", commands.Deployed("pop", "pop-v"), Rules(**rules), "x", ANN))
     state = apply(state, commands.enter(state, "als", "als-v", ANN))
     return apply(state, commands.allocate(state, {"pop": 0.75, "als": 0.25}, {"als": 3}, 0, ANN))
 
@@ -48,7 +47,7 @@ def test_a_good_look_allocates_with_all_its_evidence():
     assert rules_of([decision]) == [("allocate", "burn-in")]
     assert (decision.positions, decision.code_version) == (seen.positions, "abc")
     assert decision.sums_digest == Tally.parse(EVEN).digest()
-    found = json.loads(json.dumps(decision.evidence, allow_nan=False))
+    found = json.loads(bytes(decision.evidence_json))
     assert set(found) == {"watermark_ms", "new_units", "arms", "races", "accounting"}
     assert found["new_units"] == 990
     assert set(found["arms"]["als"]) == {
@@ -66,10 +65,12 @@ def test_a_losing_challenger_is_rolled_back_with_its_numbers():
     state = racing()
     (decision,) = look(state, sight(BROKEN))
     assert rules_of([decision]) == [("rollback", "click-race")]
-    assert decision.detail == {"arm": "als", "version_out": "als-v", "version_in": "pop-v", "restored": None}
+    assert decision.detail == RollbackDetail(
+        arm="als", version_out="als-v", version_in="pop-v", restored=None
+    )
     assert decision.weights == {"pop": 1.0}
-    (race,) = decision.evidence["races"]
-    assert race["log_e"] > race["log_threshold"]
+    (race,) = decision.evidence.races
+    assert race.log_e > race.log_threshold
     assert "als is taken out: 20 of 2000 units with a click, pop 500 of 5000" in decision.reason
 
 
@@ -79,8 +80,8 @@ def test_a_failing_fresh_champion_is_replaced_and_retrained():
     sums = {"4|pop|1|n": 1_000, "4|pop|1|s": 100, "4|als|1|n": 9_000, "4|als|1|s": 300}
     decisions = look(state, sight(sums))
     assert rules_of(decisions) == [("rollback", "click-race")]  # one record: no half of it can be lost
-    assert decisions[0].detail["restored"] == "pop"
-    assert decisions[0].detail["retrain"] == "als failed as fresh champion"
+    assert decisions[0].detail.restored == "pop"
+    assert decisions[0].detail.retrain == "als failed as fresh champion"
     state = append(state, decisions)
     assert (state.champion, state.retrain_pending, state.weights.shares) == ("pop", True, {"pop": 1.0})
     assert (state.retrain_revision, state.retrain_at_ms) == (decisions[0].revision, decisions[0].received_at)
@@ -93,7 +94,7 @@ def test_retraining_is_not_asked_for_again_within_the_cool_down():
     sums = {"4|pop|1|n": 1_000, "4|pop|1|s": 100, "4|als|1|n": 9_000, "4|als|1|s": 300}
     for now_ms, asked in ((2 * HOUR, False), (HOUR + 86_400_000, True)):
         (decision,) = look(state, sight(sums, now_ms=now_ms))
-        assert (decision.kind, "retrain" in decision.detail) == ("rollback", asked)
+        assert (decision.kind, decision.detail.retrain != "") == ("rollback", asked)
 
 
 def test_two_losers_go_in_one_look():
@@ -104,7 +105,7 @@ def test_two_losers_go_in_one_look():
         f"5|{arm}|1|{w}": x for arm in ("als", "text") for w, x in (("n", 2_500), ("s", 30))
     }
     decisions = look(state, sight(sums))
-    assert [decision.detail["arm"] for decision in decisions] == ["als", "text"]
+    assert [decision.detail.arm for decision in decisions] == ["als", "text"]
     assert append(state, decisions).weights.shares == {"pop": 1.0}
 
 

@@ -11,15 +11,15 @@ from experiments.allocation.thompson import in_burn_in, next_weights
 from experiments.counting.sums import Tally
 from experiments.inference.beta_posterior import posteriors
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Experiment, Rules, apply
 
-ANN = Origin("ann", 1)
+ANN = Provenance("ann", 1)
 
 
 def running(*challengers, shares=None, rules=None) -> Experiment:
     rules = rules or Rules()
-    state = apply(None, commands.start("shop", {"name": "pop", "model_version": "pop-v"}, rules, "salt", ANN))
+    state = apply(None, commands.start("shop", commands.Deployed("pop", "pop-v"), rules, "salt", ANN))
     for arm in challengers:
         state = apply(state, commands.enter(state, arm, f"{arm}-v", ANN))
     return allocated(state, shares) if shares else state

@@ -20,7 +20,7 @@ from experiments.inference.click_race import (
     standing,
 )
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Rules, apply
 
 p = st.floats(0.01, 0.99)
@@ -68,10 +68,8 @@ def test_evidence_grows_with_every_success_of_the_other_arm():
 
 
 def raced(**rules):
-    origin = Origin("ann", 1)
-    state = apply(
-        None, commands.start("shop", {"name": "pop", "model_version": "p"}, Rules(**rules), "salt", origin)
-    )
+    origin = Provenance("ann", 1)
+    state = apply(None, commands.start("shop", commands.Deployed("pop", "p"), Rules(**rules), "salt", origin))
     state = apply(state, commands.enter(state, "als", "a", origin))
     for share in (0.05, 0.25, 0.5):
         state = apply(state, commands.allocate(state, {"pop": 1 - share, "als": share}, {}, 0, origin))
@@ -110,6 +108,6 @@ def test_evidence_is_a_function_of_the_sums(random):
 
 def test_sums_before_the_race_do_not_count():
     state = raced()
-    state = apply(state, commands.promote(state, "als", Origin("ann", 2)))
+    state = apply(state, commands.promote(state, "als", Provenance("ann", 2)))
     found = standing(state, Tally.parse(SUMS), state.races[0])
     assert (found.log_e, found.arm.s) == (pytest.approx(0, abs=1e-12), 0)

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pytest
 from support.traffic import EXPERIMENT, RULES, Clock
@@ -11,8 +10,8 @@ from support.traffic import EXPERIMENT, RULES, Clock
 from experiments.allocation.thompson import new_units
 from experiments.counting.sums import Tally
 from experiments.lifecycle import commands
+from experiments.lifecycle.decisions import LATEST_MS, ConfirmDetail, ResumeDetail
 from experiments.lifecycle.fold import Decision, Experiment, apply
-from experiments.lifecycle.record_schema import LATEST_MS
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.decider.decider import (
@@ -46,15 +45,15 @@ class Company:
 
     def start(self, name: str) -> None:
         rules = replace(RULES, look_every_s=LOOK_MS / 1_000, min_new_units=100)
-        champion = {"name": "pop", "model_version": "pop-1"}
+        champion = commands.Deployed("pop", "pop-1")
         self.log.append(commands.start(name, champion, rules, "salt", self.origin()))
 
     @property
     def state(self) -> Experiment:
         return self.log.catch_up()[EXPERIMENT]
 
-    def origin(self) -> commands.Origin:
-        return commands.Origin("anna", self.clock.now_ms)
+    def origin(self) -> commands.Provenance:
+        return commands.Provenance("anna", self.clock.now_ms)
 
     def decider(
         self, holder: str = "one", log: MemoryDecisionLog | None = None, cache: MemoryStateCache | None = None
@@ -110,7 +109,7 @@ def test_each_look_is_a_record_and_looks_keep_their_distance(company):
         company.pass_time(1_000)
         decided += decider.tick()
     assert kinds(decided) == ["allocate"] * 3
-    assert [d.evidence["watermark_ms"] for d in decided] == [d.received_at for d in decided]
+    assert [d.evidence.watermark_ms for d in decided] == [d.received_at for d in decided]
     assert kinds(company.log.history(EXPERIMENT)) == ["start", *kinds(decided)]
 
 
@@ -128,8 +127,8 @@ def test_the_record_says_from_what_it_was_made(company):
     company.pass_time(LOOK_MS)
     [decision] = company.decider().tick()
     assert decision.positions == {"exposures/0": 1, "events/0": 0, "exposures/1": 0, "events/1": 0}
-    assert decision.evidence["arms"]["pop"]["n"] == 500
-    assert decision.evidence["arms"]["pop"]["s"] == 100
+    assert decision.evidence.arms["pop"].n == 500
+    assert decision.evidence.arms["pop"].s == 100
     assert (decision.author, decision.code_version, len(decision.sums_digest)) == ("decider", "test", 64)
 
 
@@ -186,7 +185,7 @@ def test_a_rollback_is_confirmed_by_the_last_live_replica(company):
     company.beat("b")
     [confirmed] = decider.tick()
     assert confirmed.kind == "confirm"
-    assert confirmed.detail == {"confirms": revision, "replicas": ["a", "b"], "seconds": 2.5}
+    assert confirmed.detail == ConfirmDetail(confirms=revision, replicas=["a", "b"], seconds=2.5)
     assert company.state.unconfirmed == ()
 
 
@@ -197,7 +196,7 @@ def test_a_replica_that_died_is_not_waited_for(company):
     company.beat("b", revision=revision - 1)
     company.pass_time(6_000)
     company.beat("a")
-    assert [d.detail["replicas"] for d in decider.tick()] == [["a"]]
+    assert [d.detail.replicas for d in decider.tick()] == [["a"]]
 
 
 def test_promotion_and_undo_by_command_are_confirmed_too(company):
@@ -209,7 +208,7 @@ def test_promotion_and_undo_by_command_are_confirmed_too(company):
     ):
         state = company.log.append(build(company.state))
         company.beat("a")
-        assert [d.detail["confirms"] for d in decider.tick()] == [state.revision]
+        assert [d.detail.confirms for d in decider.tick()] == [state.revision]
 
 
 # ---- a look that did not get through --------------------------------------------------------------------
@@ -340,7 +339,7 @@ def test_a_loss_is_accepted_while_looks_fail(company, monkeypatch):
 
 @pytest.mark.parametrize("ahead_ms", [1_000, LATEST_MS])
 def test_a_record_from_the_future_puts_off_no_look(company, ahead_ms):
-    later = commands.Origin("decider", min(company.clock.now_ms + LOOK_MS + ahead_ms, LATEST_MS))
+    later = commands.Provenance("decider", min(company.clock.now_ms + LOOK_MS + ahead_ms, LATEST_MS))
     company.log.append(commands.allocate(company.state, {"pop": 1.0}, {}, 0, later))
     company.pass_time(LOOK_MS)
     history = company.log.history(EXPERIMENT)
@@ -353,8 +352,8 @@ def test_a_record_from_the_future_puts_off_no_look(company, ahead_ms):
 
 
 def test_an_experiment_that_starts_in_the_future_is_looked_at(company):
-    origin = commands.Origin("anna", LATEST_MS)
-    champion = {"name": "pop", "model_version": "pop-1"}
+    origin = commands.Provenance("anna", LATEST_MS)
+    champion = commands.Deployed("pop", "pop-1")
     company.log.append(commands.start("later", champion, RULES, "salt", origin))
     decided = company.decider().tick()
     assert [(d.experiment, d.kind) for d in decided] == [("later", "allocate")]
@@ -588,10 +587,15 @@ def test_after_an_accepted_loss_all_units_are_new():
     assert decided_at([Decided("allocate", {"exposures/0": 3}), Decided("hold", {"exposures/0": 1})]) == {
         "exposures/0": 3
     }
-    assert decided_at([Decided("allocate", {"exposures/0": 3}), Decided("resume", {})]) == {}
-    after_a_pause = Decided("resume", {}, {"accepts": []})
+    assert (
+        decided_at(
+            [Decided("allocate", {"exposures/0": 3}), Decided("resume", {}, ResumeDetail(accepts=None))]
+        )
+        == {}
+    )
+    after_a_pause = Decided("resume", {}, ResumeDetail(accepts=[]))
     assert decided_at([Decided("allocate", {"exposures/0": 3}), after_a_pause]) == {"exposures/0": 3}
-    accepted = Decided("resume", {}, {"accepts": ["partition 0: gone"]})
+    accepted = Decided("resume", {}, ResumeDetail(accepts=["partition 0: gone"]))
     assert decided_at([Decided("allocate", {"exposures/0": 3}), accepted]) == {}
 
 
@@ -599,4 +603,4 @@ def test_after_an_accepted_loss_all_units_are_new():
 class Decided:
     kind: str
     positions: dict[str, int]
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: ResumeDetail | None = None

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from support.console_story import Story, beat, log_of, recounting_of
+from support.decisions import evidence_of
 
 from experiments.counting.sums import Tally
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
-from experiments.lifecycle.record_schema import LATEST_MS
+from experiments.lifecycle.commands import Provenance
+from experiments.lifecycle.decisions import LATEST_MS
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
 from services.console.log_follower import Follower
@@ -159,15 +160,15 @@ def test_a_record_shows_every_number_and_the_logs_json(console, story):
     client = console.client("ana")
     record = next(r for r in story.records if r.kind == "rollback")
     page = client.get(f"{PAGE}/decisions/{record.revision}", headers=HTML).text
-    race = record.evidence["races"][-1]
+    race = record.evidence.races[-1]
     wanted = [
-        f"{race['log_e']:.5g}",
-        f"{race['log_threshold']:.5g}",
+        f"{race.log_e:.5g}",
+        f"{race.log_threshold:.5g}",
         record.sums_digest,
         "exposures/3",
         "0.1.0",
     ]
-    wanted += [record.detail["version_out"], record.detail["version_in"], record.author, record.rule]
+    wanted += [record.detail.version_out, record.detail.version_in, record.author, record.rule]
     assert [text for text in wanted if text not in page] == []
     assert client.get(f"{PAGE}/decisions/{record.revision}/record.json").content == encode(record)
     assert client.get(f"{PAGE}/decisions/99999").status_code == 404
@@ -184,10 +185,10 @@ def test_the_csv_has_a_row_for_each_decision(console, story):
     assert len(rows) == len(story.records)
     for row, record in zip(rows, story.records, strict=True):
         assert int(row["revision"]) == record.revision
-        for arm, numbers in record.evidence.get("arms", {}).items():
-            assert (int(row[f"{arm}.n"]), float(row[f"{arm}.low"])) == (numbers["n"], numbers["low"])
-        for race in record.evidence.get("races", ()):
-            assert float(row[f"{race['arm']}.race.log_e"]) == race["log_e"]
+        for arm, numbers in record.evidence.arms.items():
+            assert (int(row[f"{arm}.n"]), float(row[f"{arm}.low"])) == (numbers.n, numbers.low)
+        for race in record.evidence.races:
+            assert float(row[f"{race.arm}.race.log_e"]) == race.log_e
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_the_csv_has_a_row_for_each_decision(console, story):
 )
 def test_a_sparse_or_verbose_look_breaks_no_page(console, evidence):
     state = console.log.catch_up()["storefront"]
-    origin = Origin("decider", LATEST_MS, evidence=evidence)
+    origin = Provenance("decider", LATEST_MS, evidence=evidence_of(**evidence))
     after = console.log.append(commands.allocate(state, dict(state.weights.shares), {}, 0, origin))
     console.follower.refresh()
     client = console.client("ana")
@@ -229,7 +230,7 @@ def test_a_record_that_makes_no_point_is_read_again(console, monkeypatch):
     followed = console.follower.view.experiments["storefront"]
     before = len(followed.history), len(followed.axis.points)
     state = console.log.catch_up()["storefront"]
-    console.log.append(commands.pause(state, Origin("anna", state.updated_ms + 1)))
+    console.log.append(commands.pause(state, Provenance("anna", state.updated_ms + 1)))
     with monkeypatch.context() as broken:
         broken.setattr(followed.axis, "extend", lambda _: 1 / 0)
         console.follower.refresh()
@@ -447,10 +448,10 @@ def test_a_recount_shows_what_goes_and_drops_it(console, story):
     assert (done.status_code, done.json()["status"]) == (200, "running")
     record = console.log.history("storefront")[-1]
     assert (record.kind, record.reason, record.author[:6]) == ("recount", "Redis was edited", "admin:")
-    assert record.detail["from_ms"] == 0
+    assert record.detail.from_ms == 0
     page = admin.get(f"{PAGE}/decisions/{record.revision}", headers=HTML).text
     assert "What was dropped" in page
-    assert record.detail["dropped"]["digest"] in page
+    assert record.detail.dropped.digest in page
 
 
 def test_a_recount_from_now_on_starts_every_race_anew(console):
@@ -510,7 +511,7 @@ def test_the_question_names_unreadable_sums_and_a_cut_log(console):
 
 def test_a_hold_for_wrong_sums_offers_a_recount_first(console, story):
     held = commands.hold(
-        story.state, ["arm als: 3 off"], Origin("decider", story.now_ms, rule="broken-identity")
+        story.state, ["arm als: 3 off"], Provenance("decider", story.now_ms, rule="broken-identity")
     )
     parts = console.client("adm").get(f"{PAGE}/live").json()["parts"]
     assert "recount" not in parts["arms"]

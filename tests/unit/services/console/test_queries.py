@@ -3,14 +3,16 @@
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 from support.console_story import LOOK_MS, RULES, START_MS, Story, beat
+from support.decisions import changed
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Origin
+from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import apply
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console import queries, series, wording
@@ -32,7 +34,7 @@ def beats(story: Story) -> list:
 
 def test_the_story_ends_with_als_leading_and_broken_removed(story):
     assert story.state.weights.shares["als"] > 0.6
-    assert [r.detail["arm"] for r in story.records if r.kind == "rollback"] == ["broken"]
+    assert [r.detail.arm for r in story.records if r.kind == "rollback"] == ["broken"]
 
 
 @given(cut=st.integers(0, 205))
@@ -55,7 +57,7 @@ def test_realised_share_is_a_share_and_follows_the_target(story):
 
 
 def test_old_units_of_a_returning_arm_are_not_new():
-    start = commands.start("shop", {"name": "als", "model_version": "v"}, RULES, "salt", Origin("anna", 1))
+    start = commands.start("shop", commands.Deployed("als", "v"), RULES, "salt", Provenance("anna", 1))
     looks = (
         {"als": 5_000, "text": 5_000},
         {"als": 5_280, "text": 5_150},
@@ -64,7 +66,7 @@ def test_old_units_of_a_returning_arm_are_not_new():
     )
     axis = series.TimeAxis()
     axis.extend(
-        replace(start, evidence={"arms": {name: {"n": n} for name, n in units.items()}}) for units in looks
+        changed(start, evidence={"arms": {name: {"n": n} for name, n in units.items()}}) for units in looks
     )
     assert axis.points[-1]["realised"] == pytest.approx({"als": 280 / 310, "text": 30 / 310})
 
@@ -106,7 +108,7 @@ def test_density_integrates_to_one():
 
 def test_an_arm_keeps_its_colour_when_others_come_and_go(story):
     before = queries.styles(story.state)
-    state = apply(story.state, commands.enter(story.state, "zeta", "zeta-1", Origin("me", 1)))
+    state = apply(story.state, commands.enter(story.state, "zeta", "zeta-1", Provenance("me", 1)))
     assert queries.styles(state) == before | {"zeta": 3}
 
 
@@ -116,12 +118,12 @@ def test_rows_start_with_the_champion_and_keep_retired_numbers(story):
     broken = rows[2]
     assert broken["numbers"]["n"] > 0
     assert broken["weight"] == 0
-    assert broken["race"]["log_e"] >= broken["race"]["log_threshold"]
+    assert broken["race"].log_e >= broken["race"].log_threshold
     assert [row["loaded_on"] for row in rows] == [2, 2, 0]
 
 
 def test_while_paused_the_champion_has_everything(story):
-    paused = apply(story.state, commands.pause(story.state, Origin("me", 1)))
+    paused = apply(story.state, commands.pause(story.state, Provenance("me", 1)))
     rows = {row["name"]: row["weight"] for row in queries.arm_rows(paused, story.records, {}, [])}
     assert rows == {"popularity": 1.0, "als": 0.0, "broken": 0.0}
     assert wording.sentence(paused, None).startswith("Paused: popularity serves everyone.")
@@ -148,17 +150,17 @@ def test_the_sentence_before_the_first_look():
     assert (
         wording.sentence(story.state, None) == "popularity serves all traffic. No challenger is in the ring."
     )
-    entered = apply(story.state, commands.enter(story.state, "als", "als-1", Origin("me", 1)))
+    entered = apply(story.state, commands.enter(story.state, "als", "als-1", Provenance("me", 1)))
     assert wording.sentence(entered, None).endswith("No look yet: nothing has been counted.")
 
 
 def counted(look, **units):
     """The look with these units, the others as they are."""
     arms = {
-        name: numbers | {"n": units.get(name, numbers["n"])}
-        for name, numbers in look.evidence["arms"].items()
+        name: msgspec.structs.replace(numbers, n=units.get(name, numbers.n))
+        for name, numbers in look.evidence.arms.items()
     }
-    return replace(look, evidence={**look.evidence, "arms": arms})
+    return changed(look, evidence=msgspec.structs.replace(look.evidence, arms=arms))
 
 
 def test_nothing_is_claimed_of_arms_without_units(story):
@@ -200,12 +202,12 @@ def test_a_retired_model_in_memory_is_said_to_be_kept(story):
 
 
 def test_a_rollback_that_asks_for_retraining_says_so(story):
-    state = apply(story.state, commands.enter(story.state, "text", "text-1", Origin("me", 1)))
+    state = apply(story.state, commands.enter(story.state, "text", "text-1", Provenance("me", 1)))
     titles = [
-        wording.title(commands.rollback(state, "text", Origin("me", 1), retrain=why))
+        wording.title(commands.rollback(state, "text", Provenance("me", 1), retrain=why))
         for why in ("", "it fell")
     ]
-    assert titles == ["text rolled back", "text rolled back, retraining asked for"]
+    assert titles == ["text rolled back", "text rolled back, retraining requested"]
 
 
 @pytest.mark.parametrize(
@@ -240,8 +242,8 @@ def test_a_replica_that_serves_something_else_is_shown_as_such(story):
 def test_a_broken_accounting_identity_is_found(story):
     look = queries.last_look(story.records)
     assert {row["gap"] for row in queries.accounting_rows(look)} == {0}
-    accounts = {**look.evidence["accounting"], "als": {"acknowledged": 10, "counted": 7, "late": 1}}
-    broken = replace(look, evidence={**look.evidence, "accounting": accounts})
+    accounts = {**look.evidence.accounting, "als": {"acknowledged": 10, "counted": 7, "late": 1}}
+    broken = changed(look, evidence=msgspec.structs.replace(look.evidence, accounting=accounts))
     found = queries.warnings(story.state, broken, beats(story), FRESH, story.now_ms)
     assert "The accounting identity is broken for als." in [warning.text for warning in found]
 

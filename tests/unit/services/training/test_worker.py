@@ -65,8 +65,8 @@ def test_a_request_yields_a_challenger_of_the_same_spec(shop):
     assert model.algorithm == "als"
     entered = shop.decisions.history(EXPERIMENT)[-1]
     assert (entered.kind, entered.author, entered.rule) == ("enter", "trainer", "retrain")
-    assert entered.evidence["gate"]["passed"] is True
-    assert entered.evidence["gate"]["candidate"] == pytest.approx(trained.gate.candidate)
+    assert entered.evidence.gate.passed is True
+    assert entered.evidence.gate.candidate == pytest.approx(trained.gate.candidate)
 
 
 def test_a_rollbacks_request_is_answered_for_the_removed_arm(shop):
@@ -80,10 +80,10 @@ def test_a_rollbacks_request_is_answered_for_the_removed_arm(shop):
     trained = shop.poll()
     assert trained.manifest.algorithm == "als"
     attempt, entered = shop.decisions.history(EXPERIMENT)[-2:]
-    assert (attempt.kind, attempt.detail["answers"], attempt.reason.endswith("it fell.")) == (
+    assert (attempt.kind, attempt.detail.answers, attempt.reason.endswith("it fell.")) == (
         "attempt", entered.revision - 2, True,
     )  # fmt: skip
-    assert (entered.kind, entered.detail["answers"]) == ("enter", entered.revision - 2)
+    assert (entered.kind, entered.detail.answers) == ("enter", entered.revision - 2)
     assert not shop.state.retrain_pending
 
 
@@ -142,8 +142,8 @@ def test_the_gate_rejects_a_worse_model_without_retrying(shop):
     assert trained.manifest.model_version not in shop.state.arms
     assert shop.registry.tags[trained.manifest.model_version]["gate"] == "refused"
     answer = shop.decisions.history(EXPERIMENT)[-1]
-    assert (answer.kind, answer.detail["outcome"], answer.detail["answers"]) == ("answer", "refused", 3)
-    assert answer.evidence["gate"]["champion"] == trained.gate.champion
+    assert (answer.kind, answer.detail.outcome, answer.detail.answers) == ("answer", "refused", 3)
+    assert answer.evidence.gate.champion == trained.gate.champion
     assert trained.gate.reason in answer.reason
     assert not shop.state.retrain_pending
     shop.worker = shop.restarted()
@@ -207,7 +207,7 @@ def test_what_always_fails_is_given_up_with_its_reason(shop, monkeypatch, dies):
     rests = np.diff(began) / 60_000
     assert [int(rest) for rest in np.log2(rests)] == list(range(MAX_ATTEMPTS - 1))
     answer = shop.decisions.history(EXPERIMENT)[-1]
-    assert (answer.detail["outcome"], answer.detail["attempts"]) == ("failed", MAX_ATTEMPTS)
+    assert (answer.detail.outcome, answer.detail.attempts) == ("failed", MAX_ATTEMPTS)
     assert ("died during the last attempt" if dies else "full") in answer.reason
     assert not shop.state.retrain_pending
 
@@ -257,7 +257,11 @@ def test_a_fit_answered_by_another_worker_first_is_recorded(shop, monkeypatch):
     with pytest.raises(UnavailableError):
         shop.poll()
     fitted = shop.worker.fitted[1].manifest.model_version
-    shop.decisions.append(commands.answer(shop.state, asked, "failed", {}, shop.origin("another")))
+    shop.decisions.append(
+        commands.answer(
+            shop.state, commands.AnswerDetail(answers=asked, outcome="failed"), shop.origin("another")
+        )
+    )
     assert shop.poll() is None
     assert shop.registry.tags[fitted]["gate"] == "passed"
     assert shop.worker.fitted is None
@@ -280,7 +284,7 @@ def test_a_model_refused_by_the_experiment_ends_the_request(shop, monkeypatch):
     monkeypatch.setattr(commands, "enter", refuse)
     shop.poll()
     answer = shop.decisions.history(EXPERIMENT)[-1]
-    assert (answer.kind, answer.detail["outcome"]) == ("answer", "failed")
+    assert (answer.kind, answer.detail.outcome) == ("answer", "failed")
     assert "already in storefront" in answer.reason
 
 
@@ -292,7 +296,9 @@ def test_a_late_answer_does_not_answer_a_later_request(shop):
     with pytest.raises(AnsweredError, match=f"revision {first}"):
         enter(shop.decisions, EXPERIMENT, trained, shop.origin("trainer"), answers=first)
     with pytest.raises(IllegalTransition, match=f"revision {first} is not waiting"):
-        commands.answer(shop.state, first, "refused", {}, shop.origin("trainer"))
+        commands.answer(
+            shop.state, commands.AnswerDetail(answers=first, outcome="refused"), shop.origin("trainer")
+        )
     assert (shop.state.retrain_pending, shop.state.retrain_revision) == (True, second)
 
 

@@ -1,5 +1,6 @@
 """/experiments/…/recount: poisoned sums are dropped by who has looked at them, while workers count on."""
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_poisoned_sums_hold_until_an_admin_recounts_what_was_seen(shop: Shop, wh
     record = shop.log.history(EXPERIMENT)[-1]
     assert (record.kind, record.reason) == ("recount", "a script wrote into Redis")
     assert record.author.startswith("admin:")
-    assert record.detail["dropped"] == done.json()["dropped"]
+    assert json.loads(bytes(record.detail_json))["dropped"] == done.json()["dropped"]
     assert shop.look().kind == "allocate"
     shop.pass_time(SETTLED_MS)
     assert shop.counted() == shop.truth()
