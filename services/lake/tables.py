@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import asdict
 
-from experiments.lifecycle.state import Decision
+from experiments.lifecycle.decisions import Decision
 from services.errors import BadMessageError
 from services.messages import events
 from services.ports.event_log import Record
