@@ -17,7 +17,7 @@ KS = (10, 20)
 class Case:
     """One user with interactions on both sides of the cut.
 
-    query: what serving would ask at the cut; seen: int32, distinct items of the user before the cut; later:
+    query: the query of serving at the cut; seen: int32, distinct items of the user before the cut; later:
     int32, distinct items of the user after it; user: index into the interactions' users.
     """
 

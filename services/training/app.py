@@ -75,7 +75,7 @@ def make_pipeline(settings: Settings) -> TrainingPipeline:
 def train_by_command(
     settings: Settings, algorithm: str, params: Mapping[str, object], *, against_champion: bool
 ) -> TrainingResult:
-    """Train, with progress for whoever watches; says what the gate found."""
+    """Train with progress on the terminal, and log the result of the offline gate."""
     bootstrap.configure_logging(settings, "train")
     spec = model_spec(algorithm, params)
     champion = champion_spec(settings) if against_champion else None
@@ -86,12 +86,12 @@ def train_by_command(
 
 
 def record(settings: Settings, trained: TrainingResult) -> None:
-    """Note a trained model in the registry."""
+    """Record a trained model in the registry."""
     make_pipeline(settings).record(trained)
 
 
 def champion_spec(settings: Settings) -> ModelSpec | None:
-    """How the champion was made; None before the experiment has started."""
+    """Spec of the champion's model; None before the experiment has started."""
     state = bootstrap.decision_log(settings).catch_up().get(settings.experiments.default)
     if state is None:
         return None
@@ -100,7 +100,7 @@ def champion_spec(settings: Settings) -> ModelSpec | None:
 
 
 def enter_by_command(settings: Settings, trained: TrainingResult, arm: str | None, now_ms: int) -> Experiment:
-    """Let a trained model join the experiment because a person said so."""
+    """Enter a trained model into the experiment by command of the current user."""
     author = f"shell:{getpass.getuser()}"
     provenance = Provenance(author=author, now_ms=now_ms, code_version=trained.manifest.code_version)
     return enter(bootstrap.decision_log(settings), settings.experiments.default, trained, provenance, arm)

@@ -1,5 +1,4 @@
-"""ModelStore: one suite, in memory and in folders; and the registry's double, which refuses what MLflow
-would."""
+"""Laws of every ModelStore, and of the model registry in memory."""
 
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ModelStore:
 
 
 def popularity(bought: list[int]) -> Recommender:
-    """Fitted on purchases of three items, one a user, an hour apart."""
+    """A model of purchases of three items, one per user, an hour apart."""
     names, none, n = np.array(["a", "b", "c"]), np.zeros(3), len(bought)
     shop = Catalogue(names, names, names, none.astype(np.float32), names, none.astype(np.int32) - 1, none > 0)
     learnt = Interactions(
@@ -44,8 +43,8 @@ def save(store: ModelStore, model: Recommender, now_ms: int = NOW_MS) -> Manifes
 def test_a_saved_model_ranks_as_before(store: ModelStore) -> None:
     model = popularity([1, 1, 2])
     again, manifest = store.load(save(store, model).model_version)
-    nobody = np.empty(0, np.int32)
-    query = Query(nobody, nobody.astype(np.float64), nobody.astype(np.uint8), now_s=NOW_MS / 1_000)
+    empty = np.empty(0, np.int32)
+    query = Query(empty, empty.astype(np.float64), empty.astype(np.uint8), now_s=NOW_MS / 1_000)
     np.testing.assert_array_equal(again.rank(query, 3).item, model.rank(query, 3).item)
     assert (manifest.data_version, manifest.window, manifest.created_ms) == ("d1", (1.0, 2.0), NOW_MS)
     assert manifest.model_version.startswith("popularity-20231114T221320Z-")
@@ -69,7 +68,7 @@ def test_a_version_that_is_not_there_is_refused_by_name(store: ModelStore) -> No
         store.load("popularity-unknown")
 
 
-def test_the_registrys_double_refuses_versions_it_does_not_know() -> None:
+def test_the_memory_registry_refuses_unknown_versions() -> None:
     registry, manifest = MemoryModelRegistry(), save(MemoryModelStore(), popularity([1]))
     with pytest.raises(ConfigurationError):
         registry.alias("champion", manifest.model_version)

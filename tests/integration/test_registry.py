@@ -24,10 +24,10 @@ def manifest(version: str) -> Manifest:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory) -> MlflowRegistry:
-    found = MlflowRegistry(Settings(home=tmp_path_factory.mktemp("home")))
+    mlflow = MlflowRegistry(Settings(home=tmp_path_factory.mktemp("home")))
     for version in ("als-1", "als-2"):
-        found.register(manifest(version))
-    return found
+        mlflow.register(manifest(version))
+    return mlflow
 
 
 def test_registering_twice_is_registering_once(registry):

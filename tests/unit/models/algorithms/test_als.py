@@ -33,8 +33,8 @@ def library_of(model: Als):
 @settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.integers(0, N_ITEMS - 1), st.floats(0, 120), min_size=1, max_size=50))
 def test_the_fold_in_is_the_librarys_recalculate_user(model, history):
-    ask = query(list(history), list(history.values()))
-    item, weight = recent_weights(ask, model.params.half_life_days * DAY_S)
+    shopper = query(list(history), list(history.values()))
+    item, weight = recent_weights(shopper, model.params.half_life_days * DAY_S)
     confidence = (1.0 + np.float32(model.params.confidence) * weight).astype(np.float32)
     row = scipy.sparse.csr_matrix((confidence, ([0] * len(item), item)), shape=(1, N_ITEMS))
     expected = library_of(model).recalculate_user(0, row)
@@ -42,11 +42,11 @@ def test_the_fold_in_is_the_librarys_recalculate_user(model, history):
 
 
 def test_the_score_is_the_vectors_product_plus_the_trend(model):
-    ask = query([2, 8])
-    item, weight = recent_weights(ask, model.params.half_life_days * DAY_S, model.params.recent_places)
+    shopper = query([2, 8])
+    item, weight = recent_weights(shopper, model.params.half_life_days * DAY_S, model.params.recent_places)
     user = model.fold_in(item, weight)
     np.testing.assert_allclose(
-        model.scores(ask), model.factors @ user + 0.3 * model.trend, rtol=1e-5, atol=1e-6
+        model.scores(shopper), model.factors @ user + 0.3 * model.trend, rtol=1e-5, atol=1e-6
     )
 
 

@@ -22,7 +22,7 @@ def test_popularity_is_the_sum_of_the_buyers_decayed_weights(days_ago, half_life
 
 
 @given(ages)
-def test_one_user_makes_no_item_popular_alone(days_ago):
+def test_one_user_counts_once_per_item(days_ago):
     rows = interactions([(0, 1, ago) for ago in days_ago], 1)
     counts = popularity(rows, 2, now_s=NOW_S, half_life_s=10 * DAY_S)
     np.testing.assert_allclose(counts[1], 0.5 ** (min(days_ago) / 10), rtol=1e-9)
@@ -45,8 +45,8 @@ def test_purchases_weigh_more_and_halve_each_half_life():
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 50)), max_size=20))
 def test_repeated_items_add_up_and_newer_places_weigh_more(history):
-    ask = query([item for item, _ in history], [ago for _, ago in history])
-    item, weight = recent_weights(ask, 7 * DAY_S, half_life_places=5)
+    shopper = query([item for item, _ in history], [ago for _, ago in history])
+    item, weight = recent_weights(shopper, 7 * DAY_S, half_life_places=5)
     expected = {}
     for place, (index, ago) in enumerate(history):
         expected[index] = expected.get(index, 0.0) + 0.5 ** (ago / 7 + place / 5)

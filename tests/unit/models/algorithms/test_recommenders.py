@@ -40,10 +40,10 @@ def test_an_unknown_algorithm_is_refused_with_the_known_ones():
 @pytest.mark.parametrize("n", [0, 1, 7, N_ITEMS, 500])
 @pytest.mark.parametrize("allowed", [None, MASK, np.zeros(N_ITEMS, bool)])
 def test_a_ranking_is_the_best_of_the_allowed_in_order(fitted, algorithm, n, allowed):
-    ask = query([1, 5], context=np.array([7], np.int32))
-    ranking = fitted[algorithm].rank(ask, n, allowed=allowed)
+    shopper = query([1, 5], context=np.array([7], np.int32))
+    ranking = fitted[algorithm].rank(shopper, n, allowed=allowed)
     mask = np.ones(N_ITEMS, bool) if allowed is None else allowed
-    best = np.sort(fitted[algorithm].scores(ask)[mask])[::-1][:n]
+    best = np.sort(fitted[algorithm].scores(shopper)[mask])[::-1][:n]
     assert ranking.item.dtype == np.int32
     assert ranking.score.dtype == np.float32
     assert len(set(ranking.item.tolist())) == len(ranking.item) == min(n, int(mask.sum()))
@@ -64,8 +64,8 @@ def test_arrays_and_back_is_the_same_model(fitted, algorithm):
     again = algorithm_class(algorithm).from_arrays(*model.to_arrays())
     assert isinstance(model, Recommender)
     for items in ([], [3], [40, 2, 40, 9]):
-        ask = query(items, category="cat-1")
-        ours, theirs = model.rank(ask, 20), again.rank(ask, 20)
+        shopper = query(items, category="cat-1")
+        ours, theirs = model.rank(shopper, 20), again.rank(shopper, 20)
         np.testing.assert_array_equal(ours.item, theirs.item)
         np.testing.assert_array_equal(ours.score, theirs.score)
 
@@ -122,36 +122,36 @@ def test_recent_actions_weigh_more_than_old_ones(fitted, algorithm):
 
 
 @personal
-def test_the_cart_speaks_for_somebody_unknown(fitted, algorithm):
-    ask = query([], context=np.array([33, 40], np.int32))
-    assert np.mean(fitted[algorithm].rank(ask, 10).item // 30) > 0.8
+def test_the_cart_is_enough_for_an_unknown_user(fitted, algorithm):
+    shopper = query([], context=np.array([33, 40], np.int32))
+    assert np.mean(fitted[algorithm].rank(shopper, 10).item // 30) > 0.8
 
 
 @personal
-def test_a_query_that_says_nothing_gets_an_empty_ranking(fitted, algorithm):
+def test_a_query_without_items_gets_an_empty_ranking(fitted, algorithm):
     assert fitted[algorithm].scores(query([])) is None
     assert len(fitted[algorithm].rank(query([]), 5).item) == 0
 
 
 @personal
-def test_a_clock_that_runs_behind_changes_nothing(fitted, algorithm):
+def test_interactions_later_than_the_query_count_as_fresh(fitted, algorithm):
     late = query([1, 5], [-0.01, -0.02])
     np.testing.assert_array_equal(fitted[algorithm].scores(late), fitted[algorithm].scores(query([1, 5])))
 
 
-def test_content_asks_for_its_embeddings():
+def test_content_requires_one_embedding_per_item():
     with pytest.raises(ValueError, match="embeddings"):
         fit("content", two_tastes(), catalogue(), embeddings=embeddings(7))
 
 
-def test_a_regularisation_that_leaves_nothing_to_invert_is_named():
+def test_a_regularisation_too_small_to_invert_is_named():
     same = np.array([[1.0, 1.0], [1.0, 1.0]])
     with pytest.raises(ValueError, match="regularization: 0.0"):
         ease(same, 0.0)
     assert np.isfinite(ease(same, 1.0)).all()
 
 
-def test_reversed_popularity_is_popularity_upside_down(fitted):
+def test_reversed_popularity_reverses_popularity(fitted):
     upside, popular = (
         fitted["reversed_popularity"].rank(query([]), N_ITEMS),
         fitted["popularity"].scores(query([])),
@@ -159,13 +159,13 @@ def test_reversed_popularity_is_popularity_upside_down(fitted):
     assert (np.diff(popular[upside.item]) >= 0).all()
 
 
-def test_reversed_popularity_shows_what_never_sold_last():
+def test_reversed_popularity_ranks_unsold_items_last():
     learnt = two_tastes()
     model = fit("reversed_popularity", learnt, catalogue(N_ITEMS + 3))
     assert set(model.rank(query([]), N_ITEMS + 3).item[-3:].tolist()) == {N_ITEMS, N_ITEMS + 1, N_ITEMS + 2}
 
 
-def test_a_category_stands_above_the_rest(fitted):
+def test_items_of_the_queried_category_rank_first(fitted):
     ranking = fitted["popularity"].rank(query([], category="cat-2"), 25)
     assert (ranking.item[:20] % 3 == 2).all()
     assert (ranking.item[20:] % 3 != 2).all()

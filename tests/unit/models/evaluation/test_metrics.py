@@ -16,7 +16,7 @@ from models.recommender import Ranking
 lists = st.lists(st.booleans(), min_size=5, max_size=5)
 
 
-def test_hand_computed():
+def test_metrics_equal_hand_computed_values():
     hits = np.array([[True, False, True, False], [False, False, False, False], [True, True, True, True]])
     relevant = np.array([3, 1, 9])
     np.testing.assert_allclose(recall(hits, relevant, 4), [2 / 3, 0, 1])
@@ -28,7 +28,7 @@ def test_hand_computed():
 
 
 @given(lists, st.integers(0, 20), st.integers(1, 5))
-def test_the_definitions_spelled_out(row, more, k):
+def test_metrics_equal_their_definitions(row, more, k):
     relevant = sum(row) + max(more, 1 - sum(row))
     hits = np.array([row])
     gained = sum(1 / math.log2(place + 2) for place in range(k) if row[place])
@@ -46,7 +46,7 @@ def test_a_hit_further_up_never_lowers_ndcg(row, place):
 
 
 class Oracle:
-    """Ranks what it was told, whoever asks."""
+    """Ranks the same items for every query."""
 
     algorithm = "oracle"
 
@@ -59,20 +59,20 @@ class Oracle:
         return Ranking(np.array(picked, np.int32), np.ones(len(picked), np.float32))
 
 
-def test_evaluation_judges_all_items_and_new_items_apart():
-    judged = [
+def test_all_items_and_new_items_are_evaluated_separately():
+    users = [
         Case(query([0, 1]), np.int32([0, 1]), np.int32([1, 2])),
         Case(query([3]), np.int32([3]), np.int32([3])),
     ]
     model = Oracle([1, 2])
-    overall, new = evaluate(model, judged, new_only=False), evaluate(model, judged, new_only=True)
+    overall, new = evaluate(model, users, new_only=False), evaluate(model, users, new_only=True)
     assert (overall["recall@10"], overall["users"]) == (0.5, 2)
     assert (new["recall@10"], new["users"]) == (1.0, 1)
     assert overall["coverage@10"] == pytest.approx(2 / 60)
     assert overall["recall@20_se"] == pytest.approx(0.5 / math.sqrt(2))
 
 
-def test_cases_know_only_what_was_before_the_cut():
+def test_queries_hold_only_interactions_before_the_cut():
     rows = interactions([(0, 1, 9.0), (0, 2, 8.0), (0, 3, 1.0), (1, 4, 0.5), (2, 5, 9.0)], 3)
     split = split_at(rows, NOW_S - 2 * DAY_S, NOW_S)
     (case,) = cases(split, recent=1)
@@ -81,14 +81,14 @@ def test_cases_know_only_what_was_before_the_cut():
     assert (case.seen.tolist(), case.later.tolist()) == ([1, 2], [3])
 
 
-def test_a_personal_model_beats_its_upside_down_neighbour():
+def test_als_beats_popularity_and_its_reverse():
     split = split_last(two_tastes(), 10 * DAY_S)
-    judged = cases(split)
-    found = {
-        name: evaluate(fit(name, split.train, catalogue()), judged, new_only=True)["recall@20"]
+    users = cases(split)
+    recall_of = {
+        name: evaluate(fit(name, split.train, catalogue()), users, new_only=True)["recall@20"]
         for name in ("als", "popularity", "reversed_popularity")
     }
-    assert found["als"] > found["popularity"] > found["reversed_popularity"]
+    assert recall_of["als"] > recall_of["popularity"] > recall_of["reversed_popularity"]
 
 
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=40), st.floats(1, 20), st.integers(0, 1))

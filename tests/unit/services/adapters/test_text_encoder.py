@@ -1,4 +1,4 @@
-"""Each text is embedded once, in whatever order and however often it is asked for."""
+"""Each text is embedded once, in any order and however often it occurs."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from services.errors import ConfigurationError
 from services.settings import Settings
 
 
-class Counting:
-    """bag_of_words that remembers what it was asked, and dies when told to."""
+class CountingModel:
+    """`bag_of_words` that records the texts it embeds, and is interrupted after `dies_after` of them."""
 
     def __init__(self):
-        self.asked: list[str] = []
+        self.embedded: list[str] = []
         self.opened = 0
         self.dies_after = 10**9
 
@@ -23,25 +23,25 @@ class Counting:
         return self
 
     def __call__(self, texts):
-        if len(self.asked) + len(texts) > self.dies_after:
+        if len(self.embedded) + len(texts) > self.dies_after:
             raise KeyboardInterrupt
-        self.asked += texts
+        self.embedded += texts
         return bag_of_words(texts)
 
 
 @settings(max_examples=30, deadline=None)
 @given(first=st.lists(st.text(max_size=9), max_size=12), second=st.lists(st.text(max_size=9), max_size=12))
 def test_every_text_is_embedded_once_and_rows_keep_their_order(tmp_path_factory, first, second):
-    model = Counting()
+    model = CountingModel()
     cache = tmp_path_factory.mktemp("cache")
     for texts in (first, second):
         rows = CachedTextEncoder(cache, model.open, chunk=5).encode(texts)
         np.testing.assert_array_equal(rows.ravel(), bag_of_words(texts).ravel())
-    assert sorted(model.asked) == sorted(set(first + second))
+    assert sorted(model.embedded) == sorted(set(first + second))
 
 
 def test_a_full_cache_never_loads_the_model(tmp_path):
-    model = Counting()
+    model = CountingModel()
     texts = ["red mug", "blue mug"]
     CachedTextEncoder(tmp_path, model.open).encode(texts)
     CachedTextEncoder(tmp_path, model.open).encode(texts[::-1])
@@ -49,38 +49,38 @@ def test_a_full_cache_never_loads_the_model(tmp_path):
 
 
 def test_a_killed_run_keeps_its_finished_chunks(tmp_path):
-    model, texts = Counting(), [f"text {k}" for k in range(20)]
+    model, texts = CountingModel(), [f"text {k}" for k in range(20)]
     model.dies_after = 12
     with pytest.raises(KeyboardInterrupt):
         CachedTextEncoder(tmp_path, model.open, chunk=5).encode(texts)
     model.dies_after = 10**9
     CachedTextEncoder(tmp_path, model.open, chunk=5).encode(texts)
-    assert len(model.asked) == 20
+    assert len(model.embedded) == 20
 
 
 def test_a_damaged_chunk_is_embedded_again(tmp_path):
-    model = Counting()
+    model = CountingModel()
     expected = CachedTextEncoder(tmp_path, model.open).encode(["red mug"])
     (chunk,) = tmp_path.glob("*.npz")
     chunk.write_bytes(b"PK")
     np.testing.assert_array_equal(CachedTextEncoder(tmp_path, model.open).encode(["red mug"]), expected)
-    assert len(model.asked) == 2
+    assert len(model.embedded) == 2
 
 
-def test_progress_counts_what_was_cached(tmp_path):
-    encoder, steps = CachedTextEncoder(tmp_path, Counting().open, chunk=2), []
+def test_progress_counts_cached_texts(tmp_path):
+    encoder, steps = CachedTextEncoder(tmp_path, CountingModel().open, chunk=2), []
     encoder.encode(["a"])
     encoder.encode(["a", "b", "c", "d"], progress=lambda *step: steps.append(step[:2]))
     assert steps == [(1, 4), (3, 4), (4, 4)]
 
 
-def test_words_need_no_weights_and_put_like_texts_together(tmp_path):
+def test_bags_of_words_need_no_weights_and_group_similar_texts(tmp_path):
     encoder = text_encoder(Settings(home=tmp_path, text_model="words"))
     mug, other_mug, lamp = encoder.encode(["red mug", "Red mug, large", "brass lamp"])
     assert mug @ other_mug > 0.7 > 0.3 > mug @ lamp
 
 
-def test_the_packaged_model_puts_like_meanings_together(tmp_path):
+def test_the_packaged_model_groups_similar_meanings(tmp_path):
     """The one test that loads the weights."""
     encoder = text_encoder(Settings(home=tmp_path))
     texts = ["ceramic coffee mug", "porcelain tea cup", "garden spade"]

@@ -20,15 +20,15 @@ def test_the_report_puts_the_better_model_above_the_broken_one(tmp_path):
         Entry("broken", model_spec("reversed_popularity")),
     )
     encoder = CachedTextEncoder(tmp_path, lambda: bag_of_words)
-    found = make_report(dataset(), lambda: encoder, lambda *_: None, test_days=10.0, entries=entries)
-    good, _, broken = found.lines
+    report = make_report(dataset(), lambda: encoder, lambda *_: None, test_days=10.0, entries=entries)
+    good, _, broken = report.lines
     assert good.metrics["recall@20"] > broken.metrics["recall@20"]
-    assert found.cut_s == pytest.approx(found.until_s - 10 * DAY_S)
-    assert found.train_rows + found.test_rows == len(two_tastes().at)
-    text = found.to_markdown()
+    assert report.cut_s == pytest.approx(report.until_s - 10 * DAY_S)
+    assert report.train_rows + report.test_rows == len(two_tastes().at)
+    text = report.to_markdown()
     assert f"| als | {good.metrics['recall@10']:.4f} | {good.metrics['recall@20']:.4f} |" in text
     assert f"| als | {good.metrics['all recall@10']:.4f} |" in text
-    assert json.loads(json.dumps(found.to_json()))["lines"][0]["metrics"] == good.metrics
+    assert json.loads(json.dumps(report.to_json()))["lines"][0]["metrics"] == good.metrics
 
 
 def test_the_line_up_holds_every_algorithm_and_its_variants():

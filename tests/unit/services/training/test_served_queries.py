@@ -53,7 +53,7 @@ class Features:
     """An offline store of rows (user, at_ms, items)."""
 
     def __init__(self, *rows, applied=True):
-        self.rows, self.is_applied, self.asked = rows, applied, []
+        self.rows, self.is_applied, self.reads = rows, applied, []
 
     def applied(self):
         return self.is_applied
@@ -63,9 +63,9 @@ class Features:
         return pa.table({"user_id": [user for user, _, _ in self.rows], "event_timestamp": stamps})
 
     def rows_as_of(self, view, features, keys, at_ms):
-        self.asked.append((view, list(keys)))
-        found = [self._latest(key, moment) for key, moment in zip(keys, at_ms, strict=True)]
-        return pd.DataFrame(found, columns=list(features))
+        self.reads.append((view, list(keys)))
+        latest = [self._latest(key, moment) for key, moment in zip(keys, at_ms, strict=True)]
+        return pd.DataFrame(latest, columns=list(features))
 
     def _latest(self, key, moment):
         rows = sorted((at, items) for user, at, items in self.rows if user == key and at <= moment)
@@ -91,7 +91,7 @@ def test_queries_are_the_rows_that_serving_would_have_read():
         (second, cut_ms + 1, ["item-009"]),
     )
     served = as_served(users, split, catalogue(), store)
-    assert store.asked == [("user_activity", [first])]
+    assert store.reads == [("user_activity", [first])]
     assert served[0].query.recent.tolist() == [5, 7]
     assert served[0].query.recent_at.tolist() == [(cut_ms - 5) / 1_000] * 2
     assert [KINDS[kind] for kind in served[0].query.recent_kind] == ["click", "click"]
@@ -118,7 +118,7 @@ def test_without_early_rows_feast_is_not_asked(applied):
     late = (str(split.train.users[users[0].user]), int(split.cut_s * 1_000) + 1, ["item-001"])
     store = Features(late, applied=applied)
     assert as_served(users, split, catalogue(), store) == users
-    assert store.asked == []
+    assert store.reads == []
 
 
 def test_an_expired_or_unknown_row_is_no_query():

@@ -36,16 +36,16 @@ def test_the_window_continues_with_later_events():
 
 
 def test_only_events_after_the_import_are_read():
-    asked = []
+    reads = []
 
     class History:
         def since(self, after_ms):
-            asked.append(after_ms)
+            reads.append(after_ms)
             return PastEvents.none()
 
     data = dataset()
     assert len(training_window(MemoryDataStore(data), History()).interactions.at) == len(data.interactions.at)
-    assert asked == [int(data.interactions.at[-1] * 1_000)]
+    assert reads == [int(data.interactions.at[-1] * 1_000)]
 
 
 def test_indices_do_not_depend_on_the_order():

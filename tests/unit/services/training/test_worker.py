@@ -252,14 +252,14 @@ def test_a_fit_is_recorded_despite_a_lost_acknowledgement(shop, monkeypatch, kin
 
 def test_a_fit_answered_by_another_worker_first_is_recorded(shop, monkeypatch):
     shop.start()
-    asked = shop.request().retrain_revision
+    request = shop.request().retrain_revision
     monkeypatch.setattr(commands, "enter", fails)
     with pytest.raises(UnavailableError):
         shop.poll()
     fitted = shop.worker.fitted[1].manifest.model_version
     shop.decisions.append(
         commands.answer(
-            shop.state, commands.AnswerDetail(answers=asked, outcome="failed"), shop.origin("another")
+            shop.state, commands.AnswerDetail(answers=request, outcome="failed"), shop.origin("another")
         )
     )
     assert shop.poll() is None

@@ -34,7 +34,7 @@ def test_a_saved_model_comes_back_with_the_same_rankings(store, algorithm):
     np.testing.assert_array_equal(ours.score, theirs.score)
 
 
-def test_saving_twice_is_saving_once_and_versions_are_oldest_first(store):
+def test_saving_is_idempotent_and_versions_are_oldest_first(store):
     model = fit("popularity", two_tastes(), catalogue())
     newest = store.save(model, **{**ORIGIN, "now_ms": NOW_MS + 5_000}).model_version
     other = store.save(fit("reversed_popularity", two_tastes(), catalogue()), **ORIGIN).model_version
@@ -43,7 +43,7 @@ def test_saving_twice_is_saving_once_and_versions_are_oldest_first(store):
     assert not [entry for entry in store.path.iterdir() if entry.name.startswith(".")]
 
 
-def spoil_bytes(folder):
+def flip_a_bit(folder):
     path = folder / "fast.npy"
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
@@ -51,15 +51,15 @@ def spoil_bytes(folder):
 
 
 def edit(**changes):
-    def spoil(folder):
+    def damage(folder):
         content = json.loads((folder / MANIFEST).read_text())
         (folder / MANIFEST).write_text(json.dumps({**content, **changes}))
 
-    return spoil
+    return damage
 
 
-SPOILERS = {
-    "sha256": (spoil_bytes, r"fast\.npy: sha256"),
+DAMAGES = {
+    "sha256": (flip_a_bit, r"fast\.npy: sha256"),
     "missing": (lambda folder: (folder / "slow.npy").unlink(), r"slow\.npy: the file is missing"),
     "truncated": (lambda folder: (folder / "items.npy").write_bytes(b""), r"items\.npy: sha256"),
     "format": (edit(format=2), "format 2 is unknown"),
@@ -73,11 +73,11 @@ SPOILERS = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILERS)
-def test_a_spoilt_artifact_is_refused_by_name(store, case):
-    spoil, message = SPOILERS[case]
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_artifact_is_refused_by_name(store, case):
+    damage, message = DAMAGES[case]
     version = store.save(fit("popularity", two_tastes(), catalogue()), **ORIGIN).model_version
-    spoil(store.path / version)
+    damage(store.path / version)
     with pytest.raises(ArtifactError, match=message) as refusal:
         store.load(version)
     assert version in str(refusal.value)
@@ -91,12 +91,12 @@ def test_a_folder_under_another_name_is_refused(store):
 
 
 @pytest.mark.parametrize("name", ["nothing", "../models", ""])
-def test_a_version_that_is_not_there_is_named(store, name):
+def test_a_missing_version_is_named(store, name):
     with pytest.raises(ArtifactError, match="no such model"):
         store.load(name)
 
 
-def test_every_byte_of_every_file_is_guarded(store):
+def test_a_change_of_any_byte_is_detected(store):
     _, contents = encode(
         fit("als", two_tastes(), catalogue()), Provenance("d", (0.0, 1.0), {"recall@20": 0.1}, "0", NOW_MS)
     )
