@@ -1,1 +1,1 @@
-"""The activity worker: what users do becomes readable online, so that the next answer has seen it."""
+"""The activity worker: make recent activity of users readable online within a second."""

@@ -57,7 +57,7 @@ def run(settings: Settings) -> None:
                 retry_s=RETRY_S,
                 retried=(UnavailableError, TimeoutError),
                 metered=meters.step,
-                observe=lambda: metrics.look(worker.counts),
+                observe=lambda: metrics.update(worker.counts),
                 report=lambda: report(worker),
             ).run(stop)
         finally:
@@ -105,8 +105,8 @@ def read_to_the_end(
         progress(done, sum(ends.values()), "events read")
         worker.step(POLL_S)
     views = ", ".join(f"{rows:,} of {view}" for view, rows in worker.restored.views.items() if rows)
-    put_back = f"{worker.restored.activity:,} users' recent activity put back"
-    return f"{put_back}{f', {views}' if views else ''}; {worker.counts.events:,} events read after it"
+    restored = f"recent activity of {worker.restored.activity:,} users restored"
+    return f"{restored}{f', {views}' if views else ''}; {worker.counts.events:,} events read after it"
 
 
 def warm_up(store: ActivityStore) -> None:

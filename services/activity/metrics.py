@@ -1,8 +1,8 @@
-"""What the activity worker says beyond what its ports tell: pushes that were too slow for their stamps."""
+"""Metrics of the activity worker beyond those of its ports."""
 
 from prometheus_client import CollectorRegistry, Counter
 
-from services.activity.worker import Counts
+from services.activity.worker import ActivityCounts
 
 
 class ActivityMetrics:
@@ -10,11 +10,13 @@ class ActivityMetrics:
 
     def __init__(self, registry: CollectorRegistry):
         self._late = Counter(
-            "ringside_activity_pushes_late", "Readable only after their rows' time.", registry=registry
+            "ringside_activity_pushes_late",
+            "Pushes that ended after their rows' timestamp.",
+            registry=registry,
         )
-        self._told = 0
+        self._counted = 0  # what the counter already includes
 
-    def look(self, counts: Counts) -> None:
-        """Tell what has come since the last look."""
-        self._late.inc(counts.late - self._told)
-        self._told = counts.late
+    def update(self, counts: ActivityCounts) -> None:
+        """Add the late pushes since the last call."""
+        self._late.inc(counts.late - self._counted)
+        self._counted = counts.late

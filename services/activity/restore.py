@@ -1,13 +1,14 @@
-"""Redis forgot the features: they are loaded again from their histories on disk.
+"""Restoring the features that Redis lost, from their offline histories.
 
-Recent activity: the latest row of each user, as it was; what shoppers did after it is read again from the
-log, which changes no row that has seen it. Batch views: the latest row of each user or item. Whoever is
-online already keeps what he has; the histories only add to it.
+Of recent activity the latest row of each user is pushed again; events after it are then read from the log,
+and those that it already holds change nothing. Of the batch views the latest row of each user or item is
+loaded. Rows that are already online keep their entries; the histories only add to them.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 USER_ACTIVITY = "user_activity"
 BATCH_VIEWS = ("user_profile", "item_statistics", "item_content")
-CHUNK = 1_000  # rows of a push: 59 ms
+CHUNK = 1_000  # rows of a push, which takes 59 ms
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """How rows are made. `most`: entries of one; `horizon_ms`: see rows.stamp; `ttl_ms`: older ones are not
-    served, and not restored."""
+class RowSettings:
+    """`most`: entries of a row; `horizon_ms`: see rows.stamp; `ttl_ms`: age after which a row is not served,
+    and not restored."""
 
     most: int
     horizon_ms: int
@@ -39,42 +40,45 @@ class Shape:
 
 @dataclass(slots=True)
 class Restored:
-    """What was put back: rows of activity, rows by batch view. `known`: timestamp (ms) of the row of each
-    user that the history holds: it need not be published again."""
+    """What was restored: rows of activity, and rows by batch view. `published`: timestamp (ms) of the row of
+    each user in the history, which need not be published again."""
 
     activity: int = 0
     views: dict[str, int] = field(default_factory=dict)
-    known: dict[str, int] = field(default_factory=dict)
+    published: dict[str, int] = field(default_factory=dict)
 
 
 def restore(
     store: ActivityStore,
     features: FeatureStore | None,
-    shape: Shape,
+    settings: RowSettings,
     clock: Callable[[], int],
     progress: ProgressCallback = no_progress,
 ) -> Restored:
-    """Load every history online. Raises UnavailableError; what was loaded then stays, and a repetition does
-    no harm."""
-    done = Restored()
+    """Load every history online.
+
+    Raises UnavailableError; rows that were loaded by then stay, and a repetition does no harm.
+    """
+    restored = Restored()
     if features is None or not features.applied():
-        return done
-    history = latest(features.history(USER_ACTIVITY), "user_id")
-    for chunk in _chunks(history, clock() - shape.ttl_ms):
-        done.activity += _restore_users(store, chunk, shape, clock)
-        done.known |= {row.user_id: row.received_at for row in chunk}
-        progress(len(done.known), history.num_rows, "recent activity of users")
+        return restored
+    history = latest_rows(features.history(USER_ACTIVITY), "user_id")
+    for chunk in _chunks(history, clock() - settings.ttl_ms):
+        restored.activity += _restore_users(store, chunk, settings, clock)
+        restored.published |= {row.user_id: row.received_at for row in chunk}
+        progress(len(restored.published), history.num_rows, "recent activity of users")
     for view in BATCH_VIEWS:
-        table = latest(features.history(view), features.history(view).column_names[0])
+        table = features.history(view)
+        table = latest_rows(table, table.column_names[0])
         if table.num_rows:
             features.write_online(view, table)
-        done.views[view] = table.num_rows
+        restored.views[view] = table.num_rows
         progress(table.num_rows, table.num_rows, view)
-    return done
+    return restored
 
 
-def latest(history: pa.Table, key: str) -> pa.Table:
-    """The last row of each key, by event timestamp; of equal ones the last in the table."""
+def latest_rows(history: pa.Table, key: str) -> pa.Table:
+    """Return the latest row of each key by event timestamp; of equal ones the last in the table."""
     if not history.num_rows:
         return history
     codes = pc.dictionary_encode(history[key].combine_chunks()).indices.to_numpy()
@@ -85,39 +89,42 @@ def latest(history: pa.Table, key: str) -> pa.Table:
 
 def _chunks(history: pa.Table, oldest_ms: int) -> Iterator[list[ActivityRow]]:
     for batch in history.to_batches(max_chunksize=CHUNK):
-        found = [_row(plain) for plain in batch.to_pylist()]
-        yield [row for row in found if row is not None and row.received_at >= oldest_ms]
+        parsed = [_parse(columns) for columns in batch.to_pylist()]
+        yield [row for row in parsed if row is not None and row.received_at >= oldest_ms]
 
 
-def _row(plain: Mapping) -> ActivityRow | None:
-    """None if it makes no sense: what an older lake let in is not brought back."""
-    stamp_ms = round(plain["event_timestamp"].timestamp() * 1_000)
+def _parse(columns: dict[str, Any]) -> ActivityRow | None:
+    """Convert a row of the history; None if it is invalid, as some rows of older releases are."""
+    stamp_ms = round(columns["event_timestamp"].timestamp() * 1_000)
     try:
-        return msgspec.convert({**plain, "received_at": stamp_ms}, ActivityRow)
+        return msgspec.convert({**columns, "received_at": stamp_ms}, ActivityRow)
     except msgspec.ValidationError as error:
-        logger.error("the activity of %r as of %d ms is not restored: %s", plain["user_id"], stamp_ms, error)
+        message = "the activity of %r as of %d ms is not restored: %s"
+        logger.error(message, columns["user_id"], stamp_ms, error)
         return None
 
 
 def _restore_users(
-    store: ActivityStore, chunk: Sequence[ActivityRow], shape: Shape, clock: Callable[[], int]
+    store: ActivityStore, chunk: Sequence[ActivityRow], settings: RowSettings, clock: Callable[[], int]
 ) -> int:
-    """Rows that were missing, as they were; rows that know less than history, joined with it."""
-    kept = {row.user_id: row for row in chunk}
+    """Push missing rows unchanged, and rows that lack entries of their history merged with it."""
+    history = {row.user_id: row for row in chunk}
 
-    def put_back(users: list[str]) -> list[ActivityRow]:
+    def write(users: list[str]) -> list[ActivityRow]:
         online = store.load(users)
-        wanted = [_joined(online.get(user), kept[user], shape, clock()) for user in users]
+        wanted = [_restored_row(online.get(user), history[user], settings, clock()) for user in users]
         changed = [row for row in wanted if row != online.get(row.user_id)]
         if changed:
             store.push(changed)
         return changed
 
-    return len(write_in_turns(store, list(kept), put_back))
+    return len(write_in_turns(store, list(history), write))
 
 
-def _joined(online: ActivityRow | None, row: ActivityRow, shape: Shape, now_ms: int) -> ActivityRow:
+def _restored_row(
+    online: ActivityRow | None, row: ActivityRow, settings: RowSettings, now_ms: int
+) -> ActivityRow:
     if online is None or online == row:
         return row
-    both = rows.joined(online, row, shape.most)
-    return online if both == online else rows.stamp(both, now_ms, shape.horizon_ms)
+    both = rows.union(online, row, settings.most)
+    return online if both == online else rows.stamp(both, now_ms, settings.horizon_ms)

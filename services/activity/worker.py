@@ -1,8 +1,14 @@
-"""Events in, rows out: load, merge, stamp, push, publish, then remember the position.
+"""The activity worker: events in, rows of the view `user_activity` out.
 
-Every step may be repeated: positions are saved last, and a row that holds an event already is not changed by
-it. A crash after a push leaves a row that history has not seen; the replay finds nothing to push and
-publishes that row as it stands.
+For each batch of events, in this order: load the rows of their users, merge the events, stamp the changed
+rows with the time by which they can be read, push them to Feast's online store, publish them on
+`activity-rows` (the lake makes the offline history of it), and save the positions.
+
+Every step may be repeated, because positions are saved last and merging an event twice changes nothing. After
+a crash between push and publication the replay finds nothing to push, and publishes the row as it is online.
+
+Positions are stored beside the rows in Redis. If they are missing, Redis has lost the rows as well: these are
+restored from their offline histories (services.activity.restore), and later events are read from the log.
 """
 
 import logging
@@ -12,7 +18,7 @@ from dataclasses import dataclass, field
 
 from models.recommender import ProgressCallback, no_progress
 from services.activity import rows
-from services.activity.restore import Restored, Shape, restore
+from services.activity.restore import Restored, RowSettings, restore
 from services.errors import BadMessageError, DataLossError, StalePositionError
 from services.messages import events
 from services.messages.events import ActivityRow, Event
@@ -22,31 +28,47 @@ from services.runtime.row_turns import write_in_turns
 
 logger = logging.getLogger(__name__)
 
-ACK_S = 5.0
-LOOK_EVERY_MS = 1_000
+ACKNOWLEDGE_S = 5.0
+CHECK_MS = 1_000  # between two checks that Redis and the log are still the same
+KEPT_PUSH_TIMES = 10_000
+Pair = tuple[str, int]  # (topic, partition)
 
 
 @dataclass(slots=True)
-class Counts:
-    """What a worker did since it started. bad: events passed over, by code (the bandit worker buries them);
-    late: pushes that were readable only after their rows' timestamp; untold: rows that no record holds, so
-    that they are online and in no history."""
+class ActivityCounts:
+    """What a worker did since it started. bad: skipped events by code (the attribution worker writes their
+    dead letters); late: pushes that ended after their rows' timestamp; unpublished: rows that are online and
+    in no history, because they are too large for a record; push_ms: duration of the last pushes."""
 
     events: int = 0
     rows: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     late: int = 0
-    untold: int = 0
-    push_ms: list[float] = field(default_factory=list)  # of the last pushes, most recent last
+    unpublished: int = 0
+    push_ms: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What the worker is composed of. owned: the (topic, partition) pairs that are assigned to it. features:
+    histories to restore from; None if the log is the only source. ttl_ms: of a row."""
+
+    consumer: EventConsumer
+    producer: EventProducer
+    admin: LogAdmin
+    store: ActivityStore
+    owned: Callable[[], frozenset[Pair]]
+    features: FeatureStore | None = None
+    ttl_ms: int = 30 * 86_400_000
 
 
 class ActivityWorker:
-    """One worker. `clock` answers ms since the epoch; `most`: entries a row keeps; `horizon_ms`: see
-    rows.stamp; `progress` hears of a restoration."""
+    """Handles the partitions that it owns. `clock`: ms since the epoch; `most`: entries of a row;
+    `horizon_ms`: see rows.stamp; `progress`: of restoring."""
 
     def __init__(
         self,
-        deps: "Deps",
+        deps: Deps,
         clock: Callable[[], int],
         *,
         most: int,
@@ -55,82 +77,97 @@ class ActivityWorker:
     ):
         self._deps = deps
         self._clock = clock
-        self._most = most
-        self._horizon_ms = horizon_ms
-        self._shape = Shape(most, horizon_ms, deps.ttl_ms)
+        self._settings = RowSettings(most, horizon_ms, deps.ttl_ms)
         self._progress = progress
-        self._looked_ms = 0
-        self._read_anew: Mapping[tuple[str, int], int] = {}  # ends of the log when features were restored
-        self.restored = Restored()
+        self._checked_ms = 0
         self._log_id: str | None = None
-        self._placed: frozenset[tuple[str, int]] | None = None
-        self.counts = Counts()
+        self._assigned: frozenset[Pair] | None = None  # None: the consumer must be assigned again
+        self.restored = Restored()
+        self._restored_to: Mapping[Pair, int] = {}  # ends of the log when the features were restored
+        self.counts = ActivityCounts()
 
     def step(self, timeout_s: float) -> int:
-        """Handle what has arrived, waiting `timeout_s` for something; returns the number of records.
+        """Handle the events that arrive within `timeout_s`; return the number of records.
 
-        Raises UnavailableError; then nothing is lost: the next step starts again from the saved positions.
+        Raises UnavailableError; nothing is lost, and the next step starts again from the saved positions.
         """
         try:
-            self._take_place()
+            self._update_assignment()
             records = self._deps.consumer.poll(timeout_s)
             if records:
                 self._handle(records)
-            self._look_around()
+            self._check_stores()
         except StalePositionError as error:
-            logger.error("%s: the features are loaded again from their histories, then from the log", error)
-            self._placed = None
+            logger.error("%s: restoring the features from their histories, then from the log", error)
+            self._assigned = None
             return 0
         except DataLossError as error:
-            logger.warning("events are gone from the log (%s); going on with what is there", error)
-            self._restart_from_the_start()
+            logger.warning("events are gone from the log (%s); continuing with the first one there is", error)
+            self._seek_to_start()
             return 0
         except Exception:
-            self._placed = None
+            self._assigned = None
             raise
         return len(records)
 
-    def _take_place(self) -> None:
-        """Seek to the saved positions when we start, after trouble, and when partitions come or go."""
-        ours = self._deps.owned()
-        if ours == self._placed:
+    # ---- assignment and positions --------------------------------------------------------------------------
+
+    def _update_assignment(self) -> None:
+        """Seek to the saved positions: at the start, after an error, and when the owned partitions change."""
+        owned = self._deps.owned()
+        if owned == self._assigned:
             return
         self._log_id = self._deps.admin.log_id()
         saved = self._deps.store.positions(self._log_id)
-        places = {pair: self._place(pair, saved) for pair in ours}
-        if not ours <= saved.keys():
+        positions = {pair: self._position(pair, saved) for pair in owned}
+        if not owned <= saved.keys():
             self.restored = restore(
-                self._deps.store, self._deps.features, self._shape, self._clock, self._progress
+                self._deps.store, self._deps.features, self._settings, self._clock, self._progress
             )
-            self._read_anew = self._deps.consumer.end_offsets(ours)
-            self._deps.store.initialize_positions(self._log_id, places)
-        self._deps.consumer.assign(places)
-        self._placed = ours
+            self._restored_to = self._deps.consumer.end_offsets(owned)
+            self._deps.store.initialize_positions(self._log_id, positions)
+        self._deps.consumer.assign(positions)
+        self._assigned = owned
 
-    def _look_around(self) -> None:
-        """Raises StalePositionError if Redis forgot us while nothing came. Another log is read from its
-        start: it may have grown past our place, and then no read tells."""
-        if self._clock() - self._looked_ms < LOOK_EVERY_MS:
-            return
-        self._looked_ms = self._clock()
-        self._require_positions()
-        if self._deps.admin.log_id() != self._log_id:
-            logger.warning("the broker holds another log than the one read so far: it is read as well")
-            self._placed = None
-
-    def _require_positions(self) -> None:
-        if not (self._placed or frozenset()) <= self._deps.store.positions(self._log_id or "").keys():
-            raise StalePositionError("Redis forgot the activity of users")
-
-    def _place(self, pair: tuple[str, int], saved: Mapping[tuple[str, int], int]) -> int:
+    def _position(self, pair: Pair, saved: Mapping[Pair, int]) -> int:
         first, end = self._deps.consumer.bounds(*pair)
         return min(max(saved.get(pair, first), first), end)
 
-    def _restart_from_the_start(self) -> None:
-        ours = self._placed or self._deps.owned()
-        self._deps.consumer.assign({pair: self._deps.consumer.bounds(*pair)[0] for pair in ours})
+    def _seek_to_start(self) -> None:
+        owned = self._assigned or self._deps.owned()
+        self._deps.consumer.assign({pair: self._deps.consumer.bounds(*pair)[0] for pair in owned})
+
+    def _check_stores(self) -> None:
+        """Check now and then that Redis still has the positions and the broker the same log.
+
+        Without traffic no other call would notice that Redis lost its data. A log that was created anew may
+        have grown past the position of the old one, and then no read fails. Raises StalePositionError.
+        """
+        if self._clock() - self._checked_ms < CHECK_MS:
+            return
+        self._checked_ms = self._clock()
+        self._require_positions()
+        if self._deps.admin.log_id() != self._log_id:
+            logger.warning("the broker holds another log than the one read so far; reading it from its start")
+            self._assigned = None
+
+    def _require_positions(self) -> None:
+        if not (self._assigned or frozenset()) <= self._deps.store.positions(self._log_id or "").keys():
+            raise StalePositionError("Redis lost the recent activity of users")
+
+    # ---- handling ------------------------------------------------------------------------------------------
 
     def _handle(self, records: list[Record]) -> None:
+        self._publish(self._update_rows(self._by_user(records)))
+        positions = self._deps.consumer.positions()
+        self._deps.store.save_positions(self._log_id or "", positions)
+        if self.restored.published and all(
+            positions.get(of, 0) >= end for of, end in self._restored_to.items()
+        ):
+            self.restored.published = {}  # the log is read to where it ended at the restoration
+        self.counts.events += len(records)
+
+    def _by_user(self, records: Iterable[Record]) -> dict[str, list[Event]]:
         by_user: dict[str, list[Event]] = defaultdict(list)
         for record in records:
             try:
@@ -139,77 +176,67 @@ class ActivityWorker:
                 self.counts.bad[error.code] += 1
                 logger.info("%s/%d/%d: %s", record.topic, record.partition, record.offset, error)
                 continue
-            user = rows.owner(event)
+            user = rows.row_key(event)
             if user is not None:
                 by_user[user].append(event)
-        self._publish(self._push(by_user))
-        positions = self._deps.consumer.positions()
-        self._deps.store.save_positions(self._log_id or "", positions)
-        if self.restored.known and all(
-            positions.get(pair, 0) >= end for pair, end in self._read_anew.items()
-        ):
-            self.restored.known = {}
-        self.counts.events += len(records)
+        return by_user
 
-    def _push(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
-        """Rows of these users as they are online now: pushed if an event was new, else as they stood."""
+    def _update_rows(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
+        """Push the rows that change; return the rows of all these users that are not published yet."""
         return write_in_turns(
             self._deps.store,
             list(by_user),
-            lambda users: self._renew({user: by_user[user] for user in users}),
+            lambda users: self._update_locked({user: by_user[user] for user in users}),
         )
 
-    def _renew(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
-        """As `_push`, for users whom nobody else writes now."""
+    def _update_locked(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
+        """As `_update_rows`, for users whose rows are locked."""
         before = self._deps.store.load(list(by_user))
-        self._require_positions()  # after the load: rows that were forgotten are never taken for new ones
-        merged = [rows.merge(before.get(user), user, acts, self._most) for user, acts in by_user.items()]
+        self._require_positions()  # after the load, so that lost rows are never taken for those of new users
+        merged = [
+            rows.merge(before.get(user), user, of_user, self._settings.most)
+            for user, of_user in by_user.items()
+        ]
         started_ms = self._clock()
-        current = {row.user_id: row for row in merged if row == before.get(row.user_id)}
-        new = [rows.stamp(row, started_ms, self._horizon_ms) for row in merged if row.user_id not in current]
-        if new:
-            self._deps.store.push(new)
-            self._note_push(self._clock() - started_ms, len(new))
-        return [*filter(self._unpublished, current.values()), *new]
+        unchanged = {row.user_id: row for row in merged if row == before.get(row.user_id)}
+        changed = [
+            rows.stamp(row, started_ms, self._settings.horizon_ms)
+            for row in merged
+            if row.user_id not in unchanged
+        ]
+        if changed:
+            self._deps.store.push(changed)
+            self._note_push(self._clock() - started_ms, len(changed))
+        return [*filter(self._is_unpublished, unchanged.values()), *changed]
 
-    def _unpublished(self, row: ActivityRow) -> bool:
-        """A row as history has it need not be told again: now and then a whole log is read anew."""
-        return self.restored.known.get(row.user_id) != row.received_at
+    def _is_unpublished(self, row: ActivityRow) -> bool:
+        """Return False for a row that was restored from the history and has not changed since. Without this,
+        reading a whole log again would publish every row again."""
+        return self.restored.published.get(row.user_id) != row.received_at
 
     def _note_push(self, took_ms: float, pushed: int) -> None:
         self.counts.rows += pushed
-        self.counts.push_ms = [*self.counts.push_ms[-9_999:], took_ms]
-        if took_ms > self._horizon_ms:
+        self.counts.push_ms = [*self.counts.push_ms[1 - KEPT_PUSH_TIMES :], took_ms]
+        if took_ms > self._settings.horizon_ms:
             self.counts.late += 1
             logger.warning(
-                "a push of %d rows took %.0f ms, longer than RINGSIDE_ACTIVITY_HORIZON_MS (%d): "
-                "that long these rows counted as readable and were not yet",
+                "a push of %d rows took %.0f ms, more than RINGSIDE_ACTIVITY_HORIZON_MS (%d): for the "
+                "difference, training sees rows that could not be read yet",
                 pushed,
                 took_ms,
-                self._horizon_ms,
+                self._settings.horizon_ms,
             )
 
     def _publish(self, current: Iterable[ActivityRow]) -> None:
-        """Tell the lake, and wait until the broker has all of it. A row that is larger than a record may be
-        is passed over: it would be no smaller at the next try."""
+        """Publish rows for the lake and wait for the acknowledgements.
+
+        A row that is too large for a record is skipped, because it would be no smaller at the next try.
+        """
         send = self._deps.producer.send
         sent = [(row, send(events.ACTIVITY, row.user_id, events.encode(row))) for row in current]
         for row, future in sent:
             try:
-                future.result(ACK_S)
+                future.result(ACKNOWLEDGE_S)
             except BadMessageError as error:
-                self.counts.untold += 1
+                self.counts.unpublished += 1
                 logger.error("the history will lack a row of %d items: %s", len(row.item_ids), error)
-
-
-@dataclass(frozen=True, slots=True)
-class Deps:
-    """What a worker works with. owned: the (topic, partition) pairs that are this worker's now."""
-
-    consumer: EventConsumer
-    producer: EventProducer
-    admin: LogAdmin
-    store: ActivityStore
-    owned: Callable[[], frozenset[tuple[str, int]]]
-    features: FeatureStore | None = None  # histories to restore from; None: the log is all there is
-    ttl_ms: int = 30 * 86_400_000  # of a row

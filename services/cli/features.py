@@ -1,4 +1,4 @@
-"""`ringside features …`: what the command line says, as calls of the process beside it."""
+"""`ringside features …`: register, compute and load features."""
 
 import shlex
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from services.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Features: register them, compute them, load them online.")
+app = typer.Typer(no_args_is_help=True, help="Features: register, compute and load them online.")
 
 
 @app.command()
@@ -21,18 +21,21 @@ def apply() -> None:
 @app.command()
 def materialize(
     every_s: Annotated[
-        float | None, typer.Option("--every", min=1, help="Seconds; go on until stopped.")
+        float | None, typer.Option("--every", min=1, help="Repeat after this many seconds until stopped.")
     ] = None,
 ) -> None:
-    """Compute profiles and statistics as of now and load them online; run it every hour or so."""
+    """Compute profiles and statistics as of now and load them online; run it about once an hour."""
     from services.features import app as features
 
-    features.run_materialize(Settings()) if every_s is None else features.run_every(Settings(), every_s)
+    if every_s is None:
+        features.run_materialize(Settings())
+    else:
+        features.run_every(Settings(), every_s)
 
 
 @app.command()
 def environment() -> None:
-    """Print the variables that feature_repo reads, for use of the `feast` command by hand."""
+    """Print the environment variables that feature_repo needs when `feast` is run by hand."""
     from services.features import app as features
 
     for name, value in features.environment(Settings()).items():

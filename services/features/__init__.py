@@ -1,1 +1,1 @@
-"""Features: register them with Feast, compute the batch views, load them into the online store."""
+"""Features: register views, compute the batch views, and load them online."""

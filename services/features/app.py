@@ -66,7 +66,7 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     for view, rows in tables.items():
         store.append(view, rows, f"batch-{int(stamp.timestamp() * 1_000)}")
     on_step("loading recent items of the data set")
-    seeded = backfill.seed_activity(
+    backfilled = backfill.backfill_activity(
         data,
         bootstrap.activity_store(settings),
         store,
@@ -78,7 +78,7 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     store.materialize(list(tables), stamp)
     seconds = time.perf_counter() - started
     late_s = seconds - settings.materialize_horizon_ms / 1_000
-    counts = {view: rows.num_rows for view, rows in tables.items()} | {"user_activity": seeded}
+    counts = {view: rows.num_rows for view, rows in tables.items()} | {"user_activity": backfilled}
     return Materialized(stamp, counts, seconds, max(0.0, late_s))
 
 

@@ -1,10 +1,10 @@
-"""Recent items from before Ringside: one row a user of the data set, stamped with the user's last
-interaction.
+"""Backfill of recent activity from the imported data: the recent items of users who have no row online.
 
-A seed fills in where nothing would be served (no row is online, or only one past the view's ttl), or an
-earlier seed. It could be later than a row that the activity worker pushed (a file says what was bought
-elsewhere since), and Feast would take it for that row's successor, clicks and all. What is not loaded is not
-put into history either.
+A backfill row holds the last interactions of one user in the data set, and is stamped with the time of the
+last one. It is loaded only where nothing would be served (no row is online, or only one older than the view's
+ttl), or where the row online is an earlier backfill row. A row that the activity worker pushed is never
+replaced: the data set may have later purchases (made elsewhere), and Feast would take the backfill row for
+the newer version of that row and drop its clicks. Rows that are not loaded do not enter the history either.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from services.ports.features import ActivityStore, FeatureStore
 from services.ports.training import DataStore
 from services.runtime.row_turns import write_in_turns
 
-CHUNK = 1_000  # rows written at once, which takes tenths of a second: locks live for seconds
+CHUNK = 1_000  # rows of a write, which takes tenths of a second; row locks last seconds
 VIEW = "user_activity"
 _STAMPS = ("user_id", "event_timestamp")
 _RECENT = """
@@ -42,94 +42,97 @@ ORDER BY user_id
 
 
 def recent_activity(interactions: pa.Table, version: str, now: datetime, most: int) -> pa.Table:
-    """Rows of `user_activity` from interactions up to `now`: the last `most` of each user, latest first."""
+    """Return rows of `user_activity`: the last `most` interactions of each user up to `now`, latest first."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("interactions", interactions)
         return connection.sql(_RECENT, params={"now": now, "most": most, "version": version}).to_arrow_table()
 
 
-def seed_activity(
+def backfill_activity(
     data: DataStore, activity: ActivityStore, store: FeatureStore, now: datetime, *, most: int, ttl_s: int
 ) -> int:
-    """Load recent items of the current data version for users without any; returns the number of rows.
+    """Load recent items of the current data version for users without any; return the number of rows.
 
     most: items of a user. ttl_s: age after which recent activity is not served.
     """
     version = data.current() or ""
-    seeds = recent_activity(data.table("interactions"), version, now, most)
-    oldest = now - timedelta(seconds=ttl_s)
+    rows = recent_activity(data.table("interactions"), version, now, most)
     name = f"seed-{version}-{int(now.timestamp() * 1_000)}"
-    return load_seeds(seeds, name, store, _Online(activity, oldest, frozenset(data.versions())))
+    oldest = now - timedelta(seconds=ttl_s)
+    return load_backfill(rows, name, store, OnlineRows(activity, oldest, frozenset(data.versions())))
 
 
 @dataclass(frozen=True, slots=True)
-class _Online:
-    """What would be served: rows since `oldest`. Seeds among them hold nothing but interactions of `imports`
-    (data versions)."""
+class OnlineRows:
+    """The rows online that are served: those since `oldest`. `imports`: data versions, which name the events
+    of backfill rows."""
 
     store: ActivityStore
     oldest: datetime
     imports: frozenset[str]
 
-    def lacks(self, seeds: pa.Table) -> list[str]:
-        """Users of whom nothing would be served, or a seed that is earlier than theirs of `seeds`."""
-        users = seeds["user_id"].to_pylist()
-        stamps = pc.cast(pc.cast(seeds["event_timestamp"], pa.timestamp("ms", "UTC")), pa.int64()).to_pylist()
-        lacking: list[str] = []
+    def users_to_fill(self, rows: pa.Table) -> list[str]:
+        """Return the users of `rows` who have no row online, or an earlier backfill row."""
+        users = rows["user_id"].to_pylist()
+        stamps = pc.cast(pc.cast(rows["event_timestamp"], pa.timestamp("ms", "UTC")), pa.int64()).to_pylist()
+        to_fill: list[str] = []
         for at in range(0, len(users), CHUNK):
-            found = self.store.load(users[at : at + CHUNK])
-            lacking += [
+            online = self.store.load(users[at : at + CHUNK])
+            to_fill += [
                 user
                 for user, stamp_ms in zip(users[at : at + CHUNK], stamps[at : at + CHUNK], strict=True)
-                if self._yields(found.get(user), stamp_ms)
+                if self._yields(online.get(user), stamp_ms)
             ]
-        return lacking
+        return to_fill
 
     def _yields(self, row: ActivityRow | None, stamp_ms: int) -> bool:
         if row is None or row.received_at < self.oldest.timestamp() * 1_000:
             return True
-        return row.received_at < stamp_ms and self.is_seed(row.event_ids)
+        return row.received_at < stamp_ms and self.is_backfill(row.event_ids)
 
-    def is_seed(self, event_ids: Sequence[str]) -> bool:
-        """Whether nobody ever did anything that these rows tell of before our eyes."""
+    def is_backfill(self, event_ids: Sequence[str]) -> bool:
+        """Return whether a row with these events holds interactions of data versions only."""
         return all(event_id.partition(":")[0] in self.imports for event_id in event_ids)
 
 
-def load_seeds(seeds: pa.Table, name: str, store: FeatureStore, online: _Online) -> int:
-    """Load the seeds of users whom `online` lacks, and keep those in history as files `name`-…; returns how
-    many rows were loaded.
+def load_backfill(rows: pa.Table, name: str, store: FeatureStore, online: OnlineRows) -> int:
+    """Load the rows of users without one online, and add them to the history as files `name`-…
 
-    A user whose row is in history only (Redis was emptied, or a run was killed) gets that one as it stands:
-    beside it a later seed would be what the activity worker restores, without the clicks.
+    A user who has a row in the history only (Redis was emptied, or a run was killed) gets that row instead. A
+    later backfill row in the history would be what the activity worker restores, without the user's clicks.
+    Returns the number of rows that were loaded.
     """
-    seeds = _since(online.oldest, seeds)
-    seeds = _of(seeds, online.lacks(seeds))
-    told = _told(store, seeds, online)
-    new = seeds.filter(pc.invert(_among(seeds, told["user_id"].to_pylist())))
+    rows = _since(online.oldest, rows)
+    rows = _of(rows, online.users_to_fill(rows))
+    from_history = _from_history(store, rows, online)
+    new = rows.filter(pc.invert(_among(rows, from_history["user_id"].to_pylist())))
     files = count()
 
-    def load(rows: pa.Table) -> None:
-        store.write_online(VIEW, rows)
+    def load(chunk: pa.Table) -> None:
+        store.write_online(VIEW, chunk)
 
-    def keep_and_load(rows: pa.Table) -> None:
-        # History first: who is killed in between leaves a seed that the next run finds there and loads. The
-        # other way round a row would be served that history never gets.
-        store.append(VIEW, rows, f"{name}-{next(files)}")
-        load(rows)
+    def append_and_load(chunk: pa.Table) -> None:
+        # History first: after a kill in between, the next run finds the row in the history and loads it. In
+        # the other order, a row would be served that never enters the history.
+        store.append(VIEW, chunk, f"{name}-{next(files)}")
+        load(chunk)
 
-    return _fill_in(told, online, load) + _fill_in(new, online, keep_and_load)
+    return _fill(from_history, online, load) + _fill(new, online, append_and_load)
 
 
-def _fill_in(rows: pa.Table, online: _Online, load: Callable[[pa.Table], None]) -> int:
-    """`load` each row while nobody else writes that user's, unless one has come meanwhile: Feast compares the
-    timestamps, and then writes, and a first click in between would be lost."""
+def _fill(rows: pa.Table, online: OnlineRows, load: Callable[[pa.Table], None]) -> int:
+    """Call `load` with rows that are locked, unless one has come online meanwhile; return how many.
+
+    Without the lock, a first click pushed between Feast's comparison of timestamps and its write would be
+    lost.
+    """
 
     def write(users: list[str]) -> list[str]:
-        lacking = online.lacks(_of(rows, users))
-        if lacking:
-            load(_of(rows, lacking))
-        return lacking
+        to_fill = online.users_to_fill(_of(rows, users))
+        if to_fill:
+            load(_of(rows, to_fill))
+        return to_fill
 
     users = rows["user_id"].to_pylist()
     return sum(
@@ -137,25 +140,24 @@ def _fill_in(rows: pa.Table, online: _Online, load: Callable[[pa.Table], None]) 
     )
 
 
-def _told(store: FeatureStore, seeds: pa.Table, online: _Online) -> pa.Table:
-    """The latest row that would be served and history has of each user of `seeds`, unless a seed of theirs is
-    later. Most have none, so rows are read whole only if some have."""
-    users = seeds["user_id"].to_pylist()
+def _from_history(store: FeatureStore, rows: pa.Table, online: OnlineRows) -> pa.Table:
+    """Return the latest row in the history of each user of `rows`, if it is recent enough to be served and is
+    not an earlier backfill row. Most users have none, so whole rows are read only if there are some."""
+    users = rows["user_id"].to_pylist()
     if not users or not _since(online.oldest, _of(store.history(VIEW, _STAMPS), users)).num_rows:
-        return seeds.slice(0, 0)
-    rows = _since(online.oldest, _of(store.history(VIEW), users))
+        return rows.slice(0, 0)
+    history = _since(online.oldest, _of(store.history(VIEW), users))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.register("rows", rows)
+        connection.register("rows", history)
         latest = connection.sql(_LATEST).to_arrow_table()
-    later = dict(zip(users, seeds["event_timestamp"].to_pylist(), strict=True))
-    stand = [
-        not online.is_seed(ids) or at >= later[user]
-        for user, at, ids in zip(
-            *(latest[name].to_pylist() for name in ("user_id", "event_timestamp", "event_ids")), strict=True
-        )
+    stamps = dict(zip(users, rows["event_timestamp"].to_pylist(), strict=True))
+    columns = (latest[name].to_pylist() for name in ("user_id", "event_timestamp", "event_ids"))
+    kept = [
+        not online.is_backfill(event_ids) or at >= stamps[user]
+        for user, at, event_ids in zip(*columns, strict=True)
     ]
-    return latest.filter(pa.array(stand, pa.bool_()))
+    return latest.filter(pa.array(kept, pa.bool_()))
 
 
 def _since(oldest: datetime, rows: pa.Table) -> pa.Table:

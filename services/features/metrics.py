@@ -1,4 +1,4 @@
-"""What materialising says of each run."""
+"""Metrics of materialization."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 @dataclass(frozen=True, slots=True)
 class Materialized:
-    """What a run did. late_s > 0: it ended that long after the rows' timestamps, so they were read too
-    early."""
+    """The result of a run. stamp: event timestamp of the rows; rows: loaded, by view; seconds: duration;
+    late_s: how long after `stamp` the run ended (0 if before), while training takes its rows as readable."""
 
     stamp: datetime
     rows: dict[str, int]
@@ -18,22 +18,26 @@ class Materialized:
 
 
 class FeaturesMetrics:
-    """The newest run that succeeded; failures are the `ringside_steps_total` that are not ok."""
+    """Gauges of the newest successful run; failures are counted in `ringside_steps_total`."""
 
     def __init__(self, registry: CollectorRegistry):
         self._at = Gauge(
             "ringside_materialized_timestamp_seconds",
-            "Time of the rows of the newest run; 0: none.",
+            "Event timestamp of the newest run's rows; 0: none yet.",
             registry=registry,
         )
-        self._seconds = Gauge("ringside_materialize_seconds", "What it took.", registry=registry)
-        self._late = Gauge(
-            "ringside_materialize_late_seconds", "How long rows were read too early.", registry=registry
+        self._seconds = Gauge(
+            "ringside_materialize_seconds", "Duration of the newest run.", registry=registry
         )
-        self._rows = Counter("ringside_materialized_rows", "Rows loaded.", ["view"], registry=registry)
+        self._late = Gauge(
+            "ringside_materialize_late_seconds",
+            "How long after its rows' timestamp the newest run ended.",
+            registry=registry,
+        )
+        self._rows = Counter("ringside_materialized_rows", "Rows loaded online.", ["view"], registry=registry)
 
     def done(self, run: Materialized) -> None:
-        """A run has ended."""
+        """Set the gauges to a run that succeeded."""
         self._at.set(run.stamp.timestamp())
         self._seconds.set(run.seconds)
         self._late.set(run.late_s)

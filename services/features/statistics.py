@@ -1,11 +1,10 @@
-"""The batch views as SQL over everything that was done: pure functions of tables and moments.
+"""The batch views as SQL over all interactions: pure functions of tables and times.
 
-acts: user_id, item_id, at (timestamp, UTC), kind, quantity, price. items: the importer's items table.
-`now`: what happened later does not count. `stamp`: event timestamp of the rows that come out.
+interactions: columns user_id, item_id, at (timestamp, UTC), kind, quantity, price. items: the table of a data
+version. now: interactions after it are ignored. stamp: event timestamp of the resulting rows.
 """
 
 from datetime import datetime
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -21,35 +20,35 @@ SELECT rows.* FROM rows LEFT JOIN (
 """
 
 
-def user_profile(acts: pa.Table, now: datetime, stamp: datetime) -> pa.Table:
-    """One row a user who ever did anything: counts and spend over 1, 7 and 30 days, seconds since the
-    last."""
+def user_profile(interactions: pa.Table, now: datetime, stamp: datetime) -> pa.Table:
+    """Return one row for each user: counts and spend over 1, 7 and 30 days, seconds since the last view and
+    purchase."""
     spend = [
         f"coalesce(sum(price * quantity) FILTER ({_within(days)} AND {_BOUGHT}), 0)::DOUBLE AS spend_{days}d"
         for days in DAYS
     ]
     columns = ", ".join([*_counts(), *spend, _age("view", _VIEWED), _age("purchase", _BOUGHT)])
-    query = f"""SELECT user_id, {columns}, $stamp AS event_timestamp FROM acts
+    query = f"""SELECT user_id, {columns}, $stamp AS event_timestamp FROM interactions
                 WHERE "at" <= $now GROUP BY user_id ORDER BY user_id"""
-    return _query(query, {"acts": acts}, now=now, stamp=stamp)
+    return _query(query, {"interactions": interactions}, now=now, stamp=stamp)
 
 
-def item_statistics(acts: pa.Table, items: pa.Table, now: datetime, stamp: datetime) -> pa.Table:
-    """One row an item of the catalogue: counts over 1, 7 and 30 days, trend, price, age."""
+def item_statistics(interactions: pa.Table, items: pa.Table, now: datetime, stamp: datetime) -> pa.Table:
+    """Return one row for each item of the catalogue: counts over 1, 7 and 30 days, trend, price, age."""
     recent, usual = (f"count(*) FILTER ({_within(days)})" for days in (7, 30))
     trend = f"ln(({recent} + 1) / ({usual} * 7 / 30.0 + 1)) AS trend"
     columns = ", ".join([*_counts(), trend])
     query = f"""
-        WITH known AS (SELECT item_id, kind, "at" FROM acts WHERE "at" <= $now)
+        WITH known AS (SELECT item_id, kind, "at" FROM interactions WHERE "at" <= $now)
         SELECT item_id, {columns}, any_value(price)::DOUBLE AS price,
                date_diff('second', any_value(first_seen), $now) / 86400.0 AS age_days, $stamp AS
                event_timestamp
         FROM items LEFT JOIN known USING (item_id) GROUP BY item_id ORDER BY item_id"""
-    return _query(query, {"acts": acts, "items": items}, now=now, stamp=stamp)
+    return _query(query, {"interactions": interactions, "items": items}, now=now, stamp=stamp)
 
 
 def item_content(items: pa.Table, before: pa.Table, stamp: datetime) -> pa.Table:
-    """Category and text hash of each item that is new or differs from its latest row in `before`."""
+    """Return category and text hash of each item that is new or differs from its latest row in `before`."""
     query = """SELECT item_id, category, sha256(title || chr(10) || description) AS text_hash,
                $stamp AS event_timestamp FROM items"""
     rows = _query(query, {"items": items}, stamp=stamp)
@@ -72,9 +71,9 @@ def _age(what: str, condition: str) -> str:
     return f"""epoch($now - max("at") FILTER ({condition}))::DOUBLE AS {what}_age_s"""
 
 
-def _query(query: str, tables: dict[str, pa.Table], **moments: Any) -> pa.Table:
+def _query(query: str, tables: dict[str, pa.Table], **times: datetime) -> pa.Table:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name, table in tables.items():
             connection.register(name, table)
-        return connection.sql(query, params=moments or None).to_arrow_table()
+        return connection.sql(query, params=times or None).to_arrow_table()

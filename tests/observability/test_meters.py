@@ -19,7 +19,7 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.fold import apply
 from services import bootstrap
 from services.activity.metrics import ActivityMetrics
-from services.activity.worker import Counts
+from services.activity.worker import ActivityCounts
 from services.adapters.instrumented import decision_log, event_log, stores
 from services.adapters.instrumented.meters import Meters
 from services.adapters.memory.activity_store import MemoryActivityStore
@@ -227,7 +227,7 @@ def test_pushes_and_files_are_timed(meters: Meters) -> None:
     assert value(samples(meters.registry), "ringside_activity_push_seconds_count") == 1
     late = ActivityMetrics(meters.registry)
     for counted in (1, 3):
-        late.look(Counts(late=counted))
+        late.update(ActivityCounts(late=counted))
     assert value(samples(meters.registry), "ringside_activity_pushes_late_total") == 3
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.activity import rows
-from services.activity.restore import Shape, restore
-from services.activity.worker import LOOK_EVERY_MS, ActivityWorker, Deps
+from services.activity.restore import RowSettings, restore
+from services.activity.worker import CHECK_MS, ActivityWorker, Deps
 from services.adapters.memory.activity_store import MemoryActivityStore
 from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
@@ -84,7 +84,7 @@ def test_row_timestamps_run_ahead_and_grow_with_every_push() -> None:
     ],
 )
 def test_a_row_belongs_to_its_requests_routing_key(act: Event, owner: str | None) -> None:
-    assert rows.owner(act) == owner
+    assert rows.row_key(act) == owner
 
 
 # ---- the worker
@@ -234,7 +234,7 @@ def test_a_row_too_large_for_history_is_still_online(world, monkeypatch) -> None
     world.send(*(event(index, index) for index in range(9)), event(1, user="v"))
     worker = world.worker()
     assert worker.step(0) == 10
-    assert worker.counts.untold == 1
+    assert worker.counts.unpublished == 1
     assert len(world.store.rows["u"].item_ids) == 9
     assert [row.user_id for row in world.history()] == ["v"]
     assert sum(world.store.saved[world.broker.log_id].values()) == 10
@@ -311,7 +311,7 @@ def test_a_longer_new_log_is_read_from_its_start(world) -> None:
     world.broker.lose_everything("another log")
     world.send(*(event(index, index) for index in range(3, 8)))
     for _ in range(4):
-        world.now_ms += LOOK_EVERY_MS
+        world.now_ms += CHECK_MS
         worker.step(0)
     assert set(world.store.rows["u"].event_ids) == {f"e{index}" for index in range(1, 8)}
     assert sum(world.store.saved["another log"].values()) == 5
@@ -409,14 +409,14 @@ def test_writing_one_user_does_not_delay_others(world, monkeypatch) -> None:
 @pytest.mark.parametrize("call", ["load", "push"])
 def test_restoring_history_hides_no_simultaneous_click(call, world, monkeypatch) -> None:
     monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
-    worker, shape = world.worker(), Shape(50, HORIZON_MS, 10**9)
+    worker, settings = world.worker(), RowSettings(50, HORIZON_MS, 10**9)
     world.send(event(1))
     worker.step(0)
     known = world.store.rows.pop("u")  # as if Redis had been emptied
     history = HistoryOf(known)
     world.send(event(2, 5))
     meanwhile(world, monkeypatch, call, lambda: step(worker))
-    restore(world.store, history, shape, lambda: world.now_ms)  # type: ignore[arg-type]
+    restore(world.store, history, settings, lambda: world.now_ms)  # type: ignore[arg-type]
     step(worker)
     assert sorted(world.store.rows["u"].event_ids) == ["e1", "e2"]
 
@@ -429,9 +429,9 @@ def test_an_invalid_history_row_is_skipped_and_clicks_continue(senseless, world)
     row = rows.stamp(rows.merge(None, "u", [event(1)], 50), NOW_MS, HORIZON_MS)
     for name, value in senseless.items():
         msgspec.structs.force_setattr(row, name, value)
-    shape = Shape(50, HORIZON_MS, 10**9)
-    done = restore(world.store, HistoryOf(row), shape, lambda: world.now_ms)  # type: ignore[arg-type]
-    assert (done.activity, done.known, world.store.rows) == (0, {}, {})
+    settings = RowSettings(50, HORIZON_MS, 10**9)
+    done = restore(world.store, HistoryOf(row), settings, lambda: world.now_ms)  # type: ignore[arg-type]
+    assert (done.activity, done.published, world.store.rows) == (0, {}, {})
     world.send(event(2))
     world.worker().step(0)
     assert world.store.rows["u"].event_ids == ["e2"]

@@ -83,8 +83,8 @@ class Features:
         self.online.push([ActivityRow(received_at=ms, **row) for ms, row in zip(stamps, plain, strict=True)])
 
     def load(self, seeds: pa.Table, run: str = "run1") -> int:
-        return backfill.load_seeds(
-            seeds, run, self, backfill._Online(self.online, OLDEST, frozenset({"v1", "v2"}))
+        return backfill.load_backfill(
+            seeds, run, self, backfill.OnlineRows(self.online, OLDEST, frozenset({"v1", "v2"}))
         )
 
     @property
