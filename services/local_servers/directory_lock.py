@@ -1,4 +1,4 @@
-"""A folder for one server at a time: two that write one log, or one append-only file, destroy it."""
+"""A lock on a data folder, because two servers that write one log or append-only file destroy it."""
 
 import fcntl
 import os
@@ -8,13 +8,16 @@ from pathlib import Path
 from services.errors import ConfigurationError
 
 LOCK = "in-use"
-PATIENCE_S = 7.0  # a server whose owner was killed a moment ago takes some seconds to end (see leash)
-LOOK_S = 0.05
+PATIENCE_S = 7.0  # a server whose owner was just killed takes some seconds to end (see parent_guard)
+POLL_S = 0.05
 
 
 class DirectoryLock:
-    """`directory` is ours until `release`, and while a process lives that inherited `file`. Raises
-    ConfigurationError if it is still another `what`'s after `PATIENCE_S`."""
+    """Locks `directory` until `release`, and for as long as a process lives that inherited `file`.
+
+    Raises ConfigurationError if another server still has it after `PATIENCE_S`. `what` names the server in
+    that message.
+    """
 
     def __init__(self, directory: Path, what: str):
         directory.mkdir(parents=True, exist_ok=True)
@@ -24,13 +27,13 @@ class DirectoryLock:
             if time.monotonic() > end:
                 self.release()
                 raise ConfigurationError(
-                    f"{directory}: another {what} keeps its data there; use that one, stop it, or name "
+                    f"{directory}: another {what} keeps its data there; use that one, stop it, or set "
                     "another RINGSIDE_HOME"
                 )
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
     def release(self) -> None:
-        """Let go of it; idempotent."""
+        """Unlock it; idempotent."""
         if self.file >= 0:
             os.close(self.file)
             self.file = -1

@@ -1,9 +1,9 @@
 """The embedded broker: librdkafka's own mock cluster, from the confluent-kafka wheel, in a child process.
 
-It speaks the real protocol over TCP and keeps everything in memory: about 5 MB a partition, then the oldest
-records vanish; no topic settings, no look-up by time, one member a group. For windows of seconds: the first
-minute, the demo, tests without Java. A topic named `ringside-log-<uuid>` is its identity, so a restarted
-broker is known to be another log.
+It speaks the real protocol over TCP and keeps about 5 MB a partition in memory; then the oldest records
+vanish. It has no topic settings, no look-up by time, and one member a group. It suits windows of seconds: the
+first minute, the demo, tests without Java. A topic named `ringside-log-<uuid>` is its identity, so that a
+restarted broker is recognised as another log.
 """
 
 import sys
@@ -13,8 +13,10 @@ from services.local_servers.process import Server
 
 
 class EmbeddedBroker:
-    """A running embedded broker; `bootstrap` is its address, for `Settings.kafka_bootstrap`. With `port`
-    clients find it there, and after a restart there again (as another, empty log)."""
+    """A running embedded broker; `bootstrap` is its address, for `Settings.kafka_bootstrap`.
+
+    With `port` it keeps its address over a restart, as another, empty log.
+    """
 
     def __init__(self, partitions: int = 4, port: int | None = None):
         self.partitions = partitions

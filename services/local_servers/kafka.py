@@ -1,7 +1,6 @@
-"""Apache Kafka 4 as one process (KRaft: broker and controller together), for durable local runs and for
-tests.
+"""Apache Kafka 4 as one process (KRaft: broker and controller), for durable local runs and for tests.
 
-Needs Java 17; the jars come from Maven the first time (43 MB, `infra/kafka/pom.xml`).
+It needs Java 17. Maven fetches the jars the first time (43 MB, `infra/kafka/pom.xml`).
 """
 
 import base64
@@ -24,16 +23,16 @@ QUIET = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
 
 
 def kafka_jars(pom: Path = POM) -> Path:
-    """Folder with Kafka's jars; resolved by Maven if it isn't there yet. Raises ConfigurationError."""
+    """Folder with Kafka's jars; Maven fetches them the first time. Raises ConfigurationError."""
     jars = pom.parent / "target" / "dependency"
     if any(jars.glob("kafka_*.jar")):
         return jars
     if not pom.exists():
-        raise ConfigurationError(f"{pom}: not here; run from a checkout, or name a running Kafka instead")
+        raise ConfigurationError(f"{pom}: not found; run from a checkout, or use a running Kafka instead")
     maven = shutil.which("mvn")
     if maven is None:
         raise ConfigurationError(
-            "mvn: not on PATH; install Maven and Java 17, or name a running Kafka instead"
+            "mvn: not on PATH; install Maven and Java 17, or use a running Kafka instead"
         )
     command = [maven, "-B", "-q", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -45,8 +44,7 @@ def kafka_jars(pom: Path = POM) -> Path:
 
 
 class LocalKafka:
-    """A running Kafka that keeps its log in `directory`; `bootstrap` is its address, for
-    `kafka_bootstrap`."""
+    """A running Kafka that keeps its log in `directory`. `bootstrap` is its address."""
 
     def __init__(self, directory: Path, partitions: int = 32, port: int | None = None):
         self.directory = directory.resolve()
@@ -68,18 +66,12 @@ class LocalKafka:
 
     @property
     def settings(self) -> Settings:
-        """Settings that name this broker and nothing else."""
+        """Settings of this broker, and defaults."""
         return Settings(kafka_bootstrap=self.bootstrap, kafka_mode="kafka", kafka_partitions=self.partitions)
 
     def create_topics(self) -> list[str]:
-        """Create what is missing of Ringside's topics."""
+        """Create the topics that are missing; return their names."""
         return bootstrap.log_admin(self.settings).create_topics(self.partitions)
-
-    def remake_topics(self) -> None:
-        """Delete Ringside's topics with all they hold, and create them anew."""
-        admin = bootstrap.log_admin(self.settings)
-        admin.delete_topics()
-        admin.create_topics(self.partitions)
 
     def restart(self) -> None:
         """Start again on the same port and log after `server.kill()` or `server.stop()`."""
@@ -103,7 +95,7 @@ class LocalKafka:
         if (self.directory / "log" / "meta.properties").exists():
             return
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # one word: one id in 64 begins with a dash, and would be taken for an option
+        # with `=`, because one id in 64 begins with a dash and would be taken for an option
         format_log = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)]
         done = subprocess.run(self._java(*format_log), capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -120,7 +112,7 @@ class LocalKafka:
     def _java(self, *arguments: str) -> list[str]:
         java = shutil.which("java")
         if java is None:
-            raise ConfigurationError("java: not on PATH; install Java 17, or name a running Kafka instead")
+            raise ConfigurationError("java: not on PATH; install Java 17, or use a running Kafka instead")
         return [java, *JVM, *QUIET, "-cp", f"{self._jars}/*", *arguments]
 
     def _properties(self) -> dict[str, object]:

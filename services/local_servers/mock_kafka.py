@@ -1,7 +1,7 @@
 """The process of the embedded broker: librdkafka's own mock cluster, from the confluent-kafka wheel.
 
-`confluent_kafka` only exposes a cluster with default topics, so the C functions are called by name. Little is
-imported here: a broker should be up in a tenth of a second.
+`confluent_kafka` only exposes a cluster with default topics, so the C functions are called by name. Few
+modules are imported, so that a broker starts in a tenth of a second.
 """
 
 import argparse
@@ -46,21 +46,21 @@ def mock_cluster(partitions: int, log_id: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _kept_awake(address: str) -> Iterator[None]:
-    """The cluster's thread now and then misses a command until its poll of a second ends; a connection wakes
-    it."""
+    """Connect again and again while the block runs: the cluster's thread sometimes misses a command until its
+    poll of one second ends, and a connection wakes it."""
     host, port = address.split(":")
     done = threading.Event()
 
-    def knock() -> None:
+    def connect() -> None:
         while not done.wait(0.005):
             with contextlib.suppress(OSError):
                 socket.create_connection((host, int(port)), 1.0).close()
 
-    knocking = threading.Thread(target=knock, daemon=True)
-    knocking.start()
+    connecting = threading.Thread(target=connect, daemon=True)
+    connecting.start()
     yield
     done.set()
-    knocking.join()
+    connecting.join()
 
 
 def _quiet_configuration(rdkafka: ctypes.CDLL) -> int:
@@ -70,8 +70,9 @@ def _quiet_configuration(rdkafka: ctypes.CDLL) -> int:
 
 
 def _rdkafka() -> ctypes.CDLL:
-    """The C library, reached through the extension module that links it; pointers need their types told."""
+    """The C library, through the extension module that links it, with the types of the functions called."""
     wheel = importlib.util.find_spec("confluent_kafka")
+    assert wheel is not None  # a dependency
     extensions = [
         path for folder in wheel.submodule_search_locations or [] for path in Path(folder).glob("cimpl*")
     ]
@@ -94,22 +95,22 @@ def _rdkafka() -> ctypes.CDLL:
 
 
 def _fixed(port: int) -> socket.socket:
-    """A socket bound to `port`. Raises UnavailableError if somebody else has it."""
-    found = socket.socket()
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """A socket bound to `port`. Raises UnavailableError if another process has the port."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((HOST, port))
+        bound.bind((HOST, port))
     except OSError as error:
-        found.close()
+        bound.close()
         raise UnavailableError("embedded broker", f"port {port}: {error.strerror}") from error
-    return found
+    return bound
 
 
 @contextlib.contextmanager
 def reachable(partitions: int, port: int | None) -> Iterator[str]:
-    """A cluster with a fresh log; yields the address at which clients find it.
+    """Run a cluster with an empty log; yields its address.
 
-    The mock listens where the system lets it; with `port`, clients are served through a forwarder there.
+    The mock cluster listens on a port that the system chooses; with `port`, a proxy there forwards to it.
     """
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(_fixed(port)) if port else None
@@ -127,16 +128,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("partitions", type=int)
     parser.add_argument("--port", type=int)
-    said = parser.parse_args()
-    wanted = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, wanted
-    )  # before librdkafka's threads start: they inherit the mask
+    arguments = parser.parse_args()
+    stopping = {signal.SIGTERM, signal.SIGINT}
+    # before librdkafka's threads start, because they inherit the mask
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     try:
-        with reachable(said.partitions, said.port) as bootstrap:
+        with reachable(arguments.partitions, arguments.port) as bootstrap:
             sys.stdout.write(f"{bootstrap}\n")
             sys.stdout.flush()
-            signal.sigwait(wanted)
+            signal.sigwait(stopping)
     except UnavailableError as error:
         sys.exit(str(error))
 

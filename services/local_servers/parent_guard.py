@@ -1,8 +1,9 @@
-"""A server that can't outlive us: `python -m services.local_servers.parent_guard [--log FILE] -- COMMAND …`.
+"""Run a server that ends with its owner.
 
-The leash starts COMMAND and holds its own stdin, a pipe from the process that wants the server. When that
-process goes away, however it dies, the pipe closes and the leash takes the server down. It prints the
-server's pid first. Only the standard library is imported here: it runs beside every embedded server.
+`python -m services.local_servers.parent_guard [--log FILE] -- COMMAND …` starts COMMAND. Its own stdin is a
+pipe from the owner; when the owner ends, however it dies, the pipe closes and the guard terminates the
+server. The first line of its stdout is the server's pid. Only the standard library is imported, because a
+guard runs for every embedded server.
 """
 
 import argparse
@@ -20,13 +21,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Run the command until it ends, we are told to end it, or nobody holds the other end of stdin."""
+    """Run the command until it ends, a signal arrives, or stdin closes; return its exit code."""
     arguments = _parse()
-    told = os.dup(1)
+    stdout = os.dup(1)
 
     def before_exec() -> None:
         _die_with_parent()
-        os.write(told, f"{os.getpid()}\n".encode())  # from the server itself: it can't say anything before
+        os.write(stdout, f"{os.getpid()}\n".encode())  # before the server itself can write
 
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(arguments.log.open("ab")) if arguments.log else None
@@ -36,9 +37,9 @@ def main() -> int:
             stdout=log,
             stderr=subprocess.STDOUT if log else None,
             preexec_fn=before_exec,
-            start_new_session=True,  # Ctrl-C must reach whoever decides the order of stopping, not the server
+            start_new_session=True,  # Ctrl-C must reach the owner, which stops its servers in order
         )
-    os.close(told)
+    os.close(stdout)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: child.terminate())
     threading.Thread(target=_wait_for_owner, args=(child,), daemon=True).start()
@@ -53,7 +54,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _die_with_parent() -> None:
-    if sys.platform == "linux":  # the leash itself may be killed
+    if sys.platform == "linux":  # in case the guard itself is killed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,5 +1,4 @@
-"""A server process that Ringside starts for itself: stop it, kill it, freeze it; it can't outlive its
-owner."""
+"""A server process that Ringside starts for itself and that ends with its owner."""
 
 import contextlib
 import os
@@ -21,8 +20,11 @@ STOP_S = 10.0
 
 
 class Server:
-    """A running server. `pid` is its process (not the leash that holds it); `log` its output, None:
-    inherited; `env` its whole environment, None: ours; `claim`: of its folder, kept while it lives."""
+    """A running server.
+
+    pid: its process, not the guard's. log: file of its output; None inherits ours. env: its whole
+    environment; None is ours. lock: of its folder, which it keeps while it lives.
+    """
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class Server:
         self.pid = int(self.read_line() or 0)
 
     def read_line(self) -> str:
-        """Next line of the server's stdout (none is kept when `log` is set); empty at its end."""
+        """Next line of the server's stdout, "" at its end. With `log` there are none."""
         assert self._guard.stdout is not None
         return self._guard.stdout.readline().decode().strip()
 
@@ -54,7 +56,7 @@ class Server:
         return self._guard.poll() is None
 
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs. Negative signals arrive as 256 - signal."""
+        """Exit code; None while it runs. A signal gives 256 minus its number."""
         return self._guard.poll()
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -67,22 +69,22 @@ class Server:
             time.sleep(0.02)
 
     def freeze(self) -> None:
-        """SIGSTOP: it hangs, connections stay open."""
+        """Send SIGSTOP: the server hangs and its connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, as a crash; idempotent."""
+        """Send SIGKILL, as a crash would end it; idempotent."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self._reap()
 
     def stop(self) -> None:
-        """End it in order; idempotent."""
+        """Terminate it cleanly; idempotent."""
         if self._guard.stdin is not None and not self._guard.stdin.closed:
             self._guard.stdin.close()
         self._reap()
@@ -120,14 +122,14 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def require_free(port: int | None, host: str = "127.0.0.1") -> None:
-    """Raises ConfigurationError if another process listens on `port`; None: a free one will be chosen."""
+    """Raise ConfigurationError if another process has `port`; None passes, as a free one is taken."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what closed a moment ago is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
         try:
             probe.bind((host, port or 0))
         except OSError as error:
             raise ConfigurationError(
-                f"port {port} on {host}: {error.strerror}; name another by --port"
+                f"port {port} on {host}: {error.strerror}; choose another with --port"
             ) from error
 
 
@@ -141,7 +143,7 @@ def answers(host: str, port: int, timeout_s: float = 0.2) -> bool:
 
 
 def hold(server: Server, stop: threading.Event) -> None:
-    """Let a server run until `stop` is set. Raises UnavailableError when it ends by itself."""
+    """Wait until `stop` is set. Raises UnavailableError if the server ends by itself."""
     while not stop.wait(0.2):
         if not server.alive():
             raise UnavailableError("the server", f"it ended by itself with code {server.exit_code()}")

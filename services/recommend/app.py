@@ -25,7 +25,7 @@ from services.settings import Settings
 from services.web.api_keys import Keys, signing_keys
 from services.web.connection_limits import http_protocol
 from services.web.graceful_server import DrainingServer
-from services.web.response_coalescing import WholeResponses
+from services.web.response_coalescing import CoalescingProtocol
 from services.web.worker_supervisor import listener, supervise
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         hot_path(app),
         loop="uvloop",
-        http=http_protocol(settings, WholeResponses, refused=lambda: metrics.shed("connections")),
+        http=http_protocol(settings, CoalescingProtocol, refused=lambda: metrics.shed("connections")),
         ws="none",
         access_log=False,
         log_config=None,

@@ -1,4 +1,4 @@
-"""What a line of log is about: the serving path says it, the formats of log lines and traces read it."""
+"""Context of log lines: set where a request is answered, read by the formats of log lines and traces."""
 
 from contextvars import ContextVar
 

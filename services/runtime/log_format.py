@@ -1,14 +1,13 @@
-"""Lines of a process's log: as text for a person, or one JSON object a line for a machine; without secrets.
+"""Format of log lines: text, or one JSON object a line; without secrets.
 
-The standard library does it in these lines: structlog would be a second way to log beside the one that every
-library here uses, and its processors would have to be put in front of theirs as well.
+The standard library is enough. structlog would be a second way to log next to the one that every library here
+uses, and its processors would have to be installed for theirs as well.
 """
 
 import logging
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -20,18 +19,18 @@ HIDDEN = "[hidden]"
 _API_KEY = re.compile(r"rs_(pub|ana|adm)_[A-Za-z0-9_-]+")  # as services.web.api_keys makes them
 _IN_ADDRESS = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)(?=@)")
 _NUMBER = re.compile(r"\d+")
-_OURS = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"))
+_STANDARD = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"))
 
 Ids = Callable[[], Mapping[str, str]]
 
 
 def no_trace() -> Mapping[str, str]:
-    """Tracing is off."""
+    """No ids, because tracing is off."""
     return {}
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """Values that no line may hold, longest first."""
+    """Secrets that no line may contain, longest first."""
     urls = (settings.redis_url, settings.mlflow_uri)
     passwords = [password for url in urls if (password := urlsplit(url).password)]
     known = [*settings.signing_key, settings.storefront_key]
@@ -40,15 +39,15 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
 
 
 class Lines(logging.Formatter):
-    """What both formats share: who speaks, what is known of the request, and that secrets stay hidden.
+    """Base of both formats: names the process, adds the request's ids, and hides secrets.
 
-    `ids` answers trace and span of the moment. A line is formatted on the thread that logs, so both it and
-    `RECOMMENDATION` are those of the request that it is about.
+    `ids` returns the current trace and span. A line is formatted on the thread that logs it, so `ids` and
+    `RECOMMENDATION` are those of its request.
     """
 
     def __init__(self, settings: Settings, process: str, replica: str, ids: Ids = no_trace):
         super().__init__()
-        self._who = {"process": process, "replica": replica}
+        self._source = {"process": process, "replica": replica}
         self._secrets, self._ids = secrets_of(settings), ids
 
     def hide(self, text: str) -> str:
@@ -57,44 +56,46 @@ class Lines(logging.Formatter):
             text = text.replace(secret, HIDDEN)
         return _IN_ADDRESS.sub(rf"\1:{HIDDEN}", _API_KEY.sub(rf"rs_\1_{HIDDEN}", text))
 
-    def about(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What the line is about: recommendation, trace, and what the caller gave as `extra`."""
-        slate = {"recommendation_id": found} if (found := RECOMMENDATION.get()) else {}
-        extra = {name: value for name, value in vars(record).items() if name not in _OURS}
+    def context(self, record: logging.LogRecord) -> dict[str, object]:
+        """Recommendation id, trace ids, and the fields that the caller passed as `extra`."""
+        slate = {"recommendation_id": signed} if (signed := RECOMMENDATION.get()) else {}
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         return {**slate, **self._ids(), **extra}
 
 
 class TextLines(Lines):
-    """Time, process, level, logger: message, then what it is about."""
+    """Time, process, level, logger: message, then its context as name=value."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback under it."""
-        about = "".join(f" {name}={value}" for name, value in self.about(record).items() if name != "event")
-        head = f"{self.formatTime(record)} {self._who['process']} {record.levelname} {record.name}"
+        context = "".join(
+            f" {name}={value}" for name, value in self.context(record).items() if name != "event"
+        )
+        head = f"{self.formatTime(record)} {self._source['process']} {record.levelname} {record.name}"
         error = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return self.hide(f"{head}: {record.getMessage()}{about}{error}")
+        return self.hide(f"{head}: {record.getMessage()}{context}{error}")
 
 
 class JsonLines(Lines):
     """at, level, process, replica, logger, event, message, recommendation_id, trace_id, span_id, error.
 
-    `event` names the kind of line, the same for every line of it: `extra={"event": …}`, else the message
-    before its values were filled in.
+    `event` is the same for every line of one kind: `extra={"event": …}`, else the message before its values
+    are filled in.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         """One JSON object, on one line."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"at": at, "level": record.levelname, **self._who, "logger": record.name}
-        line |= {"event": str(record.msg), "message": record.getMessage(), **self.about(record)}
+        line: dict[str, object] = {"at": at, "level": record.levelname, **self._source, "logger": record.name}
+        line |= {"event": str(record.msg), "message": record.getMessage(), **self.context(record)}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         hidden = {name: self.hide(str(value)) for name, value in line.items()}
         return msgspec.json.encode(hidden).decode()
 
 
-class Seldom(logging.Filter):
-    """Lets lines with this message pass once in `every_s`: strangers choose how often they send rubbish."""
+class RateLimited(logging.Filter):
+    """Passes lines with this message once in `every_s`, because clients choose how often they cause them."""
 
     def __init__(self, message: str, every_s: float = 10.0):
         super().__init__()
@@ -111,13 +112,13 @@ class Seldom(logging.Filter):
 
 
 class Repeated(logging.Filter):
-    """Lets a warning that something is tried again pass when it says something new, and once in `every_s`
-    while it goes on: every process asks for a broker that is away each two seconds. Numbers are no news."""
+    """Passes a line that ends with "; trying again" when its text changes, and once in `every_s` while it
+    repeats: every process tries an unreachable broker every two seconds. Numbers do not count as a change."""
 
     def __init__(self, every_s: float = 60.0):
         super().__init__()
         self._every_s = every_s
-        self._last: dict[str, tuple[str, float]] = {}  # by logger: what it said, and when
+        self._last: dict[str, tuple[str, float]] = {}  # by logger: text and time of the last line
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write it."""
@@ -135,11 +136,11 @@ FORMATS: Mapping[str, type[Lines]] = {"text": TextLines, "json": JsonLines}
 
 
 def configure(settings: Settings, process: str, replica: str, ids: Ids = no_trace) -> None:
-    """Every logger of this process writes such lines to stderr, and nothing else does."""
+    """Make all loggers of this process write lines of this format to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(FORMATS[settings.log_format](settings, process, replica, ids))
     handler.addFilter(Repeated())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    # Two lines a second without a broker; ours tell once.
+    # kafka-python logs two lines a second without a broker; ours log the outage once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    logging.getLogger("uvicorn.error").addFilter(Seldom("Invalid HTTP request received."))
+    logging.getLogger("uvicorn.error").addFilter(RateLimited("Invalid HTTP request received."))

@@ -1,7 +1,7 @@
-"""Where a process is scraped: a small HTTP server on its own thread, and a note of its address.
+"""The metrics endpoint of a process: a small HTTP server on its own thread, and a file with its address.
 
-The note is a target file as Prometheus' `file_sd_configs` reads it, so processes that share a home folder are
-found whatever port they got.
+The file is a target file for Prometheus' `file_sd_configs`, so that Prometheus finds all processes that share
+a home folder, whatever port each one has.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from services.settings import Settings
 log = logging.getLogger(__name__)
 
 OFF = -1
-PATIENCE_S = 10.0  # with who connects and sends no request
-SILENT_S = 30.0  # without a turn of the loop a worker counts as hanging; the trainer's fits take longer
+PATIENCE_S = 10.0  # with a client that connects and sends no request
+SILENT_S = 30.0  # a worker whose loop has not turned for this long counts as hanging
 Alive = Callable[[], float]  # seconds since the last turn of the loop
 
 
@@ -37,7 +37,7 @@ class Endpoint:
     def __init__(
         self, registry: CollectorRegistry, host: str, port: int, age_s: Alive, silent_s: float = SILENT_S
     ):
-        """Raises OSError when the port is taken. Port 0: a free one; `port` says which."""
+        """Listen on `port`; 0 takes a free one and stores its number. Raises OSError if the port is taken."""
         self._registry, self._age_s, self._silent_s = registry, age_s, silent_s
         self._server = _Server((host, port), self._handler())
         self.port = int(self._server.server_address[1])
@@ -54,8 +54,8 @@ class Endpoint:
             return 200, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
         if path == "/health/live":
             age_s = self._age_s()
-            told = json.dumps({"status": "live" if age_s <= self._silent_s else "silent", "age_s": age_s})
-            return (200 if age_s <= self._silent_s else 503), "application/json", told.encode()
+            body = json.dumps({"status": "live" if age_s <= self._silent_s else "silent", "age_s": age_s})
+            return (200 if age_s <= self._silent_s else 503), "application/json", body.encode()
         return 404, "text/plain", b"GET /metrics or /health/live\n"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -73,7 +73,7 @@ class Endpoint:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """A scrape is no news."""
+                """Log nothing, because scrapes are frequent."""
 
         return Handler
 
@@ -86,23 +86,23 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """Without the library's reverse look-up of our name, which may take seconds."""
+        """Bind without the library's reverse look-up of the host name, which may take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[0], self.server_address[1]
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
 
 def opened(
     settings: Settings, registry: CollectorRegistry, age_s: Alive, silent_s: float = SILENT_S
 ) -> Endpoint:
-    """The endpoint at `metrics_port`; where another process of this host has that one, at a free one."""
+    """The endpoint at `metrics_port`, or at a free port if another process of this host has that one."""
     try:
         return Endpoint(registry, settings.host, settings.metrics_port, age_s, silent_s)
     except OSError as error:
-        free = Endpoint(registry, settings.host, 0, age_s, silent_s)
-        log.warning("metrics port %d: %s; metrics are at port %d", settings.metrics_port, error, free.port)
-        return free
+        other = Endpoint(registry, settings.host, 0, age_s, silent_s)
+        log.warning("metrics port %d: %s; metrics are at port %d", settings.metrics_port, error, other.port)
+        return other
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def scraped(
     age_s: Alive,
     silent_s: float = SILENT_S,
 ) -> Iterator[None]:
-    """Serve `registry`, and say where, while the block runs; with a `metrics_port` of -1 nowhere."""
+    """Serve `registry` and announce its address while the block runs; do nothing if `metrics_port` is -1."""
     if settings.metrics_port == OFF:
         yield
         return
@@ -129,15 +129,15 @@ def scraped(
 def scraped_registry(
     settings: Settings, process: str, registry: CollectorRegistry
 ) -> contextlib.AbstractContextManager[None]:
-    """Serve a registry that a process made itself at `metrics_port` while the block runs."""
+    """Serve `registry`, which has no liveness file, at `metrics_port` while the block runs."""
     return scraped(settings, process, replica_name(settings), registry, age_of(None, 0.0))
 
 
 @contextlib.contextmanager
 def announcing(settings: Settings, process: str, replica: str, port: int) -> Iterator[None]:
-    """Leave the target file of this process while the block runs; without a place for it, do without."""
+    """Keep the target file of this process while the block runs; go on without it if it can't be written."""
     file: Path | None = None
-    with contextlib.suppress(OSError):  # a full disk must not keep a process from its work
+    with contextlib.suppress(OSError):  # a full disk must not stop the process
         file = _announce(settings, process, replica, port)
     try:
         yield
@@ -147,9 +147,9 @@ def announcing(settings: Settings, process: str, replica: str, port: int) -> Ite
 
 
 def _announce(settings: Settings, process: str, replica: str, port: int) -> Path:
-    """Files of processes that died are swept away."""
+    """Write the target file, and remove those of processes that died."""
     folder = settings.home / "metrics"
-    _sweep(folder)
+    _remove_stale(folder)
     wildcard = settings.host in ("0.0.0.0", "::", "")
     host = socket.gethostname() if wildcard else settings.host
     host = f"[{host}]" if ":" in host else host
@@ -160,7 +160,7 @@ def _announce(settings: Settings, process: str, replica: str, port: int) -> Path
     return file
 
 
-def _sweep(folder: Path) -> None:
+def _remove_stale(folder: Path) -> None:
     for file in folder.glob(f"*@{socket.gethostname()}-*.json"):
         pid = file.stem.rpartition("-")[2]
         if pid.isdigit() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
@@ -169,7 +169,10 @@ def _sweep(folder: Path) -> None:
 
 
 def age_of(file: Path | None, began_s: float) -> Alive:
-    """Seconds since `file` was touched; without one, since nothing: such a process lives while it answers."""
+    """A function that returns the seconds since `file` was touched (since `began_s` if there is none yet).
+
+    Without a file it returns 0: such a process is alive while it answers.
+    """
 
     def age_s() -> float:
         if file is None:

@@ -1,4 +1,4 @@
-"""What a process needs around its loop: a stop event, its name, enough open files."""
+"""Basics of a process: its stop event, its name, its limit of open files."""
 
 import os
 import resource

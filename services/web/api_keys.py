@@ -1,4 +1,4 @@
-"""API keys by role. Only sha256 digests are configured; a key itself is shown once, when it is made."""
+"""API keys by role. The configuration holds only sha256 digests; a key is shown once, when it is made."""
 
 import hashlib
 import hmac
@@ -17,13 +17,13 @@ from services.settings import Settings
 log = logging.getLogger(__name__)
 
 HOW = "run `ringside keys new` and set RINGSIDE_KEYS and RINGSIDE_SIGNING_KEY as it says"
-LOOK_EVERY_S = 0.5
+POLL_EVERY_S = 0.5
 _PREFIX = {"storefront": "rs_pub_", "analyst": "rs_ana_", "admin": "rs_adm_"}
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whose key it is. `name` (role and the first 8 digits of the hash) goes into audit records."""
+    """The holder of a key. `name` (role and the first 8 digits of the hash) goes into audit records."""
 
     role: Role
     name: str
@@ -32,8 +32,8 @@ class Principal:
 class Keys:
     """The configured keys. Several of one role allow rotation.
 
-    configured: "role=sha256hex" pairs, comma separated; file: more of them, one a line, `#` comments.
-    A change of the file holds within a second; one that can't be read changes nothing and is logged.
+    configured: "role=sha256hex" pairs, comma separated. file: more of them, one a line, with `#` comments.
+    A change of the file takes effect within a second; an unreadable file changes nothing and is logged.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Keys:
         self._file = file
         self._now_s = now_s
         self._stamp = _stamp(file)
-        self._look_at_s = now_s() + LOOK_EVERY_S
+        self._poll_at_s = now_s() + POLL_EVERY_S
         self._digests = self._read()
         if not self._digests:
-            raise ConfigurationError(f"RINGSIDE_KEYS is empty, so nobody could call; {HOW}")
+            raise ConfigurationError(f"RINGSIDE_KEYS is empty, so no caller would be admitted; {HOW}")
 
     @classmethod
     def of(cls, settings: Settings) -> "Keys":
@@ -63,11 +63,11 @@ class Keys:
         pairs = ",".join(line.partition("#")[0] for line in lines)
         return [*self._configured, *_pairs(pairs, str(self._file))]
 
-    def _look(self) -> None:
-        """Take up a changed file, now and then."""
-        if self._file is None or self._now_s() < self._look_at_s:
+    def _reload(self) -> None:
+        """Read the file again if it has changed."""
+        if self._file is None or self._now_s() < self._poll_at_s:
             return
-        self._look_at_s = self._now_s() + LOOK_EVERY_S
+        self._poll_at_s = self._now_s() + POLL_EVERY_S
         stamp = _stamp(self._file)
         if stamp == self._stamp:
             return
@@ -76,23 +76,23 @@ class Keys:
             self._digests = self._read()
             log.info("%s was read again: %d keys", self._file, len(self._digests))
         except ConfigurationError as error:
-            log.error("the keys stay as they were: %s", error)
+            log.error("the keys were not replaced: %s", error)
 
     def principal(self, key: str) -> Principal | None:
-        """Who presents `key`; every digest is compared in constant time, none is skipped."""
+        """The holder of `key`. All digests are compared, each in constant time."""
         return self.holder(digest_of(key))
 
     def holder(self, presented: str) -> Principal | None:
-        """Who the key with this sha256 (hex) belongs to."""
-        self._look()
-        found: Principal | None = None
+        """The holder of the key with this sha256 (hex)."""
+        self._reload()
+        holder: Principal | None = None
         for digest, principal in self._digests:
             if hmac.compare_digest(digest, presented):
-                found = principal
-        return found
+                holder = principal
+        return holder
 
     def configured(self, roles: Sequence[Role]) -> bool:
-        """Whether anybody holds a key of one of these roles."""
+        """Whether a key of one of these roles is configured."""
         return any(principal.role in roles for _, principal in self._digests)
 
     def allow(self, key: str | None, roles: tuple[Role, ...]) -> Principal:
@@ -105,22 +105,24 @@ class Keys:
         if principal is None:
             raise NoKeyError("this API key is not known here")
         if principal.role not in roles:
-            raise ForbiddenError(f"the role {principal.role} may not do this; it takes {' or '.join(roles)}")
+            raise ForbiddenError(
+                f"the role {principal.role} may not do this; it requires {' or '.join(roles)}"
+            )
         return principal
 
 
 def digest_of(key: str) -> str:
-    """sha256 of a key, in hex: all that is ever stored of it."""
+    """sha256 of a key, in hex; the key itself is never stored."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _stamp(file: Path | None) -> tuple[int, int, int] | None:
-    """What changes with a file; None while it can't be seen."""
+    """A value that changes with the file; None if there is no file."""
     try:
-        found = file.stat() if file is not None else None
+        stat = file.stat() if file is not None else None
     except OSError:
         return None
-    return (found.st_mtime_ns, found.st_size, found.st_ino) if found is not None else None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat is not None else None
 
 
 def _pairs(text: str, where: str) -> list[tuple[str, Principal]]:
@@ -130,8 +132,8 @@ def _pairs(text: str, where: str) -> list[tuple[str, Principal]]:
 def _parse(pair: str, where: str) -> tuple[str, Principal]:
     role, _, digest = pair.partition("=")
     digest = digest.lower()
-    if role not in ROLES:  # what stands there may be a key in clear: it is not repeated
-        raise ConfigurationError(f"{where}: a pair has none of the roles {', '.join(ROLES)}; {HOW}")
+    if role not in ROLES:  # not repeated, because it may be a key in plain text
+        raise ConfigurationError(f"{where}: a pair does not begin with a role ({', '.join(ROLES)}); {HOW}")
     if len(digest) != 64 or any(letter not in "0123456789abcdef" for letter in digest):
         raise ConfigurationError(f"{where}: the value of {role} is not a sha256 in hex; {HOW}")
     return digest, Principal(role, f"{role}:{digest[:8]}")
@@ -149,7 +151,7 @@ def new_signing_key() -> str:
 
 
 def fresh_keys(roles: Sequence[str]) -> list[str]:
-    """Lines to print: fresh keys of these roles (none: all, and a signing secret). Raises
+    """Lines to print with new keys of `roles`; without any, of all roles and with a signing secret. Raises
     ConfigurationError."""
     made = [(role, *new_key(_role(role))) for role in roles or ROLES]
     lines = ["# Keep these; they are shown once:"]
@@ -167,7 +169,7 @@ def _role(name: str) -> Role:
 
 
 def signing_keys(settings: Settings) -> list[str]:
-    """Secrets that sign recommendation ids, newest first. Raises ConfigurationError if there is none."""
+    """Secrets that sign recommendation ids, newest first. Raises ConfigurationError without one."""
     keys = list(settings.signing_key)
     if not keys:
         raise ConfigurationError(f"RINGSIDE_SIGNING_KEY is empty, so no slate could be signed; {HOW}")

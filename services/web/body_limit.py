@@ -1,4 +1,4 @@
-"""Bodies have a limit, also where FastAPI reads them itself."""
+"""A limit of request bodies, also for those that FastAPI reads itself."""
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,14 +9,14 @@ _DIGITS = 18
 
 
 class BodyLimit:
-    """ASGI middleware: 413 as soon as the declared or received size passes `limit` bytes."""
+    """ASGI middleware that answers 413 once the declared or received size exceeds `limit` bytes."""
 
     def __init__(self, app: ASGIApp, limit: int):
         self._app = app
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, counting what is received."""
+        """Pass the request on and count the received bytes."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -30,16 +30,17 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit:
-                raise HTTPException(413, f"larger than {self._limit} bytes")  # FastAPI makes others a 400
+                raise HTTPException(413, f"larger than {self._limit} bytes")  # other exceptions become a 400
             return message
 
         await self._app(scope, counting, send)
 
 
 def declared_length(scope: Scope) -> int:
-    """Bytes that the sender says will come, 0 if that is not said. A hint: what comes is counted as well.
+    """The largest Content-Length in bytes, 0 without one. A hint, because received bytes are counted as well.
 
-    No number of digits may be an error here: Python refuses to read more than 4,300 of them.
+    Only the first digits are read, because Python raises an error for more than 4,300 of them.
     """
-    said = max((value for name, value in scope["headers"] if name == b"content-length"), key=len, default=b"")
-    return int(said[:_DIGITS]) if said.isdigit() else 0
+    texts = (value for name, value in scope["headers"] if name == b"content-length")
+    longest = max(texts, key=len, default=b"")
+    return int(longest[:_DIGITS]) if longest.isdigit() else 0

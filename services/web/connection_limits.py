@@ -1,7 +1,7 @@
-"""The server's side of an HTTP connection, with an end to everything a client may draw out.
+"""Limits of an HTTP connection: what a client may send, how long it may take, and how many it may open.
 
-uvicorn with httptools reads a head of any length and waits for the rest of a request for ever: one client
-with many sockets, a byte a minute each, needs nothing else to shut everybody out.
+uvicorn with httptools reads a head of any length and waits for the rest of a request without end, so one
+client with many sockets, each of which sends a byte a minute, would exclude all others.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from services.web.client_address import strangers
 log = logging.getLogger(__name__)
 
 HEAD_BYTES = 131_072  # first line and headers; /recommend takes 64 KiB of query
-RECEIVE_S = 20.0  # for a whole request, from its first byte; for the client to take something of an answer
-HEADERS = 100  # of one request: each look for one walks through all of them
-AHEAD = 16  # requests sent before their answers: uvicorn queues them, and reads on after every answer
+RECEIVE_S = 20.0  # for a whole request from its first byte, and for the client to read some of an answer
+HEADERS = 100  # of one request, because a search for one walks through all
+AHEAD = 16  # pipelined requests, which uvicorn queues
 
 
 class ConnectionLimit:
-    """The connections that each client has at this process: `most`, and `refused` is called for one more.
+    """Connections of each client at this process: at most `most`. `refused` is called for each one beyond.
 
-    name_of: from an address to a client's name; None, for who may have as many as they like.
+    name_of: from an address to the client's name; None for addresses without a limit.
     """
 
     def __init__(
@@ -36,37 +36,40 @@ class ConnectionLimit:
         self._name_of = name_of
         self._refused = refused
         self._of: Counter[str] = Counter()
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def enter(self, address: str) -> str | None:
-        """The name to leave by, None for who is not counted. Raises PermissionError for one too many."""
+        """Count a connection. Returns the name for `leave`, None for an address without a limit; raises
+        PermissionError for one too many."""
         name = self._name_of(address)
         if name is None:
             return None
         if self._of[name] >= self.most:
             self._refused()
-            if name not in self._told:
-                self._told.add(name)
-                log.warning("%s has %d connections, more are refused", name, self.most)
+            if name not in self._logged:
+                self._logged.add(name)
+                log.warning("%s has %d connections; further ones are refused", name, self.most)
             raise PermissionError(name)
         self._of[name] += 1
         return name
 
     def leave(self, name: str) -> None:
-        """One connection fewer. Whoever has none is forgotten."""
+        """Count the end of a connection."""
         self._of[name] -= 1
         if not self._of[name]:
             del self._of[name]
-            self._told.discard(name)
+            self._logged.discard(name)
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """431 for an endless head, 413 beyond `body_bytes`, 408 for a request that is not here after `receive_s`.
-    400 for more than `HEADERS`, or more than `AHEAD` requests that wait for their turn. Who takes nothing of
-    an answer for `receive_s` is hung up on: its answers and all that hold them would stay for ever. 429 for a
-    connection more than one of the `crowd` may have.
+    """uvicorn's HTTP/1.1 protocol with limits.
 
-    A request costs a few assignments: one timer a connection looks at the clock now and then.
+    Answers 431 to a head beyond `head_bytes`, 413 to a body beyond `body_bytes`, 408 to a request that is not
+    complete after `receive_s`, 400 to more than `HEADERS` headers or `AHEAD` pipelined requests, and 429 to a
+    connection beyond the `connection_limit`. A client that reads nothing of an answer for `receive_s` is
+    disconnected; otherwise the answer would stay in memory.
+
+    A request costs a few assignments, because one timer a connection checks the clock now and then.
     """
 
     head_bytes = HEAD_BYTES
@@ -75,31 +78,31 @@ class BoundedHttp(HttpToolsProtocol):
     connection_limit: ConnectionLimit | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there; from now on it has to say something."""
+        """Start the clock of the first request."""
         self._since: float | None = self.loop.time()
         self._head = 0
         self._in_head = True
         self._body = 0
-        self._unsent, self._taken_at = 0, self.loop.time()
+        self._unsent, self._read_at = 0, self.loop.time()
         self._counted_as: str | None = None
         super().connection_made(transport)
-        self._timer = self.loop.call_later(self.receive_s / 2, self._look)
+        self._timer = self.loop.call_later(self.receive_s / 2, self._check)
         if self.connection_limit is not None and self.client is not None:
             try:
                 self._counted_as = self.connection_limit.enter(self.client[0])
             except PermissionError as error:
                 most = self.connection_limit.most
-                self._refuse("429 Too Many Requests", f"{error} has {most} connections here, the most it may")
+                self._refuse("429 Too Many Requests", f"{error} has {most} connections, the maximum")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Release the connection."""
         self._timer.cancel()
         if self.connection_limit is not None and self._counted_as is not None:
             self.connection_limit.leave(self._counted_as)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes."""
+        """Parse some bytes and measure the head."""
         if self._since is None:
             self._since = self.loop.time()
         super().data_received(data)
@@ -111,20 +114,20 @@ class BoundedHttp(HttpToolsProtocol):
                 )
 
     def on_message_begin(self) -> None:
-        """The first line of a request begins."""
+        """Start the clock of a request."""
         super().on_message_begin()
         self._since = self.loop.time()
         self._head, self._in_head, self._body = 0, True, 0
 
     def on_headers_complete(self) -> None:
-        """The empty line was read. What is raised here ends the parsing, with a 400."""
+        """Check the head. An error raised here ends the parsing and is answered 400."""
         self._in_head = False
         if len(self.headers) > HEADERS or len(self.pipeline) >= AHEAD:
-            raise ValueError("more than we take")
+            raise ValueError("too many headers or pipelined requests")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
+        """Measure a part of the body."""
         self._body += len(body)
         if self.body_bytes is not None and self._body > self.body_bytes:
             self._refuse("413 Content Too Large", f"body: larger than {self.body_bytes} bytes")
@@ -132,41 +135,41 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is here as a whole; how long its answer takes is our own affair."""
+        """Stop the clock, because the request is complete."""
         self._since = None
         super().on_message_complete()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self._stuck():
-            self.transport.abort()  # also while it closes: it would wait for the client
+            self.transport.abort()  # also while it closes, because closing waits for the client
             return
         if self.transport.is_closing():
             if self._unsent:
-                self._timer = self.loop.call_later(self.receive_s / 2, self._look)
+                self._timer = self.loop.call_later(self.receive_s / 2, self._check)
             return
         if self._since is not None and self.loop.time() - self._since > self.receive_s:
             self._refuse("408 Request Timeout", f"request: not complete after {self.receive_s:g} s")
             return
-        if self._since is None and self._forgotten():
+        if self._since is None and self._idle_without_timer():
             self._since = self.loop.time()
-        self._timer = self.loop.call_later(self.receive_s / 2, self._look)
+        self._timer = self.loop.call_later(self.receive_s / 2, self._check)
 
     def _stuck(self) -> bool:
-        """Whether the client has taken nothing of what we have for it, for too long. We see it take in steps
-        of a third of the system's buffer, which is a megabyte or so."""
+        """Whether the client has read nothing of an answer for too long. Reading shows in steps of a third of
+        the system's buffer, which is about a megabyte."""
         now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
         if not unsent or unsent < self._unsent:
-            self._taken_at = now
+            self._read_at = now
         self._unsent = unsent
-        return unsent > 0 and now - self._taken_at > self.receive_s
+        return unsent > 0 and now - self._read_at > self.receive_s
 
-    def _forgotten(self) -> bool:
-        """Answered and idle without a clock: uvicorn stops its own when a body ends after its answer."""
+    def _idle_without_timer(self) -> bool:
+        """Whether uvicorn's idle timer is missing: it stops when a body ends after its answer."""
         answered = self.cycle is not None and self.cycle.response_complete
         return answered and self.timeout_keep_alive_task is None
 
     def _refuse(self, status: str, message: str) -> None:
-        """Answer and hang up, unless an answer is under way already."""
+        """Answer and close; only close if an answer is under way."""
         if self.transport.is_closing():
             return
         answering = (
@@ -179,15 +182,15 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def bounded_http(*kinds: type, **limits: Any) -> type[BoundedHttp]:
-    """The protocol, mixed with other subclasses of uvicorn's, with other limits: `head_bytes`, `body_bytes`,
-    `receive_s`, `crowd`."""
+    """BoundedHttp with other limits (`head_bytes`, `body_bytes`, `receive_s`, `connection_limit`), mixed with
+    other subclasses of uvicorn's protocol."""
     return type("BoundedHttp", (*kinds, BoundedHttp), limits)
 
 
 def http_protocol(
     settings: Settings, *kinds: type, refused: Callable[[], None] = lambda: None, **limits: float | None
 ) -> type[asyncio.Protocol]:
-    """How our servers speak HTTP: no client may send or wait for ever, or take all connections; `refused` is
-    called for each that isn't had. `kinds`: what else the protocol is; `limits`: see BoundedHttp."""
+    """The protocol of our servers. `kinds`: protocol classes to mix in. `limits`: see BoundedHttp.
+    `refused` is called for each connection beyond a client's limit."""
     connection_limit = ConnectionLimit(strangers(settings.own_networks), settings.client_connections, refused)
     return bounded_http(*kinds, connection_limit=connection_limit, **limits)

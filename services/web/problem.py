@@ -1,4 +1,4 @@
-"""What a caller is told when something is wrong: one table from exception to status, one shape of body."""
+"""Error responses: one table from exception to status, and one schema of the body."""
 
 import logging
 from collections.abc import Mapping
@@ -22,30 +22,30 @@ from services.errors import (
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
-LONGEST = 500  # characters of a message
-T = TypeVar("T", str, None)
+LONGEST = 500  # characters
+T = TypeVar("T", str, None, str | None)
 
 
 class MalformedBodyError(BadInputError):
-    """The body isn't JSON at all."""
+    """The body is not JSON."""
 
     def __init__(self, problem: str):
         super().__init__("body", problem)
 
 
 class TooLargeError(BadInputError):
-    """The body is longer than we read."""
+    """The body exceeds the limit."""
 
     def __init__(self, limit: int):
         super().__init__("body", f"larger than {limit} bytes")
 
 
 class NotFoundError(BadInputError):
-    """What the address names does not exist."""
+    """The path names something that does not exist."""
 
 
 class TooManyRequestsError(RingsideError):
-    """Somebody sends more than they may; in `wait_s` seconds the next request will be taken."""
+    """A caller exceeds its rate; its next request will be accepted in `wait_s` seconds."""
 
     def __init__(self, who: str, wait_s: float):
         self.wait_s = ceil(wait_s)
@@ -53,14 +53,14 @@ class TooManyRequestsError(RingsideError):
 
 
 class ConflictError(RingsideError):
-    """Makes no sense in the present state."""
+    """The command is not possible in the present state."""
 
 
 class OverloadedError(RingsideError):
-    """More is asked than can be answered."""
+    """The server sheds load."""
 
     def __init__(self) -> None:
-        super().__init__("too many requests are under way; ask again after Retry-After")
+        super().__init__("too many requests are under way; try again after Retry-After")
 
 
 STATUS: dict[type[Exception], int] = {
@@ -85,7 +85,7 @@ HEADERS: dict[int, Mapping[str, str]] = {
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """What is wrong. `field` names the part of the request, as the sender wrote it."""
+    """The error of a response. `field` names the part of the request, as the sender wrote it."""
 
     code: str
     field: str | None
@@ -93,20 +93,20 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     error: Problem
 
 
 def failure(status: int, code: str, message: str, field: str | None = None) -> Response:
-    """The JSON response of a failure."""
+    """The JSON response of an error."""
     body = msgspec.json.encode(Failure(Problem(code, shortened(field), shortened(message))))
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **HEADERS.get(status, {})}
     return Response(body, status, headers, "application/json")
 
 
 def shortened(text: T) -> T:
-    """What a caller sent is told back only so far that it is recognised; lone surrogates become "?"."""
+    """Cut text that a caller sent to `LONGEST` characters; lone surrogates become "?"."""
     if text is None:
         return text
     cut = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
@@ -114,7 +114,7 @@ def shortened(text: T) -> T:
 
 
 def response_to(error: Exception) -> Response:
-    """The response for any exception: by the table for our own errors, 500 without details for the rest."""
+    """The response to an exception: by the table for our own errors, else 500 without details."""
     for kind in type(error).__mro__:
         if kind in STATUS:
             problem = error.problem if isinstance(error, BadInputError) else str(error)
@@ -129,7 +129,7 @@ def response_to(error: Exception) -> Response:
 
 
 def _http(error: HTTPException) -> Response:
-    """What Starlette and FastAPI refuse: an unknown address or method, a body that can't be read."""
+    """The response to an error of Starlette and FastAPI: an unknown path or method, an unreadable body."""
     code, field = {400: ("malformed_body", "body"), 413: ("too_large", "body")}.get(
         error.status_code, ("http", None)
     )

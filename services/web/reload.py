@@ -1,75 +1,85 @@
-"""`ringside recommend --reload`: tell the supervisor of this host to replace its workers, and wait for it."""
+"""`ringside recommend --reload`: ask the supervisor of this host to replace its workers, and wait for it."""
 
-import json
 import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from services.errors import ConfigurationError, UnavailableError
 from services.runtime.atomic_write import write_atomically
 from services.settings import Settings
 
-LOOK_EVERY_S = 0.1
+POLL_EVERY_S = 0.1
 
 
-class Progress:
-    """A file that says which process supervises, and how its reloads went."""
+class Status(msgspec.Struct, frozen=True):
+    """The supervising process and the result of its last reload: done, or failed (the old workers stay)."""
+
+    pid: int
+    since_s: float
+    reloads: int = 0
+    last: str | None = None
+
+
+class StatusFile:
+    """The file in which a supervisor publishes its `Status`."""
 
     def __init__(self, settings: Settings):
         self._path = _path(settings)
-        since_s = psutil.Process().create_time()
-        self._record: dict[str, object] = {"pid": os.getpid(), "since_s": since_s, "reloads": 0, "last": None}
-        self._write()
+        self._write(Status(os.getpid(), psutil.Process().create_time()))
 
-    def rolled(self, how: str) -> None:
-        """A reload is over: done, or failed (then the old workers stay)."""
-        self._record |= {"reloads": int(str(self._record["reloads"])) + 1, "last": how}
-        self._write()
+    def finish(self, result: str) -> None:
+        """Publish that a reload is over."""
+        before = self._status
+        self._write(Status(before.pid, before.since_s, before.reloads + 1, result))
 
-    def forget(self) -> None:
-        """The supervisor ends."""
+    def remove(self) -> None:
+        """Delete the file, because the supervisor ends."""
         self._path.unlink(missing_ok=True)
 
-    def _write(self) -> None:
-        write_atomically(self._path, json.dumps(self._record))
+    def _write(self, status: Status) -> None:
+        self._status = status
+        write_atomically(self._path, msgspec.json.encode(status))
 
 
 def reload(settings: Settings, within_s: float) -> None:
-    """Replace the workers one by one, without a request lost. Raises ConfigurationError when nobody
-    supervises here, UnavailableError when new workers don't get ready: then the old ones stay."""
-    before = _known(settings)
-    if not _runs(before):  # one that was killed left its file, and its pid may be somebody else's
-        raise _nobody(settings)
-    os.kill(before["pid"], signal.SIGHUP)
+    """Replace the workers one by one, without losing a request.
+
+    Raises ConfigurationError without a supervisor on this host, and UnavailableError if new workers do not
+    get ready; then the old ones stay.
+    """
+    before = _status(settings)
+    if not _runs(before):  # a killed supervisor left its file, and its pid may belong to another process now
+        raise _no_supervisor(settings)
+    os.kill(before.pid, signal.SIGHUP)
     end = time.monotonic() + within_s
-    while (now := _known(settings))["reloads"] == before["reloads"]:
+    while (now := _status(settings)).reloads == before.reloads:
         if time.monotonic() > end:
             raise UnavailableError("reload", f"not over after {within_s:g} s; it goes on")
-        time.sleep(LOOK_EVERY_S)
-    if now["last"] != "done":
+        time.sleep(POLL_EVERY_S)
+    if now.last != "done":
         raise UnavailableError("reload", "a new worker did not start; the old ones stay. See its log")
 
 
-def _runs(known: Mapping[str, float]) -> bool:
+def _runs(status: Status) -> bool:
     try:
-        return psutil.Process(int(known["pid"])).create_time() == known["since_s"]
-    except (psutil.NoSuchProcess, KeyError):
+        return psutil.Process(status.pid).create_time() == status.since_s
+    except psutil.NoSuchProcess:
         return False
 
 
-def _known(settings: Settings) -> dict[str, int]:
+def _status(settings: Settings) -> Status:
     try:
-        return json.loads(_path(settings).read_text("utf-8"))
+        return msgspec.json.decode(_path(settings).read_bytes(), type=Status)
     except FileNotFoundError:
-        raise _nobody(settings) from None
+        raise _no_supervisor(settings) from None
 
 
-def _nobody(settings: Settings) -> ConfigurationError:
+def _no_supervisor(settings: Settings) -> ConfigurationError:
     return ConfigurationError(
         f"recommend_workers: no supervisor on this host for port {settings.recommend_port}; only `ringside "
         f"recommend` with RINGSIDE_RECOMMEND_WORKERS of 2 or more can reload"

@@ -26,7 +26,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from services.runtime.metrics_endpoint import scraped_registry
 from services.settings import Settings
 from services.web import worker_metrics
-from services.web.reload import Progress
+from services.web.reload import StatusFile
 
 log = logging.getLogger(__name__)
 spawning = multiprocessing.get_context("spawn")
@@ -102,7 +102,7 @@ class Supervisor:
         self._metrics = settings.home / "recommend" / place
         _share_metrics(self._metrics)
         self._socket = listener(settings.host, settings.recommend_port)
-        self._progress = Progress(settings)
+        self._status = StatusFile(settings)
         self._workers: list[Worker] = []
         self._started = 0
         self._start_at_s = 0.0
@@ -144,7 +144,7 @@ class Supervisor:
         for worker in self._workers:
             worker.process.join(self._leave_s)
             worker.process.kill()
-        self._progress.forget()
+        self._status.remove()
         shutil.rmtree(self._metrics, ignore_errors=True)
 
     def _staying(self) -> list[Worker]:
@@ -163,10 +163,10 @@ class Supervisor:
                 old.old = False
             self._rolled("failed")
 
-    def _rolled(self, how: str) -> None:
-        log.warning("reload %s", how)
+    def _rolled(self, result: str) -> None:
+        log.warning("reload %s", result)
         self._rolling = False
-        self._progress.rolled(how)
+        self._status.finish(result)
 
     def _start(self) -> Worker:
         """Spawn, not fork, so that the worker has none of our threads and imports the newest code."""

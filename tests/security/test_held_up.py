@@ -122,10 +122,10 @@ def test_one_client_cannot_take_all_connections(tmp_path: Path, caplog: pytest.L
             with socket.create_connection(at, PATIENCE_S) as line:
                 told = read_all(line)
             assert told.startswith(b"HTTP/1.1 429 ")
-            assert b"127.0.0.1 has 3 connections here" in told
+            assert b"127.0.0.1 has 3 connections, the maximum" in told
         assert len(refused) == 5
         assert [record.getMessage() for record in caplog.records if "connections" in record.getMessage()] == [
-            "127.0.0.1 has 3 connections, more are refused"
+            "127.0.0.1 has 3 connections; further ones are refused"
         ]
         assert answer_on(held.pop()).startswith(b"HTTP/1.1 404 ")
         with socket.create_connection(at, PATIENCE_S) as line:

@@ -13,7 +13,7 @@ import uvicorn
 
 from services.settings import Settings
 from services.web.connection_limits import http_protocol
-from services.web.response_coalescing import WholeResponses
+from services.web.response_coalescing import CoalescingProtocol
 from services.web.worker_supervisor import listener
 from support.small_shop import KEYS
 
@@ -27,7 +27,7 @@ def served(app: Any, settings: Settings | None = None, **limits: Any) -> Iterato
     open_at = listener("127.0.0.1", 0)
     config = uvicorn.Config(
         app, lifespan="off", ws="none", log_level="critical", timeout_keep_alive=1,
-        http=http_protocol(settings or Settings(), WholeResponses, **limits),
+        http=http_protocol(settings or Settings(), CoalescingProtocol, **limits),
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([open_at],))

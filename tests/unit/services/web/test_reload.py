@@ -16,7 +16,7 @@ def test_a_reused_pid_gets_no_signal(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *told: sent.append(told))
     settings = Settings(home=tmp_path)
-    reload.Progress(settings)
+    reload.StatusFile(settings)
     with pytest.raises(reload.UnavailableError):  # it is us: we don't reload
         reload.reload(settings, 0.0)
     assert sent == [(os.getpid(), signal.SIGHUP)]
