@@ -22,9 +22,9 @@ import scipy.sparse
 from numpy.typing import NDArray
 from scipy.linalg.lapack import sposv
 
-from models.algorithms.base import Algorithm, Variant
+from models.algorithms.base import Algorithm, Variant, parameters
 from models.algorithms.popularity import NO_DECAY_DAYS, relative_popularity
-from models.algorithms.time_decay import DAY_S, parameters, recent_weights, user_item
+from models.algorithms.time_decay import DAY_S, recent_weights, user_item
 from models.recommender import Catalogue, Interactions, ProgressCallback, Query, no_progress
 
 

@@ -1,14 +1,36 @@
 """The base class of every algorithm: how it is fitted, ranked, stored, and what it says about itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.algorithms.top_n import EMPTY_RANKING, top_n
 from models.recommender import Catalogue, Interactions, ProgressCallback, Query, Ranking, no_progress
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = TypeVar("P", bound="DataclassInstance")
+
+
+def parameters(params_type: type[P], params: Mapping[str, Any]) -> P:
+    """An instance of the parameter dataclass `params_type`. Raises ValueError naming an unknown parameter.
+
+    >>> from models.algorithms.popularity import PopularityParams
+    >>> parameters(PopularityParams, {"days": 3})
+    Traceback (most recent call last):
+    ValueError: days: PopularityParams has no such parameter (it has fast_days, slow_days, slow_share)
+    """
+    names = [parameter.name for parameter in fields(params_type)]
+    for name in params:
+        if name not in names:
+            raise ValueError(
+                f"{name}: {params_type.__name__} has no such parameter (it has {', '.join(names)})"
+            )
+    return params_type(**params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +54,7 @@ class Algorithm:
     """
 
     algorithm: ClassVar[str]  # its key in the table `models.algorithms`
-    params_type: ClassVar[type[Any]]  # dataclass of its parameters; every parameter has a default
+    params_type: ClassVar[type["DataclassInstance"]]  # its parameters, each with a default
     reason: ClassVar[str]  # shown with a slate: why these items
     similar_reason: ClassVar[str]  # the same for similar items
     former_names: ClassVar[tuple[str, ...]] = ()  # names under which artifacts and commands still know it

@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.algorithms.base import Algorithm
+from models.algorithms.base import Algorithm, parameters
 from models.algorithms.popularity import relative_popularity
-from models.algorithms.time_decay import DAY_S, parameters, recent_weights
+from models.algorithms.time_decay import DAY_S, recent_weights
 from models.recommender import Catalogue, Interactions, ProgressCallback, Query, no_progress
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from models.algorithms.base import Algorithm
+from models.algorithms.base import Algorithm, parameters
 from models.algorithms.popularity import relative_popularity
-from models.algorithms.time_decay import DAY_S, parameters, recent_weights, user_item
+from models.algorithms.time_decay import DAY_S, recent_weights, user_item
 from models.recommender import Catalogue, Interactions, ProgressCallback, Query, no_progress
 
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.algorithms.base import Algorithm, Variant
-from models.algorithms.time_decay import DAY_S, decayed, parameters, rows_until
+from models.algorithms.base import Algorithm, Variant, parameters
+from models.algorithms.time_decay import DAY_S, decayed, rows_until
 from models.recommender import Catalogue, Interactions, ProgressCallback, Query, no_progress
 
 NO_DECAY_DAYS = 1e6

@@ -1,9 +1,6 @@
 """Weights of interactions by kind and age. Ages and half-lives are in seconds, unless named `…_days`."""
 
 import functools
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -13,7 +10,6 @@ from models.recommender import KINDS, Interactions, Query
 
 DAY_S = 86_400.0
 KIND_WEIGHT = np.array([0.1, 0.3, 0.6, 1.0])  # of KINDS; an order of importance, not an estimate
-P = TypeVar("P")
 
 
 def decayed(
@@ -87,20 +83,3 @@ def _sum_by_item(
     first[0] = True
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
     return ordered[first], np.add.reduceat(weight[order], first.nonzero()[0]).astype(np.float32)
-
-
-def parameters(params_type: type[P], params: Mapping[str, Any]) -> P:
-    """An instance of the parameter dataclass `params_type`. Raises ValueError naming an unknown parameter.
-
-    >>> from models.algorithms.popularity import PopularityParams
-    >>> parameters(PopularityParams, {"days": 3})
-    Traceback (most recent call last):
-    ValueError: days: PopularityParams has no such parameter (it has fast_days, slow_days, slow_share)
-    """
-    names = [field.name for field in fields(params_type)]  # type: ignore[arg-type]
-    for name in params:
-        if name not in names:
-            raise ValueError(
-                f"{name}: {params_type.__name__} has no such parameter (it has {', '.join(names)})"
-            )
-    return params_type(**params)
