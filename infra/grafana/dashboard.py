@@ -1,7 +1,6 @@
-"""Writes infra/grafana/ringside.json: `python infra/grafana/dashboard.py`. A test holds file and program
-together.
+"""Generates infra/grafana/ringside.json: run `python infra/grafana/dashboard.py`. A test compares the two.
 
-A panel is a title, a unit and its queries; everything else of Grafana's format is the same for all of them.
+A panel is a title, a unit and its queries; the rest of Grafana's format is the same for all panels.
 """
 
 import json
@@ -18,13 +17,13 @@ Panel = tuple[str, str, Sequence[Query]]  # title, unit, queries
 
 
 def quantile(q: float, metric: str, by: str = "", where: str = "") -> str:
-    """PromQL of a quantile of a histogram."""
+    """PromQL for a quantile of a histogram."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({q}, sum by ({labels}) (rate({metric}_bucket{where}[$__rate_interval])))"
 
 
 def rate(metric: str, by: str, where: str = "") -> str:
-    """PromQL of a counter a second."""
+    """PromQL for the rate of a counter, per second."""
     return f"sum by ({by}) (rate({metric}{where}[$__rate_interval]))"
 
 
@@ -46,9 +45,9 @@ ROWS: dict[str, Sequence[Panel]] = {
             "s",
             [(quantile(0.99, "ringside_http_request_seconds", "process, route"), "{{process}} {{route}}")],
         ),
-        ("Shed", "reqps", [(rate("ringside_requests_shed_total", "reason"), "{{reason}}")]),
+        ("Shed requests", "reqps", [(rate("ringside_requests_shed_total", "reason"), "{{reason}}")]),
         (
-            "The shop's calls",
+            "Calls from the shop to the API",
             "reqps",
             [
                 (rate("ringside_calls_total", "result"), "{{result}}"),
@@ -63,11 +62,11 @@ ROWS: dict[str, Sequence[Panel]] = {
             "reqps",
             [
                 (rate("ringside_slates_degraded_total", "step"), "{{step}}"),
-                ("sum(rate(ringside_slates_lacking_total[$__rate_interval]))", "slates, once each"),
+                ("sum(rate(ringside_slates_lacking_total[$__rate_interval]))", "degraded slates"),
             ],
         ),
         (
-            "Answered by another arm",
+            "Slates from the fallback arm",
             "percentunit",
             [
                 (
@@ -79,7 +78,7 @@ ROWS: dict[str, Sequence[Panel]] = {
         ),
         ("Pins", "reqps", [(rate("ringside_pins_total", "result"), "{{result}}")]),
         (
-            "Slates that do not count",
+            "Slates excluded from the counts",
             "reqps",
             [(rate("ringside_slates_excluded_total", "reason"), "{{reason}}")],
         ),
@@ -92,15 +91,15 @@ ROWS: dict[str, Sequence[Panel]] = {
             ],
         ),
     ),
-    "The loop": (
+    "Event pipeline": (
         ("Events", "eps", [(rate("ringside_events_total", "result"), "{{result}}")]),
         (
-            "Events that count for nothing",
+            "Unattributed events",
             "eps",
             [(rate("ringside_events_unattributed_total", "reason"), "{{reason}}")],
         ),
         (
-            "What became of events and exposures",
+            "Events and exposures by result",
             "eps",
             [
                 (rate("ringside_events_accounted_total", "fate"), "{{fate}}"),
@@ -113,14 +112,14 @@ ROWS: dict[str, Sequence[Panel]] = {
             [(rate("ringside_records_read_total", "process, topic"), "{{process}} {{topic}}")],
         ),
         (
-            "Lag",
+            "Consumer lag",
             "short",
             [("sum by (process, topic) (ringside_consumer_lag_records)", "{{process}} {{topic}}")],
         ),
         (
             "Age of the watermark",
             "s",
-            [("time() - min(ringside_watermark_timestamp_seconds)", "of the slowest partition")],
+            [("time() - min(ringside_watermark_timestamp_seconds)", "slowest partition")],
         ),
         (
             "Dead letters",
@@ -131,11 +130,11 @@ ROWS: dict[str, Sequence[Panel]] = {
                     "(increase(ringside_dead_letters_total[$__rate_interval]))",
                     "{{process}} {{topic}} {{reason}}",
                 ),
-                ("sum(increase(ringside_records_overtaken_total[$__rate_interval]))", "overtaken"),
+                ("sum(increase(ringside_records_overtaken_total[$__rate_interval]))", "overtaken records"),
             ],
         ),
         (
-            "Lost and failed",
+            "Losses and failures",
             "short",
             [
                 ("sum(increase(ringside_exposures_lost_total[$__rate_interval]))", "exposures lost"),
@@ -149,12 +148,12 @@ ROWS: dict[str, Sequence[Panel]] = {
             ],
         ),
         (
-            "Turns that failed",
+            "Failed steps",
             "eps",
             [(rate("ringside_steps_total", "process, result", '{result!="ok"}'), "{{process}} {{result}}")],
         ),
         (
-            "Writes, p99",
+            "Write latency, p99",
             "s",
             [
                 (quantile(0.99, "ringside_activity_push_seconds"), "activity push"),
@@ -171,11 +170,11 @@ ROWS: dict[str, Sequence[Panel]] = {
             ],
         ),
         (
-            "Features",
+            "Age of features and lake",
             "s",
             [
                 ("time() - max(ringside_materialized_timestamp_seconds)", "age of profiles"),
-                ("max(ringside_materialize_seconds)", "materialising took"),
+                ("max(ringside_materialize_seconds)", "duration of materialization"),
                 ("time() - max by (topic) (ringside_lake_file_timestamp_seconds)", "age of lake {{topic}}"),
             ],
         ),
@@ -188,15 +187,15 @@ ROWS: dict[str, Sequence[Panel]] = {
             [("max by (arm) (ringside_arm_best_probability_ratio)", "{{arm}}")],
         ),
         (
-            "Evidence against an arm, and its threshold (log)",
+            "Evidence against an arm and its limit (log)",
             "short",
             [
                 ("max by (arm) (ringside_race_log_evidence)", "{{arm}}"),
-                ("max by (arm) (ringside_race_log_threshold)", "{{arm}}: rolled back here"),
+                ("max by (arm) (ringside_race_log_threshold)", "{{arm}} limit"),
             ],
         ),
         (
-            "Rate with its interval",
+            "Success rate with its interval",
             "percentunit",
             [
                 ("max by (arm) (ringside_arm_posterior_mean_ratio)", "{{arm}}"),
@@ -205,11 +204,11 @@ ROWS: dict[str, Sequence[Panel]] = {
             ],
         ),
         (
-            "Matured units",
+            "Counted units",
             "short",
             [
                 ("max by (arm) (ringside_arm_units)", "{{arm}}"),
-                ("max by (arm) (ringside_arm_successes)", "{{arm}} with a success"),
+                ("max by (arm) (ringside_arm_successes)", "{{arm}} successes"),
                 (rate("ringside_units_matured_total", "arm"), "{{arm}} a second"),
             ],
         ),
@@ -224,7 +223,7 @@ ROWS: dict[str, Sequence[Panel]] = {
             ],
         ),
         (
-            "Revision: decided and served",
+            "Revision decided and served",
             "short",
             [
                 ("max by (experiment) (ringside_experiment_revision)", "{{experiment}} decided"),
@@ -232,17 +231,17 @@ ROWS: dict[str, Sequence[Panel]] = {
             ],
         ),
         (
-            "Held, unconfirmed, retraining",
+            "Holds, confirmations, retraining",
             "short",
             [
                 ("max by (rule) (ringside_experiment_held)", "held: {{rule}}"),
                 ('max by (status) (ringside_experiment_status{status!="running"})', "{{status}}"),
                 ("max(ringside_decisions_unconfirmed)", "unconfirmed"),
-                ("max(ringside_retrain_pending)", "retraining waits"),
+                ("max(ringside_retrain_pending)", "retraining pending"),
             ],
         ),
         (
-            "Fits",
+            "Model fits",
             "s",
             [
                 (quantile(0.5, "ringside_fit_seconds", "algorithm"), "{{algorithm}} p50"),
@@ -268,21 +267,21 @@ ROWS: dict[str, Sequence[Panel]] = {
             ],
         ),
         ("Free disk", "bytes", [("min by (process) (ringside_disk_free_bytes)", "{{process}}")]),
-        ("Up", "short", [('up{job=~"ringside.*"}', "{{process}} {{instance}}")]),
+        ("Processes that are up", "short", [('up{job=~"ringside.*"}', "{{process}} {{instance}}")]),
         (
-            "Loaded",
+            "Loaded models and items",
             "short",
             [
                 ("ringside_models_loaded", "{{replica}} models"),
-                ("ringside_catalogue_items", "{{replica}} items to show"),
+                ("ringside_catalogue_items", "{{replica}} items"),
             ],
         ),
         (
-            "Console's view",
+            "Age of the console's data",
             "s",
             [
                 ("time() - max(ringside_console_view_timestamp_seconds)", "age"),
-                ("max by (source) (ringside_console_source_failing)", "{{source}} fails"),
+                ("max by (source) (ringside_console_source_failing)", "{{source}} unreadable"),
             ],
         ),
     ),
@@ -290,7 +289,7 @@ ROWS: dict[str, Sequence[Panel]] = {
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole dashboard, as Grafana's JSON model."""
+    """The dashboard in Grafana's JSON model."""
     panels: list[dict[str, Any]] = []
     y = 0
     for title, described in ROWS.items():
@@ -337,7 +336,7 @@ def _panel(panel: Panel, at: dict[str, int]) -> dict[str, Any]:
 
 
 def text() -> str:
-    """What the file holds."""
+    """Contents of the file."""
     return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -127,7 +127,7 @@ def test_a_decision_opens_its_record_from_list_and_plot(console, browser, watch)
     dialog.wait_for()
     for text in ("click-race", rollback.detail.version_out, rollback.sums_digest, "exposures/3"):
         assert text in dialog.inner_text()
-    dialog.get_by_text("The record as JSON").click()
+    dialog.get_by_text("Decision as JSON").click()
     assert f'"revision": {rollback.revision}' in dialog.locator("pre").inner_text()
     page.keyboard.press("Escape")
     assert page.locator("#record[open]").count() == 0
@@ -144,7 +144,7 @@ def test_a_decision_opens_its_record_from_list_and_plot(console, browser, watch)
     page.mouse.click(*at)
     page.locator("#record[open]").wait_for()
     assert f"revision {rollback.revision} of storefront" in page.locator("#record").inner_text()
-    page.get_by_title("The decision before").click()
+    page.get_by_title("Previous decision").click()
     page.get_by_text(f"revision {rollback.revision - 1} of storefront").wait_for()
     assert watch.errors == []
 
@@ -166,7 +166,7 @@ def test_a_silent_console_says_so_and_recovers(console, browser, watch):
     page = console.open(browser, watch)
     page.route("**/live?*", lambda route: route.abort())
     page.locator("#live.off").wait_for()
-    assert "can't be reached, last answer" in page.locator("#live").inner_text()
+    assert "can't be reached, last response" in page.locator("#live").inner_text()
     page.unroute("**/live?*")
     page.locator("#live.on").wait_for(timeout=5_000)
 
@@ -325,7 +325,7 @@ def test_an_admin_recounts_wrong_sums_after_seeing_what_goes(console, browser, w
     shown = dialog.locator("tbody tr").all_inner_texts()
     assert [row.split()[0] for row in shown] == ["als", "broken", "popularity"]
     assert dialog.locator("[value=false]").is_checked()
-    dialog.get_by_text("only units from now on").click()
+    dialog.get_by_text("Only units from now on").click()
     dialog.locator("[name=reason]").fill("a script wrote into Redis")
     dialog.locator("#command-go").click()
     page.locator("#command:not([open])").wait_for(state="attached")
@@ -335,7 +335,7 @@ def test_an_admin_recounts_wrong_sums_after_seeing_what_goes(console, browser, w
     assert record.detail.dropped.units > 40_000
     console.follower.refresh()
     page.get_by_role("link", name="Counting starts anew").click()
-    assert "What was dropped" in page.locator("#record[open]").inner_text()
+    assert "Dropped counts" in page.locator("#record[open]").inner_text()
     assert watch.errors == []
 
 
@@ -344,14 +344,14 @@ def test_sums_that_changed_meanwhile_are_shown_again_before_anything_goes(consol
     page.locator("main > .pair [data-command=recount]").click()  # always there, beside the accounts
     dialog = page.locator("#command[open]")
     dialog.locator("[name=seen]").wait_for(state="attached")
-    dialog.get_by_text("only units from now on").click()
+    dialog.get_by_text("Only units from now on").click()
     dialog.locator("[name=reason]").fill("twice")
     console.log.append(commands.recount(console.story.state, 0, {}, Provenance("ben", console.story.now_ms)))
     console.follower.refresh()
     dialog.locator("#command-go").click()
     dialog.locator("#command-problem:not([hidden])").wait_for()
     assert "counted anew since" in dialog.locator("#command-problem").inner_text()
-    dialog.get_by_text("There are no sums yet").wait_for()
+    dialog.get_by_text("Nothing has been counted yet").wait_for()
     assert dialog.locator("[value=true]").is_checked()  # what was chosen stays
     assert console.log.catch_up()["storefront"].counting.generation == 1
     dialog.locator("#command-go").click()

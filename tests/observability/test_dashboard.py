@@ -58,7 +58,7 @@ def test_the_dashboard_is_what_its_program_writes() -> None:
 
 def test_the_dashboard_has_its_rows_and_no_overlapping_panels() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Traffic and latency", "Degradation", "The loop", "Experiment", "Resources"]
+    assert rows == ["Traffic and latency", "Degradation", "Event pipeline", "Experiment", "Resources"]
     covered = [
         (x, y)
         for panel in DASHBOARD["panels"]

@@ -1,11 +1,11 @@
-// Times on the page: UTC or the reader's zone, ages that tick, and the difference between the two clocks.
+// Times on the page: in UTC or the reader's time zone, ages that tick, and the offset between the two clocks.
 const store = {
   get(key) { try { return localStorage.getItem(key); } catch { return null; } },
-  set(key, value) { try { localStorage.setItem(key, value); } catch { /* storage is off: the choice lasts for this page */ } },
+  set(key, value) { try { localStorage.setItem(key, value); } catch { /* without storage, the choice lasts for this page */ } },
 };
 
 let zone = store.get("ringside-zone") === "local" ? "local" : "utc";
-let skewMs = 0; // server's clock minus this browser's
+let skewMs = 0; // the server's clock minus the browser's
 
 export const getZone = () => zone;
 export const setSkew = (serverMs) => { skewMs = serverMs - Date.now(); };
@@ -19,7 +19,7 @@ export const utc = (ms) => `${format(ms, "UTC")} UTC`;
 export const local = (ms) => `${format(ms, undefined)} local`;
 export const shown = (ms) => (zone === "utc" ? utc(ms) : local(ms));
 
-// Plotly draws milliseconds as UTC: for local time the axis is moved by the offset that held at that moment.
+// Plotly draws milliseconds as UTC, so local times are shifted by the zone's offset at that time.
 export const axisMs = (ms) => (zone === "utc" ? ms : ms - new Date(ms).getTimezoneOffset() * 60_000);
 
 export function span(seconds) {

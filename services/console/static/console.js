@@ -1,4 +1,4 @@
-// The console's behaviour: live data without a reload, the record drawer, confirmed commands, times and theme.
+// Behaviour of the console: live data without a reload, the drawer with a decision, confirmed commands, times, theme.
 import { axisMs, drawAges, drawTimes, getZone, serverNow, setSkew, span, store, switchZone } from "./clock.js";
 import { drawPosterior, drawTimeline } from "./plots.js";
 
@@ -14,21 +14,21 @@ async function poll() {
   try {
     const answer = await fetch(`${address("/live")}?after_revision=${view.revision}`, { headers: { Accept: "application/json" }, signal: AbortSignal.timeout(DEADLINE_MS) });
     if (answer.status === 401) { location.assign(`/login?next=${encodeURIComponent(location.pathname)}`); return; }
-    if (!answer.ok) throw new Error(`the console answered ${answer.status}`);
-    take(await answer.json());
+    if (!answer.ok) throw new Error(`the console responded with status ${answer.status}`);
+    update(await answer.json());
     view.problem = null;
   } catch (error) {
-    view.problem = error.name === "TimeoutError" ? "the console does not answer" : error.name === "TypeError" ? "the console can't be reached" : error.message;
+    view.problem = error.name === "TimeoutError" ? "the console does not respond" : error.name === "TypeError" ? "the console can't be reached" : error.message;
   }
   drawLive();
   setTimeout(poll, document.hidden ? HIDDEN_POLL_MS : POLL_MS);
 }
 
-function take(body) {
+function update(body) {
   setSkew(body.now_ms);
   view.answeredAt = Date.now();
   view.readAt = body.read_at_ms;
-  if (view.log !== null && (body.log !== view.log || body.revision < view.revision)) { location.reload(); return; } // another log: nothing here is true any more
+  if (view.log !== null && (body.log !== view.log || body.revision < view.revision)) { location.reload(); return; } // another log replaced this one
   Object.assign(view, { log: body.log, revision: body.revision, styles: body.styles });
   view.points.push(...body.points);
   if (body.densities) view.densities = body.densities;
@@ -36,19 +36,19 @@ function take(body) {
   if (body.points.length) drawPlots();
 }
 
-const shownParts = {};
+const renderedParts = {};
 function replacePart(name, html) {
   const element = document.getElementById(`part-${name}`);
-  if (!element || shownParts[name] === html || isBusy(element)) return;
-  if (name === "headline" && shownParts[name] !== undefined) announce(html);
-  shownParts[name] = html;
+  if (!element || renderedParts[name] === html || isBusy(element)) return;
+  if (name === "headline" && renderedParts[name] !== undefined) announce(html);
+  renderedParts[name] = html;
   const focused = focusedIn(element);
   element.innerHTML = html; // made by the server's templates, which escape every value
   drawTimes(element);
   if (focused) $(focused, element)?.focus({ preventScroll: true });
 }
 
-// Text that somebody is selecting is not pulled away; a focused button keeps the focus in its next version.
+// A part is not replaced while its text is being selected; a focused button keeps the focus.
 function isBusy(element) {
   const selection = getSelection();
   return Boolean(selection && !selection.isCollapsed && element.contains(selection.anchorNode));
@@ -73,7 +73,7 @@ function drawLive() {
   const age = (serverNow() - view.readAt) / 1000;
   const fresh = !view.problem && view.readAt && age < 10;
   element.className = `live ${fresh ? "on" : "off"}`;
-  const text = view.problem ? `${view.problem}${view.answeredAt ? `, last answer ${span((Date.now() - view.answeredAt) / 1000)} ago` : ""}` : !view.readAt ? "log not read yet" : fresh ? "live" : `log read ${span(age)} ago`;
+  const text = view.problem ? `${view.problem}${view.answeredAt ? `, last response ${span((Date.now() - view.answeredAt) / 1000)} ago` : ""}` : !view.readAt ? "the log has not been read yet" : fresh ? "live" : `data are ${span(age)} old`;
   $("span", element).textContent = text;
 }
 
@@ -131,7 +131,7 @@ async function openRecord(href) {
     if (!answer.ok) throw new Error(String(answer.status));
     dialog.innerHTML = await answer.text();
   } catch {
-    location.assign(href); // the page of its own says what is wrong
+    location.assign(href); // the full page shows the error
     return;
   }
   drawTimes(dialog);
@@ -141,72 +141,72 @@ async function openRecord(href) {
 
 async function copy(button) {
   const text = $(button.dataset.copy).textContent;
-  try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } catch { getSelection().selectAllChildren($(button.dataset.copy)); button.textContent = "Selected: press Ctrl+C"; }
+  try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } catch { getSelection().selectAllChildren($(button.dataset.copy)); button.textContent = "Selected, press Ctrl+C"; }
   setTimeout(() => { button.textContent = "Copy"; }, 2000);
 }
 
 // ---- commands ------------------------------------------------------------------------------------------------------
 const COMMANDS = {
-  pause: { title: () => "Pause the experiment", effect: (b) => `${b.champion} alone serves everyone until somebody resumes. What was counted stays.`, go: "Pause", danger: true },
-  resume: { title: () => "Resume the experiment", effect: (b) => (b.held === "broken-identity" ? "Sums that can't be trusted stay, and decide; Recount would drop them. " : "") + "Arms get their weights back. Every race starts anew and takes its next share of α.", go: "Resume" },
-  recount: { title: () => "Recount the experiment", effect: () => "These sums are dropped, and what is counted until then. Nobody can undo this; the record keeps the totals.", go: "Drop and recount", danger: true, more: "/recount" },
-  promote: { title: (b) => `Promote ${b.arm}`, effect: (b) => `${b.arm} becomes champion. ${b.champion} stays as holdback at the floor, and a race watches the new champion against it.`, go: "Promote" },
-  rollback: { title: (b) => `Roll back ${b.arm}`, effect: (b) => `${b.arm} is retired at once, and its traffic goes to the other arms. You can undo this.`, go: "Roll back", danger: true },
-  undo: { title: (b) => `Undo revision ${b.reverts}`, effect: (b) => `What revision ${b.reverts} did is reversed; races of the arms concerned start anew.`, go: "Undo" },
+  pause: { title: () => "Pause the experiment", effect: (b) => `${b.champion} serves all traffic until the experiment is resumed. All counts are kept.`, go: "Pause", danger: true },
+  resume: { title: () => "Resume the experiment", effect: (b) => (b.held === "broken-identity" ? "The wrong counts are kept and used for decisions; Recount would drop them. " : "") + "The arms get their shares back. Every race restarts with its next share of α.", go: "Resume" },
+  recount: { title: () => "Recount the experiment", effect: () => "The counts below are dropped, with everything counted in the meantime. This can't be undone; the decision stores the totals.", go: "Drop and recount", danger: true, more: "/recount" },
+  promote: { title: (b) => `Promote ${b.arm}`, effect: (b) => `${b.arm} becomes champion. ${b.champion} stays as holdback with the minimum traffic, and a race compares the new champion with it.`, go: "Promote" },
+  rollback: { title: (b) => `Roll back ${b.arm}`, effect: (b) => `${b.arm} is retired at once and its traffic goes to the other arms. This can be undone.`, go: "Roll back", danger: true },
+  undo: { title: (b) => `Undo revision ${b.reverts}`, effect: (b) => `The effect of revision ${b.reverts} is reversed. Races of the arms concerned restart.`, go: "Undo" },
 };
-let asked = null;
+let pending = null; // the command in the dialog
 
-function ask(button) {
+function openCommand(button) {
   const dialog = document.getElementById("command"), command = COMMANDS[button.dataset.command], go = $("#command-go");
-  asked = { ...button.dataset };
-  $("#command-title").textContent = command.title(asked);
-  $("#command-effect").textContent = command.effect(asked);
+  pending = { ...button.dataset };
+  $("#command-title").textContent = command.title(pending);
+  $("#command-effect").textContent = command.effect(pending);
   $("#command-problem").hidden = true;
   $("#command-more").replaceChildren();
   go.textContent = command.go;
   go.className = command.danger ? "go-danger" : "";
   $("[name=reason]", dialog).value = "";
   dialog.showModal();
-  readMore();
+  loadPreview();
 }
 
-// What somebody must see before this command: until it is there, nothing can be commanded.
-async function readMore() {
-  const more = $("#command-more"), mine = asked, { more: rest } = COMMANDS[mine.command];
-  const choice = $("[name=from_now]:checked", more)?.value; // of a first try, which may have been refused
+// Loads what an admin must see before this command. Until then the command is disabled.
+async function loadPreview() {
+  const more = $("#command-more"), mine = pending, { more: rest } = COMMANDS[mine.command];
+  const choice = $("[name=from_now]:checked", more)?.value; // of a previous attempt
   more.hidden = !rest;
   if (rest) {
-    more.textContent = "Reading the sums …";
-    mayGo();
+    more.textContent = "Reading the counts …";
+    updateGo();
     try {
       const answer = await fetch(address(rest), { headers: { Accept: "application/json" } });
       if (!answer.ok) throw new Error((await answer.json()).error);
       const html = await answer.text();
-      if (asked !== mine) return;
+      if (pending !== mine) return;
       more.innerHTML = html; // made by the server's templates, which escape every value
       if (choice) for (const radio of more.querySelectorAll(`[name=from_now][value=${choice}]:enabled`)) radio.checked = true;
     } catch (error) {
-      if (asked !== mine) return;
+      if (pending !== mine) return;
       more.hidden = true;
-      complain(error);
+      showProblem(error);
     }
   }
-  mayGo();
+  updateGo();
 }
 
-function mayGo() {
-  $("#command-go").disabled = Boolean(COMMANDS[asked.command].more) && !$("#command-more [name=seen]");
+function updateGo() {
+  $("#command-go").disabled = Boolean(COMMANDS[pending.command].more) && !$("#command-more [name=seen]");
 }
 
-function complain(error) {
+function showProblem(error) {
   const problem = $("#command-problem");
-  problem.textContent = error.name === "TypeError" ? "The console can't be reached; nothing is known to have changed." : error.message;
+  problem.textContent = error.name === "TypeError" ? "The console can't be reached. Reload the page to see whether the command was carried out." : error.message;
   problem.hidden = false;
 }
 
-async function carryOut(event) {
+async function sendCommand(event) {
   event.preventDefault();
-  const dialog = document.getElementById("command"), mine = asked, form = new FormData(event.target);
+  const dialog = document.getElementById("command"), mine = pending, form = new FormData(event.target);
   for (const [key, value] of Object.entries({ csrf: main.dataset.csrf, arm: mine.arm, reverts: mine.reverts })) if (value) form.append(key, value);
   $("#command-go").disabled = true;
   try {
@@ -214,13 +214,13 @@ async function carryOut(event) {
     const body = await answer.json();
     if (!answer.ok) throw Object.assign(new Error(body.error), { status: answer.status });
     dialog.close();
-    document.getElementById("announce").textContent = `Done, revision ${body.revision}.`;
+    document.getElementById("announce").textContent = `Done: revision ${body.revision}.`;
   } catch (error) {
-    if (asked !== mine) return;
-    complain(error);
-    if (error.status === 409) await readMore(); // what was seen is no longer so
+    if (pending !== mine) return;
+    showProblem(error);
+    if (error.status === 409) await loadPreview(); // the counts have changed since
   }
-  mayGo();
+  updateGo();
 }
 
 // ---- wiring --------------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ document.addEventListener("click", (event) => {
   if (link && !event.metaKey && !event.ctrlKey && !event.shiftKey) { event.preventDefault(); openRecord(link.getAttribute("href")); return; }
   if (on("[data-close]") || event.target.id === "record") document.getElementById("record").close();
   if (on("[data-copy]")) copy(on("[data-copy]"));
-  if (on("[data-command]")) ask(on("[data-command]"));
+  if (on("[data-command]")) openCommand(on("[data-command]"));
   if (on("[data-cancel]")) document.getElementById("command").close();
   if (on("[data-range]")) { document.getElementById("timeline").dataset.zoomed = ""; pressRange(Number(on("[data-range]").dataset.range)); drawPlots(); }
 });
@@ -238,7 +238,7 @@ document.addEventListener("click", (event) => {
 function toggles() {
   const zone = $("[data-toggle=zone]"), theme = $("[data-toggle=theme]");
   const themes = ["auto", "light", "dark"];
-  const label = () => { zone.textContent = getZone() === "utc" ? "UTC" : "Local time"; theme.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[document.documentElement.dataset.theme ?? "auto"]; };
+  const label = () => { zone.textContent = getZone() === "utc" ? "UTC" : "Local time"; theme.textContent = { auto: "Colours: auto", light: "Colours: light", dark: "Colours: dark" }[document.documentElement.dataset.theme ?? "auto"]; };
   zone.addEventListener("click", () => { switchZone(); label(); if (experiment) drawPlots(); });
   theme.addEventListener("click", () => {
     const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % 3];
@@ -265,6 +265,6 @@ drawTimes();
 setInterval(() => { drawAges(); if (experiment) drawLive(); }, 1000);
 logInFromAddress();
 document.getElementById("experiments")?.addEventListener("change", (event) => location.assign(event.target.value));
-document.getElementById("command")?.querySelector("form").addEventListener("submit", carryOut);
+document.getElementById("command")?.querySelector("form").addEventListener("submit", sendCommand);
 document.addEventListener("visibilitychange", () => { if (!document.hidden && experiment) drawAges(); });
 if (experiment) poll();

@@ -1,4 +1,4 @@
-// The two plots. Points come from /live; colours, dashes and markers from the arm's style number, as in the tables.
+// The two plots. Points come from /live. Colours, dashes and markers follow the arm's style number, as in the tables.
 import { axisMs, local, serverNow, utc } from "./clock.js";
 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "6px,3px", "1px,3px"];
@@ -14,10 +14,10 @@ const CONFIG = { displayModeBar: false, responsive: true, scrollZoom: false, dou
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const fade = (hex, alpha) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",")},${alpha})`;
 const escapes = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
-const plain = (text) => String(text).replace(/[&<>]/g, (c) => escapes[c]); // Plotly reads some tags in its labels
+const plain = (text) => String(text).replace(/[&<>]/g, (c) => escapes[c]); // Plotly interprets some tags in labels
 const percent = (share, digits = 1) => (share == null ? "–" : `${(100 * share).toFixed(digits)} %`);
 
-function look(style) {
+function styleOf(style) {
   const color = css(`--arm-${style}`);
   return { color, dash: DASHES[style], symbol: MARKERS[style] };
 }
@@ -28,13 +28,13 @@ function evidence(logE) {
   return value < 0.001 ? "< 0.001" : value >= 1e5 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
 }
 
-// Without a unit, the numbers are what was believed beforehand.
+// Without units, the numbers are those of the prior.
 const isCounted = (numbers) => Boolean(numbers && numbers.n > 0 && numbers.low != null);
 
 function when(point) { return `${utc(point.at)}<br>${local(point.at)} · revision ${point.revision}`; }
 
 function targetTrace(arm, points, style) {
-  const { color, dash } = look(style);
+  const { color, dash } = styleOf(style);
   const kept = points.filter((p) => arm in p.weights || p.kind !== "allocate");
   const x = kept.map((p) => axisMs(p.at));
   const y = kept.map((p) => (arm in p.weights ? 100 * p.weights[arm] : null));
@@ -44,13 +44,13 @@ function targetTrace(arm, points, style) {
 }
 
 function realisedTrace(arm, points, style) {
-  const { color, symbol } = look(style);
+  const { color, symbol } = styleOf(style);
   const kept = points.filter((p) => p.realised && arm in p.realised && arm in p.weights);
-  return { x: kept.map((p) => axisMs(p.at)), y: kept.map((p) => 100 * p.realised[arm]), customdata: kept.map((p) => p.revision), yaxis: "y", mode: "markers", name: `${plain(arm)} realised`, marker: { color: fade(color, 0.5), symbol, size: 4.5 }, hovertemplate: "%{y:.1f} %" };
+  return { x: kept.map((p) => axisMs(p.at)), y: kept.map((p) => 100 * p.realised[arm]), customdata: kept.map((p) => p.revision), yaxis: "y", mode: "markers", name: `${plain(arm)} counted`, marker: { color: fade(color, 0.5), symbol, size: 4.5 }, hovertemplate: "%{y:.1f} %" };
 }
 
 function rateTraces(arm, points, style) {
-  const { color, dash } = look(style);
+  const { color, dash } = styleOf(style);
   const kept = points.filter((p) => isCounted(p.arms[arm]));
   const x = kept.map((p) => axisMs(p.at));
   const of = (key) => kept.map((p) => 100 * p.arms[arm][key]);
@@ -74,16 +74,16 @@ function racesOf(points) {
 }
 
 function raceTraces(race, style) {
-  const { color, dash, symbol } = look(style);
+  const { color, dash, symbol } = styleOf(style);
   const x = race.map((r) => axisMs(r.at));
   const { arm, against, index } = race[0];
-  const text = race.map((r) => `log E ${r.log_e.toFixed(2)} (E = ${evidence(r.log_e)}), threshold ${r.log_threshold.toFixed(2)} (${evidence(r.log_threshold)})`);
+  const text = race.map((r) => `log E ${r.log_e.toFixed(2)} (E = ${evidence(r.log_e)}), limit ${r.log_threshold.toFixed(2)} (${evidence(r.log_threshold)})`);
   const lost = race.filter((r) => r.log_e >= r.log_threshold).slice(0, 1);
   const name = `${plain(arm)} against ${plain(against)}, race ${index}`;
   return [
     { x, y: race.map((r) => r.log_e), text, customdata: race.map((r) => r.revision), yaxis: "y3", mode: "lines", name, line: { color, dash, width: 2 }, hovertemplate: "%{text}" },
     { x: [x[0], x.at(-1)], y: [race[0].log_threshold, race.at(-1).log_threshold], yaxis: "y3", mode: "lines", line: { color, dash: "2px,2px", width: 1.2 }, hoverinfo: "skip" },
-    { x: lost.map((r) => axisMs(r.at)), y: lost.map((r) => r.log_e), customdata: lost.map((r) => r.revision), yaxis: "y3", mode: "markers", marker: { color: css("--bad"), symbol: "x", size: 9, line: { width: 1, color: css("--card") } }, name: `${plain(arm)} lost`, hovertemplate: "threshold crossed" },
+    { x: lost.map((r) => axisMs(r.at)), y: lost.map((r) => r.log_e), customdata: lost.map((r) => r.revision), yaxis: "y3", mode: "markers", marker: { color: css("--bad"), symbol: "x", size: 9, line: { width: 1, color: css("--card") } }, name: `${plain(arm)} lost`, hovertemplate: "limit reached" },
   ];
 }
 
@@ -105,7 +105,7 @@ function hairlines(points) {
   }));
 }
 
-// Early looks have very wide intervals: the axis follows each arm from its hundredth unit on, the rest leaves the panel.
+// Early looks have very wide intervals, so the axis fits each arm from its hundredth unit on and clips the rest.
 function rateRange(points, arms) {
   let bottom = Infinity, top = 0;
   for (const arm of arms) {
@@ -158,13 +158,13 @@ export function drawTimeline(element, points, styles, range) {
     yaxis: axis(narrow ? "" : "share, %", [0.62, 0.885], { range: [0, 102], tickvals: [0, 25, 50, 75, 100] }),
     yaxis2: axis(narrow ? "" : "rate, %", [0.33, 0.565], { range: rateRange(points, arms), nticks: 5 }),
     yaxis3: axis(narrow ? "" : "log E, nats", [0, 0.275], { range: raceRange(races), nticks: 5, zeroline: true, zerolinecolor: css("--line") }),
-    annotations: [panelTitle("<b>Decisions</b>", 0.985), panelTitle(narrow ? "<b>Traffic</b>, %: line target, dots matured" : "<b>Traffic</b>: lines are targets, dots what matured", 0.888), panelTitle(narrow ? "<b>Success rate</b>, %: mean, 95 % interval" : "<b>Success rate</b>: posterior mean, 95 % interval", 0.57), panelTitle(races.length ? (narrow ? "<b>Evidence against</b>, log E, and threshold" : "<b>Evidence against</b>: at the dotted threshold, rolled back") : "<b>Evidence against</b>: no race yet", 0.28)],
+    annotations: [panelTitle("<b>Decisions</b>", 0.985), panelTitle(narrow ? "<b>Traffic</b>, %: line target, dots counted" : "<b>Traffic</b>: lines are targets, dots are counted units", 0.888), panelTitle(narrow ? "<b>Success rate</b>, %: mean, 95 % interval" : "<b>Success rate</b>: posterior mean, 95 % interval", 0.57), panelTitle(races.length ? (narrow ? "<b>Evidence against</b>, log E, and limit" : "<b>Evidence against an arm</b>: at the dotted limit it is rolled back") : "<b>Evidence against</b>: no race yet", 0.28)],
   };
   layout.annotations[0].y = 0.978;
   return globalThis.Plotly.react(element, traces, layout, CONFIG);
 }
 
-// Labels of posteriors that peak at the same place, above one another. `across`, `high`: the plot in pixels.
+// Vertical shifts of the labels, so that labels of curves with the same peak do not overlap. `across`, `high`: size of the plot in pixels.
 function stack(labels, across, high) {
   const placed = [];
   for (const label of labels) {
@@ -180,7 +180,7 @@ export function drawPosterior(element, densities, styles) {
   const names = Object.keys(densities);
   const peak = Math.max(...names.map((name) => Math.max(...densities[name].y)), 1e-9);
   const traces = names.map((name) => {
-    const { color, dash } = look(styles[name]);
+    const { color, dash } = styleOf(styles[name]);
     return { type: "scatter", x: densities[name].x.map((x) => 100 * x), y: densities[name].y.map((y) => y / peak), name: plain(name), mode: "lines", line: { color, dash, width: 2.2 }, fill: "tozeroy", fillcolor: fade(color, 0.14), hovertemplate: `${plain(name)}: %{x:.2f} %<extra></extra>`, showlegend: false };
   });
   const tops = names.map((name) => {
@@ -192,9 +192,9 @@ export function drawPosterior(element, densities, styles) {
   const high = (element.clientHeight - 58) / (1.21 + 0.075 * names.length); // pixels of the highest curve, roughly
   const shifts = stack(tops.map((top) => ({ ...top, x: top.x / span })), element.clientWidth - 16, high);
   const room = Math.max(...tops.map((top, i) => top.y + (shifts[i] + 15) / high), 1.14);
-  const labels = tops.map((top, i) => ({ ...top, x: 100 * top.x, showarrow: false, yanchor: "bottom", yshift: shifts[i], font: { size: 12, color: look(styles[names[i]]).color } }));
+  const labels = tops.map((top, i) => ({ ...top, x: 100 * top.x, showarrow: false, yanchor: "bottom", yshift: shifts[i], font: { size: 12, color: styleOf(styles[names[i]]).color } }));
   const bars = names.flatMap((name, i) => {
-    const { color, symbol } = look(styles[name]);
+    const { color, symbol } = styleOf(styles[name]);
     const { low, high, mean } = densities[name];
     const y = -0.07 - 0.075 * i;
     const hover = { hovertemplate: `${plain(name)}: mean ${mean && (100 * mean).toFixed(2)} %, 95 % interval ${(100 * low).toFixed(2)} – ${(100 * high).toFixed(2)} %<extra></extra>` };

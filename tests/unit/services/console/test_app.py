@@ -450,7 +450,7 @@ def test_a_recount_shows_what_goes_and_drops_it(console, story):
     assert (record.kind, record.reason, record.author[:6]) == ("recount", "Redis was edited", "admin:")
     assert record.detail.from_ms == 0
     page = admin.get(f"{PAGE}/decisions/{record.revision}", headers=HTML).text
-    assert "What was dropped" in page
+    assert "Dropped counts" in page
     assert record.detail.dropped.digest in page
 
 
@@ -500,7 +500,7 @@ def test_the_question_names_unreadable_sums_and_a_cut_log(console):
     console.recounting.open_log()._broker.truncate("exposures", 0, 20)
     admin = console.client("adm")
     question = asked_recount(console, admin)
-    assert "These sums can't be read: &#39;what|&lt;b&gt;&#39; is not" in question
+    assert "These counts can't be read: &#39;what|&lt;b&gt;&#39; is not" in question
     assert "exposures/0 begins at offset 20" in question
     assert re.search(r'value="false" disabled', question)
     assert re.search(r'value="true" checked', question)
