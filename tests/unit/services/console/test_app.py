@@ -119,9 +119,9 @@ def test_a_forged_or_withdrawn_session_is_nobody(console):
 
 def test_a_session_outlives_the_rotation_of_the_signing_key(console):
     cookie = console.client("ana").cookies["ringside_console"]
-    rotated = console.settings.model_copy(update={"signing_key": f"{'n' * 32},{'s' * 32}"})
+    rotated = console.settings.model_copy(update={"signing_key": ("n" * 32, "s" * 32)})
     assert Sessions(rotated).person(cookie) is not None
-    replaced = console.settings.model_copy(update={"signing_key": "n" * 32})
+    replaced = console.settings.model_copy(update={"signing_key": ("n" * 32,)})
     assert Sessions(replaced).person(cookie) is None
 
 
