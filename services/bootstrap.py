@@ -1,4 +1,4 @@
-"""The composition root: the only place that picks adapters. They are imported when asked for, not before."""
+"""The composition root: the only module that picks adapters. Each is imported when it is first needed."""
 
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def configure_logging(settings: Settings, process: str) -> None:
-    """Log one line an event to stderr in the format `log_format`, without secrets, with the trace if any."""
+    """Make this process log to stderr in the format `log_format`, without secrets, and with trace ids."""
     ids = log_format.no_trace
     if settings.trace_to:
         from services.adapters.instrumented.tracing import ids
@@ -31,8 +31,8 @@ def configure_logging(settings: Settings, process: str) -> None:
 
 
 def tracing(settings: Settings, process: str) -> "Tracing | None":
-    """Where this process's spans go; None: nowhere, which costs nothing. Raises ConfigurationError without
-    the packages of `ringside[tracing]`."""
+    """The tracing of this process; None without `trace_to`. Raises ConfigurationError without the packages of
+    `ringside[tracing]`."""
     if not settings.trace_to:
         return None
     try:
@@ -46,24 +46,27 @@ def tracing(settings: Settings, process: str) -> "Tracing | None":
 def metered(
     settings: Settings, process: str, *, loops: bool = True, silent_s: float = 30.0
 ) -> "AbstractContextManager[Meters]":
-    """What a process reports about itself, scraped at `metrics_port` while the block runs. `loops`: it leaves
-    signs of life, see stop_on_signal; after `silent_s` without one its health endpoint says so."""
+    """Meters of a process, served at `metrics_port` while the block runs.
+
+    loops: the process has a loop that gives signs of life (see stop_on_signal). Its /health/live answers 503
+    after `silent_s` seconds without one.
+    """
     from services.adapters.instrumented.meters import metered as meters
 
-    told = tracing(settings, process)
-    return meters(settings, process, replica_name(settings), loops=loops, silent_s=silent_s, tracing=told)
+    traces = tracing(settings, process)
+    return meters(settings, process, replica_name(settings), loops=loops, silent_s=silent_s, tracing=traces)
 
 
 def check_window(settings: Settings) -> None:
-    """Raises ConfigurationError if the broker forgets exposures before they mature."""
+    """Raise ConfigurationError if the broker forgets exposures before they mature."""
     from services.adapters.kafka.admin import check_embedded_window
 
     check_embedded_window(settings)
 
 
 def check_partitions(settings: Settings) -> None:
-    """Raises ConfigurationError if the topics have another number of partitions than `settings` says;
-    UnavailableError if no broker tells."""
+    """Raise ConfigurationError if the topics have another number of partitions than `kafka_partitions`, and
+    UnavailableError without a broker."""
     from services.adapters.kafka.admin import KafkaLogAdmin
 
     KafkaLogAdmin(settings).check_partitions()
@@ -77,7 +80,7 @@ def producer(settings: Settings) -> EventProducer:
 
 
 def consumer(settings: Settings) -> EventConsumer:
-    """Consumer of chosen partitions."""
+    """Consumer of partitions that the caller chooses."""
     from services.adapters.kafka.consumer import KafkaEventConsumer
 
     return KafkaEventConsumer(settings)
@@ -98,26 +101,26 @@ def log_admin(settings: Settings) -> LogAdmin:
 
 
 def sum_store(settings: Settings) -> SumStore:
-    """Sums and positions of the bandit workers."""
+    """Sums and positions of the attribution workers."""
     from services.adapters.redis.sum_store import RedisSumStore
 
     return RedisSumStore(settings)
 
 
 def recounting(settings: Settings) -> Recounting:
-    """What counting anew needs: the sums, and a log to look into."""
+    """Ports of a recount: the sums, and consumers of the log."""
     return Recounting(sum_store(settings), lambda: consumer(settings), settings.kafka_partitions)
 
 
 def state_cache(settings: Settings) -> StateCache:
-    """Cached experiment state, heartbeats, leases."""
+    """Cache of experiment state, heartbeats and leases."""
     from services.adapters.redis.state_cache import RedisStateCache
 
     return RedisStateCache(settings)
 
 
 def decision_log(settings: Settings, history: bool = True) -> DecisionLog:
-    """The log of decisions with its cache. `history`: whether this process ever asks for its records."""
+    """The log of decisions with its cache. Without `history` its records can't be read, only the states."""
     from services.adapters.kafka.decision_log import KafkaDecisionLog
 
     return KafkaDecisionLog(settings, producer(settings), consumer(settings), state_cache(settings), history)
@@ -131,14 +134,14 @@ def online_reader(settings: Settings) -> OnlineReader:
 
 
 def pin_store(settings: Settings) -> PinStore:
-    """Pins, for putting them back."""
+    """Write access to pins, used to restore them."""
     from services.adapters.redis.pin_store import RedisPinStore
 
     return RedisPinStore(settings)
 
 
 def activity_store(settings: Settings) -> ActivityStore:
-    """Online rows of recent activity; imports Feast at once."""
+    """Online rows of recent activity. Imports Feast at once."""
     from services.adapters.feast.activity_store import FeastActivityStore
 
     return FeastActivityStore(settings)
@@ -152,7 +155,7 @@ def lake_files(settings: Settings) -> LakeFiles:
 
 
 def feature_store(settings: Settings) -> FeatureStore:
-    """Feast off the hot path; imports it at first use."""
+    """Feast, apart from the serving path. Imports Feast at first use."""
     from services.adapters.feast.feature_store import FeastFeatureStore
 
     return FeastFeatureStore(settings)
@@ -201,7 +204,7 @@ def text_encoder(settings: Settings) -> TextEncoder:
 
 
 def event_history(settings: Settings) -> EventHistory:
-    """What shoppers did, from the lake."""
+    """Actions of shoppers, from the lake."""
     from services.adapters.files.lake_history import LakeEventHistory
 
     return LakeEventHistory(settings.lake_path)

@@ -1,4 +1,4 @@
-"""The error tree. Every message says what is wrong, where, and what to do next."""
+"""Errors that Ringside raises. A message says which field or dependency, what is wrong, and what to do."""
 
 
 class RingsideError(Exception):
@@ -6,7 +6,7 @@ class RingsideError(Exception):
 
 
 class ConfigurationError(RingsideError):
-    """A setting is missing or makes no sense; the message names it and the value that would."""
+    """A setting is missing or invalid; the message names it and a valid value."""
 
 
 class BadInputError(RingsideError):
@@ -19,9 +19,9 @@ class BadInputError(RingsideError):
 
 
 class BadMessageError(RingsideError):
-    """A message on a topic can't be decoded; it goes to `dead-letters` with its bytes and this reason.
+    """A message on a topic can't be decoded; its bytes go to `dead-letters` with this reason.
 
-    `code` is the reason for counters: not-json, schema (a field is missing, of another type or out of its
+    `code` is the label of counters: not-json, schema (a field is missing, has another type or is out of
     bounds), version, too-large, not-storable.
     """
 
@@ -31,7 +31,7 @@ class BadMessageError(RingsideError):
 
 
 class UnavailableError(RingsideError):
-    """A dependency did not answer within its deadline. Callers degrade or answer 503; they don't crash."""
+    """A dependency did not answer within its deadline. Callers degrade, retry, or answer 503."""
 
     def __init__(self, dependency: str, problem: str):
         super().__init__(f"{dependency} is unavailable: {problem.rstrip('.')}")  # more may follow
@@ -43,20 +43,20 @@ class DegradedError(RingsideError):
 
 
 class DataLossError(RingsideError):
-    """The log is not the one counted before, or records between two positions are gone. Counting stops."""
+    """The log is another one than was counted before, or it lost records. Counting stops."""
 
 
 class StalePositionError(RingsideError):
-    """Somebody else moved the stored position. Drop what is in memory, reload, seek."""
+    """Another process moved the stored position. Drop the state in memory, load the stored one, and seek."""
 
 
 class ArtifactError(RingsideError):
-    """A model artifact is refused: wrong hash, missing file, foreign format. The message names which."""
+    """A model artifact is rejected: wrong hash, missing file, or unknown format. The message names it."""
 
 
 class NoKeyError(RingsideError):
-    """No API key, or one we don't know."""
+    """The API key is missing or unknown."""
 
 
 class ForbiddenError(RingsideError):
-    """A known key whose role may not do this."""
+    """The role of the API key may not do this."""

@@ -15,7 +15,6 @@ import prometheus_client  # noqa: F401 (before Feast, which would make it count 
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from services.adapters.kafka.admin import KafkaLogAdmin
 from services.adapters.memory.broker import MemoryBroker
 from services.settings import Settings
 
@@ -186,6 +185,8 @@ def kafka_broker(_kafka_process: Any) -> Iterator[Any]:
     `.restart()`)."""
     if not _kafka_process.server.alive():
         _kafka_process.restart()
+    from services.adapters.kafka.admin import KafkaLogAdmin
+
     admin = KafkaLogAdmin(_kafka_process.settings)
     admin.delete_topics()
     admin.create_topics(_kafka_process.partitions)

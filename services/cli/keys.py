@@ -18,10 +18,10 @@ def new(
         list[str] | None, typer.Option(help="storefront, analyst or admin; may be repeated. Default: all.")
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(help="A new file that only you can read, instead of the terminal.")
+        Path | None, typer.Option(help="Write a new file that only you can read, instead of the terminal.")
     ] = None,
 ) -> None:
-    """Make fresh API keys. Each is shown once; RINGSIDE_KEYS holds only their hashes."""
+    """Make new API keys. Each is shown once; RINGSIDE_KEYS holds only their hashes."""
     text = "\n".join(fresh_keys(role or [])) + "\n"
     if to is None:
         typer.echo(text, nl=False)
@@ -31,11 +31,11 @@ def new(
 
 
 def write_secret(path: Path, text: str) -> None:
-    """A new file of mode 600 from its first byte on. Raises BadInputError, also when the file is there."""
+    """Create a file with mode 600 from its first byte on. Raises BadInputError, also if the file exists."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise BadInputError("--to", f"{path} is there already and is not overwritten") from error
+        raise BadInputError("--to", f"{path} exists and is not overwritten; choose another file") from error
     except OSError as error:
         raise BadInputError("--to", f"{path} can't be written: {error.strerror}") from error
     with os.fdopen(handle, "w", encoding="utf-8") as file:

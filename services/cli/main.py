@@ -1,4 +1,4 @@
-"""`ringside …`: the list of commands, each translated into one call. A process imports only what it needs."""
+"""`ringside …`: all commands, each translated into one call. A command imports its modules when called."""
 
 import math
 from pathlib import Path
@@ -29,19 +29,19 @@ app.command()(train)
 
 
 def _positive(number: float | None) -> float | None:
-    """Refuse what is no length of time and no rate. Nan passes every bound: it is neither below nor above."""
+    """Require a positive, finite number. A bound alone would accept nan."""
     if number is not None and not 0 < number < math.inf:
         raise typer.BadParameter(f"{number:g} is not a positive number")
     return number
 
 
-Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Default: a free one.")]
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Port; default: a free one.")]
 
 
 @app.command()
 def recommend(
     reload: Annotated[
-        bool, typer.Option("--reload", help="Replace the workers that run here one by one, then return.")
+        bool, typer.Option("--reload", help="Replace the workers that run here, one by one, then return.")
     ] = False,
     within_s: Annotated[
         float, typer.Option("--within", callback=_positive, help="Seconds to wait for a reload.")
@@ -52,7 +52,7 @@ def recommend(
         from services.web.reload import reload as replace_workers
 
         replace_workers(Settings(), within_s)
-        typer.echo("every worker is replaced")
+        typer.echo("every worker was replaced")
         return
     from services.recommend.app import run
 
@@ -77,7 +77,7 @@ def decider() -> None:
 
 @app.command()
 def activity() -> None:
-    """Push what users do into the online features."""
+    """Push recent activity of users into the online features."""
     from services.activity.app import run
 
     run(Settings())
@@ -126,12 +126,12 @@ def simulate(
         float, typer.Option("--sessions", callback=_positive, help="Sessions opened a second.")
     ] = 10.0,
     for_s: Annotated[
-        float | None, typer.Option("--for", callback=_positive, help="Seconds; without it until stopped.")
+        float | None, typer.Option("--for", callback=_positive, help="Seconds; default: until stopped.")
     ] = None,
     summary: Annotated[Path | None, typer.Option(help="JSON file, replaced every second.")] = None,
-    seed: Annotated[int, typer.Option(help="Of who comes when, and of their luck.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and of choices.")] = 0,
 ) -> None:
-    """Shoppers of known truth at RINGSIDE_RECOMMEND_URL, with RINGSIDE_STOREFRONT_KEY."""
+    """Simulate shoppers with known preferences at RINGSIDE_RECOMMEND_URL, with RINGSIDE_STOREFRONT_KEY."""
     from services.simulator.app import Options, run
 
     run(Settings(), Options(sessions_per_s=sessions_per_s, for_s=for_s, summary=summary, seed=seed))
@@ -139,13 +139,13 @@ def simulate(
 
 @app.command()
 def demo(
-    headless: Annotated[bool, typer.Option(help="Play the story without a person.")] = False,
+    headless: Annotated[bool, typer.Option(help="Play the story without a browser.")] = False,
     for_s: Annotated[
         float, typer.Option("--for", callback=_positive, help="Seconds to run when headless.")
     ] = 240.0,
-    report: Annotated[Path | None, typer.Option(help="Where the JSON report goes.")] = None,
+    report: Annotated[Path | None, typer.Option(help="File for the JSON report.")] = None,
 ) -> None:
-    """The whole loop on this machine, with simulated shoppers."""
+    """Run the whole loop on this machine, with simulated shoppers."""
     from services.demo.app import run
 
     raise typer.Exit(run(Settings(), headless=headless, for_s=for_s, report=report))
@@ -156,12 +156,13 @@ def broker(
     port: Port = None,
     partitions: Annotated[
         int | None,
-        typer.Option(min=1, help="Of exposures and events. Default: RINGSIDE_KAFKA_PARTITIONS, else 4."),
+        typer.Option(min=1, help="Partitions of exposures and events; default: RINGSIDE_KAFKA_PARTITIONS."),
     ] = None,
 ) -> None:
-    """Run the embedded broker (in memory, for windows of seconds) until stopped; prints how to reach it.
+    """Run the embedded broker until stopped, and print the settings of its clients.
 
-    It listens on 127.0.0.1 alone and forgets everything when stopped; `ringside kafka` keeps its log.
+    It listens on 127.0.0.1, keeps its log in memory, for windows of seconds, and loses it when stopped.
+    `ringside kafka` keeps its log.
     """
     from services.local_servers.embedded_kafka import EmbeddedBroker
     from services.local_servers.process import hold
@@ -176,7 +177,7 @@ def broker(
 
 @app.command()
 def redis(port: Port = None) -> None:
-    """Run a Redis that keeps its data under RINGSIDE_HOME until stopped; prints how to reach it."""
+    """Run a Redis with its data under RINGSIDE_HOME until stopped; print the settings of its clients."""
     from services.local_servers.process import hold, require_free
     from services.local_servers.redis import EmbeddedRedis
     from services.runtime.process import stop_on_signal
@@ -191,9 +192,11 @@ def redis(port: Port = None) -> None:
 @app.command()
 def kafka(
     port: Port = None,
-    partitions: Annotated[int, typer.Option(min=1, help="Of exposures and events; fixed at creation.")] = 32,
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Partitions of exposures and events; fixed at creation.")
+    ] = 32,
 ) -> None:
-    """Run Apache Kafka that keeps its log under RINGSIDE_HOME until stopped; prints how to reach it."""
+    """Run Apache Kafka with its log under RINGSIDE_HOME until stopped; print the settings of its clients."""
     from services.local_servers.kafka import LocalKafka
     from services.local_servers.process import hold, require_free
     from services.runtime.process import stop_on_signal
@@ -209,7 +212,7 @@ def kafka(
 
 @app.command()
 def rebuild() -> None:
-    """Put back what Redis lost: experiments, sums, pins, items, features. Takes nothing away."""
+    """Restore what Redis lost: experiments, sums, pins, items, features. Deletes nothing."""
     from services.cli.rebuild import run
 
     raise typer.Exit(min(1, run(Settings())))
@@ -217,22 +220,22 @@ def rebuild() -> None:
 
 @app.command()
 def topics() -> None:
-    """Create what is missing of the topics on the configured broker, with RINGSIDE_KAFKA_PARTITIONS."""
+    """Create missing topics on the configured broker, with RINGSIDE_KAFKA_PARTITIONS."""
     from services import bootstrap
 
     settings = Settings()
     created = bootstrap.log_admin(settings).create_topics(settings.kafka_partitions)
-    typer.echo(f"created: {', '.join(created)}" if created else "every topic is there")
+    typer.echo(f"created: {', '.join(created)}" if created else "every topic exists")
 
 
 @app.command()
 def health(
     process: Annotated[str, typer.Argument(help="recommend, console, shop, or a worker: attribution …")],
     within_s: Annotated[
-        float, typer.Option("--within", callback=_positive, help="Seconds a worker may be silent.")
+        float, typer.Option("--within", callback=_positive, help="Longest silence of a worker, in seconds.")
     ] = 30.0,
 ) -> None:
-    """Health check of a process on this host: exit status 0, or 1 with what is wrong."""
+    """Check the health of a process on this host: exit status 0, or 1 with the reason."""
     from services.runtime.liveness import complaint
 
     problem = complaint(Settings(), process, within_s)
@@ -244,7 +247,7 @@ def health(
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for machines.")] = False,
 ) -> None:
-    """Look at settings, Redis, broker, features, models, disk, clocks, processes; say what to do."""
+    """Check settings, Redis, broker, features, models, disk, clocks and processes; say what to do."""
     from services.doctor.app import run
 
     raise typer.Exit(run(as_json=as_json))
@@ -253,7 +256,7 @@ def doctor(
 @app.command("champion-only")
 def champion_only(
     on: Annotated[str, typer.Argument(help="on, off or show.", metavar="on|off|show")],
-    reason: Annotated[str, typer.Option(help="Why; kept in the file.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason; kept in the file.")] = "",
 ) -> None:
     """The kill switch: while on, every replica serves the champion only. Needs neither Redis nor Kafka."""
     from services.control.kill_switch import command
@@ -262,8 +265,7 @@ def champion_only(
 
 
 def main() -> None:
-    """Entry point: a RingsideError, or a setting that makes no sense, is one line on stderr, not a
-    traceback."""
+    """Entry point. A RingsideError or an invalid setting is one line on stderr instead of a traceback."""
     try:
         app()
     except RingsideError as error:

@@ -1,4 +1,4 @@
-"""The analysts' console: one small web server beside a thread that follows the decision log."""
+"""`ringside console`: the analysts' web server, with a thread that follows the decision log."""
 
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -78,7 +78,7 @@ def plotting_script(digest: str) -> Response:
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Starts without Kafka and Redis, and says on the page what is missing."""
+    """Serve until SIGTERM or SIGINT. Starts without Kafka and Redis; pages name what is missing."""
     bootstrap.configure_logging(settings, "console")
     many_connections()
     follower = Follower(

@@ -1,4 +1,4 @@
-"""The process `ringside recommend`."""
+"""`ringside recommend`: serve recommendations over HTTP, with one process or several workers."""
 
 import contextlib
 import gc
@@ -9,7 +9,7 @@ import socket
 from collections import deque
 from multiprocessing.connection import Connection
 
-import scipy.linalg.lapack  # noqa: F401 (the BLAS of models: only libraries that are loaded can be limited)
+import scipy.linalg.lapack  # noqa: F401 (the BLAS of models; only a loaded library can be limited)
 import uvicorn
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
@@ -34,8 +34,8 @@ KEEP_ALIVE_S = 5  # an idle connection is closed after this
 
 
 def run(settings: Settings) -> None:
-    """Serve until a signal. Raises ConfigurationError at once when keys are missing or wrong, or the topics
-    have another number of partitions."""
+    """Serve until a signal. Raises ConfigurationError at once if keys are missing or invalid, or if the
+    topics have another number of partitions."""
     Keys.of(settings)
     signing_keys(settings)
     _check_partitions(settings)
@@ -47,8 +47,8 @@ def run(settings: Settings) -> None:
 
 
 def _check_partitions(settings: Settings) -> None:
-    """A slate and its clicks must lie where the workers look for them. Without a broker nobody knows, and the
-    champion is served all the same; the producer looks again when one comes, and refuses records then."""
+    """Check that a slate and its clicks will be in the partitions that the workers read. Without a broker the
+    champion is served anyway; the producer checks once a broker answers, and rejects records then."""
     with contextlib.suppress(UnavailableError):
         bootstrap.check_partitions(settings)
 
@@ -64,8 +64,7 @@ def serve(settings: Settings, listening: socket.socket, parent: Connection | Non
     server = DrainingServer(serving_config(settings, app), settings.drain_s, leaving, parent, scraped)
     log.info("http://%s:%d", settings.host, listening.getsockname()[1])
     _collect_rarely()
-    # One row times one matrix is too little work for BLAS threads: they only take the other core from its
-    # process.
+    # One row times one matrix is too little work for BLAS threads, which would slow the other processes.
     with threadpool_limits(1, "blas"), contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
 
@@ -73,14 +72,14 @@ def serve(settings: Settings, listening: socket.socket, parent: Connection | Non
 def _scraped(
     settings: Settings, app: FastAPI, parent: Connection | None
 ) -> contextlib.AbstractContextManager[None]:
-    """Our own metrics port, unless a supervisor has one for all of its workers."""
+    """The metrics port of this process, unless a supervisor has one for all workers."""
     if parent is not None:
         return contextlib.nullcontext()
     return scraped_registry(settings, "recommend", app.state.parts.metrics.exposed)
 
 
 def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
-    """How the API is served."""
+    """uvicorn's configuration of the API."""
     metrics = app.state.parts.metrics
     return uvicorn.Config(
         hot_path(app),
@@ -97,7 +96,7 @@ def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 
 
 def _collect_rarely() -> None:
-    """Answers leave next to no cycles behind, and the collector's rounds cost 80 of 300 µs an answer."""
+    """Collect garbage rarely: answers leave almost no cycles, and it costs 80 of 300 µs an answer."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
@@ -125,7 +124,7 @@ def compose(settings: Settings) -> Deps:
 
 
 class Ids:
-    """Random 128-bit ids in hex, for any thread; the system is asked once for 256 of them (5 µs a call)."""
+    """Random 128-bit ids in hex, for any thread. One system call (5 µs) makes 256 of them."""
 
     def __init__(self) -> None:
         self._ready: deque[str] = deque()

@@ -72,7 +72,7 @@ def test_a_reload_under_load_loses_no_request(service: RecommendService) -> None
         return seen, done
 
     seen, done = asyncio.run(story())
-    assert (done.returncode, done.stdout) == (0, b"every worker is replaced\n")
+    assert (done.returncode, done.stdout) == (0, b"every worker was replaced\n")
     assert (seen.failed, seen.broken, set(seen.statuses)) == ([], 0, {200})
     assert seen.closed_politely > 0
     after = {worker.pid for worker in service.workers()}
