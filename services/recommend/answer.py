@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from cachetools import LRUCache
+
 from services.errors import UnavailableError
 from services.messages.events import EXPOSURES, Exposure, encode
 from services.ports.event_log import Record
@@ -23,7 +25,6 @@ from services.recommend.slate_request import Ask, check
 from services.recommend.snapshot.circuit_breaker import Breaker
 from services.recommend.snapshot.snapshot import Serving
 from services.runtime.log_context import RECOMMENDATION
-from services.runtime.lru import Recent
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Answering:
         self._tokens = tokens
         self._metrics = metrics
         self._breaker = Breaker(limit=5, rest_s=1.0)
-        self._rows: Recent[str, UserRow] = Recent(10_000)
+        self._rows: LRUCache[str, UserRow] = LRUCache(10_000)
         self._replacing: set[asyncio.Task[None]] = set()
 
     async def answer(self, ask: Ask) -> Answer:
@@ -110,7 +111,7 @@ class Answering:
                 self._breaker.failed(time.monotonic())
             else:
                 self._breaker.succeeded()
-                self._rows.put(key, row)
+                self._rows[key] = row
                 if stored is None and pin is not None:  # pins were lost, and are being put back
                     return row, unreachable(serving, proposal), ["no_pins"]
                 assigned = settle(serving, proposal, stored, written)

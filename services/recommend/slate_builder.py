@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+from cachetools import LRUCache
 from msgspec import UNSET
 from numpy.typing import NDArray
 
@@ -20,7 +21,6 @@ from services.recommend.slate_request import Ask, allowed
 from services.recommend.snapshot.catalogue_index import Shelf
 from services.recommend.snapshot.model_runner import ModelFailedError, Placed
 from services.recommend.snapshot.snapshot import Champion, Serving
-from services.runtime.lru import Recent
 
 POPULAR = "popular"  # answered_by and model version of slates that no model made
 NOTHING = Ranking(np.empty(0, np.int32), np.empty(0, np.float32))
@@ -54,7 +54,7 @@ class Slates:
         self._threads = threads
         self._share = category_share
         self._now_s = now_s
-        self._last: Recent[tuple[str, str, str | None], list[SlateItem]] = Recent(10_000)
+        self._last: LRUCache[tuple[str, str, str | None], list[SlateItem]] = LRUCache(10_000)
 
     async def make(self, serving: Serving, arm: str, ask: Ask, row: UserRow) -> Made:
         """The slate of `arm`, degraded step by step where a step fails; never an error because a model is
@@ -168,7 +168,7 @@ class Slates:
 
     def _remember(self, ask: Ask, items: list[SlateItem], notes: list[str]) -> None:
         if not notes and ask.visitor.key is not None and ask.given is None:
-            self._last.put(_memory_key(ask), items)
+            self._last[_memory_key(ask)] = items
 
 
 def _made(chosen: Chosen, answered_by: str, version: str, notes: list[str], ask: Ask) -> Made:

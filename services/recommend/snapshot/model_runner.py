@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from models.recommender import KINDS, Query, Ranking, Recommender
@@ -17,7 +18,6 @@ from services.errors import RingsideError
 from services.ports.features import UserRow
 from services.recommend.snapshot.catalogue_index import Shelf
 from services.recommend.snapshot.circuit_breaker import Breaker
-from services.runtime.lru import Recent
 
 _kind = {kind: code for code, kind in enumerate(KINDS)}.get
 # A model whose answers take longer than this while it is tried out never runs on the event loop.
@@ -162,7 +162,7 @@ class Placed:
     shelf: Shelf
     to_shelf: NDArray[np.int32]
     live: NDArray[np.bool_] | None
-    _known: Recent[str, "_Translated"] = field(default_factory=lambda: Recent(REMEMBERED))
+    _known: LRUCache[str, "_Translated"] = field(default_factory=lambda: LRUCache(REMEMBERED))
 
     def query(self, row: UserRow, context: list[str], now_s: float, key: str | None = None) -> Query:
         """The user as this model sees them: items that it does not know are left out. `key`: whose row it
@@ -171,7 +171,7 @@ class Placed:
         if known is None or known.row is not row:
             known = _translated(row, self.fitted.index)
             if key is not None:
-                self._known.put(key, known)
+                self._known[key] = known
         index = self.fitted.index
         on_page = [index[item] for item in context if item in index]
         return Query(known.recent, known.at_s, known.kinds, now_s, np.array(on_page, np.int32))
