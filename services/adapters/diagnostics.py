@@ -12,7 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from services.adapters.feast.feature_store import registry_file
 from services.adapters.feast.schemas import SCHEMAS
-from services.adapters.kafka.client import answering, connection
+from services.adapters.kafka.client import connection, kafka_errors
 from services.adapters.kafka.consumer import KafkaEventConsumer
 from services.adapters.redis.client import connect, redis_errors
 from services.messages.topics import TOPICS, topic_partitions
@@ -50,7 +50,7 @@ def _snapshots(client: redis.Redis) -> bool:
 
 def topic_facts(settings: Settings, topics: tuple[str, ...]) -> dict[str, TopicFacts]:
     """Raises UnavailableError."""
-    with answering(settings):
+    with kafka_errors(settings):
         client = KafkaAdminClient(
             **connection(settings), bootstrap_timeout_ms=settings.broker_ack_deadline_ms
         )

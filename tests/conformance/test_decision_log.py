@@ -37,7 +37,7 @@ def enter(state: Experiment, arm: str = "als") -> Decision:
 
 def held_decisions(log: KafkaDecisionLog) -> int:
     """How many records a log keeps in memory."""
-    kept = [part for part in vars(log._ledger).values() if isinstance(part, dict)]
+    kept = [part for part in vars(log._projection).values() if isinstance(part, dict)]
     return sum(isinstance(found, Decision) for part in kept for of in part.values() for found in _all(of))
 
 
@@ -326,7 +326,7 @@ def test_a_long_log_is_read_to_its_end(broker, monkeypatch):
     state = log.append(start())
     for arm in range(10):
         state = log.append(enter(state, f"arm{arm}"))
-    reader, _ = slow_log(broker, cache, monkeypatch, 0.9 * decision_log.STILL_S)
+    reader, _ = slow_log(broker, cache, monkeypatch, 0.9 * decision_log.STALLED_S)
     assert reader.catch_up() == {EXPERIMENT: state}
 
 
@@ -337,12 +337,12 @@ def test_a_stalled_log_is_unavailable_and_loses_nothing_read(broker, monkeypatch
     other = changed(start(), experiment="another")
     log.append(other)
     state = log.append(start())
-    reader, consumer = slow_log(broker, cache, monkeypatch, 0.9 * decision_log.STILL_S)
+    reader, consumer = slow_log(broker, cache, monkeypatch, 0.9 * decision_log.STALLED_S)
     with monkeypatch.context() as still:
         polled = consumer.poll
         left = [polled]
         still.setattr(consumer, "poll", lambda *given: left.pop()(*given) if left else nothing(consumer))
-        with pytest.raises(UnavailableError, match="stood still for 10 s at offset 1; its end is 2"):
+        with pytest.raises(UnavailableError, match="no record for 10 s at offset 1; its end is 2"):
             reader.catch_up()
     cache.forget()
     assert reader.catch_up()[EXPERIMENT] == state
@@ -400,14 +400,14 @@ def test_a_reader_that_fails_resumes_at_that_record(broker, monkeypatch):
     log = topic_log(broker, cache)
     log.append(enter(log.append(start())))
     other = topic_log(broker, MemoryStateCache())
-    take, failing = other._ledger.take, [True]
+    apply, failing = other._projection.apply, [True]
 
     def fails_once(offset: int, decision: Decision) -> bool:
         if failing.pop() if failing else False:
             raise RuntimeError("a bug")
-        return take(offset, decision)
+        return apply(offset, decision)
 
-    monkeypatch.setattr(other._ledger, "take", fails_once)
+    monkeypatch.setattr(other._projection, "apply", fails_once)
     with pytest.raises(RuntimeError, match="a bug"):
         other.catch_up()
     assert other.catch_up() == log.catch_up()
@@ -433,7 +433,7 @@ def test_an_append_is_confirmed_even_if_others_appended_since(broker, monkeypatc
 def test_a_log_without_history_keeps_nothing_a_record(broker):
     log = topic_log(broker, MemoryStateCache(), history=False)
     state = log.append(start())
-    held = [len(part) for part in vars(log._ledger).values() if isinstance(part, dict)]
+    held = [len(part) for part in vars(log._projection).values() if isinstance(part, dict)]
     for _ in range(10):
         state = log.append(commands.resume(log.append(commands.pause(state, ORIGIN)), ORIGIN))
-    assert [len(part) for part in vars(log._ledger).values() if isinstance(part, dict)] == held
+    assert [len(part) for part in vars(log._projection).values() if isinstance(part, dict)] == held

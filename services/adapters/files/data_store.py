@@ -214,7 +214,8 @@ def _codes(column: pa.ChunkedArray, vocabulary: NDArray[np.str_], name: str) -> 
         raise ConfigurationError(
             f"damaged data version: {codes.null_count} interactions with an unknown {name}"
         )
-    return codes.to_numpy().astype(np.int32)
+    indices: NDArray[np.int32] = codes.to_numpy().astype(np.int32)
+    return indices
 
 
 def _strings(column: pa.ChunkedArray) -> NDArray[np.str_]:

@@ -1,4 +1,4 @@
-"""What every Kafka client of Ringside has in common: how it connects, and how its errors are told."""
+"""Connection options and translation of errors, for every client of kafka-python."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +9,13 @@ from kafka.errors import KafkaError
 from services.errors import UnavailableError
 from services.settings import Settings
 
-# The protocol spoken. Always set: without it a client's constructor blocks until a broker answers.
+# Version of the protocol. It is always set, because otherwise a client's constructor blocks until a broker
+# answers.
 API_VERSION = {"embedded": (2, 3), "kafka": (4, 0)}
 
 
 def connection(settings: Settings) -> dict[str, Any]:
-    """Options of every client: where, which protocol, and back within a second of the broker's return."""
+    """Options of every client. A client reconnects within a second after the broker's return."""
     return {
         "bootstrap_servers": settings.kafka_bootstrap.split(","),
         "api_version": API_VERSION[settings.kafka_mode],
@@ -25,11 +26,11 @@ def connection(settings: Settings) -> dict[str, Any]:
 
 
 @contextmanager
-def answering(settings: Settings) -> Iterator[None]:
-    """Turn what the client raises when the broker doesn't answer into UnavailableError."""
+def kafka_errors(settings: Settings) -> Iterator[None]:
+    """Translate errors of the client to UnavailableError."""
     try:
         yield
     except (KafkaError, OSError) as error:
-        name, said = type(error).__name__, str(error)
-        problem = said if said.startswith(name) else f"{name}: {said}"
+        name, message = type(error).__name__, str(error)
+        problem = message if message.startswith(name) else f"{name}: {message}"
         raise UnavailableError(f"broker {settings.kafka_bootstrap}", problem) from error

@@ -1,7 +1,7 @@
-"""Records as kafka-python reads them, with any bytes as the name of a header.
+"""A patch that lets kafka-python read header names that are not UTF-8.
 
-Brokers take any bytes. kafka-python decodes them as UTF-8, refuses the record, and its next `poll` never
-returns: one record would stop every reader of its partition for good.
+Brokers accept any bytes. kafka-python decodes names as UTF-8, rejects the record, and its next `poll` never
+returns. So one record would stop every reader of its partition for good.
 """
 
 from typing import Any
@@ -11,10 +11,12 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import decode_varint
 
 
-class LenientHeaderBatch(DefaultRecordBatch):
-    """A batch (message format 2) in which names that are no UTF-8 have `?` for each byte that is no ASCII."""
+class LenientHeaderBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
+    """A record batch (message format 2). In names that are not UTF-8 each byte outside ASCII is read as
+    `?`."""
 
-    __slots__ = ()
+    _buffer: bytes | bytearray
+    _pos: int
 
     def _read_msg(self, **options: Any) -> Any:
         try:
@@ -25,12 +27,12 @@ class LenientHeaderBatch(DefaultRecordBatch):
 
 
 def patch_kafka_python() -> None:
-    """From now on kafka-python's consumers read batches as ours; idempotent."""
+    """Make the consumers of kafka-python read batches as LenientHeaderBatch; idempotent."""
     memory_records.DefaultRecordBatch = LenientHeaderBatch
 
 
 def _readable(buffer: bytes | bytearray, start: int) -> bytearray:
-    """`buffer` with readable names in the record that begins at `start`. Layout: Kafka's message format 2."""
+    """Copy `buffer` with readable names in the record that begins at `start` (layout: message format 2)."""
     changed = bytearray(buffer)
     _, pos = decode_varint(changed, start)  # length
     pos += 1  # attributes
@@ -51,6 +53,6 @@ def _readable(buffer: bytes | bytearray, start: int) -> bytearray:
 
 
 def _after(buffer: bytearray, pos: int) -> int:
-    """Where a value with its length before it (-1: null) ends."""
+    """Position after a value whose length precedes it (-1: null)."""
     length, pos = decode_varint(buffer, pos)
-    return pos + max(0, length)
+    return int(pos + max(0, length))

@@ -1,8 +1,8 @@
-"""EventProducer over librdkafka: idempotent, behind a bounded queue, on its own threads.
+"""EventProducer over librdkafka: idempotent, behind bounded queues, on threads of its own.
 
-There are two lanes, each with a thread and a connection, because not all records deserve the same patience:
-somebody waits for the acknowledgement of an event or a decision, while an exposure may reach the log as long
-as it counts.
+There are two queues, each with a thread and a connection, because records need different deadlines. A caller
+waits for the acknowledgement of an event or a decision, whereas an exposure may reach the log as long as it
+counts.
 """
 
 import threading
@@ -15,47 +15,51 @@ from services.messages.events import ACTIVITY, DEAD_LETTERS, EXPOSURES
 from services.ports.event_log import Record
 from services.settings import Settings
 
-NOBODY_WAITS = frozenset({EXPOSURES, ACTIVITY, DEAD_LETTERS})
-LINGER_S = 0.05  # of the patient lane: fewer, larger requests; at 1,400 records a second half the CPU of 5 ms
+BACKGROUND_TOPICS = frozenset({EXPOSURES, ACTIVITY, DEAD_LETTERS})  # no caller waits for these records
+LINGER_S = (
+    0.05  # of background records: fewer, larger requests; at 1,400 records a second half the CPU of 5 ms
+)
 
 
 class KafkaEventProducer:
-    """EventProducer to the configured broker. Starts without one and finds it when it comes (back)."""
+    """EventProducer to the configured broker. It starts without a broker and connects when there is one."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._lanes: dict[bool, ProducerQueue] = {}
+        self._queues: dict[bool, ProducerQueue] = {}
         self._lock = threading.Lock()
 
     def send(
         self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> "Future[Record]":
-        """Queue a record. Its future fails with UnavailableError when the queue is full, or when the broker
-        has not acknowledged within `broker_ack_deadline_ms` (exposures, activity rows, dead letters:
-        `lateness_s`).
+        """See EventProducer. The deadline is `broker_ack_deadline_ms`; `lateness_s` for BACKGROUND_TOPICS.
 
-        A record whose future failed may still be in the log: a broker that hung can't be asked.
+        A record whose future failed may be in the log nevertheless, because a broker that hung cannot be
+        asked.
         """
-        return self._lane(topic in NOBODY_WAITS).submit(topic, key, value, headers)
+        return self._queue(topic in BACKGROUND_TOPICS).submit(topic, key, value, headers)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until nothing is queued; False if that took longer."""
+        """See EventProducer."""
         end = time.monotonic() + timeout_s
-        return all(lane.flush(end - time.monotonic()) for lane in list(self._lanes.values()))
+        return all(queue.flush(end - time.monotonic()) for queue in list(self._queues.values()))
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Flush and stop; what is left fails with UnavailableError. Idempotent."""
+        """See EventProducer. Records that are left fail with UnavailableError. Idempotent."""
         end = time.monotonic() + timeout_s
-        for lane in list(self._lanes.values()):
-            lane.close(max(0.0, end - time.monotonic()))
+        for queue in list(self._queues.values()):
+            queue.close(max(0.0, end - time.monotonic()))
 
-    def _lane(self, patient: bool) -> "ProducerQueue":
-        lane = self._lanes.get(patient)
-        if lane is not None:
-            return lane
+    def _queue(self, background: bool) -> ProducerQueue:
+        queue = self._queues.get(background)
+        if queue is not None:
+            return queue
         with self._lock:
-            if patient not in self._lanes:
-                prompt_s = self._settings.broker_ack_deadline_ms / 1_000
-                patience_s = max(prompt_s, self._settings.lateness_s) if patient else prompt_s
-                self._lanes[patient] = ProducerQueue(self._settings, patience_s, LINGER_S if patient else 0.0)
-            return self._lanes[patient]
+            if background not in self._queues:
+                timeout_s = self._settings.broker_ack_deadline_ms / 1_000
+                if background:
+                    timeout_s = max(timeout_s, self._settings.lateness_s)
+                self._queues[background] = ProducerQueue(
+                    self._settings, timeout_s, LINGER_S if background else 0.0
+                )
+            return self._queues[background]
