@@ -102,8 +102,8 @@ def _definitions(topics: list[str], partitions: int) -> dict[str, dict[str, Any]
 def _check(topic: str, has: int, wanted: int) -> None:
     if has != wanted:
         raise ConfigurationError(
-            f"kafka_partitions: topic {topic} has {has} partitions, not {wanted}. The number is fixed "
-            f"at creation. Set RINGSIDE_KAFKA_PARTITIONS to that of {EXPOSURES} and {EVENTS}, or recreate them."
+            f"kafka_partitions: topic {topic} has {has} partitions, not {wanted}. The number is fixed at "
+            f"creation. Set RINGSIDE_KAFKA_PARTITIONS to that of {EXPOSURES} and {EVENTS}, or recreate them."
         )
 
 

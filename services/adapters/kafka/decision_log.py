@@ -77,10 +77,8 @@ class DecisionProjection:
 
     def apply(self, offset: int, decision: Decision) -> bool:
         """Fold one record. Returns whether the state changed."""
-        name = decision.experiment
-        if decision.revision > self.revision(name) + 1 and not self.load_snapshot(
-            name, decision.revision - 1
-        ):
+        name, previous = decision.experiment, decision.revision - 1
+        if previous > self.revision(name) and not self.load_snapshot(name, previous):
             self.void += 1
             logger.error("decisions/%d skips a revision after %d of %s", offset, self.revision(name), name)
             return False
