@@ -210,11 +210,11 @@ def test_the_brokers_clock_stamps_records_whatever_the_client_says(
 def test_after_a_fatal_error_a_new_client_goes_on(embedded_broker: Any, producer_to: Any) -> None:
     producer = producer_to(embedded_broker, broker_ack_deadline_ms=20_000)
     assert failure(producer.send(EVENTS, "ada", b"before")) is None
-    (lane,) = producer._lanes.values()
-    first = lane._client
-    lane._broken = True  # as its delivery reports say when idempotence is lost
+    (queue,) = producer._queues.values()
+    first = queue._client
+    queue._fatal = True  # as its delivery reports say when idempotence is lost
     end = time.monotonic() + 30
-    while lane._client is first and time.monotonic() < end:
+    while queue._client is first and time.monotonic() < end:
         time.sleep(0.01)
-    assert lane._client is not first
+    assert queue._client is not first
     assert failure(producer.send(EVENTS, "ada", b"after")) is None
