@@ -1,4 +1,4 @@
-"""What Redis, the broker and Feast's registry say of themselves: facts, which `ringside doctor` judges."""
+"""Facts about Redis, the broker and Feast's registry, which `ringside doctor` examines."""
 
 import sqlite3
 import time
@@ -21,7 +21,7 @@ from services.settings import Settings
 
 
 def redis_facts(settings: Settings) -> RedisFacts:
-    """Raises UnavailableError."""
+    """See Diagnostics."""
     client = connect(settings)
     with redis_errors(settings), closing(client):
         client.ping()
@@ -29,7 +29,7 @@ def redis_facts(settings: Settings) -> RedisFacts:
         client.ping()
         ping_s = time.perf_counter() - began
         seconds, micros = client.time()
-        ours_s = time.time() - ping_s / 2
+        local_s = time.time() - ping_s / 2
         info = client.info()
         return RedisFacts(
             version=str(info["redis_version"]),
@@ -37,30 +37,28 @@ def redis_facts(settings: Settings) -> RedisFacts:
             eviction_policy=str(info.get("maxmemory_policy", "")),
             max_bytes=int(info.get("maxmemory", 0)),
             persistent=bool(info.get("aof_enabled")) or _snapshots(client),
-            clock_ahead_s=seconds + micros / 1e6 - ours_s,
+            clock_ahead_s=seconds + micros / 1e6 - local_s,
         )
 
 
 def _snapshots(client: redis.Redis) -> bool:
     try:
         return bool(client.config_get("save").get("save"))
-    except redis.ResponseError:  # a managed Redis tells nobody; its operator knows
+    except redis.ResponseError:  # a managed Redis forbids the command; its operator must know
         return True
 
 
 def topic_facts(settings: Settings, topics: tuple[str, ...]) -> dict[str, TopicFacts]:
-    """Raises UnavailableError."""
+    """See Diagnostics."""
     with kafka_errors(settings):
         client = KafkaAdminClient(
             **connection(settings), bootstrap_timeout_ms=settings.broker_ack_deadline_ms
         )
         with closing(client):
-            told = {topic["name"]: topic for topic in client.describe_topics(list(topics))}
-            known = {name: topic for name, topic in told.items() if not topic["error_code"]}
-            found = {name: len(topic["partitions"]) for name, topic in known.items()}
-            there = [topic for topic in topics if topic in found]
-            configs = _configs(client, there) if settings.kafka_mode == "kafka" and there else {}
-    return {topic: TopicFacts(found.get(topic, 0), configs.get(topic, {})) for topic in topics}
+            described = [topic for topic in client.describe_topics(list(topics)) if not topic["error_code"]]
+            counts = {topic["name"]: len(topic["partitions"]) for topic in described}
+            configs = _configs(client, list(counts)) if settings.kafka_mode == "kafka" and counts else {}
+    return {topic: TopicFacts(counts.get(topic, 0), configs.get(topic, {})) for topic in topics}
 
 
 def _configs(client: KafkaAdminClient, topics: list[str]) -> dict[str, dict[str, str]]:
@@ -75,24 +73,22 @@ def _configs(client: KafkaAdminClient, topics: list[str]) -> dict[str, dict[str,
 
 
 def newest_records(settings: Settings, topic: str) -> list[tuple[int, bytes]]:
-    """(append time in ms, value) of the newest record of each partition that has one. Raises
-    UnavailableError."""
+    """See Diagnostics."""
     consumer = KafkaEventConsumer(settings)
     with closing(consumer):
         count = topic_partitions(topic, settings.kafka_partitions)
         ends = consumer.end_offsets((topic, partition) for partition in range(count))
-        places = {pair: end - 1 for pair, end in ends.items() if end > 0}
-        found: dict[int, tuple[int, bytes]] = {}
-        consumer.assign(places)
+        newest = {pair: end - 1 for pair, end in ends.items() if end > 0}
+        records: dict[int, tuple[int, bytes]] = {}
+        consumer.assign(newest)
         deadline = time.monotonic() + settings.broker_ack_deadline_ms / 1_000
-        while len(found) < len(places) and time.monotonic() < deadline:
-            found |= {record.partition: (record.append_ms, record.value) for record in consumer.poll(0.1)}
-    return list(found.values())
+        while len(records) < len(newest) and time.monotonic() < deadline:
+            records |= {record.partition: (record.append_ms, record.value) for record in consumer.poll(0.1)}
+    return list(records.values())
 
 
 def registered_views(settings: Settings) -> list[str] | None:
-    """Feature views in Feast's registry; None: there is no registry. Reads the file itself: importing Feast
-    takes seconds."""
+    """See Diagnostics. Reads the file itself, because importing Feast takes seconds."""
     file: Path = registry_file(settings)
     if not file.exists():
         return None
@@ -105,26 +101,26 @@ def registered_views(settings: Settings) -> list[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class LiveDiagnostics:
-    """The servers that `settings` name."""
+    """See `services.ports.Diagnostics`; examines the servers that `settings` name."""
 
     settings: Settings
 
     def redis(self) -> RedisFacts:
-        """Facts about Redis. Raises UnavailableError."""
+        """See Diagnostics."""
         return redis_facts(self.settings)
 
     def topics(self) -> dict[str, TopicFacts]:
-        """Facts about every topic of Ringside. Raises UnavailableError."""
+        """See Diagnostics."""
         return topic_facts(self.settings, TOPICS)
 
     def newest_records(self, topic: str) -> list[tuple[int, bytes]]:
-        """(append time in ms, value) of the newest record of each partition that has one."""
+        """See Diagnostics."""
         return newest_records(self.settings, topic)
 
     def registered_views(self) -> list[str] | None:
-        """Feature views in Feast's registry; None: there is no registry."""
+        """See Diagnostics."""
         return registered_views(self.settings)
 
     def required_views(self) -> tuple[str, ...]:
-        """Feature views that processes read."""
+        """See Diagnostics."""
         return tuple(SCHEMAS)

@@ -1,4 +1,5 @@
-"""Columns of Feast's offline sources, one folder of Parquet files a view below `Settings.offline_path`."""
+"""Columns of Feast's offline sources, one folder of Parquet files for each view below
+`Settings.offline_path`."""
 
 import pyarrow as pa
 

@@ -1,7 +1,7 @@
 """Imported data versions as Parquet folders: `<root>/<version>/…` and the text file `<root>/current`.
 
 A version is the hash of its content, so importing the same data twice gives the same folder. A folder is
-written under a temporary name and renamed; the pointer is replaced last. A reader therefore sees a whole
+written under a temporary name and renamed, and the pointer is replaced last, so a reader sees a complete
 version or none.
 """
 
@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,21 +37,21 @@ class ParquetDataStore:
         self._root = root
 
     def current(self) -> str | None:
-        """The version that training uses; None before the first import."""
+        """See DataStore."""
         pointer = self._root / "current"
         return pointer.read_text().strip() or None if pointer.exists() else None
 
     def versions(self) -> list[str]:
-        """Versions present, oldest import first."""
-        found = [(json.loads(path.read_text())["created_at"], path.parent.name) for path in self._manifests()]
-        return [version for _, version in sorted(found)]
+        """See DataStore."""
+        dated = [(json.loads(path.read_text())["created_at"], path.parent.name) for path in self._manifests()]
+        return [version for _, version in sorted(dated)]
 
     def manifest(self, version: str | None = None) -> DataManifest:
-        """What a version says about itself: source, licence, window, counts, rules, shift_s, files."""
+        """See DataStore."""
         return self._verified(version)[1]
 
     def load(self, version: str | None = None) -> Dataset:
-        """A version (None: the current one). Raises ConfigurationError if there is none, or it is damaged."""
+        """See DataStore."""
         folder, manifest = self._verified(version)
         catalogue = _catalogue(pq.read_table(folder / "items.parquet"))
         users = _strings(pq.read_table(folder / "users.parquet", columns=["user_id"])["user_id"])
@@ -60,28 +59,24 @@ class ParquetDataStore:
         return Dataset(manifest["version"], catalogue, interactions, manifest["source"], manifest["shift_s"])
 
     def catalogue_provenance(self, version: str) -> CatalogueProvenance:
-        """What the catalogue of this version knows. Reads the manifest alone, so it may be asked often;
-        one from before this was noted knows nothing."""
-        said = self._manifest(version).get("catalogue")
-        if said is None:
+        """See DataStore. Only the manifest is read, so frequent calls are cheap. Manifests of older releases
+        have no provenance."""
+        catalogue = self._manifest(version).get("catalogue")
+        if catalogue is None:
             return CatalogueProvenance()
-        as_of_ms = int(datetime.fromisoformat(said["as_of"]).timestamp() * 1_000)
-        return CatalogueProvenance(as_of_ms, frozenset(said["fields"]))
+        as_of_ms = int(datetime.fromisoformat(catalogue["as_of"]).timestamp() * 1_000)
+        return CatalogueProvenance(as_of_ms, frozenset(catalogue["fields"]))
 
     def table(self, name: str, version: str | None = None) -> pa.Table:
-        """One table of a version as imported ("items", "users", "interactions", perhaps "holdout")."""
+        """See DataStore."""
         folder, manifest = self._verified(version)
         if f"{name}.parquet" not in manifest["files"]:
             raise ConfigurationError(f"data version {manifest['version']} has no table {name!r}")
         return pq.read_table(folder / f"{name}.parquet")
 
     def load_holdout(self, version: str | None = None) -> Interactions:
-        """What happened after the split, over the catalogue of the same version and the users it names
-        itself.
-
-        Interactions with items that are not in the catalogue (first sold after the split) are left out.
-        Raises ConfigurationError if the version was imported without a split.
-        """
+        """See DataStore. Its users are those of the holdout itself. Interactions with items that are not in
+        the catalogue (first sold after the split) are left out."""
         folder, manifest = self._verified(version)
         if f"{HOLDOUT}.parquet" not in manifest["files"]:
             raise ConfigurationError(
@@ -89,21 +84,23 @@ class ParquetDataStore:
             )
         items = _strings(pq.read_table(folder / "items.parquet", columns=["item_id"])["item_id"])
         lines = _read_lines(folder, HOLDOUT)
-        known = lines.filter(pc.is_in(lines["item_id"].cast(pa.string()), value_set=pa.array(items)))
-        return _interactions(known, items, np.unique(_strings(known["user_id"])))
+        in_catalogue = lines.filter(pc.is_in(lines["item_id"].cast(pa.string()), value_set=pa.array(items)))
+        return _interactions(in_catalogue, items, np.unique(_strings(in_catalogue["user_id"])))
 
     def write(self, tables: Mapping[str, pa.Table], facts: DataFacts) -> str:
-        """Store `tables` (TABLES, perhaps HOLDOUT) with what is known about them, and make them current.
+        """See DataStore. `tables`: TABLES, perhaps HOLDOUT.
 
-        Adds version, format, counts and file hashes to `facts`. Returns the version, the same for same
-        content; of content that is there already only `catalogue` (what `imported` answers) is noted anew.
+        The manifest is `facts` with version, format, counts and file hashes. If the same content was imported
+        before, only the catalogue's provenance changes.
         """
         version = content_hash(tables)
-        if (self._root / version / "manifest.json").exists():
-            self._note(version, {"catalogue": facts["catalogue"]})
+        path = self._root / version / "manifest.json"
+        if path.exists():
+            known = {**json.loads(path.read_text()), "catalogue": facts["catalogue"]}
+            write_atomically(path, json.dumps(known, indent=1))
         else:
             self._write_folder(version, tables, facts)
-        self._point_at(version)
+        write_atomically(self._root / "current", version + "\n")
         return version
 
     def _write_folder(self, version: str, tables: Mapping[str, pa.Table], facts: DataFacts) -> None:
@@ -124,13 +121,6 @@ class ParquetDataStore:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _note(self, version: str, facts: Mapping[str, Any]) -> None:
-        path = self._root / version / "manifest.json"
-        write_atomically(path, json.dumps({**json.loads(path.read_text()), **facts}, indent=1))
-
-    def _point_at(self, version: str) -> None:
-        write_atomically(self._root / "current", version + "\n")
-
     def _manifests(self) -> list[Path]:
         return [path for path in self._root.glob("*/manifest.json") if not path.parent.name.startswith(".")]
 
@@ -141,7 +131,9 @@ class ParquetDataStore:
         folder, manifest = self._root / wanted, self._manifest(wanted)
         for name, digest in manifest["files"].items():
             if not (folder / name).exists() or _sha256(folder / name) != digest:
-                raise ConfigurationError(f"data version {wanted} is damaged: {name} is not what was imported")
+                raise ConfigurationError(
+                    f"data version {wanted} is damaged: {name} is not what was imported; import it again"
+                )
         return folder, manifest
 
     def _manifest(self, version: str) -> DataManifest:
@@ -160,7 +152,7 @@ class ParquetDataStore:
 
 
 def content_hash(tables: Mapping[str, pa.Table]) -> str:
-    """16 hex digits of the SHA-256 over names, types and values of all columns, whatever their chunks."""
+    """16 hex digits of the SHA-256 over names, types and values of all columns, independent of chunks."""
     digest = hashlib.sha256()
     for name in sorted(tables):
         table = tables[name].replace_schema_metadata(None).combine_chunks()

@@ -1,18 +1,17 @@
 """The lake on disk: `<root>/<topic>/date=YYYY-MM-DD/hour=HH/<log>-<partition>-<from>-<to>.parquet`.
 
-A file's name says which offsets it answers for, [from, to), of which log. A position is therefore never
-stored apart from the rows: where a partition goes on is the highest `to` among its files. Files appear
-whole, by a rename.
+A file's name has the log and the offsets [from, to) that it contains. So no position is stored apart from the
+rows: a partition continues at the highest `to` among its files. Files appear complete, by a rename.
 
-`<root>/.writers/<topic>-<partition>` names the one who may write a partition, and is locked while they do: a
-worker that hung while another one took its partitions can't add what the other wrote already. Where the locks
-of a file system don't hold between hosts, two workers may both write after a rebalance: then read each row of
-(log in the file's name, topic, partition, offset) once.
+The file `<root>/.writers/<topic>-<partition>` names the writer of a partition, and is locked while it writes.
+So a worker that hung while another one acquired its partitions cannot write the same rows again. On a file
+system whose locks do not work between hosts two workers may both write after a rebalance; then read each (log
+in the file's name, topic, partition, offset) once.
 
-Behind the name it notes two files: the last one, and the one that is about to be written. A file is noted
-before it appears, so the newest that is there is one of the two, whatever was killed when, and nobody reads
-through a hundred thousand names at a start. The files have the last word: if neither is there, or they are of
-another log, the folders are read through, once for all partitions of a topic.
+After the name the file lists two lake files: the last one, and the one that is about to be written. A lake
+file is listed before it appears, so the newest existing one is one of the two whenever a process is killed,
+and a start need not list a hundred thousand names. If neither exists, or they are of another log, the folders
+are listed, once for all partitions of a topic.
 """
 
 import fcntl
@@ -32,59 +31,57 @@ from services.errors import StalePositionError, UnavailableError
 from services.ports.lake import Span
 
 _NAME = re.compile(r"(?P<log>[0-9a-f]{8})-(?P<partition>\d+)-(?P<first>\d+)-(?P<after>\d+)\.parquet")
-NOTE_BYTES = 4_096
-Newest = tuple[str, Span]  # a file, below the folder of its topic, and what it answers for
+MAX_LIST_BYTES = 4_096
+LakeFile = tuple[str, Span]  # path below the folder of the topic, offsets
 
 
 class LakeFiles:
-    """Files of all topics below `root`; one writer a partition: the object that took it last."""
+    """See `services.ports.LakeFiles`. The files of all topics are below `root`."""
 
     def __init__(self, root: Path):
         self._root = root
         self._name = uuid.uuid4().hex.encode()
-        self._last: dict[tuple[str, int], str] = {}  # newest file of a (topic, partition) that is there
+        self._last: dict[tuple[str, int], str] = {}  # newest file of a (topic, partition)
 
     def log_tag(self, log_id: str) -> str:
-        """How file names call a log."""
+        """See LakeFiles."""
         return hashlib.sha256(log_id.encode()).hexdigest()[:8]
 
     def write(self, topic: str, span: Span, at_ms: int, rows: pa.Table) -> None:
-        """Write the rows of `span` as one file, in the folder of the hour of `at_ms`. Raises OSError (a full
-        disk); then there is no file."""
+        """See LakeFiles. Raises OSError (a full disk); then there is no file."""
         hour = datetime.fromtimestamp(at_ms / 1_000, UTC)
         path = f"date={hour:%Y-%m-%d}/hour={hour:%H}/{span.stem}.parquet"
-        self._note(topic, span.partition, path)
+        self._announce(topic, span.partition, path)
         write_parquet(rows, self._root / topic / path)
         self._last[topic, span.partition] = path
 
     def acquire(self, topic: str, partitions: Iterable[int], log: str) -> dict[int, int]:
-        """Write these partitions from now on, and nobody else; the offset after the last one that a file
-        answers for, of those that have a file of this log. Raises UnavailableError while another one writes;
-        call it again then."""
-        found = {}
+        """See LakeFiles."""
+        newest: dict[int, LakeFile | None] = {}
         for partition in sorted(partitions):
             with self._locked(topic, partition) as writer:
                 os.pwrite(writer, self._name, 0)
-                found[partition] = self._noted(topic, Span(log, partition, 0, 0), writer)
-        missing = {partition for partition, newest in found.items() if newest is None}
-        # The lock was ours once: whoever wrote before us has finished, and whoever takes it now displaces us.
-        found |= self._newest(topic, missing, log) if missing else {}
-        for partition, newest in found.items():
-            self._last[topic, partition] = newest[0] if newest else ""
-        return {partition: newest[1].after for partition, newest in found.items() if newest}
+                newest[partition] = self._listed(topic, Span(log, partition, 0, 0), writer)
+        missing = {partition for partition, file in newest.items() if file is None}
+        # This object had the lock, so the previous writer has finished, and a later one displaces this
+        # object.
+        newest |= self._newest(topic, missing, log) if missing else {}
+        for partition, file in newest.items():
+            self._last[topic, partition] = file[0] if file else ""
+        return {partition: file[1].after for partition, file in newest.items() if file}
 
     @contextmanager
     def hold(self, topic: str, partition: int) -> Iterator[None]:
-        """While this lasts nobody can take the partition. Raises StalePositionError if somebody has taken it
-        since `take`."""
+        """See LakeFiles."""
         with self._locked(topic, partition) as writer:
             if os.pread(writer, len(self._name), 0) != self._name:
-                raise StalePositionError(f"{topic}/{partition}: another worker writes it now")
+                raise StalePositionError(f"{topic}/{partition}: another worker has acquired it")
             yield
 
     @contextmanager
     def _locked(self, topic: str, partition: int) -> Iterator[int]:
-        """The kernel lets go of the lock of a process that dies; one that hangs holds it."""
+        """Lock the writer file. The kernel releases the lock of a process that dies, but not of one that
+        hangs."""
         (self._root / ".writers").mkdir(parents=True, exist_ok=True)
         writer = os.open(self._writer(topic, partition), os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -96,29 +93,30 @@ class LakeFiles:
     def _writer(self, topic: str, partition: int) -> Path:
         return self._root / ".writers" / f"{topic}-{partition}"
 
-    def _note(self, topic: str, partition: int, path: str) -> None:
-        """Reaches the disk before the file does: else a power cut could leave a file that nobody noted."""
-        note = f"\n{self._last.get((topic, partition), '')}\n{path}".encode()
+    def _announce(self, topic: str, partition: int, path: str) -> None:
+        """List a file before it is written. The list is synced, because a power cut must not leave an
+        unlisted file."""
+        listed = f"\n{self._last.get((topic, partition), '')}\n{path}".encode()
         writer = os.open(self._writer(topic, partition), os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            os.pwrite(writer, note, len(self._name))
-            os.ftruncate(writer, len(self._name) + len(note))
+            os.pwrite(writer, listed, len(self._name))
+            os.ftruncate(writer, len(self._name) + len(listed))
             os.fsync(writer)
         finally:
             os.close(writer)
 
-    def _noted(self, topic: str, wanted: Span, writer: int) -> Newest | None:
-        """The newer of the two noted files that is there; `wanted`: of which log and partition."""
-        note = os.pread(writer, NOTE_BYTES, len(self._name)).decode(errors="replace")
-        for path in reversed(note.split("\n")):
+    def _listed(self, topic: str, wanted: Span, writer: int) -> LakeFile | None:
+        """The newest existing file among the two listed ones, of the log and partition of `wanted`."""
+        listed = os.pread(writer, MAX_LIST_BYTES, len(self._name)).decode(errors="replace")
+        for path in reversed(listed.split("\n")):
             span = _span(path.rpartition("/")[2])
-            ours = span and (span.log, span.partition) == (wanted.log, wanted.partition)
-            if span and ours and (self._root / topic / path).is_file():
+            matches = span and (span.log, span.partition) == (wanted.log, wanted.partition)
+            if span and matches and (self._root / topic / path).is_file():
                 return path, span
         return None
 
-    def _newest(self, topic: str, partitions: Container[int], log: str) -> dict[int, Newest]:
-        newest: dict[int, Newest] = {}
+    def _newest(self, topic: str, partitions: Container[int], log: str) -> dict[int, LakeFile]:
+        newest: dict[int, LakeFile] = {}
         for path, span in self.files(topic):
             if span.log == log and span.partition in partitions:
                 before = newest.get(span.partition)
@@ -126,8 +124,8 @@ class LakeFiles:
                     newest[span.partition] = path, span
         return newest
 
-    def files(self, topic: str) -> Iterator[Newest]:
-        """Whole files of a topic, below its folder, with what they answer for; in no order."""
+    def files(self, topic: str) -> Iterator[LakeFile]:
+        """Complete files of a topic and their offsets, in no order."""
         for folder in (self._root / topic).glob("date=*/hour=*"):
             below = folder.relative_to(self._root / topic)
             with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""What shoppers did since the last import, read from the Parquet lake."""
+"""Interactions since the last import, read from the Parquet lake."""
 
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from services.ports.lake import EventHistory, PastEvents
 
 COLUMNS = ("event_id", "type", "item_id", "user_id", "session_id", "received_at")
 QUERY = """
-    SELECT coalesce(user_id, session_id) AS who, item_id, received_at, type
+    SELECT coalesce(user_id, session_id) AS routing_key, item_id, received_at, type
     FROM read_parquet($files, union_by_name := true)
     WHERE received_at > $after AND type IN $kinds AND coalesce(user_id, session_id) IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY received_at) = 1
@@ -19,22 +19,21 @@ QUERY = """
 
 
 HOUR_S = 3_600
-SKEW_S = HOUR_S  # between the clock of who received an event and the broker's, by which folders are named
+SKEW_S = HOUR_S  # between the clocks of the receiving replica and of the broker, which names the folders
 
 
 class LakeEventHistory(EventHistory):
-    """Events in `<lake>/events/date=…/hour=…/*.parquet`; each event once, whatever the lake holds twice."""
+    """Events in `<lake>/events/date=…/hour=…/*.parquet`, without the duplicates that the lake may have."""
 
     def __init__(self, lake: Path):
         self.folder = lake / "events"
 
     def since(self, after_ms: int) -> PastEvents:
-        """Events received after `after_ms`, oldest first; impressions are not interactions and are left
-        out."""
+        """See EventHistory. Impressions are left out, because they are no interactions."""
         files = sorted(
             str(path)
             for folder in self.folder.glob("date=*/hour=*")
-            if _reaches(folder, after_ms)
+            if _may_have_events(folder, after_ms)
             for path in folder.glob("*.parquet")
             if not path.name.startswith(".")
         )
@@ -43,19 +42,19 @@ class LakeEventHistory(EventHistory):
         import duckdb
 
         with duckdb.connect() as connection:
-            given = {"files": files, "after": after_ms, "kinds": list(KINDS)}
-            found = connection.execute(QUERY, given).fetchnumpy()
-        place = {kind: index for index, kind in enumerate(KINDS)}
+            parameters = {"files": files, "after": after_ms, "kinds": list(KINDS)}
+            rows = connection.execute(QUERY, parameters).fetchnumpy()
+        index_of = {kind: index for index, kind in enumerate(KINDS)}
         return PastEvents(
-            user=found["who"].astype(np.str_),
-            item=found["item_id"].astype(np.str_),
-            at=found["received_at"].astype(np.float64) / 1_000,
-            kind=np.array([place[kind] for kind in found["type"]], np.uint8),
+            user=rows["routing_key"].astype(np.str_),
+            item=rows["item_id"].astype(np.str_),
+            at=rows["received_at"].astype(np.float64) / 1_000,
+            kind=np.array([index_of[kind] for kind in rows["type"]], np.uint8),
         )
 
 
-def _reaches(folder: Path, after_ms: int) -> bool:
-    """Whether a folder of an hour may hold something received after a moment; any other folder may."""
+def _may_have_events(folder: Path, after_ms: int) -> bool:
+    """Whether the folder of an hour may have events received after `after_ms`; True for any other folder."""
     try:
         hour = datetime.strptime(f"{folder.parent.name} {folder.name}+0000", "date=%Y-%m-%d hour=%H%z")
     except ValueError:

@@ -1,7 +1,8 @@
-"""A broker in memory, shared by the producers, consumers, group members and admins of `memory_log`.
+"""A broker in memory, which producers, consumers, group members and admins of
+services.adapters.memory.event_log share.
 
-It keeps the laws of the real brokers (order within a partition, positions, gaps, retention, losing everything
-or standing still) and none of their costs, so processes are tested against it instead of against mocks.
+It behaves as real brokers do (order within a partition, positions, gaps, retention, loss of everything,
+stalls), so tests of processes use it instead of mocks.
 """
 
 import threading
@@ -29,7 +30,7 @@ class _Partition:
 
 
 class MemoryBroker:
-    """A broker in this process. `clock` (ms) stamps `append_ms`; `down` and `stalled` make it misbehave.
+    """A broker in this process. `clock` (ms) stamps `append_ms`; a test may set `down` and call `stall`.
 
     >>> broker = MemoryBroker(partitions=2, clock=lambda: 7)
     >>> broker.append("events", b"ada", b"hello").append_ms
@@ -40,7 +41,7 @@ class MemoryBroker:
         self.keyed_partitions = partitions
         self.clock = clock
         self.log_id = log_id
-        self.down = False  # refuses at once, as a dead broker does after the producer's deadline
+        self.down = False  # fails at once, as a dead broker does after the producer's deadline
         self.changed = threading.Condition()
         self.created: set[str] = set()
         self.groups: dict[tuple[str, tuple[str, ...]], list[object]] = {}  # members, in order of joining
@@ -54,7 +55,7 @@ class MemoryBroker:
     def append(
         self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
     ) -> Record:
-        """Append to the partition of `key`; the record as the log holds it."""
+        """Append to the partition of `key`, and return the record in the log."""
         index = partition_of(key, self.partitions(topic))
         with self.changed:
             log = self._log((topic, index))
@@ -74,8 +75,8 @@ class MemoryBroker:
                     f"which holds [{log.start}, {log.end})"
                 )
             first = bisect_left(log.records, offset, key=lambda record: record.offset)
-            found = log.records[first : first + limit]
-            return found, (found[-1].offset + 1 if len(found) == limit else log.end)
+            records = log.records[first : first + limit]
+            return records, (records[-1].offset + 1 if len(records) == limit else log.end)
 
     def bounds(self, pair: Pair) -> tuple[int, int]:
         """(first offset kept, offset after the last)."""
@@ -84,13 +85,13 @@ class MemoryBroker:
             return log.start, log.end
 
     def since(self, pair: Pair, at_ms: int) -> int:
-        """Offset of the first record appended at `at_ms` or later, else after the last."""
+        """Offset of the first record appended at or after `at_ms`; after the last if there is none."""
         with self.changed:
             log = self._log(pair)
             return next((record.offset for record in log.records if record.append_ms >= at_ms), log.end)
 
     def records(self, topic: str) -> list[Record]:
-        """Everything still kept of a topic, by partition and offset."""
+        """All kept records of a topic, by partition and offset."""
         with self.changed:
             return [
                 record
@@ -99,13 +100,13 @@ class MemoryBroker:
             ]
 
     def skip(self, topic: str, partition: int, offsets: int = 1) -> None:
-        """Leave a gap of `offsets` offsets that hold no record (as markers and compaction do)."""
+        """Leave a gap of `offsets` offsets without a record, as transaction markers and compaction do."""
         with self.changed:
             self._log((topic, partition)).end += offsets
             self.changed.notify_all()
 
     def truncate(self, topic: str, partition: int, before: int) -> None:
-        """Retention: forget every record below offset `before`."""
+        """Delete every record below offset `before`, as retention does."""
         with self.changed:
             log = self._log((topic, partition))
             log.start = before
@@ -113,25 +114,25 @@ class MemoryBroker:
             log.records = [record for record in log.records if record.offset >= before]
 
     def lose_everything(self, log_id: str) -> None:
-        """A restart of a broker that kept nothing: an empty log with another identity."""
+        """Restart without the data: an empty log with another identity."""
         with self.changed:
             self._partitions.clear()
             self.log_id = log_id
 
     def stall(self) -> None:
-        """Stand still: sends stay unacknowledged until `release`."""
+        """Leave sends unacknowledged until `release`."""
         with self.changed:
             self._stalled = [] if self._stalled is None else self._stalled
 
     def release(self) -> None:
-        """Go on: what was sent meanwhile is appended in order."""
+        """Append in order what was sent since `stall`."""
         with self.changed:
             waiting, self._stalled = self._stalled or [], None
         for deliver in waiting:
             deliver()
 
     def submit(self, deliver: Callable[[], None]) -> None:
-        """Deliver now, or after `release` when stalled."""
+        """Call `deliver` now, or at `release` if the broker is stalled."""
         with self.changed:
             if self._stalled is not None:
                 self._stalled.append(deliver)
@@ -139,7 +140,7 @@ class MemoryBroker:
         deliver()
 
     def idle(self) -> bool:
-        """Whether nothing waits to be appended."""
+        """Whether no record waits to be appended."""
         with self.changed:
             return not self._stalled
 

@@ -12,7 +12,7 @@ Fold = Callable[[Experiment | None, Decision], Experiment]
 
 
 class MemoryDecisionLog(Failing):
-    """DecisionLog over a list. `fold(state, decision)` is the pure function that makes the next state."""
+    """DecisionLog over a list. `fold(state, decision)` is the pure function that returns the next state."""
 
     def __init__(self, fold: Fold = apply, cache: StateCache | None = None):
         self._fold = fold
@@ -22,17 +22,17 @@ class MemoryDecisionLog(Failing):
         self._lock = threading.Lock()
 
     def catch_up(self) -> Mapping[str, Experiment]:
-        """The state of every experiment."""
+        """See DecisionLog."""
         self._check()
         return dict(self._states)
 
     def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
-        """Records that count, oldest first."""
+        """See DecisionLog."""
         self._check()
         return [record for record in self._history.get(experiment, []) if record.revision > after_revision]
 
     def append(self, decision: Decision) -> Experiment:
-        """Append and return the new state; StalePositionError if the revision is not the next one."""
+        """See DecisionLog."""
         self._check()
         with self._lock:
             state = self._states.get(decision.experiment)

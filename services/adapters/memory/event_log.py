@@ -12,7 +12,7 @@ from services.ports.event_log import Record
 
 
 class MemoryEventProducer:
-    """EventProducer into a MemoryBroker. Delivery happens in the caller's thread, at once."""
+    """EventProducer to a MemoryBroker. It delivers at once, in the caller's thread."""
 
     def __init__(self, broker: MemoryBroker):
         self._broker = broker
@@ -20,17 +20,17 @@ class MemoryEventProducer:
     def send(
         self, topic: str, key: str | bytes | None, value: bytes, headers: Headers = ()
     ) -> "Future[Record]":
-        """Append (after `release` when the broker is stalled); UnavailableError while it is down."""
+        """See EventProducer."""
         future: Future[Record] = Future()
         self._broker.submit(lambda: self._deliver(future, topic, key, value, headers))
         return future
 
     def flush(self, timeout_s: float) -> bool:
-        """Whether everything sent is in the log; nobody else moves it, so there is nothing to wait for."""
+        """See EventProducer. It does not wait, because only the test can release a stalled broker."""
         return self._broker.idle()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Nothing to stop."""
+        """See EventProducer."""
 
     def _deliver(
         self,
@@ -56,11 +56,11 @@ class MemoryEventConsumer:
         self._positions: dict[Pair, int] = {}
 
     def assign(self, positions: Mapping[Pair, int]) -> None:
-        """Read these pairs from these offsets on; replaces the earlier assignment."""
+        """See EventConsumer."""
         self._positions = dict(positions)
 
     def poll(self, timeout_s: float, max_records: int = 1_000) -> list[Record]:
-        """Next records; waits at most `timeout_s` for the first one."""
+        """See EventConsumer."""
         end = time.monotonic() + timeout_s
         while True:
             records = self._read(max_records)
@@ -71,29 +71,29 @@ class MemoryEventConsumer:
                 self._broker.changed.wait(min(left, 0.05))
 
     def positions(self) -> dict[Pair, int]:
-        """Next offset of every assigned pair."""
+        """See EventConsumer."""
         return dict(self._positions)
 
     def lag(self) -> dict[Pair, int]:
-        """Records before the end."""
+        """See EventConsumer."""
         return {pair: self._broker.bounds(pair)[1] - at for pair, at in self._positions.items()}
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """(first offset kept, offset after the last). Raises UnavailableError while the broker is down."""
+        """See EventConsumer."""
         if self._broker.down:
             raise UnavailableError("broker", "it is down")
         return self._broker.bounds((topic, partition))
 
     def end_offsets(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
-        """Offset after the last of each."""
+        """See EventConsumer."""
         return {pair: self.bounds(*pair)[1] for pair in pairs}
 
     def offsets_since(self, pairs: Iterable[Pair], at_ms: int) -> dict[Pair, int]:
-        """Offset of the first record appended at `at_ms` or later, else after the last."""
+        """See EventConsumer."""
         return {pair: self._broker.since(pair, at_ms) for pair in self.end_offsets(pairs)}
 
     def close(self) -> None:
-        """Forget the assignment; idempotent."""
+        """See EventConsumer."""
         self._positions = {}
 
     def _read(self, max_records: int) -> list[Record]:
@@ -101,8 +101,8 @@ class MemoryEventConsumer:
         if self._broker.down:
             return records
         for pair in sorted(self._positions):
-            found, after = self._broker.read(pair, self._positions[pair], max_records - len(records))
-            records += found
+            more, after = self._broker.read(pair, self._positions[pair], max_records - len(records))
+            records += more
             self._positions[pair] = after
             if len(records) >= max_records:
                 break
@@ -110,10 +110,9 @@ class MemoryEventConsumer:
 
 
 class MemoryGroupConsumer(MemoryEventConsumer):
-    """GroupConsumer of a MemoryBroker: members share the partition indices, the same ones of every topic.
+    """GroupConsumer of a MemoryBroker. A member has the same partition numbers of every topic.
 
-    As with the real one, the share changes only inside `poll` (so a member that doesn't poll is a zombie),
-    and a pair that was just assigned yields nothing until `assign` says where to read from.
+    A member that does not poll is a zombie, because its share changes only inside `poll`.
     """
 
     def __init__(self, broker: MemoryBroker, group: str, topics: tuple[str, ...]):
@@ -124,11 +123,11 @@ class MemoryGroupConsumer(MemoryEventConsumer):
         self._members.append(self)
 
     def assignment(self) -> frozenset[Pair]:
-        """Pairs that are ours as of the last poll."""
+        """See GroupConsumer."""
         return self._owned
 
     def assign(self, positions: Mapping[Pair, int]) -> None:
-        """Read these pairs, of those that are ours, from these offsets on."""
+        """See GroupConsumer."""
         super().assign({pair: offset for pair, offset in positions.items() if pair in self._owned})
 
     def close(self) -> None:
@@ -161,7 +160,7 @@ class MemoryLogAdmin:
         self._broker = broker
 
     def create_topics(self, partitions: int) -> list[str]:
-        """Topics that were not created before. Raises ConfigurationError for another partition count."""
+        """See LogAdmin."""
         if partitions != self._broker.keyed_partitions:
             raise ConfigurationError(
                 f"kafka_partitions: {partitions}, but the topics have {self._broker.keyed_partitions}"
@@ -171,19 +170,19 @@ class MemoryLogAdmin:
         return created
 
     def check_partitions(self) -> None:
-        """The broker has the partitions that it was made with."""
+        """See LogAdmin. The broker always has the partitions that it was made with."""
 
     def delete_topics(self) -> None:
-        """Delete all records; a log made again has another identity."""
+        """See LogAdmin. Topics that are created again are another log."""
         self._broker.created.clear()
         self._broker.lose_everything(f"{self._broker.log_id}+")
 
     def partitions(self, topic: str) -> int:
-        """How many partitions `topic` has."""
+        """See LogAdmin."""
         return self._broker.partitions(topic)
 
     def log_id(self, topics: Sequence[str] = (EXPOSURES, EVENTS)) -> str:
-        """Identity of this log. Raises UnavailableError while the broker is down."""
+        """See LogAdmin."""
         if self._broker.down:
             raise UnavailableError("broker", "it is down")
         return self._broker.log_id

@@ -1,13 +1,13 @@
-"""What the doubles of Redis have in common: a test may take it down."""
+"""Base class of the doubles of Redis, which a test may take down."""
 
 from services.errors import UnavailableError
 
 
 class Failing:
-    """Something that can be down: while `down` it raises UnavailableError, as a dead Redis does."""
+    """Raises UnavailableError while `down`, as a dead Redis does."""
 
     down = False
 
     def _check(self) -> None:
         if self.down:
-            raise UnavailableError("redis", "it is down")
+            raise UnavailableError("Redis", "it is down")

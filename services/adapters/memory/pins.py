@@ -23,7 +23,7 @@ class MemoryOnlineReader(Failing):
     async def read(
         self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
     ) -> tuple[UserRow, Pin | None, bool]:
-        """Row, pin (first writer wins) and whether ours was written."""
+        """See OnlineReader."""
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         self._check()
@@ -41,51 +41,51 @@ class MemoryOnlineReader(Failing):
         return row, proposal, True
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
-        """Overwrite a pin."""
+        """See OnlineReader."""
         self._check()
         self.pins[unit_key] = (pin, self.clock() + ttl_s * 1_000)
 
 
 class MemoryPinStore(Failing):
-    """PinStore over a MemoryOnlineReader, whose pins it puts back and for whom it vouches."""
+    """PinStore that restores the pins of a MemoryOnlineReader and marks them as complete."""
 
     def __init__(self, reader: MemoryOnlineReader):
         self._reader = reader
-        self.done: set[int] = set()
+        self.restored: set[int] = set()
         self._begun: set[int] = set()
 
     def restored_partitions(self) -> frozenset[int]:
-        """Partitions that are done."""
+        """See PinStore."""
         self._check()
-        return frozenset(self.done)
+        return frozenset(self.restored)
 
     def begin_restore(self, partitions: Iterable[int]) -> None:
-        """Remembered until everything is lost."""
+        """See PinStore."""
         self._check()
         self._begun.update(partitions)
 
     def restore(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
-        """Overwrite."""
+        """See PinStore."""
         self._check()
         now_ms = self._reader.clock()
         self._reader.pins.update({key: (pin, now_ms + ttl_ms) for key, (pin, ttl_ms) in pins.items()})
 
     def mark_restored(self, partition: int) -> bool:
-        """One more is done, if it was begun."""
+        """See PinStore."""
         self._check()
         if partition in self._begun:
-            self.done.add(partition)
+            self.restored.add(partition)
         return partition in self._begun
 
     def mark_complete(self, experiments: Iterable[str], partitions: int) -> bool:
-        """The reader trusts its pins again."""
+        """See PinStore."""
         self._check()
-        self._reader.complete = self._reader.complete or len(self.done) >= partitions
-        return len(self.done) >= partitions
+        self._reader.complete = self._reader.complete or len(self.restored) >= partitions
+        return len(self.restored) >= partitions
 
     def forget(self) -> None:
         """Lose everything, as an emptied Redis does."""
-        self.done.clear()
+        self.restored.clear()
         self._begun.clear()
         self._reader.pins.clear()
         self._reader.complete = False

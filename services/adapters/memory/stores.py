@@ -1,4 +1,4 @@
-"""Data, models and their registry in memory: doubles of DataStore, ModelStore and ModelRegistry."""
+"""Doubles of the data store, the model store and the model registry, in memory."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from services.ports.training import Dataset
 
 
 class MemoryDataStore:
-    """DataStore over datasets that were `put`; the last one put is current."""
+    """The part of DataStore that reads datasets; tests `put` them, and the last one is current."""
 
     def __init__(self, *datasets: Dataset):
         self._datasets: dict[str, Dataset] = {}
@@ -19,20 +19,20 @@ class MemoryDataStore:
             self.put(dataset)
 
     def put(self, dataset: Dataset) -> None:
-        """Import a version and make it current."""
+        """Add a version and make it current."""
         self._datasets.pop(dataset.version, None)
         self._datasets[dataset.version] = dataset
 
     def catalogue_provenance(self, version: str) -> CatalogueProvenance:
-        """What `provenance` says; by default nothing."""
+        """See DataStore."""
         return self.provenance.get(version, CatalogueProvenance())
 
     def current(self) -> str | None:
-        """The version that training uses."""
+        """See DataStore."""
         return next(reversed(self._datasets), None)
 
     def load(self, version: str | None = None) -> Dataset:
-        """A version (None: the current one). Raises ConfigurationError if there is none."""
+        """See DataStore."""
         wanted = version or self.current()
         if wanted is None or wanted not in self._datasets:
             raise ConfigurationError(
@@ -42,7 +42,7 @@ class MemoryDataStore:
 
 
 class MemoryModelStore:
-    """ModelStore: artifacts by version. `damage` makes one refuse to load, as a wrong hash does."""
+    """ModelStore in memory. A version passed to `damage` is rejected, as an artifact with a wrong hash is."""
 
     def __init__(self, code_version: str = "test") -> None:
         self._code_version = code_version
@@ -58,14 +58,14 @@ class MemoryModelStore:
         metrics: Mapping[str, float],
         now_ms: int,
     ) -> Manifest:
-        """Keep the model; equal models saved at one moment get one version."""
+        """See ModelStore. Equal models saved at the same time get the same version."""
         from models.artifacts import Provenance, encode
 
         provenance = Provenance(data_version, window, dict(metrics), self._code_version, now_ms)
         return self.put(model, encode(model, provenance)[0])
 
     def put(self, model: Recommender, manifest: Manifest, model_version: str | None = None) -> Manifest:
-        """Keep a model under a manifest that the test made (or under another version name)."""
+        """Add a model with the given manifest, or with another version."""
         kept = manifest if model_version is None else replace(manifest, model_version=model_version)
         self._artifacts[kept.model_version] = (model, kept)
         return kept
@@ -73,11 +73,11 @@ class MemoryModelStore:
     def damage(
         self, model_version: str, problem: str = "arrays.npz: sha256 differs from the manifest"
     ) -> None:
-        """From now on this version is refused with `problem`."""
+        """Reject this version from now on, with `problem`."""
         self._damaged[model_version] = problem
 
     def load(self, model_version: str) -> tuple[Recommender, Manifest]:
-        """An artifact. Raises ArtifactError when missing or damaged."""
+        """See ModelStore."""
         if model_version not in self._artifacts:
             raise ArtifactError(f"{model_version}: no such artifact")
         if model_version in self._damaged:
@@ -85,7 +85,7 @@ class MemoryModelStore:
         return self._artifacts[model_version]
 
     def versions(self) -> list[str]:
-        """Versions present, oldest first."""
+        """See ModelStore."""
         return sorted(self._artifacts, key=lambda version: self._artifacts[version][1].created_ms)
 
 
@@ -98,11 +98,11 @@ class MemoryModelRegistry:
         self.tags: dict[str, dict[str, str]] = {}
 
     def register(self, manifest: Manifest) -> None:
-        """Record a model version; again is harmless."""
+        """See ModelRegistry."""
         self.manifests[manifest.model_version] = manifest
 
     def alias(self, name: str, model_version: str | None) -> None:
-        """Point an alias at a registered version, or remove it."""
+        """See ModelRegistry."""
         if model_version is None:
             self.aliases.pop(name, None)
             return
@@ -110,7 +110,7 @@ class MemoryModelRegistry:
         self.aliases[name] = model_version
 
     def tag(self, model_version: str, tags: Mapping[str, str]) -> None:
-        """Attach evidence to a registered version."""
+        """See ModelRegistry."""
         self._check(model_version)
         self.tags.setdefault(model_version, {}).update(tags)
 

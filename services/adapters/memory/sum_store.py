@@ -1,4 +1,4 @@
-"""Sums and cached state in memory, with the refusals and expiries of Redis. `clock` gives ms."""
+"""Sums and cached experiment state in memory, with the errors and expiries of the stores on Redis."""
 
 import threading
 from collections import Counter
@@ -14,7 +14,7 @@ from services.runtime.clock import wall_ms
 
 
 class MemorySumStore(Failing):
-    """SumStore: positions and sums of a partition change together or not at all."""
+    """See `services.ports.SumStore`."""
 
     def __init__(self) -> None:
         self._positions: dict[int, Positions] = {}
@@ -25,14 +25,14 @@ class MemorySumStore(Failing):
         self._lock = threading.Lock()
 
     def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
-        """Positions (None: never counted) and sums by experiment."""
+        """See SumStore."""
         self._check()
         with self._lock:
             sums = {experiment: dict(of) for experiment, of in self._sums.get(partition, {}).items()}
             return self._positions.get(partition), sums
 
     def positions(self, partitions: Iterable[int]) -> dict[int, Positions]:
-        """Stored positions of those partitions that have any."""
+        """See SumStore."""
         self._check()
         return {
             partition: self._positions[partition] for partition in partitions if partition in self._positions
@@ -51,7 +51,7 @@ class MemorySumStore(Failing):
         deltas: Mapping[str, Sums],
         drop: Iterable[str] = (),
     ) -> None:
-        """Forget, add and move if `fetched_from` is what is stored; else StalePositionError."""
+        """See SumStore."""
         self._check()
         if fetched_from == moved_to and deltas:
             raise ValueError(
@@ -72,48 +72,46 @@ class MemorySumStore(Failing):
                     sums[key] = sums.get(key, 0) + count
 
     def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
-        """How far the worker of this partition has read."""
+        """See SumStore."""
         self._check()
         self._watermarks[partition] = (watermark_ms, lag)
 
     def load_all(
         self, experiment: str, partitions: int, generation: int = 0
     ) -> tuple[Sums, dict[str, int], int | None]:
-        """Sums over partitions, positions by "topic/partition", lowest watermark (None: one is missing)."""
+        """See SumStore."""
         self._check()
         with self._lock:
-            standing = {partition: self._positions.get(partition) for partition in range(partitions)}
-            standing = {
+            counted = {
                 partition: at
-                for partition, at in standing.items()
+                for partition in range(partitions)
+                for at in [self._positions.get(partition)]
                 if (at.generation(experiment) if at else 0) == generation
             }
             total: Counter[str] = Counter()
-            for partition in standing:
+            for partition in counted:
                 total.update(self._sums.get(partition, {}).get(experiment, {}))
-            marks = [
-                self._watermarks[partition][0] for partition in standing if partition in self._watermarks
-            ]
+            marks = [self._watermarks[partition][0] for partition in counted if partition in self._watermarks]
         positions = {
             f"{topic}/{partition}": offset
-            for partition, at in standing.items()
+            for partition, at in counted.items()
             if at is not None
             for topic, offset in ((EXPOSURES, at.exposures), (EVENTS, at.events))
         }
         return dict(total), positions, min(marks) if marks and len(marks) == partitions else None
 
     def report_loss(self, partition: int, message: str) -> None:
-        """Record data loss."""
+        """See SumStore."""
         self._check()
         self._losses[partition] = message
 
     def losses(self) -> dict[int, str]:
-        """Recorded data losses by partition."""
+        """See SumStore."""
         self._check()
         return dict(self._losses)
 
     def acknowledge_loss(self, partition: int, message: str) -> bool:
-        """Accept the loss at the positions stored now, if this is what is reported."""
+        """See SumStore."""
         self._check()
         with self._lock:
             if self._losses.get(partition) != message:
@@ -123,20 +121,20 @@ class MemorySumStore(Failing):
             return True
 
     def withdraw_loss(self, partition: int, message: str) -> None:
-        """Drop this report, if it is what is reported."""
+        """See SumStore."""
         self._check()
         with self._lock:
             if self._losses.get(partition) == message:
                 del self._losses[partition]
 
     def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
-        """Whether the loss at exactly these positions was accepted."""
+        """See SumStore."""
         self._check()
         return partition in self._accepted and self._accepted[partition] == positions
 
 
 class MemoryStateCache(Failing):
-    """StateCache: experiments by name, heartbeats and leases that expire by `clock`."""
+    """See `services.ports.StateCache`. Heartbeats and leases expire by `clock` (ms)."""
 
     def __init__(self, clock: Clock = wall_ms):
         self._clock = clock
@@ -145,7 +143,7 @@ class MemoryStateCache(Failing):
         self._leases: dict[str, tuple[str, float]] = {}
 
     def put(self, state: Experiment) -> bool:
-        """Store if newer than what is there."""
+        """See StateCache."""
         self._check()
         stored = self._states.get(state.name)
         if stored is not None and stored.revision >= state.revision:
@@ -154,33 +152,33 @@ class MemoryStateCache(Failing):
         return True
 
     def get(self, experiment: str) -> Experiment | None:
-        """The cached state."""
+        """See StateCache."""
         self._check()
         return self._states.get(experiment)
 
     def forget(self) -> None:
-        """Lose everything, as a restarted Redis does."""
+        """Lose everything, as an emptied Redis does."""
         self._states.clear()
         self._beats.clear()
         self._leases.clear()
 
     def put_heartbeat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
-        """Report; expires after `ttl_s`."""
+        """See StateCache."""
         self._check()
         self._beats[heartbeat.replica] = (heartbeat, self._clock() + ttl_s * 1_000)
 
     def heartbeats(self) -> list[Heartbeat]:
-        """Of all live replicas, by name."""
+        """See StateCache."""
         self._check()
         now = self._clock()
         return [beat for _, (beat, until) in sorted(self._beats.items()) if until > now]
 
     def mark_complete(self, experiment: str) -> None:
-        """Nothing: pins of the double are elsewhere."""
+        """See StateCache. Pins are in another double, so this changes nothing."""
         self._check()
 
     def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease."""
+        """See StateCache."""
         self._check()
         now = self._clock()
         owner, until = self._leases.get(name, (holder, 0.0))
