@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from experiments.counting.sums import ACCOUNT, CATEGORIES
+from experiments.counting.sums import CATEGORIES, Tally
 from services.adapters.instrumented.wrapper import PortWrapper
 from services.errors import StalePositionError
 from services.messages.events import ActivityRow
@@ -64,7 +64,6 @@ class MeteredSumStore(PortWrapper[SumStore]):
             "Partitions with a data loss that no operator has accepted.",
             registry=registry,
         )
-        self._by_letter = {"n": self._units, "s": self._successes, "f": self._fallbacks}
 
     def apply(
         self,
@@ -78,15 +77,16 @@ class MeteredSumStore(PortWrapper[SumStore]):
         with self._seconds.time(), self._stale.count_exceptions(StalePositionError):
             self._inner.apply(partition, fetched_from, moved_to, deltas, drop)
         for sums in deltas.values():
-            for key, count in sums.items():
-                self._count(key, count)
+            self._count(Tally.parse(sums))
 
-    def _count(self, key: str, count: int) -> None:
-        first, arm, *rest = key.split("|")
-        if first == ACCOUNT:
-            (self._events if rest[0] in EVENT_FATES else self._exposures).labels(rest[0]).inc(count)
-        elif (counter := self._by_letter.get(rest[-1])) is not None:
-            counter.labels(arm).inc(count)
+    def _count(self, batch: Tally) -> None:
+        for (_, arm, _), counts in batch.cells.items():
+            self._units.labels(arm).inc(counts.n)
+            self._successes.labels(arm).inc(counts.s)
+            self._fallbacks.labels(arm).inc(counts.f)
+        for account in batch.accounts.values():
+            for fate, count in account.items():
+                (self._events if fate in EVENT_FATES else self._exposures).labels(fate).inc(count)
 
     def losses(self) -> dict[int, str]:
         """See SumStore."""
