@@ -27,7 +27,7 @@ def rebuild_catalogue(settings: Settings, progress: ProgressCallback) -> str:
     Raises UnavailableError."""
     consumer, overlay = bootstrap.consumer(settings), bootstrap.item_overlay(settings)
     try:
-        position = ItemsFollower(consumer, bootstrap.log_admin(settings), overlay).follow()
+        position = ItemsFollower(consumer, bootstrap.log_admin(settings), overlay).catch_up()
     finally:
         consumer.close()
     progress(1, 1, "live catalogue")

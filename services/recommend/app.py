@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from services import bootstrap
 from services.errors import UnavailableError
 from services.recommend.deps import Deps
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 from services.runtime.clock import wall_ms
 from services.runtime.metrics_endpoint import scraped_registry
 from services.runtime.process import many_connections, replica_name, stop_on_signal
@@ -54,7 +54,8 @@ def _check_partitions(settings: Settings) -> None:
 
 
 def serve(settings: Settings, listening: socket.socket, parent: Connection | None = None) -> None:
-    """Compose one replica and answer on `listening` until a signal, or until its supervisor is gone."""
+    """Compose one replica and answer on `listening` until a signal, or until its supervisor (`parent`) is
+    gone."""
     if parent is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
@@ -82,7 +83,7 @@ def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     """uvicorn's configuration of the API."""
     metrics = app.state.parts.metrics
     return uvicorn.Config(
-        hot_path(app),
+        fast_path(app),
         loop="uvloop",
         http=http_protocol(settings, CoalescingProtocol, refused=lambda: metrics.shed("connections")),
         ws="none",

@@ -1,8 +1,9 @@
-"""The topic `items` is the truth of the live catalogue; the overlay that replicas read is laid from it.
+"""Apply the topic `items`, which is the source of truth of the live catalogue, to the overlay that replicas
+read.
 
-Every replica may lay: after a change that it took itself, at its start, when the overlay turns up empty, and
-every few seconds for what others could not finish. The place moves by compare-and-set, so it does no harm
-that several do it at once.
+Every replica may apply records: after a change that it accepted itself, at its start, if the overlay is
+empty, and every few seconds for changes that other replicas could not finish. The position of the overlay
+moves by compare-and-set, so replicas may do so at the same time.
 """
 
 import asyncio
@@ -22,25 +23,28 @@ from services.ports.event_log import EventConsumer, LogAdmin, Record
 log = logging.getLogger(__name__)
 
 PAIR = (ITEMS, 0)
-IDLE_S = 5.0  # between two looks at the end of the log while the overlay stands where we left it, and
-# between two questions which log it is: a new one may have grown past the place
+# Between two checks of the end of the log while the overlay has not moved, and between two checks of the
+# identity of the log, because a new log may have grown past the position.
+IDLE_S = 5.0
 POLL_S = 0.2
-BATCH = 1_000  # changes laid at once: a few ms of Redis, which answers slates meanwhile
+BATCH = 1_000  # changes applied at once: a few ms of Redis, which answers slates meanwhile
 PATIENCE_S = 10.0
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Records of the log as they are laid; `bad` with the reason."""
+    """Decoded records of the log; `bad` ones with the reason."""
 
     changes: list[ItemChanged]
     bad: list[tuple[Record, BadMessageError]]
 
 
 class ItemsFollower:
-    """Lays the log over the overlay. Blocking; all calls from one thread (a consumer belongs to its
-    thread). `bad`: records passed over, by code (the lake worker buries them)."""
+    """Applies the log to the overlay. Blocks; call it from one thread, because a consumer belongs to one.
+
+    `bad`: number of skipped records by error code (the lake worker dead-letters them).
+    """
 
     def __init__(
         self,
@@ -55,32 +59,32 @@ class ItemsFollower:
         self._now_s = now_s
         self._log_id: str | None = None
         self._due_s = float("-inf")
-        self._ask_s = float("-inf")  # when to ask the log for its identity again
+        self._log_id_due_s = float("-inf")  # when to ask the log for its identity again
 
-    def look(self) -> None:
-        """Follow if the overlay is empty, stands in a log that is new to us, or it is time. What is
-        unavailable is tried at the next look."""
+    def poll(self) -> None:
+        """Catch up if the overlay is empty or from an unknown log, or if it is time. What is unavailable is
+        tried again by the next poll."""
         try:
-            laid = self._overlay.position()
-            if laid is None or laid.log != self._log_id or self._now_s() >= self._due_s:
-                self.follow()
+            position = self._overlay.position()
+            if position is None or position.log != self._log_id or self._now_s() >= self._due_s:
+                self.catch_up()
         except UnavailableError as error:
             log.debug("the live catalogue stays as it is: %s", error)
 
-    def follow(self) -> OverlayPosition:
-        """Lay everything up to the end of the log; returns the place. Raises UnavailableError."""
+    def catch_up(self) -> OverlayPosition:
+        """Apply the log up to its end; returns the position. Raises UnavailableError."""
         until_s = self._now_s() + PATIENCE_S
         while self._now_s() <= until_s:
             try:
-                laid = self._advance(until_s)
-            except StalePositionError:  # somebody else laid it: go on from there
+                position = self._advance(until_s)
+            except StalePositionError:  # another replica applied the records: continue after them
                 continue
-            except DataLossError as error:  # cut while we read: its bounds are asked for again
+            except DataLossError as error:  # truncated during the read: ask for the bounds again
                 log.warning("changes of items are gone from the log: %s", error)
                 continue
             self._due_s = self._now_s() + IDLE_S
-            return laid
-        raise _slow()
+            return position
+        raise _too_slow()
 
     def close(self) -> None:
         """Stop reading; idempotent."""
@@ -89,58 +93,56 @@ class ItemsFollower:
     def _advance(self, until_s: float) -> OverlayPosition:
         stored = self._overlay.position()
         first, end = self._consumer.bounds(*PAIR)
-        here = self._standing(stored, first, end)
-        if here != stored:
-            self._overlay.apply(stored, here, [])
-        while here.offset < end:
-            here = self._lay_next(here)
+        position = self._start(stored, first, end)
+        if position != stored:
+            self._overlay.apply(stored, position, [])
+        while position.offset < end:
+            position = self._apply_next(position)
             if self._now_s() > until_s:
-                raise _slow()
-        return here
+                raise _too_slow()
+        return position
 
-    def _standing(self, stored: OverlayPosition | None, first: int, end: int) -> OverlayPosition:
-        """Where to read on: from the stored place if this log holds it, else from its start."""
+    def _start(self, stored: OverlayPosition | None, first: int, end: int) -> OverlayPosition:
+        """Where to continue: at the stored position if this log holds it, else at the start of the log."""
         doubtful = stored is None or stored.log != self._log_id or not first <= stored.offset <= end
-        if doubtful or self._now_s() >= self._ask_s:
+        if doubtful or self._now_s() >= self._log_id_due_s:
             self._log_id = self._admin.log_id([ITEMS])
-            self._ask_s = self._now_s() + IDLE_S
-        here = OverlayPosition(self._log_id or "", first)
+            self._log_id_due_s = self._now_s() + IDLE_S
+        start = OverlayPosition(self._log_id or "", first)
         if stored is None:
-            log.info("laying the live catalogue from the log, offsets [%d, %d)", first, end)
-            return here
-        if stored.log == here.log and first <= stored.offset <= end:
+            log.info("filling the live catalogue from the log, offsets [%d, %d)", first, end)
+            return start
+        if stored.log == start.log and first <= stored.offset <= end:
             return stored
         log.warning(
-            "the log of items is not, or no longer, the one laid up to %s; it holds [%d, %d). What was laid "
-            "stays, and what this log says comes on top",
-            stored,
+            "the log of items, which holds [%d, %d), does not continue at %s, where the live catalogue is; "
+            "the changes applied so far stay, and all records of this log are applied on top",
             first,
             end,
+            stored,
         )
-        return here
+        return start
 
-    def _lay_next(self, here: OverlayPosition) -> OverlayPosition:
-        if self._consumer.positions().get(PAIR) != here.offset:
-            self._consumer.assign({PAIR: here.offset})
+    def _apply_next(self, position: OverlayPosition) -> OverlayPosition:
+        if self._consumer.positions().get(PAIR) != position.offset:
+            self._consumer.assign({PAIR: position.offset})
         records = self._consumer.poll(POLL_S, BATCH)
-        following = OverlayPosition(here.log, self._consumer.positions().get(PAIR, here.offset))
-        if following == here:
-            return here
+        after = OverlayPosition(position.log, self._consumer.positions().get(PAIR, position.offset))
+        if after == position:
+            return position
         batch = _decoded(records)
-        self._overlay.apply(here, following, batch.changes)
-        self._pass_over(
-            batch
-        )  # after: of several who met the same bad record only the one that laid it tells
-        return following
+        self._overlay.apply(position, after, batch.changes)
+        self._report_bad(batch)  # afterwards, so that only the replica that applied the batch reports it
+        return after
 
-    def _pass_over(self, batch: _Batch) -> None:
+    def _report_bad(self, batch: _Batch) -> None:
         for record, error in batch.bad:
             self.bad[error.code] += 1
-            log.error("items/%d is no change of an item and does not count: %s", record.offset, error)
+            log.error("items/%d is not a change of an item and is skipped: %s", record.offset, error)
 
 
-class Following:
-    """An ItemsFollower in a thread of its own, beside the event loop."""
+class CatalogueSync:
+    """An ItemsFollower in its own thread, driven by the event loop."""
 
     def __init__(self, follower: ItemsFollower, every_s: float):
         self._follower = follower
@@ -148,16 +150,16 @@ class Following:
         self._thread = ThreadPoolExecutor(1, "items")
         self._task: asyncio.Task[None] | None = None
 
-    async def follow(self) -> OverlayPosition:
-        """Lay everything that the log holds now. Raises UnavailableError."""
-        return await self._on_thread(self._follower.follow)
+    async def catch_up(self) -> OverlayPosition:
+        """Apply everything that the log holds now. Raises UnavailableError."""
+        return await self._on_thread(self._follower.catch_up)
 
     async def start(self) -> None:
-        """Look at once and again every few moments; nobody waits for it."""
+        """Start polling in the background."""
         self._task = asyncio.create_task(self._repeat())
 
     async def stop(self) -> None:
-        """End the task and the thread; what it does just now may go on for a moment."""
+        """End the task and the thread; a call in progress may continue for a moment."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -167,9 +169,9 @@ class Following:
     async def _repeat(self) -> None:
         while True:
             try:
-                await self._on_thread(self._follower.look)
+                await self._on_thread(self._follower.poll)
             except Exception:
-                log.exception("a look at the log of items failed; the next one follows")
+                log.exception("polling the log of items failed; the next poll follows")
             await asyncio.sleep(self._every_s)
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
@@ -186,5 +188,5 @@ def _decoded(records: list[Record]) -> _Batch:
     return batch
 
 
-def _slow() -> UnavailableError:
+def _too_slow() -> UnavailableError:
     return UnavailableError("topic items", f"its end was not reached in {PATIENCE_S:g} s")

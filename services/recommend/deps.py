@@ -1,4 +1,4 @@
-"""What the recommend service needs from outside: ports, a clock and ids, handed in by whoever composes it."""
+"""What the recommend process is composed of: ports, a clock and ids."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deps:
-    """`clock_ms`: ms since the epoch, the time that rules use; `new_id`: a fresh id for each slate;
-    `replica`: our name."""
+    """`clock_ms`: ms since the epoch, the time that rules use; `new_id`: makes an id for each slate;
+    `replica`: name of this process; `traced`: wraps an endpoint in a trace, None for no traces."""
 
     settings: Settings
     reader: OnlineReader
@@ -29,11 +29,11 @@ class Deps:
     decisions: DecisionLog
     recounting: Recounting
     overlay: ItemOverlay
-    consumer: EventConsumer  # of topic `items`; belongs to the thread that lays the overlay
+    consumer: EventConsumer  # of topic `items`; belongs to the thread that writes the overlay
     admin: LogAdmin
     data: DataStore
     models: ModelStore
     clock_ms: Callable[[], int]
     new_id: Callable[[], str]
     replica: str = "replica"
-    traced: Callable[[str, Endpoint], Endpoint] | None = None  # wraps an endpoint; None: no traces
+    traced: Callable[[str, Endpoint], Endpoint] | None = None

@@ -1,4 +1,4 @@
-"""What /metrics says. One registry an application; with several workers the files of prometheus_client are
+"""Metrics of a replica: one registry per application; with several workers, their multiprocess files are
 merged."""
 
 import os
@@ -29,28 +29,28 @@ _LATENCY_S = (
     1,
     2.5,
 )
-# Times are told in such parts of a second: sums of them are exact, so whatever order files are added in, a
-# total never falls by a rounding, which Prometheus would take for a restart.
+# Durations are rounded to this fraction of a second, so that their sums are exact in any order. Otherwise a
+# total over workers could fall by a rounding error, which Prometheus would take for a restart.
 _GRAINS = 2**20
 _PIN_OF = {"pin_unreachable": "unreachable", "overridden": "overridden"}
 SHED = ("overload", "rate_limit", "connections")
-# What the catalogue does not hold: told by step, but nothing is broken.
+# Codes of `degraded` for a lack of items: reported by step, but nothing is broken.
 _SPARSE = frozenset({"fewer_eligible", "category_share"})
-_NO_PIN = "r:"  # units of one request keep none, see experiments.allocation.assignment.unit_id
+_NO_PIN = "r:"  # prefix of units without a pin, see experiments.allocation.assignment.unit_id
 
 
 class _Gauges:
-    """What a replica is and takes, by its name: not added up over workers, and gone with them."""
+    """Gauges of one replica, labelled with its name: not summed over workers, and gone with the replica."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, told: str) -> Gauge:
-            return Gauge(name, told, ["replica"], registry=registry, multiprocess_mode="liveall")
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["replica"], registry=registry, multiprocess_mode="liveall")
 
         self.revision = gauge("ringside_served_revision", "Revision of the experiment being served.")
         self.models = gauge("ringside_models_loaded", "Models in memory.")
         self.items = gauge("ringside_catalogue_items", "Items that may be shown.")
         self.state_age = gauge("ringside_state_age_seconds", "Since the experiment state was last read.")
-        self.alone = gauge("ringside_champion_only", "1 while only the champion serves.")
+        self.champion_only = gauge("ringside_champion_only", "1 while only the champion serves.")
         self.turned = gauge("ringside_event_loop_turn_timestamp_seconds", "When the event loop last turned.")
         self.tasks = gauge("ringside_event_loop_tasks", "Tasks of the event loop, requests among them.")
         self.memory = gauge("ringside_resident_memory_bytes", "Memory of the replica.")
@@ -58,19 +58,19 @@ class _Gauges:
 
 
 class Metrics:
-    """Counters and gauges of one replica; children of labels are looked up once, because a look-up costs 2
-    µs and an increment 1 µs."""
+    """Counters and gauges of one replica. Children of labels are cached, because a lookup costs 2 µs and an
+    increment 1 µs."""
 
     def __init__(self, *, merged: bool = False) -> None:
-        """merged: /metrics answers for all workers, from the files that they share."""
+        """merged: /metrics reports all workers, from the files that they share."""
         self._process = psutil.Process()
         registry = CollectorRegistry()
         self.exposed = (
             worker_metrics.merged(Path(os.environ[worker_metrics.MULTIPROCESS_DIR])) if merged else registry
         )
 
-        def counter(name: str, told: str, *labels: str) -> Counter:
-            return Counter(name, told, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
 
         self._seconds = Histogram(
             "ringside_http_request_seconds",
@@ -100,23 +100,23 @@ class Metrics:
         self._unattributed = counter(
             "ringside_events_unattributed", "Events whose recommendation id doesn't count.", "reason"
         )
-        self._of = _Gauges(registry)
+        self._gauges = _Gauges(registry)
         self._seconds_of: dict[str, Histogram] = {}
         self._responses_of: dict[tuple[str, int], Counter] = {}
         self._slates_of: dict[str, Counter] = {}
         self._degraded_of: dict[str, Counter] = {}
         self._pins_of = {name: self._pins.labels(name) for name in ("made", "kept", *_PIN_OF.values())}
-        self._begin()
+        self._start_at_zero()
 
-    def _begin(self) -> None:
-        """Count from 0 on: a first one must be seen as an increase."""
+    def _start_at_zero(self) -> None:
+        """Create counters that alerts use, so that their first increment is seen as an increase."""
         for reason in SHED:
             self._shed.labels(reason)
         for result in ("acknowledged", "refused", "unavailable"):
             self._events.labels(result)
 
     def response(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         timer = self._seconds_of.get(route)
         if timer is None:
             timer = self._seconds_of.setdefault(route, self._seconds.labels(route))
@@ -131,18 +131,18 @@ class Metrics:
             self.shed("rate_limit")
 
     def turned(self, replica: str, now_ms: int, tasks: int) -> None:
-        """The event loop turns, and has so many tasks: metrics alone would be told by other threads, and by a
-        supervisor, when it no longer does."""
-        self._of.turned.labels(replica).set(now_ms / 1_000)
-        self._of.tasks.labels(replica).set(tasks)
+        """Record that the event loop turns, and its number of tasks. Other threads and a supervisor would
+        report metrics even if it no longer did."""
+        self._gauges.turned.labels(replica).set(now_ms / 1_000)
+        self._gauges.tasks.labels(replica).set(tasks)
 
     def shed(self, reason: str) -> None:
-        """Refused before any work: a request by `overload` or the `rate_limit` of its key or client, or one
-        of a client's too many `connections`."""
+        """Count what was refused before any work: a request by `overload` or `rate_limit`, or one of too many
+        `connections` of a client."""
         self._shed.labels(reason).inc()
 
     def slate(self, exposure: Exposure, degraded: str | None) -> None:
-        """A slate was made; `degraded` as in its answer."""
+        """Count a slate; `degraded` as in its answer."""
         counter = self._slates_of.get(exposure.arm)
         if counter is None:
             counter = self._slates_of.setdefault(exposure.arm, self._slates.labels(exposure.arm))
@@ -166,7 +166,7 @@ class Metrics:
             self._pins_of[result].inc()
 
     def _steps(self, steps: Sequence[str]) -> None:
-        """A slate lacked something; `steps`: the codes in its answer, without arms."""
+        """Count a degraded slate; `steps`: the codes in its answer, without arms."""
         for step in steps:
             counter = self._degraded_of.get(step)
             (counter or self._degraded_of.setdefault(step, self._degraded.labels(step))).inc()
@@ -174,28 +174,28 @@ class Metrics:
             self._lacking.inc()
 
     def events(self, result: str, count: int) -> None:
-        """Events were acknowledged, refused, or given up (unavailable)."""
+        """Count events that were acknowledged, refused, or given up (unavailable)."""
         if count:
             self._events.labels(result).inc(count)
 
     def unattributed(self, reason: str) -> None:
-        """A recommendation id did not count."""
+        """Count a recommendation id that does not count."""
         self._unattributed.labels(reason).inc()
 
     def state(self, replica: str, revision: int, models: int, age_s: float) -> None:
-        """What this replica serves, how old its knowledge is, and what it takes."""
-        self._of.revision.labels(replica).set(revision)
-        self._of.models.labels(replica).set(models)
-        self._of.state_age.labels(replica).set(age_s)
+        """Report what this replica serves, the age of its experiment state, and its memory and CPU time."""
+        self._gauges.revision.labels(replica).set(revision)
+        self._gauges.models.labels(replica).set(models)
+        self._gauges.state_age.labels(replica).set(age_s)
         with self._process.oneshot():
-            self._of.memory.labels(replica).set(self._process.memory_info().rss)
-            self._of.cpu.labels(replica).set(sum(self._process.cpu_times()[:2]))
+            self._gauges.memory.labels(replica).set(self._process.memory_info().rss)
+            self._gauges.cpu.labels(replica).set(sum(self._process.cpu_times()[:2]))
 
-    def shelf(self, replica: str, items: int, alone: bool) -> None:
-        """How many items may be shown, and whether the champion serves alone."""
-        self._of.items.labels(replica).set(items)
-        self._of.alone.labels(replica).set(alone)
+    def catalogue(self, replica: str, items: int, champion_only: bool) -> None:
+        """Report how many items may be shown, and whether only the champion serves."""
+        self._gauges.items.labels(replica).set(items)
+        self._gauges.champion_only.labels(replica).set(champion_only)
 
     def text(self) -> bytes:
-        """The exposition format of what is `exposed`."""
+        """The exposed metrics in Prometheus text format."""
         return generate_latest(self.exposed)

@@ -1,5 +1,5 @@
-"""The recommendation id: a signed slip that says everything an event needs, so that nothing is looked up
-or forged."""
+"""The recommendation id: signed claims that hold everything an event needs, so that attribution needs no
+lookup and can't be forged."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ _SALT = b"ringside.recommendation-id"
 
 
 class RecommendationClaims(msgspec.Struct, frozen=True, array_like=True):
-    """What a recommendation id carries; `counts` is false for slates that were left out of the experiment."""
+    """Claims of a recommendation id; `counts` is false for slates that were excluded from the experiment."""
 
     recommendation_id: str
     experiment: str
@@ -35,23 +35,23 @@ class RecommendationClaims(msgspec.Struct, frozen=True, array_like=True):
 class Refusal(StrEnum):
     """Why an event with a recommendation id is accepted without attribution."""
 
-    FORGED = "forged"  # not signed by us, or cut off on its way
+    FORGED = "forged"  # not signed here, or cut off in transit
     EXPIRED = "expired"
     FOREIGN = "foreign"  # another experiment's slate
     NOT_IN_SLATE = "not_in_slate"
     NOT_COUNTED = "not_counted"  # preview, bot, staff, …: served, never counted
 
 
-class Tokens:
+class RecommendationIds:
     """Signs and reads recommendation ids.
 
-    keys: newest first; the newest signs, all verify, so that a key can be replaced while slates are on
+    keys: newest first. The newest signs and all verify, so that a key can be replaced while slates are on
     screens.
     """
 
     def __init__(self, keys: Sequence[str], ttl_ms: int):
         oldest_first = [hmac.digest(key.encode(), _SALT, "sha256") for key in reversed(keys)]
-        # derived here, once: itsdangerous derives a key (in this way: key_derivation="hmac") on every call
+        # derived once here, because itsdangerous (key_derivation="hmac") derives the same key on every call
         self._signer = Signer(oldest_first, _SALT, key_derivation="none", digest_method=hashlib.sha256)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(RecommendationClaims).decode
@@ -59,7 +59,7 @@ class Tokens:
 
     def sign(self, exposure: Exposure) -> str:
         """The recommendation id of a slate."""
-        slip = RecommendationClaims(
+        claims = RecommendationClaims(
             exposure.recommendation_id,
             exposure.experiment,
             exposure.routing_key,
@@ -72,45 +72,47 @@ class Tokens:
             exposure.excluded is None,
             exposure.items,
         )
-        packed = base64.urlsafe_b64encode(self._encode(slip)).rstrip(b"=")
+        packed = base64.urlsafe_b64encode(self._encode(claims)).rstrip(b"=")
         return self._signer.sign(packed).decode("ascii")
 
-    def read(self, token: str) -> RecommendationClaims | None:
-        """The slip, or None if we did not sign it."""
+    def read(self, recommendation_id: str) -> RecommendationClaims | None:
+        """The claims, or None if the signature is not valid."""
         try:
-            packed = self._signer.unsign(token.encode("ascii"))
+            packed = self._signer.unsign(recommendation_id.encode("ascii"))
             return self._decode(base64.urlsafe_b64decode(packed + b"=" * (-len(packed) % 4)))
         except (BadSignature, UnicodeEncodeError, binascii.Error, msgspec.DecodeError):
             return None
 
-    def attribute(self, token: str, item_id: str, experiment: str, now_ms: int) -> Attribution | Refusal:
-        """What the event on `item_id` counts for, or why it counts for nothing."""
-        slip = self.read(token)
-        if slip is None:
+    def attribute(
+        self, recommendation_id: str, item_id: str, experiments: frozenset[str], now_ms: int
+    ) -> Attribution | Refusal:
+        """The attribution of an event on `item_id`, or why it has none; `experiments`: those served here."""
+        claims = self.read(recommendation_id)
+        if claims is None:
             return Refusal.FORGED
-        refusal = self._refusal(slip, item_id, experiment, now_ms)
+        refusal = self._refusal(claims, item_id, experiments, now_ms)
         if refusal is not None:
             return refusal
         return Attribution(
-            recommendation_id=slip.recommendation_id,
-            experiment=slip.experiment,
-            routing_key=slip.routing_key,
-            unit=slip.unit,
-            unit_at=slip.unit_at,
-            exposed_at=slip.exposed_at,
-            arm=slip.arm,
-            weights_version=slip.weights_version,
-            propensity=slip.propensity,
-            position=slip.items.index(item_id),
+            recommendation_id=claims.recommendation_id,
+            experiment=claims.experiment,
+            routing_key=claims.routing_key,
+            unit=claims.unit,
+            unit_at=claims.unit_at,
+            exposed_at=claims.exposed_at,
+            arm=claims.arm,
+            weights_version=claims.weights_version,
+            propensity=claims.propensity,
+            position=claims.items.index(item_id),
         )
 
     def _refusal(
-        self, slip: RecommendationClaims, item_id: str, experiment: str, now_ms: int
+        self, claims: RecommendationClaims, item_id: str, experiments: frozenset[str], now_ms: int
     ) -> Refusal | None:
-        if slip.experiment != experiment:
+        if claims.experiment not in experiments:
             return Refusal.FOREIGN
-        if now_ms - slip.exposed_at > self._ttl_ms:
+        if now_ms - claims.exposed_at > self._ttl_ms:
             return Refusal.EXPIRED
-        if not slip.counts:
+        if not claims.counts:
             return Refusal.NOT_COUNTED
-        return None if item_id in slip.items else Refusal.NOT_IN_SLATE
+        return None if item_id in claims.items else Refusal.NOT_IN_SLATE

@@ -1,6 +1,7 @@
-"""What storefronts send and get: each struct both parses requests and describes them in the OpenAPI document.
+"""Schemas of storefront requests and responses: each struct both parses and describes itself in the OpenAPI
+document.
 
-msgspec instead of pydantic: one request of the hot path is decoded in 1-3 µs, and the two can't drift apart.
+msgspec decodes a request in 1-3 µs, where pydantic would take many times as long.
 """
 
 import re
@@ -19,29 +20,29 @@ from services.web.problem import MalformedBodyError, Problem, shortened
 
 MAX_SLATE = 100
 MAX_EXCLUDED = 1_000
-MAX_LISTED = 100  # of one list in a query: servers and proxies cut long addresses off
+MAX_LISTED = 100  # items of one list in a query, because servers and proxies cut long addresses off
 MAX_CONTEXT = 100
 MAX_EVENTS = 500
 MAX_RERANK = 500
 MAX_QUERY_BYTES = 65_536
-# A recommendation id as it is signed for the longest slate: base64 of names of up to four bytes a character,
-# and ten more for shopper, visit and unit. Less would refuse clicks; bodies have a limit of their own.
+# Length of the recommendation id of the longest slate: base64 of ids of up to four bytes a character, and ten
+# more for user, session and unit. A lower limit would refuse clicks; bodies have a limit of their own.
 MAX_TOKEN = (MAX_RERANK + 10) * (4 * LONGEST_ID + 3) * 4 // 3
 
 Length = Annotated[int, Meta(ge=1, le=MAX_SLATE, description="How many items.")]
 Excludes = Annotated[list[Id], Meta(max_length=MAX_EXCLUDED, description="Items that must not be shown.")]
-_only = "Only items of these categories. A name with a comma that no category has is taken for several."
+_only = "Only items of these categories. A text with commas that is no category's name lists several."
 Categories = Annotated[list[Id], Meta(max_length=50, description=_only)]
 Price = Annotated[float, Meta(ge=0, le=1e9)]
-User = Annotated[Id | None, Meta(description="Who is shopping; may be unknown to us.")]
-Session = Annotated[Id | None, Meta(description="The visit; needed to remember a shopper without a user id.")]
+User = Annotated[Id | None, Meta(description="The user; may be a new one.")]
+Session = Annotated[Id | None, Meta(description="The visit; identifies a user without a user id.")]
 Place = Annotated[Id, Meta(description="Where on the site the slate is shown.")]
 Preview = Annotated[Id | None, Meta(description="Force this arm (admin keys only); never counted.")]
-Staff = Annotated[bool, Meta(description="The shopper is staff: served, marked, never counted.")]
+Staff = Annotated[bool, Meta(description="The user is staff: served, but never counted.")]
 
 
-class SlateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every question for a slate may say."""
+class SlateFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fields of every request for a slate."""
 
     user_id: User = None
     session_id: Session = None
@@ -56,21 +57,21 @@ class SlateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     staff: Staff = False
 
 
-class RecommendRequest(SlateRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question for a slate. `context`: items in the cart or on the page; they lead the answer and are
+class RecommendRequest(SlateFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for a slate. `context`: items in the cart or on the page; they guide the answer and are
     left out."""
 
     context: Annotated[list[Id], Meta(max_length=MAX_CONTEXT, description="Items in the cart.")] = []
 
 
-class SimilarRequest(SlateRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question for items like one item."""
+class SimilarRequest(SlateFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for items like one item."""
 
     placement: Place = "item"
 
 
 class PopularRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question for what is popular now; the same for everybody, so no experiment is involved."""
+    """A request for popular items; the same for every user, so no experiment is involved."""
 
     n: Length = 10
     exclude: Excludes = []
@@ -81,7 +82,7 @@ class PopularRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class RerankRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A given list of items, to be put in the order that suits a shopper."""
+    """A given list of items, to be put in the best order for a user."""
 
     items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_RERANK, description="Items to order.")]
     user_id: User = None
@@ -104,12 +105,12 @@ class SlateItem(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
-    """A slate. `degraded` is null, or comma-separated codes that say what was missing when it was made:
-    champion_only (the kill switch is on), cut_off (no experiment state: the last champion serves alone),
-    no_fresh_features, no_pins (they are being put back, the champion serves),
-    failed:, late:, resting: or not_loaded: with the arm whose model it was, cached_slate,
-    popular, fewer_eligible, category_share (one category has more of the places than the shop allows: too few
-    of others are eligible), exposure_lost (the way to the log is full: the slate won't count).
+    """A slate. `degraded` is null, or comma-separated codes for what was missing when it was made:
+    champion_only (the kill switch is on), cut_off (no experiment state, so the last champion serves),
+    no_fresh_features, no_pins (they are being restored, so the champion serves),
+    failed:, late:, resting: or not_loaded: with the arm of the model, cached_slate, popular, fewer_eligible,
+    category_share (too few items of other categories are eligible, so one category exceeds its share),
+    exposure_lost (the queue to the log is full, so the slate won't count).
     """
 
     recommendation_id: str | None
@@ -120,17 +121,17 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     degraded: str | None
 
 
-# What a wrong clock can still say, so that only wrong units are refused: it is information, and may be off.
+# Wide bounds refuse wrong units only. A wrong clock passes, because `ts` is information only.
 FIRST_MS = 946_684_800_000  # 2000-01-01
 LAST_MS = 4_102_444_800_000  # 2100-01-01
-_said = {"minimum": FIRST_MS, "maximum": LAST_MS}  # the parser takes more, so that clock_problem can say why
-Millis = Annotated[int, Meta(ge=0, le=2**53, extra_json_schema=_said)]
-Moment = Annotated[datetime, Meta(tz=True)]
+_bounds = {"minimum": FIRST_MS, "maximum": LAST_MS}  # the parser accepts more, so that ts_problem can explain
+Millis = Annotated[int, Meta(ge=0, le=2**53, extra_json_schema=_bounds)]
+Timestamp = Annotated[datetime, Meta(tz=True)]
 
 
 class EventIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something that a shopper did. `event_id` makes retries harmless; `ts` (ms since the epoch or RFC 3339,
-    between 2000 and 2100) is information only."""
+    """One action of a user. `event_id` makes retries harmless; `ts` (ms since the epoch or RFC 3339, between
+    2000 and 2100) is information only."""
 
     event_id: Id
     type: EventType
@@ -139,7 +140,7 @@ class EventIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session_id: Id | None = None
     recommendation_id: Annotated[str, Meta(max_length=MAX_TOKEN)] | None = None
     value: float | None = None
-    ts: Millis | Moment | None = None
+    ts: Millis | Timestamp | None = None
 
     @property
     def ts_ms(self) -> int | None:
@@ -147,18 +148,18 @@ class EventIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return round(self.ts.timestamp() * 1_000) if isinstance(self.ts, datetime) else self.ts
 
 
-def clock_problem(ts_ms: int | None) -> str | None:
-    """What is wrong with a `ts` that no clock shows, however wrong it goes; None if nothing is."""
+def ts_problem(ts_ms: int | None) -> str | None:
+    """Why `ts` is implausible, with the unit that was probably used; None if it is plausible."""
     if ts_ms is None or FIRST_MS <= ts_ms <= LAST_MS:
         return None
     units = {"seconds": ts_ms * 1_000, "microseconds": ts_ms // 1_000}
-    looks = next((unit for unit, ms in units.items() if FIRST_MS <= ms <= LAST_MS), None)
-    seems = f"looks like {looks}" if looks else "is not between 2000 and 2100"
-    return f"{ts_ms} {seems}; milliseconds since the epoch are wanted"
+    unit = next((unit for unit, ms in units.items() if FIRST_MS <= ms <= LAST_MS), None)
+    problem = f"looks like {unit}" if unit else "is not between 2000 and 2100"
+    return f"{ts_ms} {problem}; milliseconds since the epoch are wanted"
 
 
 class Rejection(Struct, frozen=True, kw_only=True):
-    """A row that was not taken, by its index in the request."""
+    """A row that was refused, by its index in the request."""
 
     index: int
     field: str
@@ -166,9 +167,9 @@ class Rejection(Struct, frozen=True, kw_only=True):
 
 
 class Unattributed(Struct, frozen=True, kw_only=True):
-    """An event that was taken, by its index in the request, and why its recommendation_id counts for nothing:
-    forged (not signed by us, or cut off), expired, foreign (another experiment's), not_in_slate (the item),
-    not_counted (the slate was a preview, a robot's, staff's, or of no experiment)."""
+    """An accepted event, by its index in the request, and why its recommendation_id does not count:
+    forged (not signed here, or cut off), expired, foreign (another experiment's), not_in_slate (the item),
+    not_counted (the slate was a preview, a bot's, staff's, or of no experiment)."""
 
     index: int
     reason: Refusal
@@ -176,7 +177,7 @@ class Unattributed(Struct, frozen=True, kw_only=True):
 
 class EventsAnswer(Struct, frozen=True, kw_only=True):
     """How many events the log has acknowledged, how many of them count for a slate, those whose
-    recommendation_id counts for nothing, and the rows refused."""
+    recommendation_id does not count, and the refused rows."""
 
     accepted: int
     attributed: int
@@ -185,7 +186,7 @@ class EventsAnswer(Struct, frozen=True, kw_only=True):
 
 
 class EventsRefused(Struct, frozen=True, kw_only=True):
-    """No row was good: what is wrong with each."""
+    """Every row was refused: what is wrong with each."""
 
     error: Problem
     rejected: list[Rejection] = []
@@ -199,7 +200,7 @@ _NAMED = re.compile(r"(?:required|unknown) field `([^`]+)`")
 
 
 def bad_input(error: msgspec.ValidationError) -> BadInputError:
-    """A msgspec complaint as an error that names the field the way the sender wrote it."""
+    """Translate a msgspec error into one that names the field as the sender wrote it."""
     text = str(error)
     problem, where = _PATH.sub("", text), _PATH.search(text)
     named = _NAMED.search(text)
@@ -208,39 +209,41 @@ def bad_input(error: msgspec.ValidationError) -> BadInputError:
 
 
 def from_query(kind: type[S], query: bytes) -> S:
-    """Parse a query string; lists are repeated or comma separated, and a name of a category may hold a comma
-    that is escaped. Raises BadInputError naming the field."""
+    """Parse a query string. Lists are repeated or comma separated; an escaped comma belongs to a category's
+    name. Raises BadInputError naming the field."""
     if len(query) > MAX_QUERY_BYTES:
         raise BadInputError("query", f"longer than {MAX_QUERY_BYTES} bytes; send it as POST")
-    fields: dict[str, object] = {}
+    fields: dict[str, str] = {}
+    lists: dict[str, list[str]] = {}
     for name, value in _pairs(query.decode("latin-1")):
         if name == "key":  # the API key of sendBeacon
             continue
         if name in _LISTS:
-            listed = fields.setdefault(name, [])
-            listed.extend(_listed(name, value))  # type: ignore[attr-defined]
-            if len(listed) > MAX_LISTED:  # type: ignore[arg-type]
+            listed = lists.setdefault(name, [])
+            listed.extend(_split(name, value))
+            if len(listed) > MAX_LISTED:
                 raise BadInputError(name, f"more than {MAX_LISTED} in a query; send them as POST")
         elif name in fields:
             raise BadInputError(name or "query", "given twice")
         else:
             fields[name] = value
-    return from_fields(kind, fields)
+    return from_fields(kind, {**fields, **lists} if lists else fields)
 
 
-def _listed(name: str, value: str) -> list[str]:
-    """What one value of a list says. Categories were parted before. Where every comma was escaped, the value
-    is too long for a name, or Shelf.mask sees that none is called so."""
+def _split(name: str, value: str) -> list[str]:
+    """The items in one value of a list. `_pairs` has split categories at their plain commas. A value whose
+    commas were all escaped is split here if it is too long for a name, else by CatalogueIndex.filtered unless
+    it names a category."""
     if name == "category" and len(value) <= LONGEST_ID:
         return [value] if value else []
     return [part for part in value.split(",") if part]
 
 
 def _pairs(query: str) -> Iterable[tuple[str, str]]:
-    """Names and values of a query string; without escapes a split does what parse_qsl does, in a fifth of
-    the time. Raises BadInputError for escapes that are not UTF-8: replaced, they would make many ids one."""
-    if "," in query:  # before escapes are read: an escaped comma is part of a category's name
-        query = _CATEGORY.sub(lambda said: said[0].replace(",", "&category="), query)
+    """Names and values of a query string. Without escapes a split equals parse_qsl in a fifth of the time.
+    Raises BadInputError for escapes that are not UTF-8; replacing them would map many ids to one."""
+    if "," in query:  # before escapes are decoded, because an escaped comma is part of a category's name
+        query = _CATEGORY.sub(lambda match: match[0].replace(",", "&category="), query)
     if "%" in query or "+" in query:
         try:
             return parse_qsl(query, keep_blank_values=True, errors="strict")
@@ -270,14 +273,10 @@ def from_fields(kind: type[S], fields: Mapping[str, object]) -> S:
         raise bad_input(error) from error
 
 
-_decoders: dict[type, msgspec.json.Decoder] = {}
-
-
 def from_body(kind: type[S], body: bytes) -> S:
     """Parse a JSON body. Raises BadInputError naming the field, or MalformedBodyError when it isn't JSON."""
-    decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.json.Decoder(kind))
     try:
-        return decoder.decode(body)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise bad_input(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

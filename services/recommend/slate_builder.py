@@ -1,9 +1,10 @@
-"""Making one slate: the assigned arm, else the champion, else the user's last slate, else what is popular."""
+"""Build one slate: by the assigned arm, else the champion, else the user's last slate, else popular items."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from math import ceil
 
 import numpy as np
@@ -12,40 +13,32 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from models.recommender import Ranking
-from models.slate import UNKNOWN, Candidate, slate
+from models.slate import UNKNOWN, Pick, Selection, select
 from services.ports.features import UserRow
-from services.recommend.assignment import NOBODY
-from services.recommend.filling import fillers, keepable, leading, varied
+from services.recommend.assignment import NO_ARM
 from services.recommend.schemas import SlateItem
-from services.recommend.slate_request import Ask, allowed
-from services.recommend.snapshot.catalogue_index import Shelf
-from services.recommend.snapshot.model_runner import ModelFailedError, Placed
-from services.recommend.snapshot.snapshot import Champion, Serving
+from services.recommend.slate_request import SlateRequest
+from services.recommend.snapshot.catalogue_index import CatalogueIndex
+from services.recommend.snapshot.model_runner import BoundModel, ModelFailedError
+from services.recommend.snapshot.snapshot import ServedExperiment, Snapshot
 
-POPULAR = "popular"  # answered_by and model version of slates that no model made
-NOTHING = Ranking(np.empty(0, np.int32), np.empty(0, np.float32))
+POPULAR = "popular"  # `answered_by` and model version of slates that no model made
+CACHED_SLATES = 10_000
+EMPTY = Ranking(np.empty(0, np.int32), np.empty(0, np.float32))
 
 
 @dataclass(slots=True)
-class Made:
-    """A slate, who made it, and what was missing (codes of `degraded`)."""
+class SlateResult:
+    """A slate, the arm and model version that answered, and what was missing (codes of `degraded`)."""
 
     items: list[SlateItem]
-    answered_by: str
-    model_version: str
-    notes: list[str]
+    answered_by: str = POPULAR
+    model_version: str = POPULAR
+    degraded: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """Items of a slate; `within`: no category has more places than its share."""
-
-    items: list[SlateItem]
-    within: bool = True
-
-
-class Slates:
-    """Makes slates, and remembers the last good one of each user and placement."""
+class SlateBuilder:
+    """Builds slates, and caches the last good one of each user, placement and anchor. Not thread-safe."""
 
     def __init__(
         self, *, deadline_s: float, threads: Executor, category_share: float, now_s: Callable[[], float]
@@ -54,151 +47,156 @@ class Slates:
         self._threads = threads
         self._share = category_share
         self._now_s = now_s
-        self._last: LRUCache[tuple[str, str, str | None], list[SlateItem]] = LRUCache(10_000)
+        self._cache: MutableMapping[tuple[str, str, str | None], list[SlateItem]] = LRUCache(CACHED_SLATES)
 
-    async def make(self, serving: Serving, arm: str, ask: Ask, row: UserRow) -> Made:
-        """The slate of `arm`, degraded step by step where a step fails; never an error because a model is
-        sick."""
-        mask = allowed(ask, serving.shelf, row)
-        notes: list[str] = []
-        champion = serving.champion
-        for name in dict.fromkeys((arm, champion.arm if champion is not None else NOBODY)):
-            model = serving.model_of(name)
+    async def build(
+        self, snapshot: Snapshot, experiment: ServedExperiment, arm: str, request: SlateRequest, row: UserRow
+    ) -> SlateResult:
+        """The slate of `arm`, degraded step by step as steps fail. A failing model raises nothing."""
+        slate = self._slate(snapshot.catalogue, request, row)
+        champion = experiment.champion.arm if experiment.champion is not None else NO_ARM
+        degraded: list[str] = []
+        for name in dict.fromkeys((arm, champion)):
+            model = snapshot.model_of(experiment, name)
             if model is None:
-                if name != NOBODY:
-                    notes.append(f"not_loaded:{name}")
+                if name != NO_ARM:
+                    degraded.append(f"not_loaded:{name}")
                 continue
             try:
-                best = await self._ask_model(model, serving.shelf, ask, row, mask)
-            except ModelFailedError as failed:
-                notes.append(f"{failed.how}:{name}")
+                ranking = await self._rank(model, slate)
+            except ModelFailedError as error:
+                degraded.append(f"{error.how}:{name}")
                 continue
-            other = champion if champion is not None and champion.arm != name else None
-            chosen = await self._filled(serving, ask, row, mask, best, other)
-            self._remember(ask, chosen.items, notes)
-            return _made(chosen, name, model.fitted.model_version, notes, ask)
-        return self._without_models(serving.shelf, ask, mask, notes)
+            more = []
+            if len(ranking.item) < request.n and name != champion:  # a user whom the arm can't judge
+                more = await self._champion_ranking(snapshot.model_of(experiment, champion), slate)
+            items, lacking = slate.fill(ranking, more)
+            if not degraded and _cacheable(request):
+                self._cache[_cache_key(request)] = items
+            return SlateResult(items, name, model.runner.model_version, degraded + lacking)
+        return self._without_models(slate, degraded)
 
-    def popular(self, shelf: Shelf, ask: Ask) -> Made:
-        """What is popular among the allowed items."""
-        mask = allowed(ask, shelf, UserRow())
-        return _made(self._chosen(shelf, ask, fillers(shelf, ask, mask), mask), POPULAR, POPULAR, [], ask)
+    def popular(self, catalogue: CatalogueIndex, request: SlateRequest) -> SlateResult:
+        """The most popular of the eligible items."""
+        items, lacking = self._slate(catalogue, request, UserRow()).fill(EMPTY)
+        return SlateResult(items, degraded=lacking)
 
-    async def _ask_model(
-        self, model: Placed, shelf: Shelf, ask: Ask, row: UserRow, mask: NDArray[np.bool_]
-    ) -> Ranking:
-        many = ask.n if self._cap(shelf, ask) is None else 3 * ask.n
-        anchor = ask.anchor
-        query = None if anchor is not None else model.query(row, ask.context, self._now_s(), ask.visitor.key)
+    def _slate(self, catalogue: CatalogueIndex, request: SlateRequest, row: UserRow) -> "_Slate":
+        return _Slate(
+            catalogue, request, row, request.eligible(catalogue, row), _cap(catalogue, request, self._share)
+        )
 
-        def answer() -> Ranking:
-            if query is None:
-                return model.similar(anchor or "", many, mask) or NOTHING
-            return model.rank(query, many, mask)
+    async def _rank(self, model: BoundModel, slate: "_Slate") -> Ranking:
+        """The model's answer in catalogue indices; three times as many items where a category is capped."""
+        request, eligible = slate.request, slate.eligible
+        n = request.n if slate.cap is None else 3 * request.n
+        if (anchor := request.anchor) is not None:
+            return await self._run(model, lambda: model.similar(anchor, n, eligible) or EMPTY)
+        query = model.query(slate.row, request.context, self._now_s(), request.visitor.key)
+        return await self._run(model, lambda: model.rank(query, n, eligible))
 
-        return await model.fitted.answer(answer, self._deadline_s, self._threads)
+    async def _run(self, model: BoundModel, call: Callable[[], Ranking]) -> Ranking:
+        return await model.runner.run(call, self._deadline_s, self._threads)
 
-    async def _filled(
-        self,
-        serving: Serving,
-        ask: Ask,
-        row: UserRow,
-        mask: NDArray[np.bool_],
-        best: Ranking,
-        other: Champion | None,
-    ) -> Chosen:
-        """The arm's items; where they are too few (a user it can't judge), the champion's, then the
-        popular ones."""
-        chosen = self._chosen(serving.shelf, ask, [best], mask)
-        if len(chosen.items) == ask.n:
-            return chosen
-        rankings = [best]
-        model = serving.models.get(other.model_version) if other is not None else None
-        if model is not None and len(best.item) < ask.n:
-            with suppress(ModelFailedError):  # only a filler; what is popular follows anyway
-                rankings.append(await self._ask_model(model, serving.shelf, ask, row, mask))
-        return self._chosen(serving.shelf, ask, [*rankings, *fillers(serving.shelf, ask, mask)], mask)
+    async def _champion_ranking(self, model: BoundModel | None, slate: "_Slate") -> list[Ranking]:
+        """What the champion adds to a short ranking; nothing if it fails, because popular items follow."""
+        if model is not None:
+            with suppress(ModelFailedError):
+                return [await self._rank(model, slate)]
+        return []
 
-    def _without_models(self, shelf: Shelf, ask: Ask, mask: NDArray[np.bool_], notes: list[str]) -> Made:
-        last = self._last.get(_memory_key(ask)) if ask.visitor.key is not None and ask.given is None else None
-        if last is not None:
-            items = self._again(shelf, ask, last, mask)
-            if len(items) == ask.n:
-                return Made(items, POPULAR, POPULAR, [*notes, "cached_slate"])
-        chosen = self._chosen(shelf, ask, fillers(shelf, ask, mask), mask)
-        return _made(chosen, POPULAR, POPULAR, [*notes, POPULAR], ask)
+    def _without_models(self, slate: "_Slate", degraded: list[str]) -> SlateResult:
+        cached = self._cache.get(_cache_key(slate.request)) if _cacheable(slate.request) else None
+        items = slate.again(cached) if cached is not None else None
+        if items is not None:
+            return SlateResult(items, degraded=[*degraded, "cached_slate"])
+        items, lacking = slate.fill(EMPTY)
+        return SlateResult(items, degraded=[*degraded, POPULAR, *lacking])
 
-    def _again(
-        self, shelf: Shelf, ask: Ask, last: list[SlateItem], mask: NDArray[np.bool_]
-    ) -> list[SlateItem]:
-        """What of a slate may be shown still, told as it is now."""
-        placed = zip(shelf.places(item.item_id for item in last), last, strict=True)
-        kept = [(place, item) for place, item in placed if place != UNKNOWN and mask[place]]
-        chosen = leading([place for place, _ in kept], ask.n, shelf.codes, self._cap(shelf, ask))
+
+@dataclass(slots=True)
+class _Slate:
+    """One slate being built. eligible: bool [n_items]; cap: items of one category, None for no cap."""
+
+    catalogue: CatalogueIndex
+    request: SlateRequest
+    row: UserRow
+    eligible: NDArray[np.bool_]
+    cap: int | None
+
+    def fill(self, ranking: Ranking, more: Iterable[Ranking] = ()) -> tuple[list[SlateItem], list[str]]:
+        """Items of `ranking`, then of `more`, then popular ones; with codes of `degraded` for what lacks."""
+        selection = self._select(ranking, lambda: chain(more, self._fallback()))
+        lacking = []
+        if len(selection.picks) < self.request.n:
+            lacking.append("fewer_eligible")
+        if not selection.within_cap:
+            lacking.append("category_share")
+        return self._items(selection.picks), lacking
+
+    def again(self, items: list[SlateItem]) -> list[SlateItem] | None:
+        """The same items as they are now; None if they no longer make a full slate within the cap."""
+        indices = self.catalogue.indices(item.item_id for item in items)
+        last = {index: item for index, item in zip(indices, items, strict=True) if index != UNKNOWN}
+        ranking = Ranking(np.fromiter(last, np.int32, len(last)), np.zeros(len(last), np.float32))
+        selection = self._select(ranking)
+        if len(selection.picks) < self.request.n or not selection.within_cap:
+            return None
+        if any(index not in last for index, _, _ in selection.picks):  # the cap needs other items
+            return None
+        return self._items((index, last[index].score, last[index].reason) for index, _, _ in selection.picks)
+
+    def _select(self, ranking: Ranking, fallback: Callable[[], Iterable[Ranking]] = tuple) -> Selection:
+        return select(
+            ranking,
+            self.request.n,
+            eligible=self.eligible,
+            assortment=self.catalogue.assortment,
+            cap=self.cap,
+            fallback=fallback,
+        )
+
+    def _fallback(self) -> Iterator[Ranking]:
+        """Rankings that fill a slate which models left short: the caller's own order, else popular items,
+        those of the anchor's category first."""
+        catalogue, request = self.catalogue, self.request
+        if request.given is not None:
+            given = [index for index in catalogue.indices(request.given) if index != UNKNOWN]
+            yield Ranking(np.array(given, np.int32), np.zeros(len(given), np.float32), "in the order given")
+            return
+        many = 3 * request.n  # n distinct items are enough; the rest gives the category cap a choice
+        if request.anchor is not None:
+            yield catalogue.assortment.most_popular(
+                many, self.eligible & catalogue.same_category(request.anchor)
+            )
+        yield catalogue.assortment.most_popular(many, self.eligible)
+
+    def _items(self, picks: Iterable[Pick]) -> list[SlateItem]:
+        ids, metadata, wanted = self.catalogue.ids, self.catalogue.metadata, self.request.metadata
         return [
-            _slate_item(shelf, ask, at, place, item.score, item.reason)
-            for at, (place, item) in enumerate(kept[here] for here in chosen)
+            SlateItem(
+                item_id=ids[index],
+                score=score,
+                position=position,
+                reason=reason,
+                metadata=metadata[index] if wanted else UNSET,
+            )
+            for position, (index, score, reason) in enumerate(picks)
         ]
 
-    def _cap(self, shelf: Shelf, ask: Ask) -> int | None:
-        """Places of one category; None where nobody would miss the others: who asked for some, a shop that
-        has only one."""
-        free = not ask.category and ask.anchor is None and ask.given is None and self._share < 1.0
-        return ceil(ask.n * self._share) if free and len(shelf.categories) > 1 else None
 
-    def _chosen(self, shelf: Shelf, ask: Ask, rankings: list[Ranking], mask: NDArray[np.bool_]) -> Chosen:
-        """The slate of these rankings, one after another. Where they know too little of other categories,
-        what is popular there comes before what the cap held back."""
-        cap = self._cap(shelf, ask)
-        best = rankings[0]
-        if mask[best.item].all():  # what models were asked for; only a sick one ranks what is not allowed
-            chosen = leading(best.item.tolist(), ask.n, shelf.codes, cap)
-            if len(chosen) == ask.n:
-                return Chosen(_slate_items(shelf, ask, chosen, best))
-        picks = slate(rankings, n=ask.n, allowed=mask, category=shelf.codes, cap=cap)
-        within = cap is None or _within(shelf, picks, cap)
-        if cap is not None and not within and len(picks) == ask.n and keepable(shelf, mask, ask.n, cap):
-            wider = [*rankings, varied(shelf, mask, ask.n, cap)]
-            picks = slate(wider, n=ask.n, allowed=mask, category=shelf.codes, cap=cap)
-            within = True
-        items = [
-            _slate_item(shelf, ask, at, pick.item, pick.score, pick.reason) for at, pick in enumerate(picks)
-        ]
-        return Chosen(items, within)
-
-    def _remember(self, ask: Ask, items: list[SlateItem], notes: list[str]) -> None:
-        if not notes and ask.visitor.key is not None and ask.given is None:
-            self._last[_memory_key(ask)] = items
+def _cap(catalogue: CatalogueIndex, request: SlateRequest, share: float) -> int | None:
+    """Items of one category that a slate may hold; None where other categories would not be missed: the
+    caller chose the items, or the shop has one category."""
+    chosen = request.category or request.anchor is not None or request.given is not None
+    if chosen or share >= 1.0 or len(catalogue.categories) <= 1:
+        return None
+    return ceil(request.n * share)
 
 
-def _made(chosen: Chosen, answered_by: str, version: str, notes: list[str], ask: Ask) -> Made:
-    if len(chosen.items) < ask.n:
-        notes.append("fewer_eligible")
-    if not chosen.within:
-        notes.append("category_share")
-    return Made(chosen.items, answered_by, version, notes)
+def _cacheable(request: SlateRequest) -> bool:
+    return request.visitor.key is not None and request.given is None
 
 
-def _within(shelf: Shelf, picks: list[Candidate], cap: int) -> bool:
-    places = [pick.item for pick in picks]
-    return len(leading(places, len(places), shelf.codes, cap)) == len(places)
-
-
-def _slate_items(shelf: Shelf, ask: Ask, chosen: list[int], best: Ranking) -> list[SlateItem]:
-    places, scores = best.item[chosen].tolist(), best.score[chosen].tolist()
-    rows = zip(places, scores, strict=True)
-    return [_slate_item(shelf, ask, at, place, score, best.reason) for at, (place, score) in enumerate(rows)]
-
-
-def _slate_item(shelf: Shelf, ask: Ask, at: int, place: int, score: float, reason: str) -> SlateItem:
-    return SlateItem(
-        item_id=shelf.ids[place],
-        score=score,
-        position=at,
-        reason=reason,
-        metadata=shelf.metadata[place] if ask.metadata else UNSET,
-    )
-
-
-def _memory_key(ask: Ask) -> tuple[str, str, str | None]:
-    return ask.visitor.key or "", ask.placement, ask.anchor
+def _cache_key(request: SlateRequest) -> tuple[str, str, str | None]:
+    return request.visitor.key or "", request.placement, request.anchor

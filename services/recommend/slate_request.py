@@ -1,32 +1,51 @@
-"""A question for a slate, whichever route it came by, and which items may answer it."""
-
-from dataclasses import dataclass, field
+"""The request for a slate, from whichever route, and the items that may answer it."""
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.slate import KEEPS_BOUGHT, UNKNOWN
+from models.slate import KEEPS_BOUGHT, eligible
 from services.errors import BadInputError
+from services.messages.events import Excluded
 from services.ports.features import UserRow
-from services.recommend.assignment import Visitor
-from services.recommend.schemas import PopularRequest, RerankRequest, SlateRequest
-from services.recommend.snapshot.catalogue_index import Shelf
+from services.recommend.schemas import PopularRequest, RerankRequest, SlateFields
+from services.recommend.snapshot.catalogue_index import CatalogueIndex
 from services.web.problem import NotFoundError
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One question for a slate, from whichever route. `anchor`: the item that the slate should be like;
-    `given`: the only items allowed, in the caller's order."""
+class Visitor(Struct, frozen=True):
+    """The shopper of a request. `excluded`: why the slate may not count, decided before any assignment;
+    `forced_arm`: the arm of a preview."""
+
+    user_id: str | None
+    session_id: str | None
+    excluded: Excluded | None = None
+    forced_arm: str | None = None
+
+    @property
+    def key(self) -> str | None:
+        """Key of the visitor's features: user id, else session id; None for an anonymous visitor."""
+        return self.user_id or self.session_id
+
+
+class SlateRequest(Struct, frozen=True, kw_only=True):
+    """One request for a slate.
+
+    slate_id: short id of the slate to be made; received_ms: ms since the epoch; context: items in the cart or
+    on the page; anchor: the item that the slate should be like; given: the only items allowed, in the
+    caller's order.
+    """
 
     visitor: Visitor
+    slate_id: str
+    received_ms: int
     n: int
     placement: str
-    exclude: list[str] = field(default_factory=list)
-    category: list[str] = field(default_factory=list)
+    exclude: list[str] = []
+    category: list[str] = []
     price_min: float | None = None
     price_max: float | None = None
-    context: list[str] = field(default_factory=list)
+    context: list[str] = []
     anchor: str | None = None
     given: list[str] | None = None
     metadata: bool = True
@@ -34,83 +53,91 @@ class Ask:
     @classmethod
     def of(
         cls,
-        said: SlateRequest,
+        fields: SlateFields,
         visitor: Visitor,
+        slate_id: str,
+        received_ms: int,
         *,
         context: list[str] | None = None,
         anchor: str | None = None,
-    ) -> "Ask":
+    ) -> "SlateRequest":
         """From /recommend and /similar."""
         return cls(
-            visitor,
-            said.n,
-            said.placement,
-            said.exclude,
-            said.category,
-            said.price_min,
-            said.price_max,
-            context or [],
-            anchor,
-            None,
-            said.metadata,
+            visitor=visitor,
+            slate_id=slate_id,
+            received_ms=received_ms,
+            n=fields.n,
+            placement=fields.placement,
+            exclude=fields.exclude,
+            category=fields.category,
+            price_min=fields.price_min,
+            price_max=fields.price_max,
+            context=context or [],
+            anchor=anchor,
+            metadata=fields.metadata,
         )
 
     @classmethod
-    def rerank(cls, said: RerankRequest, visitor: Visitor) -> "Ask":
+    def of_rerank(
+        cls, fields: RerankRequest, visitor: Visitor, slate_id: str, received_ms: int
+    ) -> "SlateRequest":
         """From /rerank."""
-        given = list(dict.fromkeys(said.items))
-        n = min(said.n or len(given), len(given))
-        return cls(visitor, n, said.placement, given=given, metadata=said.metadata)
+        given = list(dict.fromkeys(fields.items))
+        return cls(
+            visitor=visitor,
+            slate_id=slate_id,
+            received_ms=received_ms,
+            n=min(fields.n or len(given), len(given)),
+            placement=fields.placement,
+            given=given,
+            metadata=fields.metadata,
+        )
 
     @classmethod
-    def popular(cls, said: PopularRequest) -> "Ask":
-        """From /popular."""
-        nobody = Visitor(None, None)
+    def of_popular(cls, fields: PopularRequest, slate_id: str, received_ms: int) -> "SlateRequest":
+        """From /popular, which is the same for every visitor."""
         return cls(
-            nobody,
-            said.n,
-            "home",
-            said.exclude,
-            said.category,
-            said.price_min,
-            said.price_max,
-            metadata=said.metadata,
+            visitor=Visitor(None, None),
+            slate_id=slate_id,
+            received_ms=received_ms,
+            n=fields.n,
+            placement="home",
+            exclude=fields.exclude,
+            category=fields.category,
+            price_min=fields.price_min,
+            price_max=fields.price_max,
+            metadata=fields.metadata,
         )
 
+    @property
+    def routing_key(self) -> str:
+        """Key of the visitor; made up for an anonymous one."""
+        return self.visitor.key or f"anonymous:{self.slate_id}"
 
-def check(ask: Ask, shelf: Shelf, placements: frozenset[str]) -> None:
-    """Refuse what no slate can answer. Raises BadInputError, or NotFoundError for an unknown anchor."""
-    if ask.placement not in placements:
-        raise BadInputError(
-            "placement", f"unknown: {ask.placement!r}; known are {', '.join(sorted(placements))}"
+    def check(self, catalogue: CatalogueIndex, placements: frozenset[str]) -> None:
+        """Refuse what no slate can answer. Raises BadInputError, or NotFoundError for an unknown anchor."""
+        if self.placement not in placements:
+            known = ", ".join(sorted(placements))
+            raise BadInputError("placement", f"unknown: {self.placement!r}; known are {known}")
+        if self.price_min is not None and self.price_max is not None and self.price_min > self.price_max:
+            raise BadInputError("price_min", f"{self.price_min} is above price_max {self.price_max}")
+        if self.anchor is not None and self.anchor not in catalogue.index:
+            raise NotFoundError("item_id", f"no item {self.anchor!r} in the catalogue")
+
+    def eligible(self, catalogue: CatalogueIndex, row: UserRow) -> NDArray[np.bool_]:
+        """Items that this slate may show, bool [n_items]; read only.
+
+        Purchases are left out as far back as the row of the user goes (Settings.recent_items acts), unless
+        the placement keeps them.
+        """
+        hidden = [*self.exclude, *self.context] if self.exclude or self.context else []
+        if self.anchor is not None:
+            hidden.append(self.anchor)
+        if self.placement not in KEEPS_BOUGHT and self.given is None and "purchase" in row.recent_types:
+            acts = zip(row.recent_items, row.recent_types, strict=False)
+            hidden += [item for item, kind in acts if kind == "purchase"]
+        return eligible(
+            catalogue.filtered(self.category, self.price_min, self.price_max),
+            excluded=catalogue.indices(hidden),
+            only=catalogue.indices(self.given) if self.given is not None else None,
         )
-    if ask.price_min is not None and ask.price_max is not None and ask.price_min > ask.price_max:
-        raise BadInputError("price_min", f"{ask.price_min} is above price_max {ask.price_max}")
-    if ask.anchor is not None and ask.anchor not in shelf.index:
-        raise NotFoundError("item_id", f"no item {ask.anchor!r} in the catalogue")
-
-
-def allowed(ask: Ask, shelf: Shelf, row: UserRow) -> NDArray[np.bool_]:
-    """Items that may stand in this slate, bool [n_items]; read only. What the user bought is left out as far
-    back as the row goes: Settings.recent_items acts."""
-    mask = shelf.mask(ask.category, ask.price_min, ask.price_max)
-    hidden = [*ask.exclude, *ask.context] if ask.exclude or ask.context else []
-    if ask.anchor is not None:
-        hidden.append(ask.anchor)
-    if ask.placement not in KEEPS_BOUGHT and ask.given is None and "purchase" in row.recent_types:
-        bought = zip(row.recent_items, row.recent_types, strict=False)
-        hidden += [item for item, kind in bought if kind == "purchase"]
-    places = [place for place in shelf.places(hidden) if place != UNKNOWN]
-    if ask.given is not None:
-        mask = mask & among(shelf, ask.given)
-    if places:
-        mask = mask.copy()
-        mask[places] = False
-    return mask
-
-
-def among(shelf: Shelf, item_ids: list[str]) -> NDArray[np.bool_]:
-    """True at these items, bool [n_items]."""
-    mask = np.zeros(len(shelf) + 1, np.bool_)  # UNKNOWN (-1) lands on the extra last place
-    mask[shelf.places(item_ids)] = True
-    return mask[:-1]

@@ -15,11 +15,11 @@ from models.algorithms.als import Als
 from models.evaluation.offline import Case, cases
 from models.evaluation.splits import split_at
 from models.recommender import KINDS, Query
-from models.slate import category_codes
+from models.slate import Assortment, category_codes, select
 from services.adapters.files.data_store import ParquetDataStore
 from services.data_import.app import ImportRequest, import_data
 from services.ports.training import Dataset
-from services.recommend.filling import leading
+from services.recommend.snapshot.catalogue_index import popularity_of
 from services.settings import Settings
 
 CUT = datetime(2011, 11, 11, 12, 50, tzinfo=UTC)
@@ -32,12 +32,15 @@ class Bench:
     def __init__(self, dataset: Dataset):
         self.split = split_at(dataset.interactions, CUT.timestamp(), float(dataset.interactions.at[-1]))
         self.model = Als.fit(self.split.train, dataset.catalogue, now_s=self.split.cut_s)
-        self._codes = category_codes(dataset.catalogue)
+        counts = popularity_of(dataset.interactions, len(dataset.catalogue))
+        order = np.argsort(-counts, kind="stable").astype(np.int32)
+        self._assortment = Assortment(category_codes(dataset.catalogue), order, counts)
 
     def slate(self, query: Query, allowed: np.ndarray) -> list[int]:
         """Items, best first."""
-        ranked = self.model.rank(query, 3 * N, allowed=allowed).item.tolist()
-        return [ranked[at] for at in leading(ranked, N, self._codes, CAP)]
+        ranking = self.model.rank(query, 3 * N, allowed=allowed)
+        selection = select(ranking, N, eligible=allowed, assortment=self._assortment, cap=CAP)
+        return [item for item, _, _ in selection.picks]
 
     def unchanged(self, case: Case, allowed: np.ndarray, item: int, kind: str) -> bool:
         """Whether the other items stay, in order, after `item` was clicked (or bought) just now."""

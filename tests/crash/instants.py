@@ -79,7 +79,11 @@ INSTANTS: dict[str, tuple[Instant, ...]] = {
         Instant("entered, not registered", "services.training.worker:enter", after=True),
     ),
     "recommend": (
-        Instant("exposure queued, not answered", "services.recommend.answer:Answering._report", after=True),
+        Instant(
+            "exposure queued, not answered",
+            "services.recommend.answer:SlateService._log_exposure",
+            after=True,
+        ),
         Instant(
             "events in the log, not answered",
             "services.recommend.metrics:Metrics.events",

@@ -36,11 +36,11 @@ def test_what_is_missing_is_said(tmp_path: Path, dead: tuple[str, ...]) -> None:
     with shop.client() as call:
         before = call.slate(n=2)
         kill(shop, dead)
-        call.look()
+        call.refresh()
         assert says(call) == (expected(dead, known=True), 2)
         assert says(call, user=None, session=None) == (expected(dead, known=False), 2)
         if "model" in dead:
             assert ids(call.slate(n=2)) == ids(before)  # the champion's cached slate
         kill(shop, ())
-        call.look()
+        call.refresh()
         assert says(call, user="somebody else") == (None, 2)

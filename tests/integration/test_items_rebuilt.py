@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from support.small_shop import Caller, Shop, ids
 
 from services import bootstrap
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 
 pytestmark = pytest.mark.redis
 
@@ -69,7 +69,7 @@ def test_an_emptied_redis_gets_its_item_changes_back(
 ) -> None:
     overlay = bootstrap.item_overlay(shop.settings)
     app = serve()
-    with TestClient(hot_path(app), raise_server_exceptions=False) as client:
+    with TestClient(fast_path(app), raise_server_exceptions=False) as client:
         call = ready(client, app)
         done = call.send("PATCH", "/items", "admin", json=[{"item_id": "i0", "hidden": True}])
         assert (done.status_code, done.json()["changed"]) == (200, 1)
@@ -83,7 +83,7 @@ def test_an_emptied_redis_gets_its_item_changes_back(
     with redis.Redis.from_url(redis_server.url) as emptied:
         emptied.flushall()
     app = serve()  # a replica that starts beside an empty Redis
-    with TestClient(hot_path(app), raise_server_exceptions=False) as client:
+    with TestClient(fast_path(app), raise_server_exceptions=False) as client:
         until(lambda: ids(Caller(client, app).slate(n=1)) == ["i2"])
         assert overlay.changes() == laid
 
@@ -94,7 +94,7 @@ def test_changes_reach_answers_while_the_overlay_is_rebuilt(
     overlay = bootstrap.item_overlay(shop.settings)
     app = serve()
     with (
-        TestClient(hot_path(app), raise_server_exceptions=False) as client,
+        TestClient(fast_path(app), raise_server_exceptions=False) as client,
         redis.Redis.from_url(redis_server.url) as emptied,
     ):
         call = ready(client, app)

@@ -69,7 +69,7 @@ def test_every_unit_counts_once_and_keeps_its_arm(site):
             site.slates(call, rng, 15)
             share = rng.uniform(0.2, 0.8)
             site.weigh({"good": 1 - share, "other": share})  # a unit assigned anew would change its arm
-            call.look()
+            call.refresh()
             site.pins.forget()
             lost = site.slates(call, rng, 8)
             assert {answer["degraded"] for answer in lost} == {"no_pins"}

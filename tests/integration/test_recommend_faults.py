@@ -12,7 +12,7 @@ from support.small_shop import Caller, Shop, ids
 
 from services import bootstrap
 from services.recommend.deps import Deps
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 
 pytestmark = pytest.mark.redis
 
@@ -39,9 +39,9 @@ def deps(shop: Shop) -> Deps:
 def call(shop: Shop, deps: Deps) -> Iterator[Caller]:
     shop.race(0.5)
     app = create_app(deps)
-    with TestClient(hot_path(app), raise_server_exceptions=False) as client:
+    with TestClient(fast_path(app), raise_server_exceptions=False) as client:
         caller = Caller(client, app)
-        caller.look()
+        caller.refresh()
         yield caller
 
 
@@ -57,7 +57,7 @@ def healthy_again(call: Caller) -> dict[str, Any]:
 def test_pins_live_in_redis_and_are_kept(shop: Shop, call: Caller) -> None:
     first = call.slate(n=2)
     shop.weigh({"good": 0.0, "other": 1.0} if first["arm"] == "good" else {"good": 1.0, "other": 0.0})
-    call.look()
+    call.refresh()
     assert call.slate(n=2)["arm"] == first["arm"]
     assert [exposure.first for exposure in shop.exposures()] == [True, False]
 
@@ -67,7 +67,7 @@ def test_redis_hangs_or_dies_and_comes_back(shop: Shop, call: Caller, redis_serv
     before = call.slate(n=2)
     getattr(redis_server.server, how)()
     answers = [call.slate(n=2, user=f"u{visit}") for visit in range(8)]
-    call.look()
+    call.refresh()
     assert {answer["degraded"] for answer in answers} == {"no_fresh_features"}
     assert all(len(ids(answer)) == 2 and answer["arm"] == "good" for answer in answers)
     assert {exposure.excluded for exposure in shop.exposures()[1:]} == {"pin_unreachable"}
@@ -93,13 +93,13 @@ def test_a_hung_redis_stops_no_events_and_no_kill_switch(shop: Shop, call: Calle
 
 def test_a_live_change_is_seen_by_every_replica(shop: Shop, deps: Deps, call: Caller) -> None:
     second = create_app(replace(deps, overlay=bootstrap.item_overlay(shop.settings), replica="r2"))
-    with TestClient(hot_path(second)) as client:
+    with TestClient(fast_path(second)) as client:
         other = Caller(client, second)
         call.send(
             "PATCH", "/items", "admin", json=[{"item_id": "i0", "stock": 0}, {"item_id": "i39", "stock": 0}]
         )
-        call.look()
-        other.look()
+        call.refresh()
+        other.refresh()
         for replica in (call, other):
             assert not {"i0", "i39"} & set(ids(replica.slate(n=40)))
         assert {beat.replica for beat in deps.state.heartbeats()} == {"r1", "r2"}
@@ -110,6 +110,6 @@ def test_a_cache_that_lost_everything_is_refilled(
 ) -> None:
     redis_server.server.kill()
     redis_server.restart()
-    call.look()
-    call.look()
+    call.refresh()
+    call.refresh()
     assert deps.state.get("storefront") == shop.state

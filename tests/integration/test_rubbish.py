@@ -37,7 +37,7 @@ from services.messages.events import DEAD_LETTERS, DECISIONS, EVENTS, EXPOSURES
 from services.messages.topics import topic_partitions
 from services.ports.event_log import EventConsumer, EventProducer, LogAdmin, Record
 from services.recommend.catalogue_sync import ItemsFollower
-from services.recommend.snapshot.sources import ShelfKeeper
+from services.recommend.snapshot.sources import CatalogueSource
 from services.runtime.dead_letters import DEAD_LETTERED_BY, DeadLetterWriter, source_of
 from services.settings import Settings
 
@@ -93,7 +93,7 @@ class Site:
         self.activity = ActivityWorker(activity, self.clock, most=50, horizon_ms=0)
         overlay = MemoryItemOverlay()
         self.items = ItemsFollower(self.consumer(), self.admin, overlay)
-        self.shelf = ShelfKeeper(NoImport(), overlay)  # type: ignore[arg-type]
+        self.catalogue = CatalogueSource(NoImport(), overlay)  # type: ignore[arg-type]
         self.history = History()
         self.lake = self.lake_worker()
 
@@ -119,8 +119,8 @@ class Site:
         quiet = 0
         while quiet < 3:
             read = sum(_stepped(worker) for worker in (self.bandit, self.activity, self.lake))
-            self.items.look()
-            self.shelf.look()
+            self.items.poll()
+            self.catalogue.refresh()
             quiet = 0 if read else quiet + 1
 
     def counted(self) -> dict[str, int]:
@@ -204,7 +204,7 @@ def test_malformed_records_are_dead_lettered_and_good_ones_count(site, now_ms):
     assert_decided(site)
     assert site.activity.counts.bad.total() == len(unreadable(EVENTS, at_ms))
     assert site.items.bad.total() == len(unreadable(events.ITEMS, at_ms))
-    assert len(site.shelf.shelf) == 1
+    assert len(site.catalogue.index) == 1
     lists = ("item_ids", "item_at", "item_types", "event_ids")
     assert all(len({len(row[name]) for name in lists}) == 1 for row in site.history.rows)
 

@@ -407,7 +407,7 @@ def test_items_that_nobody_may_see_do_not_fill_a_catalogue(tmp_path: Path) -> No
             half = range(20) if "stock" in change else range(20, 40)
             rows = [{"item_id": f"i{place}", **change} for place in half]
             assert caller.send("PATCH", "/items", "admin", json=rows).status_code == 200
-            caller.look()
+            caller.refresh()
             found = parsed(caller.get("/metrics", "analyst").text)
             told.append(value(found, "ringside_catalogue_items"))
     assert told == [20, 0]
@@ -420,7 +420,7 @@ def test_pins_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
         users = [f"user{number}" for number in range(20)]
         arms = [caller.slate(user)["arm"] for user in users + users]
         shop.decide(commands.rollback, "other")
-        caller.look()
+        caller.refresh()
         for user in users:
             caller.slate(user)
         shop.reader.down = True
@@ -447,7 +447,7 @@ def test_an_event_loop_says_when_it_turned(tmp_path: Path) -> None:
         turned = "ringside_event_loop_turn_timestamp_seconds"
         assert value(parsed(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000
         shop.now_ms += 5_000
-        caller.look()
+        caller.refresh()
         assert value(parsed(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000
 
 

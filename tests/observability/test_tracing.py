@@ -25,7 +25,7 @@ from services.adapters.instrumented.tracing import Tracing
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
 from services.errors import ConfigurationError
 from services.messages.events import EVENTS, EXPOSURES
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 from services.runtime import log_format
 from services.settings import Settings
 
@@ -50,10 +50,10 @@ def caller(tmp_path: Path, spans: InMemorySpanExporter) -> Iterator[Caller]:
     told = traced("recommend", spans)
     producer = told.producer(MemoryEventProducer(shop.broker))
     app = create_app(replace(shop.deps(), producer=producer, traced=told.endpoint))
-    with TestClient(hot_path(app), raise_server_exceptions=False) as client:
+    with TestClient(fast_path(app), raise_server_exceptions=False) as client:
         found = Caller(client, app)
         found.shop = shop  # type: ignore[attr-defined]
-        found.look()
+        found.refresh()
         yield found
 
 

@@ -17,7 +17,7 @@ from support.malformed_requests import HOSTILE, Fuzz, Maker, dumps, operations
 from support.raw_sockets import RIGHT, WRONG, exchange, get, post, served, spoiled
 from support.small_shop import KEYS, SIGNING, Shop
 
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 
 PATIENCE_S = 60.0  # far beyond any answer: whoever takes longer hangs
 SECRETS = [key.encode() for key, _ in KEYS.values()] + [SIGNING.encode()]
@@ -54,7 +54,7 @@ async def storm(home: Path, seed: int, count: int) -> tuple[Counter[int], list[s
             if problem := complaint(sent, got):
                 wrong.append(f"{problem}: {sent}")
             if number % LOOK_EVERY == LOOK_EVERY - 1:
-                await parts.loaded.look()
+                await parts.refresher.refresh()
         after = await call(app, Sent("GET", "/recommend", b"user_id=anna", [key()]))
         assert after.status == 200, "the shop did not survive"
     return statuses, wrong
@@ -231,7 +231,7 @@ def test_who_sends_without_end_is_hung_up_on(tmp_path: Path) -> None:
     """A head without end, and a body without end where there is a limit."""
     chunks = [b"a" * 65_536] * 400
     lines = [b"x: y\r\n" * 10_000] * 400
-    with served(hot_path(create_app(racing_shop(tmp_path).deps())), head_bytes=9_000, body_bytes=900) as at:
+    with served(fast_path(create_app(racing_shop(tmp_path).deps())), head_bytes=9_000, body_bytes=900) as at:
         for endless in (
             [b"GET /", *chunks],
             [b"GET / HTTP/1.1\r\n", *lines],

@@ -15,7 +15,7 @@ from support.small_shop import KEYS
 
 from services.recommend.app import serving_config
 from services.recommend.bots import is_bot
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 from services.setting_types import parse_networks
 from services.settings import Settings
 from services.web.access import client_reader
@@ -85,7 +85,7 @@ def test_a_head_of_thousands_of_headers_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("origin", [b"", b"origin: https://shop.example"])
 def test_who_does_not_finish_a_body_takes_no_place(tmp_path: Path, origin: bytes) -> None:
-    app = hot_path(create_app(racing_shop(tmp_path).deps()))
+    app = fast_path(create_app(racing_shop(tmp_path).deps()))
     app._shedder.slates.limit = 4
     more = [origin] if origin else []
     with served(app) as at:

@@ -19,7 +19,7 @@ from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventP
 from services.adapters.memory.sum_store import MemorySumStore
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
-from services.recommend.recommendation_id import RecommendationClaims, Tokens
+from services.recommend.recommendation_id import RecommendationClaims, RecommendationIds
 
 PARTITIONS = frozenset(range(4))
 WINDOW_MS, OVER_MS = 4_000, 9_000
@@ -129,11 +129,13 @@ def test_what_we_did_not_sign_counts_for_nothing(ring: Ring) -> None:
     with ring.client() as caller:
         answer = caller.slate(n=3)
         token, item = answer["recommendation_id"], ids(answer)[0]
-        slip = Tokens([SIGNING], 10**9).read(token)
+        slip = RecommendationIds([SIGNING], 10**9).read(token)
         assert slip is not None
         exposure = ring.exposures()[0]
-        strangers = Tokens(["a key that is not ours at all"], 10**9).sign(exposure)
-        foreign = Tokens([SIGNING], 10**9).sign(msgspec.structs.replace(exposure, experiment="checkout"))
+        strangers = RecommendationIds(["a key that is not ours at all"], 10**9).sign(exposure)
+        foreign = RecommendationIds([SIGNING], 10**9).sign(
+            msgspec.structs.replace(exposure, experiment="checkout")
+        )
         false = [*forgeries(token, random.Random(3)), strangers, foreign]
         assert send(caller, [click(text, item, number) for number, text in enumerate(false)]) == 0
         outside = [name for name in (f"i{at}" for at in range(40)) if name not in ids(answer)]
@@ -145,7 +147,7 @@ def test_nothing_in_an_id_can_be_changed_to_something_better(ring: Ring) -> None
     """Each field of the slip changed, signed with all that the attacker has: other signatures of ours."""
     with ring.client() as caller:
         first, second = caller.slate("anna", "s1", n=3), caller.slate("ben", "s2", n=3)
-        tokens = Tokens([SIGNING], 10**9)
+        tokens = RecommendationIds([SIGNING], 10**9)
         slips = [tokens.read(answer["recommendation_id"]) for answer in (first, second)]
         packed, signature = first["recommendation_id"].rsplit(".", 1)
         stolen = second["recommendation_id"].rsplit(".", 1)[1]

@@ -11,8 +11,9 @@ from support.small_shop import Shop
 from experiments.allocation.assignment import DAY_MS
 from experiments.inference.click_race import log_evidence, log_stakes, rollback_side
 from services.recommend import assignment
-from services.recommend.assignment import Visitor, propose
-from services.recommend.snapshot.snapshot import Serving
+from services.recommend.assignment import propose
+from services.recommend.slate_request import SlateRequest, Visitor
+from services.recommend.snapshot.snapshot import ServedExperiment
 from tests.statistical.test_click_race import allowed
 
 RUNS, SHOPPERS, DAYS = 300, 300, 60
@@ -26,11 +27,18 @@ def rolled_back(tmp_path: Path, seed: int) -> float:
     state = Shop(tmp_path).race(0.5)
     fired = 0
     for run in range(RUNS):
-        serving = Serving(shelf=None, state=replace(state, salt=f"salt {run}"))  # type: ignore[arg-type]
+        experiment = ServedExperiment("storefront", replace(state, salt=f"salt {run}"))
         rates = rng.beta(0.05, 0.95, SHOPPERS)
         won = np.zeros((2, DAYS))
         for day, shopper in np.argwhere(rng.random((DAYS, SHOPPERS)) < rates):
-            pin = propose(serving, Visitor(f"u{shopper}", None), f"u{shopper}", int(day) * DAY_MS, "q").pin
+            request = SlateRequest(
+                visitor=Visitor(f"u{shopper}", None),
+                slate_id="q",
+                received_ms=int(day) * DAY_MS,
+                n=1,
+                placement="home",
+            )
+            pin = propose(experiment, request).pin
             won[int(pin.arm == "other"), day] += 1
         champion, challenger = won.cumsum(axis=1)
         evidence = log_evidence(log_stakes(challenger, champion, 0.5, 0.5, side))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from services.ports.features import UserRow
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 from support.small_shop import KEYS, Shop
 
 Headers = list[tuple[bytes, bytes]]
@@ -105,8 +105,8 @@ async def running(shop: Shop) -> Any:
     """(what a server would run, the application's parts), with everything loaded."""
     app = create_app(shop.deps())
     async with app.router.lifespan_context(app):
-        await app.state.parts.loaded.look()
-        yield hot_path(app), app.state.parts
+        await app.state.parts.refresher.refresh()
+        yield fast_path(app), app.state.parts
 
 
 def parts_of(body: bytes, cuts: Iterator[int]) -> tuple[bytes, ...]:

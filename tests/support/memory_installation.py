@@ -31,7 +31,7 @@ from services.client.client import AsyncClient, Reply, Request
 from services.messages.events import EVENTS
 from services.ports.features import UserRow
 from services.ports.training import Dataset
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 from services.simulator.measurements import Measurements
 from services.simulator.session import Habits, Session, Visitor
 from services.simulator.shoppers import synthetic_shoppers
@@ -99,7 +99,7 @@ class MemoryInstallation(Shop):
         self._add_workers()
         self.app = create_app(self.deps())
         self.storefront = AsyncClient(
-            "http://memory", KEYS["storefront"][0], InProcessTransport(hot_path(self.app))
+            "http://memory", KEYS["storefront"][0], InProcessTransport(fast_path(self.app))
         )
 
     def fit(self, version: str, kind: Any, **params: Any) -> str:
@@ -123,7 +123,7 @@ class MemoryInstallation(Shop):
 
     async def step(self) -> None:
         """Replicas look around, shoppers come, workers and the decider work; a second has passed."""
-        await self.app.state.parts.loaded.look()
+        await self.app.state.parts.refresher.refresh()
         for _ in range(self._per_step):
             self.now_ms += STEP_MS // self._per_step
             await self.visit()

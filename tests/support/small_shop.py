@@ -25,7 +25,7 @@ from services.control.recount import Recounting
 from services.messages.events import EVENTS, EXPOSURES, Event, Exposure, decode
 from services.ports.training import Dataset
 from services.recommend.deps import Deps
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 from services.settings import Settings
 from services.web.api_keys import new_key
 
@@ -210,22 +210,22 @@ class Shop:
     def client(self) -> Iterator["Caller"]:
         """The running application."""
         app = create_app(self.deps())
-        with TestClient(hot_path(app), raise_server_exceptions=False) as client:
+        with TestClient(fast_path(app), raise_server_exceptions=False) as client:
             caller = Caller(client, app)
-            caller.look()
+            caller.refresh()
             yield caller
 
 
 class Caller:
-    """Calls the API with a key of a role; `look` makes the replica take up what is new."""
+    """Calls the API with a key of a role; `refresh` makes the replica take up what is new."""
 
     def __init__(self, client: TestClient, app: Any):
         self.http = client
         self.parts = app.state.parts
 
-    def look(self) -> None:
-        """One pass of hot reload."""
-        self.http.portal.call(self.parts.loaded.look)  # type: ignore[union-attr]
+    def refresh(self) -> None:
+        """Refresh the snapshot once."""
+        self.http.portal.call(self.parts.refresher.refresh)  # type: ignore[union-attr]
 
     def send(self, method: str, path: str, role: str | None = "storefront", **more: Any) -> Any:
         """One request."""

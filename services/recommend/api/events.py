@@ -1,4 +1,4 @@
-"""POST /events: rows in, each attributed by its recommendation id, into the log; an answer only after it
+"""POST /events: attribute each row by its recommendation id and log it; answer after the broker has
 acknowledged."""
 
 import asyncio
@@ -15,7 +15,7 @@ from services.messages.events import EVENTS, Attribution, Event, encode
 from services.ports.event_log import Record
 from services.recommend.deps import Deps
 from services.recommend.metrics import Metrics
-from services.recommend.recommendation_id import Refusal, Tokens
+from services.recommend.recommendation_id import RecommendationIds, Refusal
 from services.recommend.schemas import (
     MAX_EVENTS,
     EventIn,
@@ -23,7 +23,7 @@ from services.recommend.schemas import (
     Rejection,
     Unattributed,
     bad_input,
-    clock_problem,
+    ts_problem,
 )
 from services.web.problem import MalformedBodyError
 
@@ -33,9 +33,9 @@ _row = msgspec.json.Decoder(EventIn)
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A parsed request: good rows with their indices, and the bad ones by index."""
+    """A parsed request: accepted rows with their indices, and the rejected ones by index."""
 
-    good: list[tuple[int, EventIn]]
+    accepted: list[tuple[int, EventIn]]
     rejected: list[Rejection]
 
 
@@ -47,15 +47,16 @@ def parse(body: bytes) -> Rows:
     except msgspec.ValidationError as error:
         raise BadInputError("body", "must be a JSON list of events") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raw = _leniently(body, error)
+        raw = _decode_leniently(body, error)
     if len(raw) > MAX_EVENTS:
         raise BadInputError("body", f"{len(raw)} events; at most {MAX_EVENTS} in one request")
     return _checked(raw)
 
 
-def _leniently(body: bytes, error: Exception) -> list[msgspec.Raw]:
-    """Rows of a list in which some string is no text (a lone surrogate, which JSON.stringify lets through):
-    only those rows are bad. Raises MalformedBodyError for the reader's `error` if it is no JSON at all."""
+def _decode_leniently(body: bytes, error: Exception) -> list[msgspec.Raw]:
+    """Rows of a list in which some string is not valid text (a lone surrogate, which JSON.stringify lets
+    through), so that only those rows are rejected. Raises MalformedBodyError for the decoder's `error` if the
+    body is not JSON at all."""
     try:
         rows = json.loads(body)
         if isinstance(rows, list):
@@ -69,7 +70,7 @@ def _checked(raw: Sequence[msgspec.Raw]) -> Rows:
     rows = Rows([], [])
     for index, row in enumerate(raw):
         try:
-            rows.good.append((index, _decoded(row)))
+            rows.accepted.append((index, _decoded(row)))
         except BadInputError as bad:
             rows.rejected.append(Rejection(index=index, field=bad.field, problem=bad.problem))
     return rows
@@ -83,51 +84,55 @@ def _decoded(row: msgspec.Raw) -> EventIn:
         raise bad_input(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInputError("body", str(error)) from error
-    if (problem := clock_problem(event.ts_ms)) is not None:
+    if (problem := ts_problem(event.ts_ms)) is not None:
         raise BadInputError("ts", problem)
     return event
 
 
-class Collecting:
-    """Takes events for one experiment."""
+class EventCollector:
+    """Logs events of every experiment that is served."""
 
-    def __init__(self, deps: Deps, tokens: Tokens, metrics: Metrics):
-        self._experiment = deps.settings.experiments.default
+    def __init__(self, deps: Deps, ids: RecommendationIds, metrics: Metrics):
+        self._experiments = frozenset(deps.settings.experiments.names())
         self._producer = deps.producer
         self._ack_deadline_s = deps.settings.broker_ack_deadline_ms / 1_000
         self._clock_ms = deps.clock_ms
-        self._tokens = tokens
+        self._ids = ids
         self._metrics = metrics
 
     async def collect(self, body: bytes) -> EventsAnswer:
-        """Log the good rows and wait for the broker. Raises BadInputError, or UnavailableError: then
-        nothing is promised, and the same rows may be sent again (`event_id` makes that harmless)."""
+        """Log the accepted rows and wait for the broker.
+
+        Raises BadInputError, or UnavailableError: then the same rows may be sent again, because `event_id`
+        makes repeats harmless.
+        """
         rows = parse(body)
         self._metrics.events("refused", len(rows.rejected))
         now_ms = self._clock_ms()
-        found = [self._attribution(row, now_ms) for _, row in rows.good]
-        await self._log([_event(row, said, now_ms) for (_, row), said in zip(rows.good, found, strict=True)])
-        self._metrics.events("acknowledged", len(found))
-        refused = [
-            Unattributed(index=index, reason=why)
-            for (index, _), why in zip(rows.good, found, strict=True)
-            if isinstance(why, Refusal)
-        ]
+        results = [self._attribute(row, now_ms) for _, row in rows.accepted]
+        await self._log(
+            [_event(row, result, now_ms) for (_, row), result in zip(rows.accepted, results, strict=True)]
+        )
+        self._metrics.events("acknowledged", len(results))
         return EventsAnswer(
-            accepted=len(found),
-            attributed=sum(isinstance(said, Attribution) for said in found),
-            unattributed=refused,
+            accepted=len(results),
+            attributed=sum(isinstance(result, Attribution) for result in results),
+            unattributed=[
+                Unattributed(index=index, reason=result)
+                for (index, _), result in zip(rows.accepted, results, strict=True)
+                if isinstance(result, Refusal)
+            ],
             rejected=rows.rejected,
         )
 
-    def _attribution(self, row: EventIn, now_ms: int) -> Attribution | Refusal | None:
-        """What the event counts for, why it counts for nothing, or None if it names no slate."""
+    def _attribute(self, row: EventIn, now_ms: int) -> Attribution | Refusal | None:
+        """The slate that the event counts for, why it counts for none, or None if it names none."""
         if not row.recommendation_id:
             return None
-        found = self._tokens.attribute(row.recommendation_id, row.item_id, self._experiment, now_ms)
-        if isinstance(found, Refusal):
-            self._metrics.unattributed(found.value)
-        return found
+        result = self._ids.attribute(row.recommendation_id, row.item_id, self._experiments, now_ms)
+        if isinstance(result, Refusal):
+            self._metrics.unattributed(result.value)
+        return result
 
     async def _log(self, events: list[Event]) -> None:
         futures = [self._producer.send(EVENTS, event.key, encode(event)) for event in events]
@@ -139,28 +144,28 @@ class Collecting:
 
 
 async def acknowledged(futures: Sequence["Future[Record]"], deadline_s: float) -> None:
-    """Wait until the broker has all records. Raises UnavailableError when one failed or the deadline passed.
+    """Wait until the broker has all records. Raises UnavailableError if one failed or the deadline passed.
 
-    One wake-up of the event loop for the whole batch: `wrap_future` wakes it once a record, which takes three
-    times as long for a hundred.
+    The event loop wakes up once for the whole batch. `wrap_future` wakes it once a record, which takes three
+    times as long for a hundred records.
     """
     if not futures:
         return
     loop = asyncio.get_running_loop()
     all_done = asyncio.Event()
-    left = len(futures)
-    counting = threading.Lock()
+    pending = len(futures)
+    lock = threading.Lock()
 
-    def landed(_: "Future[Record]") -> None:  # on whichever thread settles a record
-        nonlocal left
-        with counting:
-            left -= 1
-            last = left == 0
+    def done(_: "Future[Record]") -> None:  # on the producer's thread, or on this one
+        nonlocal pending
+        with lock:
+            pending -= 1
+            last = pending == 0
         if last:
             loop.call_soon_threadsafe(all_done.set)
 
     for future in futures:
-        future.add_done_callback(landed)
+        future.add_done_callback(done)
     try:
         await asyncio.wait_for(all_done.wait(), deadline_s)
     except TimeoutError:
@@ -170,7 +175,7 @@ async def acknowledged(futures: Sequence["Future[Record]"], deadline_s: float) -
             raise UnavailableError("broker", str(error)) from error
 
 
-def _event(row: EventIn, found: Attribution | Refusal | None, now_ms: int) -> Event:
+def _event(row: EventIn, result: Attribution | Refusal | None, now_ms: int) -> Event:
     return Event(
         received_at=now_ms,
         event_id=row.event_id,
@@ -180,5 +185,5 @@ def _event(row: EventIn, found: Attribution | Refusal | None, now_ms: int) -> Ev
         session_id=row.session_id,
         value=row.value,
         ts=row.ts_ms,
-        attribution=found if isinstance(found, Attribution) else None,
+        attribution=result if isinstance(result, Attribution) else None,
     )

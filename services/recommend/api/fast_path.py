@@ -1,12 +1,24 @@
-"""Routes of the storefront, outside FastAPI's request handling but inside its router and documentation.
+"""A fast path for storefront requests in front of FastAPI's router.
 
-Validation, dependencies and response models of FastAPI cost about 300 µs a request, as much as the answer
-itself; so these endpoints take the raw request. `HotPath` in front of the application saves the router and
-its middleware too (60 µs measured) for requests that need neither.
+Why: validation, dependencies and response models of FastAPI cost about 300 µs a request, as much as a slate
+itself; the router and its middleware cost another 60 µs (measured).
+
+What it does: a storefront route is a `RawRoute`, so its endpoint gets the raw request and FastAPI only
+matches and documents it. `FastPath` stands in front of the application, matches the same routes with two
+dictionary lookups and calls the same endpoint. Every other request goes to the application.
+
+What it must do exactly like the router: the same requests reach the same endpoint with the same path
+parameters, and every other request gets the application's answer (404, 405, CORS preflight, docs). So
+`FastPath` may only match requests that the router matches too; a request that it misses is slower, not wrong.
+tests/unit/services/recommend/api/test_fast_path.py sends the same requests through both and compares.
+
+What it does besides: requests from a browser page (with an Origin header) go through the CORS middleware,
+refusals too, because a page can't read an answer without CORS headers. And it sheds load: only these routes
+are ever shed, so health, metrics and commands are answered under any load.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +33,11 @@ from services.web.body_limit import declared_length
 from services.web.load_shedding import ConcurrencyLimit, Shedder
 from services.web.problem import MalformedBodyError, OverloadedError, TooLargeError, response_to
 
-Routes = tuple[Mapping[tuple[str, str], Endpoint], Mapping[tuple[str, str], tuple[str, Endpoint]]]
+_PATH_PARAMETER = ":path}"  # of a route like /similar/{item_id:path}
 
 
 class RawRoute(APIRoute):
-    """A documented route whose endpoint gets the request as it is."""
+    """A documented route whose endpoint gets the raw request."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         """The endpoint itself."""
@@ -33,13 +45,14 @@ class RawRoute(APIRoute):
 
 
 @dataclass(frozen=True, slots=True)
-class HotRoute:
-    """One storefront route and its OpenAPI description."""
+class FastRoute:
+    """One storefront route and its OpenAPI description. Its path is exact, or one part and a `:path`
+    parameter."""
 
     path: str
     method: str
     endpoint: Endpoint
-    described: Mapping[str, Any]
+    openapi: Mapping[str, Any]
 
 
 def guarded(name: str, endpoint: Endpoint, metrics: Metrics) -> Endpoint:
@@ -49,7 +62,7 @@ def guarded(name: str, endpoint: Endpoint, metrics: Metrics) -> Endpoint:
         start = time.perf_counter()
         try:
             response = await endpoint(request)
-        except Exception as error:  # noqa: BLE001 (the table decides; nothing may pass it)
+        except Exception as error:  # noqa: BLE001 (response_to has a response for every exception)
             response = response_to(error)
         metrics.response(name, response.status_code, time.perf_counter() - start)
         return response
@@ -59,106 +72,111 @@ def guarded(name: str, endpoint: Endpoint, metrics: Metrics) -> Endpoint:
     return answer
 
 
-class HotPath:
-    """ASGI application: hot routes go straight to their endpoint, everything else to `app`.
+class FastPath:
+    """ASGI application: fast routes go straight to their endpoint, all other requests to `app`.
 
-    `routes`: (exact, under), the first by (method, path), the second by (method, first part of the path): the
-    rest of the path is its one parameter, named here. What comes from a page (an Origin header) goes through
-    `across`, which makes answers readable for other origins; refusals too, else the page would not see when
-    to come back. Only these routes are ever shed: health, metrics and commands are answered whatever the
-    load.
+    `cors` wraps an application in the CORS middleware.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        routes: Routes,
+        routes: Iterable[FastRoute],
         shedder: Shedder,
         metrics: Metrics,
-        across: Callable[[ASGIApp], ASGIApp],
+        cors: Callable[[ASGIApp], ASGIApp],
     ):
-        self._app = across(app)
+        self._app = cors(app)
         self._shedder = shedder
         self._metrics = metrics
         self._refusal = response_to(OverloadedError())
-        self._refusal_across = across(self._refusal)
-        self._exact, self._under = routes
+        self._refusal_to_page = cors(self._refusal)
+        self._exact: dict[tuple[str, str], Endpoint] = {}
+        self._prefixed: dict[tuple[str, str], tuple[str, Endpoint]] = {}  # by method and first part
+        for route in routes:
+            first, _, rest = route.path[1:].partition("/")
+            if rest.endswith(_PATH_PARAMETER):
+                parameter = rest[1 : -len(_PATH_PARAMETER)]
+                self._prefixed[route.method, first] = parameter, route.endpoint
+            else:
+                self._exact[route.method, route.path] = route.endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one connection event."""
-        endpoint = self._endpoint(scope)
+        """Answer one request, or pass another ASGI event on."""
+        endpoint = self._match(scope)
         if endpoint is None:
             await self._app(scope, receive, send)
             return
-        places = self._shedder.events if scope["path"] == "/events" else self._shedder.slates
-        if not places.open:
+        limit = self._shedder.events if scope["path"] == "/events" else self._shedder.slates
+        if not limit.open:
             self._metrics.shed("overload")
-            refusal = self._refusal_across if _of_page(scope) else self._refusal
+            refusal = self._refusal_to_page if _from_page(scope) else self._refusal
             await refusal(scope, receive, send)
             return
-        place = _Place(places, receive, send)
+        slot = _Slot(limit, receive, send)
         try:
-            if _of_page(scope):
-                await self._app(scope, place.receive, place.send)
+            if _from_page(scope):
+                await self._app(scope, slot.receive, slot.send)
             else:
-                response = await endpoint(Request(scope, place.receive, place.send))
-                await response(scope, place.receive, place.send)
+                response = await endpoint(Request(scope, slot.receive, slot.send))
+                await response(scope, slot.receive, slot.send)
         finally:
-            place.leave()
+            slot.release()
 
-    def _endpoint(self, scope: Scope) -> Endpoint | None:
+    def _match(self, scope: Scope) -> Endpoint | None:
         method, path = scope.get("method", ""), scope.get("path", "")
         if (endpoint := self._exact.get((method, path))) is not None:
             return endpoint
         first, _, rest = path[1:].partition("/")
-        found = self._under.get((method, first)) if rest else None
-        if found is None:
+        match = self._prefixed.get((method, first)) if rest else None
+        if match is None:
             return None
-        scope["path_params"] = {found[0]: rest}
-        return found[1]
+        parameter, endpoint = match
+        scope["path_params"] = {parameter: rest}
+        return endpoint
 
 
-class _Place:
-    """A place that a request holds while we work for it: not while its client takes its time, to send the
-    body or to take the answer. Else a few hundred clients that do neither would shut everybody out."""
+class _Slot:
+    """A concurrency slot, held only while the server works on the request and released while it waits for
+    the client to send the body or to take the answer, so that slow clients cannot exhaust the slots."""
 
-    __slots__ = ("_held", "_places", "_receive", "_send")
+    __slots__ = ("_held", "_limit", "_receive", "_send")
 
-    def __init__(self, places: ConcurrencyLimit, receive: Receive, send: Send):
-        self._places, self._receive, self._send = places, receive, send
-        places.enter()
+    def __init__(self, limit: ConcurrencyLimit, receive: Receive, send: Send):
+        self._limit, self._receive, self._send = limit, receive, send
+        limit.enter()
         self._held = True
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Idempotent."""
         if self._held:
             self._held = False
-            self._places.leave()
+            self._limit.leave()
 
     async def receive(self) -> Message:
-        """Of ASGI. Raises OverloadedError if there is no place any more."""
-        self.leave()
+        """ASGI receive. Raises OverloadedError if no slot is free afterwards."""
+        self.release()
         message = await self._receive()
-        if not self._places.open:
+        if not self._limit.open:
             raise OverloadedError
-        self._places.enter()
+        self._limit.enter()
         self._held = True
         return message
 
     async def send(self, message: Message) -> None:
-        """Of ASGI."""
-        self.leave()
+        """ASGI send."""
+        self.release()
         await self._send(message)
 
 
-def _of_page(scope: Scope) -> bool:
-    """Whether a browser sent it from a page."""
+def _from_page(scope: Scope) -> bool:
+    """Whether a browser sent the request from a page."""
     return any(name == b"origin" for name, _ in scope["headers"])
 
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, at most `limit` bytes. Raises TooLargeError as soon as that is known, MalformedBodyError when
-    the caller hangs up."""
+    the client hangs up."""
     if declared_length(request.scope) > limit:
         raise TooLargeError(limit)
     chunks: list[bytes] = []

@@ -1,5 +1,5 @@
-"""POST|PATCH|DELETE /items: the live catalogue. A change is logged first, then laid over the imported
-data."""
+"""POST|PATCH|DELETE /items: changes of the live catalogue. A change is logged first, then applied to the
+overlay of the imported data."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,23 +14,23 @@ from services.recommend.api.events import acknowledged
 from services.recommend.api.openapi import ANY_KEY, failures
 from services.recommend.deps import Deps
 from services.recommend.schemas import MAX_LISTED
-from services.recommend.snapshot.catalogue_index import Shelf
-from services.recommend.snapshot.item_changes import shown, standing
+from services.recommend.snapshot.catalogue_index import CatalogueIndex
+from services.recommend.snapshot.item_changes import exists, in_force
 from services.web.access import AccessControl, Caller, KeyFirstRoute
 from services.web.api_keys import Principal
 from services.web.problem import NotFoundError
 
 MAX_CHANGES = 1_000
-PLAIN = r"^[^\x00-\x1f\x7f]+$"  # numpy drops a NUL at the end: two ids would be one
+PLAIN = r"^[^\x00-\x1f\x7f]+$"  # numpy drops a NUL at the end, which would make two ids equal
 ItemId = Annotated[str, Field(min_length=1, max_length=200, pattern=PLAIN)]
-PRINTED = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"  # tabs and ends of lines are
-Title = Annotated[str, Field(max_length=500, pattern=PRINTED)]
-Category = Annotated[str, Field(max_length=200, pattern=PRINTED)]
-Description = Annotated[str, Field(max_length=10_000, pattern=PRINTED)]
+PRINTABLE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"  # tabs and line ends are allowed
+Title = Annotated[str, Field(max_length=500, pattern=PRINTABLE)]
+Category = Annotated[str, Field(max_length=200, pattern=PRINTABLE)]
+Description = Annotated[str, Field(max_length=10_000, pattern=PRINTABLE)]
 
 
 class Change(BaseModel):
-    """What is new about an item; what is left out stays as it is."""
+    """New fields of an item; fields that are left out stay as they are."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -45,13 +45,13 @@ class Change(BaseModel):
 
 
 class ItemChange(Change):
-    """A change and the item that it is about."""
+    """A change of one item."""
 
     item_id: ItemId
 
 
 class Item(ItemChange):
-    """A whole item: new, or replacing what was known."""
+    """A whole item: new, or replacing every field of an old one."""
 
     title: Annotated[Title, Field(min_length=1)]
     category: Category = ""
@@ -62,61 +62,69 @@ class Item(ItemChange):
 
 
 class Changed(BaseModel):
-    """How many items changed, and the position in the log after them. Answers show it within seconds."""
+    """How many items changed, and the position in the log after them. Answers show them within seconds."""
 
     changed: int
     revision: int
 
 
 class LiveCatalogue:
-    """Takes changes into topic `items`, then lays the log over what replicas read.
+    """Logs changes in topic `items`, then applies the log to the overlay that replicas read.
 
-    `follow` lays the log up to its end, in a thread of its own.
+    `catalogue` returns the current index; `apply_log` applies the log up to its end, in its own thread.
     """
 
-    def __init__(self, deps: Deps, shelf: Callable[[], Shelf], follow: Callable[[], Awaitable[object]]):
+    def __init__(
+        self,
+        deps: Deps,
+        catalogue: Callable[[], CatalogueIndex],
+        apply_log: Callable[[], Awaitable[object]],
+    ):
         self._deps = deps
-        self._shelf = shelf
-        self._follow = follow
+        self._catalogue = catalogue
+        self._apply_log = apply_log
 
     async def change(self, changes: Sequence[ItemChanged]) -> Changed:
-        """Log and lay over. Raises UnavailableError; then the same changes may be sent again. Those that
-        the log took meanwhile are laid as soon as Redis can be reached."""
+        """Log and apply. Raises UnavailableError; then the same changes may be sent again. Those that are in
+        the log already are applied as soon as Redis can be reached."""
         send, deadline_s = self._deps.producer.send, self._deps.settings.broker_ack_deadline_ms / 1_000
         futures = [send(ITEMS, change.key, encode(change)) for change in changes]
         await acknowledged(futures, deadline_s)
         try:
-            await asyncio.wait_for(self._follow(), deadline_s)
+            await asyncio.wait_for(self._apply_log(), deadline_s)
         except TimeoutError:
-            raise UnavailableError("the live catalogue", "logged, and not yet laid over the import") from None
+            raise UnavailableError("the live catalogue", "the change is logged and not yet applied") from None
         revision = max(future.result().offset for future in futures) + 1
         return Changed(changed=len(changes), revision=revision)
 
-    def changed(self, item_id: str, by: Principal, said: Change | None) -> ItemChanged:
-        """The message of one change; `said` None deletes."""
+    def changed(self, item_id: str, by: Principal, change: Change | None) -> ItemChanged:
+        """The message of one change; None deletes the item."""
         fields = (
-            said.model_dump(exclude={"item_id"}, exclude_none=True) if said is not None else {"deleted": True}
+            change.model_dump(exclude={"item_id"}, exclude_none=True)
+            if change is not None
+            else {"deleted": True}
         )
         return ItemChanged(received_at=self._deps.clock_ms(), item_id=item_id, author=by.name, **fields)
 
     async def require(self, item_ids: Sequence[str], *, deleted: bool = False) -> None:
-        """Refuse to change what does not exist; `deleted`: items of the import that were taken out will do.
-        Raises NotFoundError naming the row. Items that our shelf lacks are looked for in what was laid since.
+        """Refuse to change items that do not exist; `deleted`: imported items that were deleted count as
+        existing. Raises NotFoundError naming the row. Items that the index lacks are searched in the overlay,
+        which may be newer.
         """
-        shelf = self._shelf()
-        gone = frozenset[str]() if deleted else shelf.deleted
-        unknown = [item for item in item_ids if item not in shelf.index or item in gone]
+        catalogue = self._catalogue()
+        gone = frozenset[str]() if deleted else catalogue.deleted
+        unknown = [item for item in item_ids if item not in catalogue.index or item in gone]
         _, changes = await asyncio.to_thread(self._deps.overlay.changes) if unknown else (None, [])
-        held = standing(changes, shelf.imported)
-        missing = [item for item in unknown if not _exists(held.get(item), item in shelf.index)]
+        newest = in_force(changes, catalogue.imported)
+        missing = [item for item in unknown if not _exists(newest.get(item), item in catalogue.index)]
         if missing:
             row = list(item_ids).index(missing[0])
             raise NotFoundError(f"{row}.item_id", f"no item {missing[0]!r} in the catalogue")
 
 
 def _exists(change: ItemChanged | None, imported: bool) -> bool:
-    """Whether there is an item of which this holds."""
-    return shown(change) or (imported and not (change is not None and change.deleted))
+    """Whether the item exists, given the change in force and whether the import has it."""
+    return exists(change) or (imported and not (change is not None and change.deleted))
 
 
 def catalogue_routes(deps: Deps, access: AccessControl, live: LiveCatalogue) -> APIRouter:
@@ -133,7 +141,7 @@ def catalogue_routes(deps: Deps, access: AccessControl, live: LiveCatalogue) -> 
 
     @router.post("/items", openapi_extra=extra)
     async def put_items(items: Annotated[list[Item], rows, Body()], by: admin) -> Changed:
-        """Add items, or replace what is known of them. Effective in answers within seconds."""
+        """Add items, or replace all fields of existing ones. Effective in answers within seconds."""
         return await live.change([live.changed(item.item_id, by, item) for item in items])
 
     @router.patch("/items", openapi_extra=extra, responses=failures("404"))
@@ -144,7 +152,7 @@ def catalogue_routes(deps: Deps, access: AccessControl, live: LiveCatalogue) -> 
 
     @router.delete("/items", openapi_extra=extra, responses=failures("404"))
     async def delete_items(item_id: Annotated[list[ItemId], few, Query()], by: admin) -> Changed:
-        """Take items out of the catalogue; `item_id` may be repeated. A POST brings them back, or a newer
+        """Delete items from the catalogue; `item_id` may be repeated. A POST brings them back, or a newer
         import that has them."""
         await live.require(item_id, deleted=True)
         return await live.change([live.changed(item, by, None) for item in item_id])
@@ -157,7 +165,7 @@ def catalogue_routes(deps: Deps, access: AccessControl, live: LiveCatalogue) -> 
 
     @router.delete("/items/{item_id:path}", openapi_extra=extra, responses=failures("404"))
     async def delete_item(item_id: Annotated[ItemId, Path()], by: admin) -> Changed:
-        """Take one item out of the catalogue."""
+        """Delete one item from the catalogue."""
         await live.require([item_id], deleted=True)
         return await live.change([live.changed(item_id, by, None)])
 

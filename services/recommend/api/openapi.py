@@ -1,5 +1,4 @@
-"""The OpenAPI description of routes that bypass FastAPI's own parsing, from the same structs that parse
-them."""
+"""OpenAPI descriptions of routes that bypass FastAPI's parsing, from the same structs that parse them."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -25,6 +24,7 @@ STRUCTS = (
     Failure,
 )
 _REF = "#/components/schemas/{name}"
+Responses = dict[int | str, dict[str, Any]]  # by status, as FastAPI takes them
 
 SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer <API key>"},
@@ -36,11 +36,11 @@ FAILURES = {
     "400": "The body is not JSON.",
     "401": "No API key, or an unknown one.",
     "403": "The key's role may not do this.",
-    "404": "No such thing.",
-    "409": "Makes no sense in the present state; look again.",
+    "404": "Unknown id.",
+    "409": "Not possible in the current state; read it again.",
     "413": "The body is too large.",
     "422": "A field is wrong; `error.field` names it.",
-    "429": "More requests than the key or the client may send; try again after Retry-After seconds.",
+    "429": "Too many requests from this key or client; try again after Retry-After seconds.",
     "503": "A dependency did not answer in time; try again after Retry-After seconds.",
 }
 
@@ -56,20 +56,20 @@ def ref(struct: type) -> dict[str, str]:
     return {"$ref": _REF.format(name=struct.__name__)}
 
 
-def failures(*statuses: str) -> dict[str, Any]:
+def failures(*statuses: str) -> Responses:
     """Response descriptions of failures."""
     content = {"application/json": {"schema": ref(Failure)}}
     return {status: {"description": FAILURES[status], "content": content} for status in statuses}
 
 
-def success(struct: type, description: str, example: Any, status: str = "200") -> dict[str, Any]:
+def success(struct: type, description: str, example: Any, status: str = "200") -> Responses:
     """Response description of a success."""
     content = {"application/json": {"schema": ref(struct), "example": example}}
     return {status: {"description": description, "content": content}}
 
 
 def query_parameters(struct: type, examples: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One query parameter for each field of a request struct; lists say how they are written there."""
+    """One query parameter for each field of a request struct; lists explain how they are written."""
     schema = components()[struct.__name__]
     required = schema.get("required", [])
     return [
@@ -78,18 +78,19 @@ def query_parameters(struct: type, examples: Mapping[str, Any]) -> list[dict[str
             "in": "query",
             "required": name in required,
             "schema": {**part, "maxItems": MAX_LISTED} if part.get("type") == "array" else part,
-            **({"description": told} if (told := _told(name, part)) else {}),
+            **({"description": text} if (text := _description(name, part)) else {}),
             **({"example": examples[name]} if name in examples else {}),
         }
         for name, part in schema["properties"].items()
     ]
 
 
-def _told(name: str, part: Mapping[str, Any]) -> str:
-    written = " Repeated, or parted by commas" if part.get("type") == "array" else ""
-    if written:
-        written += "; %2C is a comma of a name." if name == "category" else ", escaped ones too."
-    return part.get("description", "") + written
+def _description(name: str, part: Mapping[str, Any]) -> str:
+    description: str = part.get("description", "")
+    if part.get("type") != "array":
+        return description
+    commas = "; %2C is a comma of a name." if name == "category" else ", escaped ones too."
+    return f"{description} Repeated, or separated by commas{commas}"
 
 
 def body(schema: Mapping[str, Any], example: Any, *media: str) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def body(schema: Mapping[str, Any], example: Any, *media: str) -> dict[str, Any]
 
 
 def describe(app: FastAPI) -> None:
-    """Make `app.openapi()` know our structs and how keys are sent."""
+    """Add the request and response structs, and how keys are sent, to `app.openapi()`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -114,9 +115,9 @@ def describe(app: FastAPI) -> None:
                 routes=app.routes,
                 tags=app.openapi_tags,
             )
-            said = document.setdefault("components", {})
-            said.setdefault("schemas", {}).update(components())
-            said["securitySchemes"] = SECURITY
+            parts = document.setdefault("components", {})
+            parts.setdefault("schemas", {}).update(components())
+            parts["securitySchemes"] = SECURITY
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -12,7 +12,7 @@ from services.control.kill_switch import turn
 from services.recommend.api.openapi import ANY_KEY, failures
 from services.recommend.deps import Deps
 from services.recommend.metrics import Metrics
-from services.recommend.snapshot.refresher import Loaded
+from services.recommend.snapshot.refresher import SnapshotRefresher
 from services.web.access import READERS, AccessControl, Caller, KeyFirstRoute
 from services.web.api_keys import Principal
 
@@ -28,7 +28,7 @@ class Switch(BaseModel):
 
 
 def operation_routes(
-    deps: Deps, access: AccessControl, loaded: Loaded, metrics: Metrics, leaving: Event
+    deps: Deps, access: AccessControl, refresher: SnapshotRefresher, metrics: Metrics, leaving: Event
 ) -> APIRouter:
     """Health answers everybody, and says more than its status to an analyst's or admin's key; metrics take
     such a key, the switch an admin's."""
@@ -49,8 +49,8 @@ def operation_routes(
     )
     async def ready(request: Request) -> Response:
         """Slates can be made; tells an analyst's or admin's key what is served."""
-        status = "draining" if leaving.is_set() else loaded.status
-        told = _served(deps, loaded) if access.may_see_details(request) else {}
+        status = "draining" if leaving.is_set() else refresher.status
+        told = _served(deps, refresher) if access.may_see_details(request) else {}
         return JSONResponse({"status": status, **told}, 200 if status == "ready" else 503)
 
     @router.get(
@@ -76,16 +76,16 @@ def operation_routes(
     return router
 
 
-def _served(deps: Deps, loaded: Loaded) -> dict[str, object]:
-    serving = loaded.serving
-    champion = serving.champion
+def _served(deps: Deps, refresher: SnapshotRefresher) -> dict[str, object]:
+    snapshot = refresher.snapshot
+    experiment = snapshot.default_experiment
     return {
         "replica": deps.replica,
-        "items": len(serving.shelf),
-        "data_version": serving.shelf.data_version,
-        "champion": champion.arm if champion is not None else None,
-        "models": sorted(serving.models),
-        "revision": serving.state.revision if serving.state is not None else 0,
-        "champion_only": serving.alone == "champion_only",
-        "cut_off": serving.alone == "cut_off",
+        "items": len(snapshot.catalogue),
+        "data_version": snapshot.catalogue.data_version,
+        "champion": experiment.champion.arm if experiment.champion is not None else None,
+        "models": sorted(snapshot.models),
+        "revision": experiment.state.revision if experiment.state is not None else 0,
+        "champion_only": experiment.champion_only == "champion_only",
+        "cut_off": experiment.champion_only == "cut_off",
     }

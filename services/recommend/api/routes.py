@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from services.recommend.api.fast_path import HotRoute
-from services.recommend.api.openapi import ANY_KEY, body, failures, query_parameters, ref, success
+from services.recommend.api.fast_path import FastRoute
+from services.recommend.api.openapi import ANY_KEY, Responses, body, failures, query_parameters, ref, success
 from services.recommend.api.storefront import Storefront
 from services.recommend.schemas import (
     Answer,
@@ -45,30 +45,28 @@ _COMMON = ("401", "403", "422", "429")
 _SAMPLE = {"user_id": "anna", "session_id": "s-17", "n": 10, "placement": "home"}
 
 
-def hot_routes(storefront: Storefront) -> list[HotRoute]:
+def storefront_routes(storefront: Storefront) -> list[FastRoute]:
     """Every route of the storefront."""
     return [
-        HotRoute("/recommend", "GET", storefront.recommend, _asked(RecommendRequest, "A slate.")),
-        HotRoute("/recommend", "POST", storefront.recommend_posted, _posted(RecommendRequest, _SAMPLE)),
-        HotRoute("/similar/{item_id:path}", "GET", storefront.similar, _similar()),
-        HotRoute(
-            "/rerank", "POST", storefront.rerank, _posted(RerankRequest, {"items": ["85123A", "22423"]})
-        ),
-        HotRoute("/popular", "GET", storefront.popular, _asked(PopularRequest, "What is popular now.")),
-        HotRoute("/events", "POST", storefront.events, _events()),
+        FastRoute("/recommend", "GET", storefront.recommend, _query(RecommendRequest, "A slate.")),
+        FastRoute("/recommend", "POST", storefront.recommend_posted, _body(RecommendRequest, _SAMPLE)),
+        FastRoute("/similar/{item_id:path}", "GET", storefront.similar, _similar()),
+        FastRoute("/rerank", "POST", storefront.rerank, _body(RerankRequest, {"items": ["85123A", "22423"]})),
+        FastRoute("/popular", "GET", storefront.popular, _query(PopularRequest, "What is popular now.")),
+        FastRoute("/events", "POST", storefront.events, _events()),
     ]
 
 
-def _asked(struct: type, said: str) -> dict[str, Any]:
-    return _described(
+def _query(struct: type, description: str) -> dict[str, Any]:
+    return _operation(
         {"parameters": query_parameters(struct, _SAMPLE)},
-        {**success(Answer, said, ANSWER), **failures(*_COMMON)},
+        {**success(Answer, description, ANSWER), **failures(*_COMMON)},
     )
 
 
-def _posted(struct: type, example: Mapping[str, Any]) -> dict[str, Any]:
-    responses = {**success(Answer, "A slate.", ANSWER), **failures("400", "413", *_COMMON)}
-    return _described({"requestBody": body(ref(struct), example)}, responses)
+def _body(struct: type, example: Mapping[str, Any]) -> dict[str, Any]:
+    responses: Responses = {**success(Answer, "A slate.", ANSWER), **failures("400", "413", *_COMMON)}
+    return _operation({"requestBody": body(ref(struct), example)}, responses)
 
 
 def _similar() -> dict[str, Any]:
@@ -79,27 +77,27 @@ def _similar() -> dict[str, Any]:
         "schema": {"type": "string"},
         "example": "85123A",
     }
-    described = _asked(SimilarRequest, "Items like this one.")
-    described["parameters"] = [item, *described["parameters"]]
-    described["responses"] |= failures("404")
-    return described
+    operation = _query(SimilarRequest, "Items like this one.")
+    operation["parameters"] = [item, *operation["parameters"]]
+    operation["responses"] |= failures("404")
+    return operation
 
 
 def _events() -> dict[str, Any]:
     rows = {"type": "array", "items": ref(EventIn), "maxItems": 500}
     unattributed = [{"index": 1, "reason": "not_in_slate"}]
-    taken = {"accepted": 2, "attributed": 1, "unattributed": unattributed, "rejected": []}
+    accepted = {"accepted": 2, "attributed": 1, "unattributed": unattributed, "rejected": []}
     refused = {
         "error": {"code": "bad_input", "field": "0.type", "message": "Invalid enum value 'tap'"},
         "rejected": [{"index": 0, "field": "type", "problem": "Invalid enum value 'tap'"}],
     }
-    responses = {
-        **success(EventsAnswer, "The log has the good rows.", taken, "202"),
+    responses: Responses = {
+        **success(EventsAnswer, "The log has the accepted rows.", accepted, "202"),
         **failures("400", "413", *_COMMON, "503"),
-        **success(EventsRefused, "Not a list, or no row was good.", refused, "422"),
+        **success(EventsRefused, "Not a list, or every row was refused.", refused, "422"),
     }
-    return _described({"requestBody": body(rows, [CLICK], "application/json", "text/plain")}, responses)
+    return _operation({"requestBody": body(rows, [CLICK], "application/json", "text/plain")}, responses)
 
 
-def _described(part: dict[str, Any], responses: dict[str, Any]) -> dict[str, Any]:
+def _operation(part: dict[str, Any], responses: Responses) -> dict[str, Any]:
     return {**part, "responses": responses, "security": ANY_KEY}

@@ -1,80 +1,79 @@
-"""The live catalogue as requests see it: immutable arrays in process memory, replaced as a whole when
-items change."""
+"""The live catalogue as requests see it: immutable arrays in process memory, replaced as a whole when items
+change."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.algorithms.popularity import popularity
-from models.recommender import Catalogue, Interactions, Ranking
-from models.slate import UNKNOWN, available, category_codes
+from models.recommender import Catalogue, Interactions
+from models.slate import UNKNOWN, Assortment, available, category_codes
 from services.messages.events import ItemChanged
 from services.ports.catalogue import CatalogueProvenance, OverlayPosition
-from services.recommend.snapshot.item_changes import shown
+from services.recommend.snapshot.item_changes import exists
 
 HALF_LIFE_S = 7 * 86_400.0  # the fast clock of models.algorithms.popularity
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
-    """The catalogue with the live changes in it: those of the log up to `laid`.
+class CatalogueIndex:
+    """The imported catalogue with the live changes applied, up to `position` of their log.
 
-    index: item id -> place in the arrays; deleted: ids of items that were taken out (those of the import keep
-    their place); live: bool [n_items], what may be shown to anybody; codes: int32 [n_items];
-    price: float32 [n_items]; metadata: JSON of each item, encoded once; popular: every item, most popular
-    first; popularity: float32 [n_items].
+    index: item id -> catalogue index; deleted: ids of deleted items (those of the import keep their index);
+    live: bool [n_items], items that may be shown; categories: code by category; metadata: JSON of each item,
+    encoded once; assortment: category and popularity of each item.
     """
 
     catalogue: Catalogue
     data_version: str
     imported: CatalogueProvenance
-    laid: OverlayPosition | None
+    position: OverlayPosition | None
     index: Mapping[str, int]
     deleted: frozenset[str]
     ids: tuple[str, ...]
     live: NDArray[np.bool_]
-    codes: NDArray[np.int32]
     categories: Mapping[str, int]
     metadata: tuple[msgspec.Raw, ...]
-    popular: NDArray[np.int32]
-    popularity: NDArray[np.float32]
+    assortment: Assortment
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def places(self, item_ids: Iterable[str]) -> list[int]:
-        """Where these items stand; UNKNOWN for those that the catalogue lacks."""
+    def indices(self, item_ids: Iterable[str]) -> list[int]:
+        """Catalogue index of each item; UNKNOWN for those that the catalogue lacks."""
         index = self.index
         return [index.get(item, UNKNOWN) for item in item_ids]
 
-    def mask(
+    def filtered(
         self, categories: list[str], price_min: float | None, price_max: float | None
     ) -> NDArray[np.bool_]:
-        """Items that may be shown and pass the filters, bool [n_items]; `live` itself (don't write)
-        without filters."""
+        """Live items that pass the filters, bool [n_items]; `live` itself without filters, so don't write
+        to it."""
         mask = self.live
         if categories:
-            names = chain.from_iterable(self._names(said) for said in categories)
+            names = chain.from_iterable(self._split(category) for category in categories)
             codes = [self.categories[name] for name in names if name in self.categories]
-            mask = mask & np.isin(self.codes, codes)
+            mask = mask & np.isin(self.assortment.category, codes)
         if price_min is not None:
             mask = mask & (self.catalogue.price >= price_min)
         if price_max is not None:
             mask = mask & (self.catalogue.price <= price_max)
         return mask
 
-    def _names(self, said: str) -> list[str]:
-        """One category, or several whose commas were escaped on their way."""
-        return [said] if said in self.categories else said.split(",")
+    def same_category(self, item_id: str) -> NDArray[np.bool_]:
+        """Items of the category of `item_id`, bool [n_items]."""
+        category = self.assortment.category
+        same: NDArray[np.bool_] = category == category[self.index[item_id]]
+        return same
 
-    def most_popular(self, n: int, allowed: NDArray[np.bool_]) -> Ranking:
-        """The `n` most popular of the allowed items (bool [n_items])."""
-        item = self.popular[allowed[self.popular]][:n]
-        return Ranking(item, self.popularity[item], "popular now")
+    def _split(self, category: str) -> list[str]:
+        """One category, or several in one text, whose commas the client escaped."""
+        return [category] if category in self.categories else category.split(",")
 
 
 EMPTY = Catalogue(
@@ -96,47 +95,45 @@ def popularity_of(interactions: Interactions, n_items: int) -> NDArray[np.float3
     return popularity(interactions, n_items, now_s=now_s, half_life_s=HALF_LIFE_S).astype(np.float32)
 
 
-def stock(
+def build_index(
     catalogue: Catalogue,
     counts: NDArray[np.float32],
     *,
     data_version: str = "",
     changes: Mapping[str, ItemChanged] | None = None,
     imported: CatalogueProvenance | None = None,
-    laid: OverlayPosition | None = None,
-) -> Shelf:
-    """A shelf from an imported catalogue, its popularity (float32 [n_items]) and the changes that hold."""
+    position: OverlayPosition | None = None,
+) -> CatalogueIndex:
+    """Index an imported catalogue, its popularity (float32 [n_items]) and the changes in force by item."""
     changes = changes or {}
-    changed = merged(catalogue, changes)
+    changed = with_changes(catalogue, changes)
     counts = np.append(counts, np.zeros(len(changed) - len(counts), np.float32))
     ids = tuple(changed.items.tolist())
     codes = category_codes(changed)
-    return Shelf(
+    return CatalogueIndex(
         catalogue=changed,
         data_version=data_version,
         imported=imported or CatalogueProvenance(),
-        laid=laid,
-        index={item: place for place, item in enumerate(ids)},
+        position=position,
+        index={item: index for index, item in enumerate(ids)},
         deleted=frozenset(item for item, change in changes.items() if change.deleted),
         ids=ids,
         live=available(changed),
-        codes=codes,
         categories=dict(zip(changed.category.tolist(), codes.tolist(), strict=True)),
         metadata=_metadata(changed),
-        popular=np.argsort(-counts, kind="stable").astype(np.int32),
-        popularity=counts,
+        assortment=Assortment(codes, np.argsort(-counts, kind="stable").astype(np.int32), counts),
     )
 
 
-def merged(catalogue: Catalogue, changes: Mapping[str, ItemChanged]) -> Catalogue:
-    """The catalogue with every change applied, without descriptions, which no slate tells; new items come
-    last, deleted ones stay in place as hidden."""
-    unread = np.full(len(catalogue), "", dtype=object)
+def with_changes(catalogue: Catalogue, changes: Mapping[str, ItemChanged]) -> Catalogue:
+    """The catalogue with every change applied. New items come last, deleted ones keep their index as hidden,
+    and descriptions are dropped, because no slate contains them."""
+    no_text = np.full(len(catalogue), "", dtype=object)
     if not changes:
-        return replace(catalogue, description=unread)
-    place = {item: index for index, item in enumerate(catalogue.items.tolist())}
-    new = [item for item, change in changes.items() if item not in place and shown(change)]
-    place |= {item: len(catalogue) + offset for offset, item in enumerate(new)}
+        return replace(catalogue, description=no_text)
+    rows = {item: row for row, item in enumerate(catalogue.items.tolist())}
+    new = [item for item, change in changes.items() if item not in rows and exists(change)]
+    rows |= {item: len(catalogue) + offset for offset, item in enumerate(new)}
     columns = {
         "title": catalogue.title.tolist() + [""] * len(new),
         "category": catalogue.category.tolist() + [""] * len(new),
@@ -145,7 +142,7 @@ def merged(catalogue: Catalogue, changes: Mapping[str, ItemChanged]) -> Catalogu
         "hidden": catalogue.hidden.tolist() + [False] * len(new),
     }
     for item, change in changes.items():
-        if (row := place.get(item)) is not None:
+        if (row := rows.get(item)) is not None:
             _apply(columns, row, change)
     return Catalogue(
         items=np.array([*catalogue.items.tolist(), *new], dtype=np.str_),
@@ -158,7 +155,7 @@ def merged(catalogue: Catalogue, changes: Mapping[str, ItemChanged]) -> Catalogu
     )
 
 
-def _apply(columns: dict[str, list], row: int, change: ItemChanged) -> None:
+def _apply(columns: Mapping[str, list[Any]], row: int, change: ItemChanged) -> None:
     for name, column in columns.items():
         if (value := getattr(change, name)) is not None:
             column[row] = value

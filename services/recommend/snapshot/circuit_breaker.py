@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Breaker:
-    """`limit` failures in a row open it for `rest_s`; then one call is let through, and its result decides.
+class CircuitBreaker:
+    """Opens for `rest_s` after `limit` failures in a row; then one call passes, and its result decides.
 
     Times are monotonic seconds given by the caller.
 
-    >>> breaker = Breaker(limit=1, rest_s=5)
+    >>> breaker = CircuitBreaker(limit=1, rest_s=5)
     >>> breaker.failed(now_s=100); breaker.closed(104), breaker.closed(105), breaker.closed(105)
     (False, True, False)
     >>> breaker.succeeded(); breaker.closed(105)
@@ -22,20 +22,19 @@ class Breaker:
     until_s: float = 0.0
 
     def closed(self, now_s: float) -> bool:
-        """Whether a call may be made now. While resting, the first call after `rest_s` alone is let
-        through."""
+        """Whether a call may be made now; after a rest, only the first caller may."""
         if self.failures < self.limit:
             return True
         if now_s < self.until_s:
             return False
-        self.until_s = now_s + self.rest_s  # whoever comes next waits for the result of this one
+        self.until_s = now_s + self.rest_s  # later callers wait for the result of this call
         return True
 
     def failed(self, now_s: float) -> None:
-        """A call failed."""
+        """Count a failed call."""
         self.failures += 1
         self.until_s = now_s + self.rest_s
 
     def succeeded(self) -> None:
-        """A call worked: all is forgotten."""
+        """Forget all failures."""
         self.failures = 0

@@ -1,9 +1,9 @@
-"""One loaded model as this replica serves it: a deadline that holds, a breaker, and the way from its items
-to the shelf."""
+"""Run one loaded model under a deadline and a circuit breaker, and translate between its items and the
+catalogue's."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -16,17 +16,16 @@ from models.recommender import KINDS, Query, Ranking, Recommender
 from models.slate import UNKNOWN, for_model, in_catalogue, vocabulary_map
 from services.errors import RingsideError
 from services.ports.features import UserRow
-from services.recommend.snapshot.catalogue_index import Shelf
-from services.recommend.snapshot.circuit_breaker import Breaker
+from services.recommend.snapshot.catalogue_index import CatalogueIndex
+from services.recommend.snapshot.circuit_breaker import CircuitBreaker
 
 _kind = {kind: code for code, kind in enumerate(KINDS)}.get
-# A model whose answers take longer than this while it is tried out never runs on the event loop.
-INLINE_LIMIT_S = 0.002
+INLINE_LIMIT_S = 0.002  # a model whose median trial takes longer never runs on the event loop
 TRIALS = 8
-REMEMBERED = 10_000  # users whose unchanged row is not translated again
-LONG_HISTORY = 50  # recent items of a user on trial: Settings.recent_items by default
-FORGIVEN = 10  # times the time off the loop without an overrun, and the next one costs a second again
-IN_FLIGHT = 4  # answers of one model that may be under way in threads; more fail at once
+CACHED_HISTORIES = 10_000  # users whose unchanged row is not translated again
+LONG_HISTORY = 50  # recent items of the user in a trial: Settings.recent_items by default
+FORGIVEN = 10  # a penalty is reset after this many times its length without an overrun
+IN_FLIGHT = 4  # concurrent answers of one model in threads; more fail at once
 
 
 class ModelFailedError(RingsideError):
@@ -38,15 +37,15 @@ class ModelFailedError(RingsideError):
 
 
 @dataclass(slots=True)
-class Fitted:
-    """A model in memory. Only `aside_until_s`, `penalty_s`, `in_flight` and the breaker ever change.
+class ModelRunner:
+    """A model in memory. Only `off_loop_until_s`, `penalty_s`, `in_flight` and the breaker ever change.
 
-    Fast models (`inline`: proved when loaded, median answer under 2 ms) run on the event loop: a hop to a
+    Fast models (`inline`: the median trial took less than 2 ms) run on the event loop, because a hop to a
     thread and back costs 100-200 µs under load, more than ALS or popularity need for the answer. Such an
-    answer can't be interrupted, so one that overruns the deadline is thrown away, and the model runs in
-    threads, where the deadline holds whatever it does, for a second; after the next overrun for two, and so
-    on: a slow model is kept off the loop. After ten times as long without an overrun all is forgiven: a
-    machine that stands still for a moment each day is not a slow model.
+    answer can't be interrupted. So an answer that overruns the deadline is thrown away, and the model runs in
+    threads, where the deadline always holds, for a penalty of one second. Each further overrun doubles the
+    penalty, which keeps a slow model off the loop. Ten penalties without an overrun reset it, because a
+    machine that stands still for a moment each day does not make the model slow.
     """
 
     model_version: str
@@ -54,22 +53,22 @@ class Fitted:
     model: Recommender
     index: dict[str, int]
     inline: bool
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     in_flight: int = 0
-    aside_until_s: float = 0.0  # monotonic
+    off_loop_until_s: float = 0.0  # monotonic
     penalty_s: float = 1.0
 
-    async def answer(self, ask: Callable[[], Ranking], deadline_s: float, threads: Executor) -> Ranking:
-        """What `ask` answers within the deadline. Raises ModelFailedError; never anything else of the
-        model's."""
+    async def run(self, call: Callable[[], Ranking], deadline_s: float, threads: Executor) -> Ranking:
+        """Result of `call`, a call of the model, within the deadline. Raises ModelFailedError, and nothing
+        else that the model may raise."""
         now_s = time.monotonic()
         if not self.breaker.closed(now_s):
             raise ModelFailedError("resting", f"{self.model_version} failed too often")
         try:
             ranking = (
-                self._here(ask, deadline_s)
-                if self.inline and now_s >= self.aside_until_s
-                else await self._aside(ask, deadline_s, threads)
+                self._run_inline(call, deadline_s)
+                if self.inline and now_s >= self.off_loop_until_s
+                else await self._run_in_thread(call, deadline_s, threads)
             )
         except ModelFailedError:
             self.breaker.failed(time.monotonic())
@@ -80,52 +79,53 @@ class Fitted:
         self.breaker.succeeded()
         return ranking
 
-    def _here(self, ask: Callable[[], Ranking], deadline_s: float) -> Ranking:
+    def _run_inline(self, call: Callable[[], Ranking], deadline_s: float) -> Ranking:
         start = time.perf_counter()
-        ranking = ask()
+        ranking = call()
         if (took_s := time.perf_counter() - start) > deadline_s:
             now_s = time.monotonic()
-            if now_s - self.aside_until_s > FORGIVEN * self.penalty_s:
+            if now_s - self.off_loop_until_s > FORGIVEN * self.penalty_s:
                 self.penalty_s = 1.0
-            self.aside_until_s = now_s + self.penalty_s
+            self.off_loop_until_s = now_s + self.penalty_s
             self.penalty_s *= 2
             raise ModelFailedError("late", f"{self.model_version} took {took_s * 1e3:.0f} ms")
         return ranking
 
-    async def _aside(self, ask: Callable[[], Ranking], deadline_s: float, threads: Executor) -> Ranking:
+    async def _run_in_thread(
+        self, call: Callable[[], Ranking], deadline_s: float, threads: Executor
+    ) -> Ranking:
         if self.in_flight >= IN_FLIGHT:
             raise ModelFailedError("late", f"{self.model_version}: {IN_FLIGHT} answers are still under way")
         self.in_flight += 1
-        future = asyncio.get_running_loop().run_in_executor(threads, ask)
-        future.add_done_callback(self._landed)
+        future = asyncio.get_running_loop().run_in_executor(threads, call)
+        future.add_done_callback(self._finished)
         done, _ = await asyncio.wait([future], timeout=deadline_s)
         if not done:
             raise ModelFailedError("late", f"{self.model_version} took more than {deadline_s * 1e3:.0f} ms")
         return future.result()
 
-    def _landed(self, future: "asyncio.Future[Ranking]") -> None:
+    def _finished(self, future: "asyncio.Future[Ranking]") -> None:
         self.in_flight -= 1
         if not future.cancelled():
-            future.exception()  # seen, so that asyncio does not log answers that came too late
+            future.exception()  # retrieved, so that asyncio does not log answers that came too late
 
 
-def fit_in(model: Recommender, model_version: str, now_s: float) -> Fitted:
-    """Index a model's items and try it out. Raises whatever the model raises: then it is not loaded."""
+def try_out(model: Recommender, model_version: str, now_s: float) -> ModelRunner:
+    """Index a model's items and time a few answers. Raises what the model raises: then it is not loaded."""
     items = model.items.tolist()
-    index = {item: place for place, item in enumerate(items)}
+    index = {item: row for row, item in enumerate(items)}
     took_s = (
-        [_trial(model, place, now_s) for place in np.linspace(0, len(items) - 1, TRIALS).astype(int)]
+        [_trial(model, row, now_s) for row in np.linspace(0, len(items) - 1, TRIALS).astype(int)]
         if items
         else [0.0]
     )
-    return Fitted(
-        model_version, model.algorithm, model, index, inline=float(np.median(took_s)) < INLINE_LIMIT_S
-    )
+    inline = float(np.median(took_s)) < INLINE_LIMIT_S
+    return ModelRunner(model_version, model.algorithm, model, index, inline)
 
 
-def _trial(model: Recommender, place: int, now_s: float) -> float:
-    """Seconds for an answer to somebody who did as much as serving remembers."""
-    recent = np.roll(np.arange(len(model.items), dtype=np.int32), -place)[:LONG_HISTORY]
+def _trial(model: Recommender, row: int, now_s: float) -> float:
+    """Seconds for an answer to a user with as long a history as serving remembers."""
+    recent = np.roll(np.arange(len(model.items), dtype=np.int32), -row)[:LONG_HISTORY]
     query = Query(recent, np.full(len(recent), now_s), np.zeros(len(recent), np.uint8), now_s)
     start = time.perf_counter()
     model.rank(query, min(30, len(model.items)))
@@ -133,7 +133,7 @@ def _trial(model: Recommender, place: int, now_s: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Translated:
+class _History:
     """Recent items of a row in a model's vocabulary: the arrays of models.recommender.Query."""
 
     row: UserRow
@@ -142,7 +142,7 @@ class _Translated:
     kinds: NDArray[np.uint8]
 
 
-def _translated(row: UserRow, index: dict[str, int]) -> _Translated:
+def _history(row: UserRow, index: dict[str, int]) -> _History:
     many = len(row.recent_items)
     recent = np.fromiter(map(index.get, row.recent_items, repeat(UNKNOWN)), np.int32, many)
     at_s = np.array(row.recent_at, np.float64) / 1_000
@@ -150,56 +150,65 @@ def _translated(row: UserRow, index: dict[str, int]) -> _Translated:
     known = recent != UNKNOWN
     if not known.all():
         recent, at_s, kinds = recent[known], at_s[known], kinds[known]
-    return _Translated(row, recent, at_s, kinds)
+    return _History(row, recent, at_s, kinds)
+
+
+def _no_histories() -> MutableMapping[str, _History]:
+    return LRUCache(CACHED_HISTORIES)
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A fitted model against one shelf. to_shelf: int32 [n_model_items], UNKNOWN where the shelf lacks the
-    item; live: bool [n_model_items], what may be shown to anybody, None: all."""
+class BoundModel:
+    """A model bound to one catalogue index, so that it ranks catalogue items. `query` is not thread-safe.
 
-    fitted: Fitted
-    shelf: Shelf
-    to_shelf: NDArray[np.int32]
+    to_catalogue: int32 [n_model_items], UNKNOWN where the catalogue lacks the item; live: bool
+    [n_model_items], items that may be shown, None: all.
+    """
+
+    runner: ModelRunner
+    catalogue: CatalogueIndex
+    to_catalogue: NDArray[np.int32]
     live: NDArray[np.bool_] | None
-    _known: LRUCache[str, "_Translated"] = field(default_factory=lambda: LRUCache(REMEMBERED))
+    _histories: MutableMapping[str, _History] = field(default_factory=_no_histories)
 
     def query(self, row: UserRow, context: list[str], now_s: float, key: str | None = None) -> Query:
-        """The user as this model sees them: items that it does not know are left out. `key`: whose row it
-        is."""
-        known = self._known.get(key) if key is not None else None
-        if known is None or known.row is not row:
-            known = _translated(row, self.fitted.index)
+        """The user of `row` in this model's vocabulary, without items that it does not know.
+
+        key: of the user, under which the translated row is cached.
+        """
+        history = self._histories.get(key) if key is not None else None
+        if history is None or history.row is not row:
+            history = _history(row, self.runner.index)
             if key is not None:
-                self._known[key] = known
-        index = self.fitted.index
+                self._histories[key] = history
+        index = self.runner.index
         on_page = [index[item] for item in context if item in index]
-        return Query(known.recent, known.at_s, known.kinds, now_s, np.array(on_page, np.int32))
+        return Query(history.recent, history.at_s, history.kinds, now_s, np.array(on_page, np.int32))
 
-    def allowed(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A mask over the shelf in this model's vocabulary, bool [n_model_items]."""
-        return self.live if mask is self.shelf.live else for_model(mask, self.to_shelf)
+    def rank(self, query: Query, n: int, eligible: NDArray[np.bool_]) -> Ranking:
+        """The model's best `n` eligible items, in catalogue indices. Raises what the model raises."""
+        return self._in_catalogue(self.runner.model.rank(query, n, allowed=self._allowed(eligible)))
 
-    def rank(self, query: Query, n: int, mask: NDArray[np.bool_]) -> Ranking:
-        """The model's best `n` of the masked items, in places of the shelf. Raises what the model raises."""
-        return self._on_shelf(self.fitted.model.rank(query, n, allowed=self.allowed(mask)))
-
-    def similar(self, item_id: str, n: int, mask: NDArray[np.bool_]) -> Ranking | None:
-        """The `n` masked items most like `item_id`, in places of the shelf; None if the model does not
-        know it."""
-        place = self.fitted.index.get(item_id)
-        if place is None:
+    def similar(self, item_id: str, n: int, eligible: NDArray[np.bool_]) -> Ranking | None:
+        """The `n` eligible items most like `item_id`, in catalogue indices; None if the model does not know
+        it."""
+        item = self.runner.index.get(item_id)
+        if item is None:
             return None
-        return self._on_shelf(self.fitted.model.similar(place, n, allowed=self.allowed(mask)))
+        return self._in_catalogue(self.runner.model.similar(item, n, allowed=self._allowed(eligible)))
 
-    def _on_shelf(self, ranking: Ranking) -> Ranking:
+    def _allowed(self, eligible: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """A catalogue mask in this model's vocabulary, bool [n_model_items]; None: all items."""
+        return self.live if eligible is self.catalogue.live else for_model(eligible, self.to_catalogue)
+
+    def _in_catalogue(self, ranking: Ranking) -> Ranking:
         if not np.isfinite(ranking.score).all():
             raise ValueError("the model gave scores that are not finite")
-        return in_catalogue(ranking, self.to_shelf)
+        return in_catalogue(ranking, self.to_catalogue)
 
 
-def place(fitted: Fitted, shelf: Shelf) -> Placed:
-    """Put a model against a shelf; done again when the catalogue changes."""
-    to_shelf = vocabulary_map(fitted.model.items, shelf.catalogue.items)
-    live = for_model(shelf.live, to_shelf)
-    return Placed(fitted, shelf, to_shelf, None if live.all() else live)
+def bind(runner: ModelRunner, catalogue: CatalogueIndex) -> BoundModel:
+    """Bind a model to a catalogue index; repeated when the catalogue changes."""
+    to_catalogue = vocabulary_map(runner.model.items, catalogue.catalogue.items)
+    live = for_model(catalogue.live, to_catalogue)
+    return BoundModel(runner, catalogue, to_catalogue, None if live.all() else live)

@@ -1,5 +1,4 @@
-"""What a replica keeps in memory, brought up to date by blocking calls that run in a thread: shelf,
-models, champion."""
+"""Load what a replica keeps in memory: catalogue, models, champion. Calls block and run in a thread."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,9 +12,9 @@ from services.errors import RingsideError, UnavailableError
 from services.messages.events import ItemChanged
 from services.ports.catalogue import CatalogueProvenance, ItemOverlay, OverlayPosition
 from services.ports.training import DataStore, ModelStore
-from services.recommend.snapshot.catalogue_index import EMPTY, Shelf, popularity_of, stock
-from services.recommend.snapshot.item_changes import standing
-from services.recommend.snapshot.model_runner import Fitted, fit_in
+from services.recommend.snapshot.catalogue_index import EMPTY, CatalogueIndex, build_index, popularity_of
+from services.recommend.snapshot.item_changes import in_force
+from services.recommend.snapshot.model_runner import ModelRunner, try_out
 from services.recommend.snapshot.snapshot import Champion
 from services.runtime.atomic_write import write_atomically
 
@@ -25,8 +24,8 @@ RETRY_S = 5.0  # before a model that failed to load is tried again
 KEEP_RETIRED = 2  # models no longer wanted that stay in memory, because an undo may bring them back
 
 
-class ShelfKeeper:
-    """The shelf of the current data version with the live changes."""
+class CatalogueSource:
+    """The catalogue of the current data version with the live changes applied."""
 
     def __init__(self, data: DataStore, overlay: ItemOverlay):
         self._data = data
@@ -35,25 +34,25 @@ class ShelfKeeper:
         self._counts = np.empty(0, np.float32)
         self._version = ""
         self._changes: list[ItemChanged] = []
-        self.shelf: Shelf = stock(EMPTY, self._counts)
+        self.index: CatalogueIndex = build_index(EMPTY, self._counts)
 
-    def look(self) -> Shelf:
-        """The shelf as it is now; the same object while nothing has changed."""
+    def refresh(self) -> CatalogueIndex:
+        """The newest index; the same object if nothing has changed."""
         self._load(self._data.current() or "")
         imported = self._data.catalogue_provenance(self._version) if self._version else CatalogueProvenance()
-        laid = self._look_at_changes()
-        known = (self.shelf.data_version, self.shelf.imported, self.shelf.laid)
-        if (self._version, imported, laid) != known:
-            self.shelf = stock(
+        position = self._refresh_changes()
+        indexed = (self.index.data_version, self.index.imported, self.index.position)
+        if (self._version, imported, position) != indexed:
+            self.index = build_index(
                 self._catalogue,
                 self._counts,
                 data_version=self._version,
-                changes=standing(self._changes, imported),
+                changes=in_force(self._changes, imported),
                 imported=imported,
-                laid=laid,
+                position=position,
             )
-            log.info("catalogue: %d items, data %s, changes to %s", len(self.shelf), self._version, laid)
-        return self.shelf
+            log.info("catalogue: %d items, data %s, changes to %s", len(self.index), self._version, position)
+        return self.index
 
     def _load(self, version: str) -> None:
         if version in ("", self._version):
@@ -63,68 +62,68 @@ class ShelfKeeper:
         self._counts = popularity_of(dataset.interactions, len(dataset.catalogue))
         self._version = version
 
-    def _look_at_changes(self) -> OverlayPosition | None:
-        """How far the changes that we know go. Without Redis, and while one that was emptied is laid anew,
-        those known stay: an item that was taken out must not come back for a moment."""
-        known = self.shelf.laid
+    def _refresh_changes(self) -> OverlayPosition | None:
+        """Position in the log of the changes held here.
+
+        Without Redis, and while an emptied one is filled again, the changes stay as they are, so that a
+        deleted item does not come back for a moment.
+        """
+        held = self.index.position
         try:
-            if not _further(self._overlay.position(), known):
-                return known
-            laid, changes = self._overlay.changes()
+            if not _newer(self._overlay.position(), held):
+                return held
+            position, changes = self._overlay.changes()
         except UnavailableError:
-            return known
-        if not _further(laid, known):  # emptied in between
-            return known
+            return held
+        if not _newer(position, held):  # emptied in between
+            return held
         self._changes = changes
-        return laid
+        return position
 
 
-def _further(laid: OverlayPosition | None, known: OverlayPosition | None) -> bool:
-    """Whether the overlay says more than what is known: more of the same log, or another log."""
-    if laid is None or known is None:
-        return laid is not None
-    return laid.log != known.log or laid.offset > known.offset
+def _newer(position: OverlayPosition | None, held: OverlayPosition | None) -> bool:
+    """Whether the overlay is ahead of the changes held: further in the same log, or in another log."""
+    if position is None or held is None:
+        return position is not None
+    return position.log != held.log or position.offset > held.offset
 
 
-class ModelKeeper:
-    """Models in memory by version. A model that fails to load, or to answer when tried out, is not loaded: it
-    gets no weight, because heartbeats don't list it."""
+class ModelSource:
+    """Models in memory by version. A model that fails to load, or to answer when tried out, is left out:
+    heartbeats don't list it, so it gets no weight."""
 
     def __init__(self, store: ModelStore, now_s: Callable[[], float]):
         self._store = store
         self._now_s = now_s
-        self._retry_at: dict[str, float] = {}
-        self.fitted: dict[str, Fitted] = {}
+        self._retry_at_s: dict[str, float] = {}
+        self.runners: dict[str, ModelRunner] = {}
 
-    def look(self, wanted: Sequence[str]) -> bool:
-        """Load the first wanted version that is missing, forget what is no longer needed; whether anything
-        changed."""
+    def refresh(self, wanted: Sequence[str]) -> None:
+        """Load the first wanted version that is missing, and drop versions that are no longer needed."""
         now_s = self._now_s()
-        missing = [version for version in wanted if version not in self.fitted]
-        due = [version for version in missing if self._retry_at.get(version, now_s) <= now_s]
-        loaded = self._load(due[0], now_s) if due else False
-        return self._forget(wanted) or loaded
+        missing = [version for version in wanted if version not in self.runners]
+        due = [version for version in missing if self._retry_at_s.get(version, now_s) <= now_s]
+        if due:
+            self._load(due[0], now_s)
+        self._drop_unneeded(wanted)
 
-    def _load(self, version: str, now_s: float) -> bool:
+    def _load(self, version: str, now_s: float) -> None:
         try:
             model, _ = self._store.load(version)
-            fitted = fit_in(model, version, now_s)
+            runner = try_out(model, version, now_s)
         except Exception as error:
-            self._retry_at[version] = now_s + RETRY_S
-            log.error(
-                "model %s is not loaded: %s", version, error, exc_info=not isinstance(error, RingsideError)
-            )
-            return False
-        self._retry_at.pop(version, None)
-        self.fitted = {**self.fitted, version: fitted}  # a new dict: the old one may be being read
-        log.info("model %s loaded (%s)", version, "inline" if fitted.inline else "in threads")
-        return True
+            self._retry_at_s[version] = now_s + RETRY_S
+            trace = not isinstance(error, RingsideError)
+            log.error("model %s is not loaded: %s", version, error, exc_info=trace)
+            return
+        self._retry_at_s.pop(version, None)
+        self.runners[version] = runner
+        log.info("model %s loaded (%s)", version, "inline" if runner.inline else "in threads")
 
-    def _forget(self, wanted: Sequence[str]) -> bool:
-        mutate = [version for version in self.fitted if version not in wanted]
-        for version in mutate[:-KEEP_RETIRED]:
-            self.fitted = {name: fitted for name, fitted in self.fitted.items() if name != version}
-        return len(mutate) > KEEP_RETIRED
+    def _drop_unneeded(self, wanted: Sequence[str]) -> None:
+        retired = [version for version in self.runners if version not in wanted]
+        for version in retired[:-KEEP_RETIRED]:
+            del self.runners[version]
 
 
 class ChampionFile:
@@ -132,28 +131,28 @@ class ChampionFile:
 
     def __init__(self, path: Path):
         self._path = path
-        self._known: Champion | None = None
-        self._problem = ""  # that was told
+        self._champion: Champion | None = None
+        self._warned = ""
 
     def read(self) -> Champion | None:
         """The remembered champion; None if there is none, or the file is damaged."""
         try:
-            self._known = msgspec.json.decode(self._path.read_bytes(), type=Champion)
+            self._champion = msgspec.json.decode(self._path.read_bytes(), type=Champion)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
             log.error("%s is not readable: %s", self._path, error)
-        return self._known
+        return self._champion
 
     def write(self, champion: Champion) -> None:
-        """Remember. A full or read-only disk is told once and must not end what still works."""
-        if champion == self._known:
+        """Remember the champion. A full or read-only disk is reported once and must not stop the service."""
+        if champion == self._champion:
             return
         try:
             write_atomically(self._path, msgspec.json.encode(champion))
         except OSError as error:
-            if str(error) != self._problem:
+            if str(error) != self._warned:
                 log.warning("the champion is not remembered: %s", error)
-            self._problem = str(error)
+            self._warned = str(error)
             return
-        self._known, self._problem = champion, ""
+        self._champion, self._warned = champion, ""

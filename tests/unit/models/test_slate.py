@@ -3,20 +3,19 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.recommender import Catalogue, Ranking
 from models.slate import (
     UNKNOWN,
+    Assortment,
     available,
     category_codes,
     eligible,
     for_model,
     in_catalogue,
-    merge,
-    slate,
+    select,
     vocabulary_map,
 )
 
@@ -36,73 +35,133 @@ def catalogue(categories: list[str], stock: list[int], hidden: list[bool]) -> Ca
     )
 
 
-orders = st.permutations(range(N_ITEMS)).flatmap(lambda p: st.integers(0, N_ITEMS).map(lambda k: list(p[:k])))
-lists = st.lists(orders, min_size=1, max_size=3)
+masks = st.lists(st.booleans(), min_size=N_ITEMS, max_size=N_ITEMS).map(np.array)
+rows = st.lists(
+    st.integers(0, N_ITEMS - 1), max_size=30
+)  # items may repeat, as in the answer of a sick model
+codes = st.lists(st.integers(UNKNOWN, 3), min_size=N_ITEMS, max_size=N_ITEMS).map(np.int32)
+caps = st.integers(1, 6)
+maybe_caps = st.none() | caps
+indices = st.lists(st.integers(UNKNOWN, N_ITEMS - 1))
 
 
 @st.composite
-def slates(draw):
-    rows = draw(lists)
+def assortments(draw):
+    popularity = np.float32(draw(st.lists(st.integers(0, 3), min_size=N_ITEMS, max_size=N_ITEMS)))
+    return Assortment(draw(codes), np.argsort(-popularity, kind="stable").astype(np.int32), popularity)
+
+
+@st.composite
+def cases(draw, caps):
+    """Arguments of `select`; with `everything`, the fallback ends with all items by popularity, as in
+    serving."""
+    assortment, mask, n = draw(assortments()), draw(masks), draw(st.integers(1, 12))
+    more = [ranking(row, f"fallback {turn}") for turn, row in enumerate(draw(st.lists(rows, max_size=2)))]
+    everything = [assortment.most_popular(3 * n, mask)] if draw(st.booleans()) else []
     return {
-        "rankings": [ranking(row) for row in rows],
-        "n": draw(st.integers(0, 12)),
-        "allowed": np.array(draw(st.lists(st.booleans(), min_size=N_ITEMS, max_size=N_ITEMS))),
-        "category": np.int32(draw(st.lists(st.integers(-1, 3), min_size=N_ITEMS, max_size=N_ITEMS))),
-        "cap": draw(st.none() | st.integers(1, 4)),
-        "takes": draw(st.none() | st.lists(st.integers(1, 3), min_size=len(rows), max_size=len(rows))),
+        "ranking": ranking(draw(rows), "model"),
+        "n": n,
+        "eligible": mask,
+        "assortment": assortment,
+        "cap": draw(caps),
+        "fallback": lambda: [*more, *everything],
     }
 
 
-@given(slates())
-def test_a_slate_is_distinct_allowed_and_maximally_long(case):
-    items = [c.item for c in slate(**case)]
-    offered = {int(i) for r in case["rankings"] for i in r.item if case["allowed"][i]}
-    assert len(items) == len(set(items)) == min(case["n"], len(offered))
-    assert set(items) <= offered
+def offered(case) -> list[int]:
+    """Eligible items of all rankings, in turn, each once."""
+    rankings = [case["ranking"], *case["fallback"]()]
+    items = [item for one in rankings for item in one.item.tolist() if case["eligible"][item]]
+    return list(dict.fromkeys(items))
 
 
-@given(slates())
-def test_a_category_exceeds_its_cap_only_to_fill_up(case):
-    picks = slate(**case)
-    counts = Counter(int(case["category"][c.item]) for c in picks)
-    over = {code for code, count in counts.items() if case["cap"] and code != UNKNOWN and count > case["cap"]}
-    if over:
-        offered = {int(i) for r in case["rankings"] for i in r.item if case["allowed"][i]}
-        room = Counter(int(case["category"][i]) for i in offered)
-        reachable = sum(c if code == UNKNOWN else min(c, case["cap"]) for code, c in room.items())
-        assert reachable < case["n"]
+def counts(case, items) -> Counter[int]:
+    """Items of each category; those of no category don't count."""
+    category = [int(case["assortment"].category[item]) for item in items]
+    return Counter(code for code in category if code != UNKNOWN)
 
 
-@given(lists)
-def test_merging_keeps_every_item_once_and_each_list_in_order(rows):
-    merged = list(merge([ranking(row) for row in rows], takes=[1] * len(rows)))
-    assert {c.item for c in merged} == {item for row in rows for item in row}
-    assert len(merged) == len({c.item for c in merged})
-    for source, row in enumerate(rows):
-        mine = [c.item for c in merged if c.source == source]
-        assert mine == [item for item in row if item in mine]
+@given(cases(maybe_caps))
+def test_a_slate_is_distinct_eligible_and_maximally_long(case):
+    items = [item for item, _, _ in select(**case).picks]
+    assert len(items) == len(set(items)) == min(case["n"], len(offered(case)))
+    assert case["eligible"][items].all()
 
 
-def test_rounds_share_the_slate_as_the_takes_say():
-    merged = list(merge([ranking(list(range(8))), ranking(list(range(10, 18)))], takes=(3, 1)))
-    assert [c.source for c in merged[:8]] == [0, 0, 0, 1, 0, 0, 0, 1]
+@given(cases(st.none()))
+def test_without_a_cap_the_rankings_are_followed_in_turn(case):
+    selection = select(**case)
+    assert [item for item, _, _ in selection.picks] == offered(case)[: case["n"]]
+    assert selection.within_cap
 
 
-@pytest.mark.parametrize("takes", [(1,), (1, 0)])
-def test_wrong_takes_are_named(takes):
-    with pytest.raises(ValueError, match="takes"):
-        merge([ranking([1]), ranking([2])], takes=takes)
+@given(cases(caps))
+def test_no_category_exceeds_its_cap_within_the_cap(case):
+    selection = select(**case)
+    most = max(counts(case, (item for item, _, _ in selection.picks)).values(), default=0)
+    assert selection.within_cap == (most <= case["cap"])
 
 
-@given(st.lists(st.integers(-1, N_ITEMS - 1)), st.lists(st.integers(-1, N_ITEMS - 1)))
-def test_discover_excludes_bought_items_buy_again_keeps_them(excluded, bought):
-    live = np.ones(N_ITEMS, bool)
-    discover = eligible(live, excluded=excluded, bought=bought, placement="home")
-    again = eligible(live, excluded=excluded, bought=bought, placement="buy_again")
-    known = {i for i in bought if i >= 0} - set(excluded)
-    assert live.all()
-    assert not discover[[i for i in excluded + bought if i >= 0]].any()
-    assert set(np.flatnonzero(again != discover)) == known
+@given(cases(caps))
+def test_a_full_slate_exceeds_the_cap_only_if_it_must(case):
+    selection = select(**case)
+    if len(selection.picks) == case["n"]:
+        fits = case["assortment"].fits_cap(case["n"], case["eligible"], case["cap"])
+        assert selection.within_cap or not fits
+
+
+@given(assortments(), masks, st.integers(1, 12), st.integers(1, 6))
+def test_a_cap_fits_exactly_if_some_slate_keeps_it(assortment, mask, n, cap):
+    codes = assortment.category[mask].tolist()
+    most = sum(count if code == UNKNOWN else min(count, cap) for code, count in Counter(codes).items())
+    assert assortment.fits_cap(n, mask, cap) == (most >= n)
+
+
+@given(cases(caps))
+def test_items_of_the_ranking_within_the_cap_lead(case):
+    kept, seen = [], []
+    for item in offered({**case, "fallback": tuple}):
+        seen.append(item)
+        if counts(case, seen)[int(case["assortment"].category[item])] <= case["cap"]:
+            kept.append(item)
+    leading = kept[: case["n"]]
+    assert [item for item, _, _ in select(**case).picks][: len(leading)] == leading
+
+
+@given(cases(maybe_caps))
+def test_the_fallback_is_ignored_if_the_ranking_suffices(case):
+    alone = {**case, "fallback": tuple}
+    if len(offered(alone)) >= case["n"]:
+        assert select(**case) == select(**alone)
+
+
+@given(cases(maybe_caps))
+def test_every_pick_has_score_and_reason_of_its_ranking(case):
+    popular = case["assortment"].most_popular(N_ITEMS, case["eligible"])
+    rankings = [case["ranking"], *case["fallback"](), popular]
+    for item, score, reason in select(**case).picks:
+        sources = [
+            (float(one.score[at]), one.reason) for one in rankings for at in np.flatnonzero(one.item == item)
+        ]
+        assert (score, reason) in sources
+
+
+def test_a_slate_of_nothing_is_empty():
+    shop = Assortment(np.zeros(N_ITEMS, np.int32), np.arange(N_ITEMS, dtype=np.int32), np.ones(N_ITEMS))
+    assert select(ranking([1, 2]), 0, eligible=np.ones(N_ITEMS, bool), assortment=shop).picks == []
+
+
+@given(
+    masks,
+    st.lists(st.integers(UNKNOWN, N_ITEMS - 1)),
+    st.none() | st.lists(st.integers(UNKNOWN, N_ITEMS - 1)),
+)
+def test_eligible_items_are_live_wanted_and_not_excluded(live, excluded, only):
+    before = live.copy()
+    mask = eligible(live, excluded=excluded, only=only)
+    wanted = set(range(N_ITEMS)) if only is None else set(only)
+    assert set(np.flatnonzero(mask).tolist()) == (set(np.flatnonzero(live).tolist()) & wanted) - set(excluded)
+    assert (live == before).all()
 
 
 def test_untracked_stock_is_available_hidden_and_sold_out_not():

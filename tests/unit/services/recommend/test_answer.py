@@ -2,23 +2,15 @@
 
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from support.small_shop import CATEGORIES, START_MS, Ordered, Shop, catalogue, ids
+from support.small_shop import CATEGORIES, START_MS, Ordered, Shop, ids
 
-from models.recommender import Ranking
-from models.slate import slate
 from services.ports.features import UserRow
-from services.recommend.filling import keepable, leading, varied
 from services.recommend.http_app import create_app
 from services.recommend.snapshot import model_runner
-from services.recommend.snapshot.catalogue_index import stock
 
 FULL = {"category_share": 1.0}
 
@@ -126,7 +118,7 @@ def test_categories_are_asked_for_by_name_whatever_is_in_it(
     with shop.client() as call:
         home = [{"item_id": f"i{place}", "category": COMMA} for place in range(8)]
         call.send("PATCH", "/items", "admin", json=home)
-        call.look()
+        call.refresh()
         for path in ("/popular?n=100&", "/recommend?n=100&user_id=anna&", "/similar/i0?n=100&"):
             answer = call.get(path + query)
             assert answer.status_code == 200, answer.text
@@ -155,7 +147,7 @@ def test_the_category_share_holds_if_others_are_eligible(tmp_path: Path) -> None
         few = call.slate(n=3)
         hidden = [{"item_id": f"i{place}", "hidden": True} for place in range(20, 40) if place % 4 != 3]
         call.send("PATCH", "/items", "admin", json=hidden)  # left of the most popular: bags
-        call.look()
+        call.refresh()
         popular = [call.get(f"/popular?n={n}").json() for n in (1, 2, 6, 8)]
         shop.good.cold = True
         stranger = call.slate(n=2, user="stranger")
@@ -176,7 +168,7 @@ def test_an_exceeded_category_share_is_reported_in_full_slates(tmp_path: Path) -
         others = [place for place in range(39) if place % 4]
         hidden = [{"item_id": f"i{place}", "hidden": True} for place in others]
         call.send("PATCH", "/items", "admin", json=hidden)
-        call.look()
+        call.refresh()
         answers = [call.slate(n=4), call.get("/popular?n=4").json()]
         lamps = call.slate(n=4, category="lamps")  # asked for
     assert [(len(answer["items"]), answer["degraded"]) for answer in answers] == [(4, "category_share")] * 2
@@ -190,7 +182,7 @@ def test_a_shop_with_one_category_has_no_share_to_keep(tmp_path: Path) -> None:
     with shop.client() as call:
         alike = [{"item_id": f"i{place}", "category": "lamps"} for place in range(40)]
         call.send("PATCH", "/items", "admin", json=alike)
-        call.look()
+        call.refresh()
         answers = [call.slate(n=4), call.get("/popular?n=4").json()]
     assert [(categories(answer), answer["degraded"]) for answer in answers] == [({"lamps": 4}, None)] * 2
 
@@ -223,7 +215,7 @@ def test_item_ids_may_hold_slashes_and_percent_signs(shop: Shop) -> None:
     names = ["shelf/7", "50%25"]
     with shop.client() as call:
         call.post("/items", [{"item_id": name, "title": name} for name in names], "admin")
-        call.look()
+        call.refresh()
         answers = [
             call.get(f"/similar/{path}?n=2") for path in ("shelf%2F7", "50%252525")
         ]  # decoded twice here
@@ -279,11 +271,11 @@ def test_a_late_arm_is_answered_by_the_champion(tmp_path: Path, threaded: bool) 
     shop = Shop(tmp_path, rank_deadline_ms=150, **FULL)
     _all_on_other(shop)
     with shop.client() as call:
-        call.parts.loaded.serving.models["other"].fitted.inline = not threaded
+        call.parts.refresher.snapshot.models["other"].runner.inline = not threaded
         shop.other.sleep_s = 0.6
         answer = call.slate(n=3)
-        other = call.parts.loaded.serving.models["other"].fitted
-        assert threaded or other.aside_until_s > time.monotonic()  # off the loop for a while
+        other = call.parts.refresher.snapshot.models["other"].runner
+        assert threaded or other.off_loop_until_s > time.monotonic()  # off the loop for a while
     assert (answer["degraded"], answer["model_version"]) == ("late:other", "good")
 
 
@@ -292,13 +284,13 @@ def test_a_model_off_the_loop_returns_when_quick_enough(monkeypatch: pytest.Monk
     now = [1_000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
     monkeypatch.setattr(model_runner, "time", clock)
-    model = model_runner.Fitted("v", "a", None, {}, inline=True)  # type: ignore[arg-type]
+    model = model_runner.ModelRunner("v", "a", None, {}, inline=True)  # type: ignore[arg-type]
 
     def overrun() -> float:
         with pytest.raises(model_runner.ModelFailedError, match="late"):
-            model._here(lambda: now.__setitem__(0, now[0] + 0.2), 0.1)  # type: ignore[arg-type, return-value]
-        off_s = model.aside_until_s - now[0]
-        now[0] = model.aside_until_s
+            model._run_inline(lambda: now.__setitem__(0, now[0] + 0.2), 0.1)  # type: ignore[arg-type, return-value]
+        off_s = model.off_loop_until_s - now[0]
+        now[0] = model.off_loop_until_s
         return off_s
 
     assert [overrun() for _ in range(5)] == pytest.approx([1, 2, 4, 8, 16])
@@ -343,7 +335,7 @@ def test_a_cached_slate_shows_nothing_that_was_hidden_since(shop: Shop) -> None:
     with shop.client() as call:
         call.slate(n=3)
         call.send("PATCH", "/items/i1", "admin", json={"hidden": True})
-        call.look()
+        call.refresh()
         shop.good.fails = True
         answer = call.slate(n=3)
     assert "i1" not in ids(answer)
@@ -355,7 +347,7 @@ def test_a_cached_slate_shows_items_as_they_are_now(shop: Shop) -> None:
     with shop.client() as call:
         good = call.slate(n=2, metadata="false")
         call.send("PATCH", "/items/i0", "admin", json={"price": 99.0})
-        call.look()
+        call.refresh()
         shop.good.fails = True
         told, bare = call.slate(n=2), call.slate(n=2, metadata="false")
     assert told["degraded"] == bare["degraded"] == "failed:good,cached_slate"
@@ -452,46 +444,3 @@ def test_a_stalled_broker_does_not_hold_slates_up(shop: Shop) -> None:
         assert call.slate(n=2)["degraded"] is None
         shop.broker.release()
     assert len(shop.exposures()) == 1
-
-
-# ---- the short way of slates -------------------------------------------------------------------------------
-
-
-@given(
-    places=st.lists(st.integers(0, 11), max_size=24),
-    n=st.integers(1, 12),
-    cap=st.one_of(st.none(), st.integers(1, 6)),
-    codes=st.lists(st.integers(-1, 2), min_size=12, max_size=12),
-)
-def test_the_short_way_equals_the_blend(places: list[int], n: int, cap: int | None, codes: list[int]) -> None:
-    code = np.array(codes, np.int32)
-    ranking = Ranking(np.array(places, np.int32), np.arange(len(places), 0, -1).astype(np.float32))
-    chosen = leading(places, n, code, cap)
-    blended = slate([ranking], n=n, allowed=np.ones(12, np.bool_), category=code, cap=cap)
-    if len(chosen) == n:
-        assert [places[at] for at in chosen] == [pick.item for pick in blended]
-    else:
-        assert len(set(places)) < n or cap is not None
-
-
-@given(
-    names=st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=40, max_size=40),
-    off=st.sets(st.integers(0, 39)),
-    places=st.lists(st.integers(0, 39), max_size=12),
-    counts=st.lists(st.integers(0, 3), min_size=40, max_size=40),
-    n=st.integers(1, 6),
-    cap=st.integers(1, 6),
-)
-def test_a_cap_is_kept_whenever_eligible_items_allow(
-    names: list[str], off: set[int], places: list[int], counts: list[int], n: int, cap: int
-) -> None:
-    shelf = stock(replace(catalogue(), category=np.array(names)), np.array(counts, np.float32))
-    mask = np.ones(40, np.bool_)
-    mask[list(off)] = False
-    best = Ranking(np.array(places, np.int32), np.zeros(len(places), np.float32))
-    rankings = [best, varied(shelf, mask, n, cap), shelf.most_popular(3 * n, mask)]
-    picks = slate(rankings, n=n, allowed=mask, category=shelf.codes, cap=cap)
-    used = Counter(names[pick.item] for pick in picks if names[pick.item])
-    assert len(picks) == min(n, mask.sum())
-    within = len(picks) == n and max(used.values(), default=0) <= cap
-    assert within == keepable(shelf, mask, n, cap)

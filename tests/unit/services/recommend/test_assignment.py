@@ -9,8 +9,9 @@ from support.small_shop import START_MS, Shop, ids
 from experiments.allocation.assignment import DAY_MS, unit_life_ms
 from experiments.lifecycle import commands
 from services.ports.pins import Pin
-from services.recommend.assignment import Visitor, propose, settle
-from services.recommend.snapshot.snapshot import Serving
+from services.recommend.assignment import propose, resolve
+from services.recommend.slate_request import SlateRequest, Visitor
+from services.recommend.snapshot.snapshot import ServedExperiment
 
 GOOGLEBOT = {"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}
 
@@ -26,7 +27,7 @@ def test_only_a_units_first_slate_counts_and_pins_it(shop: Shop) -> None:
         first = call.slate(n=2)
         shop.now_ms += 60_000
         shop.weigh({"good": 0.0, "other": 1.0} if first["arm"] == "good" else {"good": 1.0, "other": 0.0})
-        call.look()
+        call.refresh()
         again = call.slate(n=2)
     assert again["arm"] == first["arm"]
     one, two = shop.exposures()
@@ -78,17 +79,18 @@ def test_units_follow_the_rules(shop: Shop, unit: str, prefix: str) -> None:
 @pytest.mark.parametrize("visitor", [Visitor("anna", None), Visitor(None, "a cookie of a year")])
 def test_who_returns_each_day_is_drawn_anew_each_day(shop: Shop, visitor: Visitor) -> None:
     """And within a day keeps the arm, though the weights and the calendar's day change."""
-    serving = Serving(shelf=None, state=shop.race(0.5))  # type: ignore[arg-type]
-    arms = Counter(
-        propose(serving, visitor, visitor.key or "", START_MS + day * DAY_MS, "q").pin.arm
-        for day in range(200)
-    )
+    experiment = ServedExperiment("storefront", shop.race(0.5))
+
+    def request(at_ms: int) -> SlateRequest:
+        return SlateRequest(visitor=visitor, slate_id="q", received_ms=at_ms, n=1, placement="home")
+
+    arms = Counter(propose(experiment, request(START_MS + day * DAY_MS)).pin.arm for day in range(200))
     assert arms.total() == 200
     assert abs(arms["other"] - 100) < 4 * 50**0.5
-    stored = propose(serving, visitor, visitor.key or "", START_MS, "q").pin
+    stored = propose(experiment, request(START_MS)).pin
     for later_ms in range(0, DAY_MS, 3_600_000):
-        proposal = propose(serving, visitor, visitor.key or "", START_MS + later_ms, "q")
-        assert settle(serving, proposal, stored, written=False).arm == stored.arm
+        proposal = propose(experiment, request(START_MS + later_ms))
+        assert resolve(experiment, proposal, stored, written=False).arm == stored.arm
 
 
 def test_a_users_day_ends_with_its_pin(shop: Shop) -> None:
@@ -141,10 +143,10 @@ def test_a_paused_experiment_serves_the_champion_and_resumes_its_pins(shop: Shop
     with shop.client() as call:
         assert call.slate(n=1)["arm"] == "other"
         shop.decide(commands.pause)
-        call.look()
+        call.refresh()
         paused = call.slate(n=1)
         shop.decide(commands.resume)
-        call.look()
+        call.refresh()
         resumed = call.slate(n=1)
     assert (paused["arm"], paused["degraded"], resumed["arm"]) == ("good", None, "other")
     assert [(exposure.excluded, exposure.first) for exposure in shop.exposures()] == [
@@ -161,7 +163,7 @@ def test_units_of_a_rolled_back_arm_never_count_again(shop: Shop) -> None:
         before = call.slate(n=1)
         shop.now_ms += 1_000
         shop.decide(commands.rollback, "other")
-        call.look()
+        call.refresh()
         after, later = call.slate(n=1), call.slate(n=1)
         item, token = ids(later)[0], later["recommendation_id"]
         click = {"event_id": "e", "type": "click", "item_id": item, "recommendation_id": token}

@@ -59,7 +59,7 @@ def test_every_page_is_answered_by_the_real_service(service, storefront):
 def test_an_item_id_with_a_slash_has_its_page(service, storefront):
     _, caller = service
     caller.post("/items", [{"item_id": "shelf/7", "title": "Shelf", "category": "lamps"}], "admin")
-    caller.look()
+    caller.refresh()
     _, similar = section_of(storefront.get("/item/shelf/7").text, "similar")
     assert similar
     assert "shelf/7" not in similar

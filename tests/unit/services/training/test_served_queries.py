@@ -15,13 +15,15 @@ from models.evaluation.offline import cases
 from models.evaluation.splits import split_last
 from models.recommender import KINDS
 from services.ports.features import UserRow
-from services.recommend.snapshot.catalogue_index import stock
-from services.recommend.snapshot.model_runner import fit_in, place
+from services.recommend.snapshot.catalogue_index import build_index
+from services.recommend.snapshot.model_runner import bind, try_out
 from services.training.served_queries import FEATURES, VIEW, as_served, query_of
 
 AT_MS = 1_790_000_000_123
 INDEX = {item: at for at, item in enumerate(ITEMS.tolist())}
-PLACED = place(fit_in(Ordered(list(range(40))), "v", 0.0), stock(small_catalogue(), np.zeros(40, np.float32)))
+MODEL = bind(
+    try_out(Ordered(list(range(40))), "v", 0.0), build_index(small_catalogue(), np.zeros(40, np.float32))
+)
 entry = st.tuples(
     st.sampled_from([*ITEMS[:6].tolist(), "gone", "not yet"]), st.integers(0, AT_MS), st.sampled_from(KINDS)
 )
@@ -31,7 +33,7 @@ entry = st.tuples(
 def test_a_row_is_the_same_query_to_both(entries: list[tuple[str, int, str]]) -> None:
     items, at, kinds = (list(column) for column in zip(*entries, strict=True)) if entries else ([], [], [])
     now_s = AT_MS / 1_000
-    served = PLACED.query(UserRow(tuple(items), tuple(at), tuple(kinds), AT_MS), [], now_s)
+    served = MODEL.query(UserRow(tuple(items), tuple(at), tuple(kinds), AT_MS), [], now_s)
     trained = query_of(dict(zip(FEATURES, (items, at, kinds), strict=True)), INDEX, now_s)
     if trained is None:
         assert not len(served.recent)

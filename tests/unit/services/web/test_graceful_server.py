@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from support.small_shop import Shop
 
-from services.recommend.http_app import create_app, hot_path
+from services.recommend.http_app import create_app, fast_path
 from services.web.graceful_server import DrainingServer
 from services.web.worker_supervisor import listener
 
@@ -34,7 +34,7 @@ class Held:
 def serving(home: Path, held: Held) -> Iterator[tuple[DrainingServer, int, threading.Thread]]:
     """(server, port, its thread) of a replica that drains for as long as the test may last."""
     app = create_app(Shop(home).deps())
-    config = uvicorn.Config(hot_path(app), ws="none", log_level="critical", timeout_keep_alive=600)
+    config = uvicorn.Config(fast_path(app), ws="none", log_level="critical", timeout_keep_alive=600)
     server = DrainingServer(config, 600.0, app.state.parts.leaving, meanwhile=held)
     with listener("127.0.0.1", 0) as open_at:
         port = open_at.getsockname()[1]

@@ -8,7 +8,7 @@ from support.small_shop import Ordered, Shop, ids
 
 from experiments.lifecycle import commands
 from services.recommend.snapshot import sources
-from services.recommend.snapshot.sources import KEEP_RETIRED, ModelKeeper
+from services.recommend.snapshot.sources import KEEP_RETIRED, ModelSource
 
 JSON = {"Content-Type": "application/json"}
 
@@ -22,7 +22,7 @@ def test_new_weights_and_a_new_champion_are_taken_up(shop: Shop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         shop.decide(commands.promote, "other")
-        call.look()
+        call.refresh()
         answer = call.slate(user="new", n=2)
         (beat,) = shop.cache.heartbeats()
         ready = call.get("/health/ready", "analyst").json()
@@ -40,11 +40,11 @@ def test_a_challenger_is_reported_once_it_is_loaded(shop: Shop) -> None:
     with shop.client() as call:
         assert shop.cache.heartbeats()[0].loaded == ("good",)
         shop.decide(commands.enter, "late", "late")
-        call.look()
+        call.refresh()
         assert shop.cache.heartbeats()[0].loaded == ("good",)
         shop.add("late", Ordered(list(range(40))))
         shop.now_ms += 6_000
-        call.look()
+        call.refresh()
         assert set(shop.cache.heartbeats()[0].loaded) == {"good", "late"}
 
 
@@ -66,12 +66,12 @@ def test_no_request_fails_while_everything_is_swapped(shop: Shop) -> None:
         for step in range(12):
             shop.add(f"m{step}", Ordered(list(range(40))))
             shop.decide(commands.enter, f"m{step}", f"m{step}")
-            call.look()
+            call.refresh()
             shop.weigh({**dict.fromkeys(shop.state.weights.shares, 0.0), f"m{step}": 1.0})
             call.send("PATCH", f"/items/i{step}", "admin", json={"hidden": True})
-            call.look()
+            call.refresh()
             shop.decide(commands.promote, f"m{step}")
-            call.look()
+            call.refresh()
         done.set()
         for thread in asking:
             thread.join()
@@ -91,7 +91,7 @@ def test_the_live_catalogue_reaches_answers(shop: Shop) -> None:
         call.send("DELETE", "/items?item_id=i3", "admin")
         new = {"item_id": "new", "title": "New", "category": "novelties", "price": 3}
         call.post("/items", [new], "admin")
-        call.look()
+        call.refresh()
         answer = call.slate(n=2)
         only_new = call.slate(n=1, category="novelties")
     assert done == {"changed": 3, "revision": 3}
@@ -104,10 +104,10 @@ def test_a_deleted_item_may_come_back(shop: Shop) -> None:
     shop.start()
     with shop.client() as call:
         call.send("DELETE", "/items/i0", "admin")
-        call.look()
+        call.refresh()
         assert "i0" not in ids(call.slate(n=3))
         call.post("/items", [{"item_id": "i0", "title": "Back"}], "admin")
-        call.look()
+        call.refresh()
         assert ids(call.slate(n=3))[0] == "i0"
 
 
@@ -149,7 +149,7 @@ def test_a_change_that_the_log_did_not_take_changes_nothing(shop: Shop) -> None:
     with shop.client() as call:
         shop.broker.down = True
         response = call.send("PATCH", "/items/i0", "admin", json={"hidden": True})
-        call.look()
+        call.refresh()
         assert response.status_code == 503
         assert "i0" in ids(call.slate(n=1))
 
@@ -165,7 +165,7 @@ def test_the_kill_switch_works_without_redis_and_broker(shop: Shop) -> None:
         for part in (shop.reader, shop.cache, shop.log, shop.broker, shop.overlay):
             part.down = True
         assert call.post("/champion-only", {"on": True, "reason": "drill"}, "admin").status_code == 200
-        call.look()
+        call.refresh()
         answer = call.slate(n=1)
         assert (answer["arm"], answer["degraded"]) == (
             "good",
@@ -175,7 +175,7 @@ def test_the_kill_switch_works_without_redis_and_broker(shop: Shop) -> None:
         ready = call.get("/health/ready", "analyst").json()
         assert (ready["champion_only"], ready["cut_off"]) == (True, False)
         call.post("/champion-only", {"on": False}, "admin")
-        call.look()
+        call.refresh()
         assert "champion_only" not in call.slate(n=1)["degraded"]
 
 
@@ -193,7 +193,7 @@ def test_cut_off_from_the_state_only_the_champion_serves(tmp_path: Path) -> None
     shop.weigh({"good": 0.0, "other": 1.0})
     with shop.client() as call:
         shop.cache.down = True
-        call.look()
+        call.refresh()
         answer = call.slate(n=1)
         ready = call.get("/health/ready", "analyst").json()
     assert (answer["arm"], answer["degraded"]) == ("good", "cut_off")
@@ -211,7 +211,7 @@ def test_a_replica_starts_offline_on_its_last_champion(shop: Shop) -> None:
         known, nobody = call.slate(n=2), call.slate(n=2, user_id=None, session_id=None)
         for part in (shop.reader, shop.cache, shop.log, shop.broker, shop.overlay):
             part.down = False
-        call.look()
+        call.refresh()
         assert call.slate(n=2, user_id=None, session_id=None)["degraded"] is None
     assert (ids(known), known["model_version"]) == (["i39", "i38"], "other")
     assert (known["degraded"], nobody["degraded"]) == (
@@ -231,15 +231,15 @@ def test_a_disk_that_takes_nothing_silences_nobody(
     monkeypatch.setattr(sources, "write_atomically", full)
     shop.start()
     with shop.client() as call:
-        call.look()
+        call.refresh()
         shop.decide(commands.enter, "other", "other")
-        call.look()
+        call.refresh()
         (beat,) = shop.cache.heartbeats()
         ours = [line for line in caplog.records if line.name.startswith("services")]
         warned = [line.getMessage() for line in ours if line.levelname == "WARNING"]
         errors = [line for line in ours if line.levelname == "ERROR"]
         monkeypatch.undo()
-        call.look()
+        call.refresh()
     assert (beat.revision, set(beat.loaded)) == (shop.state.revision, {"good", "other"})
     assert [line for line in warned if "champion" in line] == warned
     assert (len(warned), errors) == (1, [])
@@ -250,7 +250,7 @@ def test_a_lost_cache_is_refilled_by_whoever_still_knows(shop: Shop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         shop.cache.forget()
-        call.look()
+        call.refresh()
         assert call.slate(n=1)["degraded"] is None
     assert shop.cache.get("storefront") == shop.state
 
@@ -261,7 +261,7 @@ def test_an_older_state_is_never_taken_up(shop: Shop) -> None:
     with shop.client() as call:
         shop.cache.forget()
         shop.cache.put(old)
-        call.look()
+        call.refresh()
         assert call.get("/health/ready", "admin").json()["revision"] == shop.state.revision
 
 
@@ -277,9 +277,9 @@ def test_without_data_it_lives_but_is_not_ready(tmp_path: Path) -> None:
 
 
 def test_unused_models_are_evicted_except_the_last_ones(shop: Shop) -> None:
-    keeper = ModelKeeper(shop.models, lambda: 0.0)
+    source = ModelSource(shop.models, lambda: 0.0)
     versions = [f"v{step}" for step in range(5)]
     for version in versions:
         shop.add(version, Ordered(list(range(40))))
-        keeper.look([version])
-    assert list(keeper.fitted) == versions[-1 - KEEP_RETIRED :]
+        source.refresh([version])
+    assert list(source.runners) == versions[-1 - KEEP_RETIRED :]
