@@ -27,8 +27,8 @@ PROCESS = "features"
 RETRY_S = 60.0
 LONGEST_S = 1_800.0  # a run is one long step
 
-# Events of the lake as acts, from where the data set ends, as training reads on: an export of the shop's own
-# has what was done before. A purchase's value is what was paid; without one it is the price in the catalogue.
+# Events of the lake as interactions, from the end of the data set on, as in training: a shop's own export holds
+# the earlier ones. The value of a purchase is the amount paid; without one it is the price in the catalogue.
 _LIVE = """
 SELECT coalesce(user_id, session_id) AS user_id, item_id, to_timestamp(received_at / 1000.0) AS "at",
        type AS kind, 1.0 AS quantity, coalesce(value, items.price, 0) AS price, event_id
@@ -45,18 +45,18 @@ def apply(settings: Settings) -> None:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Variables that feature_repo reads, for use of the `feast` command by hand."""
+    """Variables that feature_repo reads, so that the `feast` command can be used by hand."""
     return bootstrap.feast_environment(settings)
 
 
 def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: None) -> Materialized:
     """Compute profiles, statistics and contents as of `now` and load them online.
 
-    Rows are stamped `materialize_horizon_ms` ahead, the moment by which all of them can be read. Users of
-    whom nothing online would be served get their recent items (services.features.backfill).
+    Rows are stamped `materialize_horizon_ms` ahead, because by then all of them can be read. Users without
+    online activity get their recent items (services.features.backfill).
     """
     data = bootstrap.data_store(settings)
-    data.table("items")  # without data: refused before Feast takes its seconds
+    data.table("items")  # raises ConfigurationError without data, before Feast takes its seconds
     store = bootstrap.feature_store(settings)
     on_step("opening Feast")
     now += _taken(store.open)
@@ -83,14 +83,14 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
 
 
 def _taken(task: Callable[[], None]) -> timedelta:
-    """Do `task`; how long it took."""
+    """Call `task`; return how long it took."""
     started = time.perf_counter()
     task()
     return timedelta(seconds=time.perf_counter() - started)
 
 
 def _readable_at(settings: Settings, now: datetime) -> datetime:
-    """When rows computed now can be read, in whole milliseconds: what a served timestamp is told in."""
+    """Time at which rows computed now can be read, in whole milliseconds like every served timestamp."""
     stamp = now + timedelta(milliseconds=settings.materialize_horizon_ms)
     return stamp.replace(microsecond=stamp.microsecond // 1_000 * 1_000)
 
@@ -108,7 +108,7 @@ def _batch_views(
 
 
 def _acts(settings: Settings, imported: pa.Table, items: pa.Table) -> pa.Table:
-    """Everything that was done: the data set's interactions, then what the lake has later than its last."""
+    """All interactions: those of the data set, then the later ones of the lake."""
     columns = ["user_id", "item_id", "at", "kind", "quantity", "price"]
     imported = imported.select(columns)
     files = [str(path) for path in sorted((settings.lake_path / "events").glob("**/*.parquet"))]

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def load_shoppers(settings: Settings, seed: int = 0) -> Shoppers:
 
 async def simulate(
     shoppers: Shoppers,
-    urls: list[str],
+    urls: Sequence[str],
     key: str,
     options: Options,
     measurements: Measurements,

@@ -1,10 +1,13 @@
 """`ringside …`: what makes no sense is refused by the name of its option or setting, before anything."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from services.cli import main
+from services.runtime.liveness import StopEvent, liveness_file
 from services.settings import Settings
 
 
@@ -52,3 +55,16 @@ def test_an_invalid_setting_is_named_and_never_repeated(
 def test_an_experiment_that_http_can_not_reach_is_no_setting(name: str) -> None:
     with pytest.raises(ValidationError, match="experiment"):
         Settings(experiment=name)
+
+
+@pytest.mark.parametrize(("old", "new"), [("bandit", "attribution"), ("trainer", "training")])
+def test_a_process_still_answers_to_its_old_name(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RINGSIDE_HOME", str(tmp_path))
+    StopEvent(liveness_file(Settings(), new)).is_set()
+    assert CliRunner().invoke(main.app, ["health", old]).output == "healthy\n"
+    assert CliRunner().invoke(main.app, [old, "--help"]).exit_code == 0
+    commands = CliRunner().invoke(main.app, ["--help"]).output
+    assert f" {new} " in commands
+    assert f" {old} " not in commands

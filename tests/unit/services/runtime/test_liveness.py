@@ -95,3 +95,12 @@ def test_a_process_with_http_is_asked_over_http(settings_for: Callable[..., Sett
         server.shutdown()
     assert asked == ["/health/ready"] * 2
     assert "refused" in complaint(settings, "recommend", 30)
+
+
+def test_files_under_the_old_names_of_processes_are_ignored(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
+    for name in ("bandit", "trainer", "lake"):
+        assert not StopEvent(liveness_file(settings, name)).is_set()
+    (settings.home / "metrics").mkdir()
+    (settings.home / "metrics" / f"bandit@{socket.gethostname()}-{2**22 + 1}.json").touch()
+    assert silent_s(settings).keys() == {"lake"}
