@@ -27,7 +27,7 @@ PROCESS = "features"
 RETRY_S = 60.0
 LONGEST_S = 1_800.0  # a run is one long step
 
-# Events of the lake as interactions, from the end of the data set on, as in training: a shop's own export holds
+# Events of the lake as interactions, from the end of the data set on, as in training. A shop's export has
 # the earlier ones. The value of a purchase is the amount paid; without one it is the price in the catalogue.
 _LIVE = """
 SELECT coalesce(user_id, session_id) AS user_id, item_id, to_timestamp(received_at / 1000.0) AS "at",
