@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from services.control.recount import Recounting
+from services.control.recount import RecountService
 from services.errors import ConfigurationError
 from services.ports.catalogue import ItemOverlay
 from services.ports.diagnostics import Diagnostics
@@ -107,9 +107,9 @@ def sum_store(settings: Settings) -> SumStore:
     return RedisSumStore(settings)
 
 
-def recounting(settings: Settings) -> Recounting:
+def recounting(settings: Settings) -> RecountService:
     """Ports of a recount: the sums, and consumers of the log."""
-    return Recounting(sum_store(settings), lambda: consumer(settings), settings.kafka_partitions)
+    return RecountService(sum_store(settings), lambda: consumer(settings), settings.kafka_partitions)
 
 
 def state_cache(settings: Settings) -> StateCache:

@@ -1,4 +1,4 @@
-"""`ringside experiment …`: each command is one audited decision, appended by whoever is logged in."""
+"""`ringside experiment …`: each command appends one audited decision with the name of the shell user."""
 
 import getpass
 import re
@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from inspect import Parameter, Signature
 from secrets import token_hex
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,8 +21,9 @@ from experiments.lifecycle.decisions import Deployed, Dropped
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
 from services import bootstrap
 from services.cli.progress_report import Counted, progress
-from services.control.decide import decide, known, newest, rules_from_words
-from services.control.recount import Asked, RecountRefusedError
+from services.control.commands import COMMANDS, CommandSpec, Enter
+from services.control.decide import decide, newest, read_states, rule_values, rules_with
+from services.control.recount import RecountRefusedError, RecountRequest
 from services.errors import BadInputError
 from services.ports.state import DecisionLog
 from services.runtime.clock import wall_ms
@@ -30,68 +32,75 @@ from services.settings import EXPERIMENT_NAME, Settings
 app = typer.Typer(no_args_is_help=True, help="Experiments: what serves, what competes, what was decided.")
 
 Name = Annotated[str, typer.Option("--experiment", help="Default: RINGSIDE_EXPERIMENT.")]
-Why = Annotated[str, typer.Option("--reason", help="For the record.")]
-ArmName = Annotated[str, typer.Argument(help="Name of the arm.")]
+Reason = Annotated[str, typer.Option("--reason", help="For the record.")]
 ModelVersion = Annotated[str, typer.Argument(help="A model version with an artifact.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A rule, like margin=0.05; repeatable.")]
 
 
 @app.command()
 def start(
-    model_version: ModelVersion, arm: str = "", experiment: Name = "", reason: Why = "", rule: Set = None
+    model_version: ModelVersion, arm: str = "", experiment: Name = "", reason: Reason = "", rule: Set = None
 ) -> None:
     """Begin, with a first champion."""
     settings = Settings()
     name = experiment or settings.experiments.default
-    if re.fullmatch(EXPERIMENT_NAME, name) is None:  # the other commands reach what an older version began
+    if re.fullmatch(EXPERIMENT_NAME, name) is None:  # other commands still reach names of older releases
         raise BadInputError("--experiment", f"{name!r} does not match {EXPERIMENT_NAME}")
     _require_model(settings, model_version)
     champion = Deployed(arm or model_version, model_version)
     with _log(settings) as log:
         if name in log.catch_up():
             raise BadInputError("experiment", f"{name!r} was already started; see `ringside experiment show`")
-        rules = rules_from_words(settings.rules, rule or [])
-        _tell(log.append(commands.start(name, champion, rules, token_hex(8), _provenance(reason))))
+        rules = rules_with(settings.rules, rule_values(rule or []))
+        _print(log.append(commands.start(name, champion, rules, token_hex(8), _provenance(reason))))
 
 
-@app.command()
-def enter(model_version: ModelVersion, arm: str = "", experiment: Name = "", reason: Why = "") -> None:
-    """A challenger joins; it gets weight once every live replica has its model loaded."""
-    _require_model(Settings(), model_version)
-    _decide(
-        experiment,
-        lambda state: commands.enter(state, arm or model_version, model_version, _provenance(reason)),
-    )
+def _add(spec: CommandSpec[Any]) -> None:
+    """Add a command of the table: its required fields become arguments, the others options."""
+
+    def run(experiment: str, **fields: Any) -> None:
+        if words := fields.pop("rules", None):
+            fields["rules"] = rule_values(words)
+        body = spec.parse({name: value for name, value in fields.items() if value is not None})
+        if isinstance(body, Enter):
+            _require_model(Settings(), body.model_version)
+        _decide(experiment, lambda state: spec.build(state, body, _provenance(body.reason)))
+
+    parameters = [_parameter(spec, name) for name in spec.arguments()]
+    options = [name for name in spec.body.model_fields if name not in spec.arguments() and name != "reason"]
+    parameters += [_parameter(spec, name) for name in options]
+    parameters += [_keyword("experiment", Name, ""), _keyword("reason", Reason, "")]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(spec.name, help=spec.help)(run)
 
 
-@app.command()
-def pause(experiment: Name = "", reason: Why = "") -> None:
-    """Champion only, until resumed."""
-    _decide(experiment, lambda state: commands.pause(state, _provenance(reason)))
+def _parameter(spec: CommandSpec[Any], name: str) -> Parameter:
+    if name == "rules":
+        return _keyword(name, Set, None)
+    kind = spec.body.model_fields[name].annotation
+    if argument := spec.arguments().get(name):
+        return _keyword(name, Annotated[kind, typer.Argument(help=argument.help)], Parameter.empty)
+    return _keyword(name, kind, None)
 
 
-@app.command()
-def resume(experiment: Name = "", reason: Why = "", rule: Set = None) -> None:
-    """Go on after a pause (held, if it was held before), or accept what an experiment is held for; new
-    rules start every race anew."""
+def _keyword(name: str, annotation: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
-    def build(state: Experiment) -> Decision:
-        return commands.resume(
-            state, _provenance(reason), rules_from_words(state.rules, rule) if rule else None
-        )
 
-    _decide(experiment, build)
+for _spec in COMMANDS.values():
+    _add(_spec)
 
 
 @app.command()
 def recount(
     experiment: Name = "",
-    reason: Why = "",
+    reason: Reason = "",
     from_now: Annotated[
-        bool, typer.Option("--from-now", help="Count only units that come from now on; races start anew.")
+        bool, typer.Option("--from-now", help="Count only units that come from now on; races restart.")
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do it; without this it only says what would go.")
+        bool, typer.Option("--yes", help="Do it; without this option it only shows what would be dropped.")
     ] = False,
 ) -> None:
     """Drop sums that can't be trusted and count again from the log, or from now on.
@@ -110,59 +119,31 @@ def recount(
         if not yes:
             console.print("These sums would be dropped; --yes does it.")
             return
-        _tell(decide(log, name, recounting.order(state, Asked(from_now, preview.seen), provenance)))
+        _print(
+            decide(log, name, recounting.builder(state, RecountRequest(from_now, preview.seen), provenance))
+        )
         console.print(log.history(name)[-1].reason)
-
-
-@app.command()
-def promote(arm: ArmName, experiment: Name = "", reason: Why = "") -> None:
-    """A challenger becomes champion; the old champion stays as holdback."""
-    _decide(experiment, lambda state: commands.promote(state, arm, _provenance(reason)))
-
-
-@app.command()
-def rollback(arm: ArmName, experiment: Name = "", reason: Why = "") -> None:
-    """Take an arm out; a champion is replaced by its holdback."""
-    _decide(experiment, lambda state: commands.rollback(state, arm, _provenance(reason)))
-
-
-@app.command()
-def undo(
-    revision: Annotated[
-        int, typer.Argument(min=1, max=2**53, help="Of the rollback or promotion to take back.")
-    ],
-    experiment: Name = "",
-    reason: Why = "",
-) -> None:
-    """Take back a rollback or a promotion."""
-    _decide(experiment, lambda state: commands.undo(state, revision, _provenance(reason)))
-
-
-@app.command()
-def end(experiment: Name = "", reason: Why = "") -> None:
-    """The experiment is over; its champion stays."""
-    _decide(experiment, lambda state: commands.end(state, _provenance(reason)))
 
 
 @app.command()
 def show(
     experiment: Name = "", last: Annotated[int, typer.Option(min=1, help="Decisions to list.")] = 10
 ) -> None:
-    """Arms, weights, what was counted so far, the next look and the latest decisions."""
+    """Show arms, weights, counts so far, the next look and the latest decisions."""
     settings = Settings()
     with _log(settings) as log:
         name = experiment or settings.experiments.default
-        found = known(log, bootstrap.state_cache(settings), settings.experiments.default)
-        if found.notice:
-            Console(stderr=True).print(f"[yellow]{escape(found.notice)}[/]")
-        if name not in found.states:
+        result = read_states(log, bootstrap.state_cache(settings), settings.experiments.default)
+        if result.notice:
+            Console(stderr=True).print(f"[yellow]{escape(result.notice)}[/]")
+        if name not in result.states:
             raise BadInputError("experiment", f"{name!r} was never started")
-        history = log.history(name) if found.source == "decisions" else []
-        counted = Counted.of(bootstrap.sum_store(settings), found.states[name], settings.kafka_partitions)
-        if counted.problem and not found.notice:
-            told = f"Not shown is what was counted: {counted.problem}"
-            Console(stderr=True).print(f"[yellow]{escape(told)}[/]")
-        _show(found.states[name], counted, history, last)
+        history = log.history(name) if result.source == "decisions" else []
+        counted = Counted.of(bootstrap.sum_store(settings), result.states[name], settings.kafka_partitions)
+        if counted.problem and not result.notice:
+            problem = f"The counts are not shown: {counted.problem}"
+            Console(stderr=True).print(f"[yellow]{escape(problem)}[/]")
+        _show(result.states[name], counted, history, last)
 
 
 def _show(state: Experiment, counted: Counted, history: list[Decision], last: int) -> None:
@@ -212,7 +193,7 @@ def decisions_table(history: list[Decision]) -> Table:
 def _decide(experiment: str, build: Callable[[Experiment], Decision]) -> None:
     settings = Settings()
     with _log(settings) as log:
-        _tell(decide(log, experiment or settings.experiments.default, build))
+        _print(decide(log, experiment or settings.experiments.default, build))
 
 
 def _provenance(reason: str) -> Provenance:
@@ -226,7 +207,7 @@ def _provenance(reason: str) -> Provenance:
 
 @contextmanager
 def _log(settings: Settings) -> Iterator[DecisionLog]:
-    """The log of decisions; a decision that makes no sense becomes an error of the command's."""
+    """The log of decisions; an illegal decision becomes a BadInputError."""
     try:
         yield bootstrap.decision_log(settings)
     except IllegalTransition as error:
@@ -240,5 +221,5 @@ def _require_model(settings: Settings, model_version: str) -> None:
         raise BadInputError("MODEL_VERSION", f"no artifact of {model_version!r}; {there}")
 
 
-def _tell(state: Experiment) -> None:
+def _print(state: Experiment) -> None:
     Console().print(arms_table(state))

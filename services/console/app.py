@@ -17,7 +17,7 @@ from services.console import access, commands, metrics, pages, recount, web
 from services.console.deps import ConsoleDeps, LogInFirstError
 from services.console.log_follower import Follower
 from services.console.sessions import COOKIE, LoginThrottle, Sessions
-from services.control.recount import Recounting
+from services.control.recount import RecountService
 from services.runtime.clock import wall_ms
 from services.runtime.process import many_connections
 from services.settings import Settings
@@ -30,7 +30,7 @@ FORM_BYTES = 16_384  # of a request's body: forms only
 def create_app(
     settings: Settings,
     follower: Follower,
-    recounting: Recounting,
+    recounting: RecountService,
     now_ms: Callable[[], int],
     *,
     follow: bool = True,

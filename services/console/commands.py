@@ -1,62 +1,53 @@
-"""Commands of an admin, confirmed on the page: pause, resume, promote, roll back, undo. Each is an
-audited decision."""
+"""Commands that an admin confirms on the page. Each appends one audited decision."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import JSONResponse
 
-from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
 from services.console.deps import Found, commander, desk_of, found
 from services.console.sessions import Person, csrf_holds
+from services.control.commands import COMMANDS
 from services.errors import BadInputError, RingsideError, UnavailableError
 
 router = APIRouter()
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What an admin asked for: `arm` for promote and rollback, `reverts` (a revision) for undo."""
-
-    arm: str = ""
-    reverts: int = 0
+FormFields = dict[str, object]
 
 
-COMMANDS: Mapping[str, Callable[[Experiment, Order, Provenance], Decision]] = {
-    "pause": lambda state, order, provenance: commands.pause(state, provenance),
-    "resume": lambda state, order, provenance: commands.resume(state, provenance),
-    "promote": lambda state, order, provenance: commands.promote(state, order.arm, provenance),
-    "rollback": lambda state, order, provenance: commands.rollback(state, order.arm, provenance),
-    "undo": lambda state, order, provenance: commands.undo(state, order.reverts, provenance),
-}
-
-
-def build(kind: str, order: Order, provenance: Provenance) -> Callable[[Experiment], Decision]:
-    """The builder of a command. Raises BadInputError naming what is missing."""
-    if kind not in COMMANDS:
-        raise BadInputError("command", f"{kind} is not one of {', '.join(COMMANDS)}")
-    if kind in ("promote", "rollback") and not order.arm:
-        raise BadInputError("arm", "name the arm")
-    if kind == "undo" and not order.reverts:
-        raise BadInputError("reverts", "name the revision to undo")
-    return lambda state: COMMANDS[kind](state, order, provenance)
+def build(kind: str, form: FormFields, provenance: Provenance) -> Callable[[Experiment], Decision]:
+    """The builder of a command. Raises BadInputError naming the field that is missing."""
+    spec = COMMANDS.get(kind)
+    if spec is None or not spec.on_console:
+        offered = [spec.name for spec in COMMANDS.values() if spec.on_console]
+        raise BadInputError("command", f"{kind} is not one of {', '.join(offered)}")
+    fields: FormFields = {"reason": provenance.reason}
+    for name, argument in spec.arguments().items():
+        form_name = argument.form_name or name
+        if not form[form_name]:
+            raise BadInputError(form_name, argument.request)
+        fields[name] = form[form_name]
+    body = spec.parse(fields)
+    return lambda state: spec.build(state, body, provenance)
 
 
 def reason(text: str) -> str:
-    """The sentence that goes into the record. Raises BadInputError when it is empty."""
+    """The reason for the record, with single spaces. Raises BadInputError if it is empty."""
     words = " ".join(text.split())
     if not words:
         raise BadInputError("reason", "say why in one sentence; it goes into the record")
     return words
 
 
-def order(arm: Annotated[str, Form(max_length=64)] = "", reverts: Annotated[int, Form(ge=0)] = 0) -> Order:
-    """Dependency: what the form asked for."""
-    return Order(arm, reverts)
+def fields(
+    arm: Annotated[str, Form(max_length=64)] = "", reverts: Annotated[int, Form(ge=0)] = 0
+) -> FormFields:
+    """Dependency: what the form holds beside the reason."""
+    return {"arm": arm, "reverts": reverts}
 
 
 def genuine(person: Annotated[Person, Depends(commander)], csrf: Annotated[str, Form()] = "") -> Person:
@@ -71,22 +62,22 @@ def carry_out(
     request: Request,
     chosen: Annotated[Found, Depends(found)],
     person: Annotated[Person, Depends(genuine)],
-    ordered: Annotated[Order, Depends(order)],
+    form: Annotated[FormFields, Depends(fields)],
     kind: str,
     why: Annotated[str, Form(alias="reason", max_length=300)] = "",
 ) -> JSONResponse:
-    """Append the command to the log, or say in a sentence why not."""
+    """Append the command to the log, or answer with the reason why not."""
     desk = desk_of(request)
 
     def command() -> Experiment:
         provenance = Provenance(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
-        return desk.follower.command(chosen.name, build(kind, ordered, provenance))
+        return desk.follower.command(chosen.name, build(kind, form, provenance))
 
     return answered(command)
 
 
 def answered(command: Callable[[], Experiment]) -> JSONResponse:
-    """What a command made of the experiment, or a sentence that says why not."""
+    """The new revision, status and champion, or the reason why not."""
     try:
         state = command()
     except (IllegalTransition, RingsideError) as error:
@@ -95,7 +86,7 @@ def answered(command: Callable[[], Experiment]) -> JSONResponse:
 
 
 def refused(error: Exception) -> JSONResponse:
-    """Why not, in a sentence."""
+    """The answer to a command that was refused."""
     return JSONResponse({"error": str(error)}, _status(error))
 
 

@@ -10,7 +10,7 @@ from fastapi.templating import Jinja2Templates
 
 from services.console.log_follower import Followed, Follower, View
 from services.console.sessions import COOKIE, LoginThrottle, Person, Sessions
-from services.control.recount import Recounting
+from services.control.recount import RecountService
 from services.settings import Settings
 
 
@@ -20,7 +20,7 @@ class ConsoleDeps:
 
     settings: Settings
     follower: Follower
-    recounting: Recounting
+    recounting: RecountService
     sessions: Sessions
     guesses: LoginThrottle
     templates: Jinja2Templates

@@ -1,4 +1,4 @@
-"""Recounts by an admin who has seen what goes: the question, with the sums as they are, and the command."""
+"""Recounts on the console: the dialog shows the sums that would be dropped, then an admin confirms."""
 
 from typing import Annotated
 
@@ -10,23 +10,23 @@ from experiments.lifecycle.fold import Experiment, IllegalTransition
 from services.console.commands import answered, genuine, reason, refused
 from services.console.deps import Found, commander, desk_of, found
 from services.console.sessions import Person
-from services.control.recount import Asked
+from services.control.recount import RecountRequest
 from services.errors import RingsideError
 
 router = APIRouter()
 Chosen = Annotated[Found, Depends(found)]
 
 
-def asked(
+def recount_request(
     seen: Annotated[str, Form(max_length=200)] = "", from_now: Annotated[bool, Form()] = False
-) -> Asked:
-    """Dependency: what the form asked for."""
-    return Asked(from_now, seen)
+) -> RecountRequest:
+    """Dependency: the request in the form."""
+    return RecountRequest(from_now, seen)
 
 
 @router.get("/experiments/{name}/recount")
 def question(request: Request, chosen: Chosen, person: Annotated[Person, Depends(commander)]) -> Response:
-    """What would be dropped, and whether the log can give it again: the middle of the dialog."""
+    """The middle of the dialog: the sums that would be dropped, and whether the log can give them again."""
     desk, state = desk_of(request), chosen.followed.state
     try:
         preview = desk.recounting.preview(state, False, Provenance(person.name, desk.now_ms()))
@@ -40,15 +40,15 @@ def recount(
     request: Request,
     chosen: Chosen,
     person: Annotated[Person, Depends(genuine)],
-    wanted: Annotated[Asked, Depends(asked)],
+    wanted: Annotated[RecountRequest, Depends(recount_request)],
     why: Annotated[str, Form(alias="reason", max_length=300)] = "",
 ) -> JSONResponse:
-    """Drop the sums that were seen and count anew, or say in a sentence why not."""
+    """Drop the previewed sums and count again, or answer with the reason why not."""
     desk = desk_of(request)
 
     def command() -> Experiment:
         provenance = Provenance(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
-        build = desk.recounting.order(chosen.followed.state, wanted, provenance)
+        build = desk.recounting.builder(chosen.followed.state, wanted, provenance)
         return desk.follower.command(chosen.name, build)
 
     return answered(command)

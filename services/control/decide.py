@@ -1,12 +1,12 @@
-"""A command on an experiment: one decision, built on the newest state and appended to the log.
+"""Append a command on an experiment to the log of decisions, and read the states of experiments.
 
-The command line, the HTTP service, the console and the trainer all command through here.
+The command line, the HTTP API, the console and training command through `decide`: one decision, built on the
+newest state.
 """
 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from experiments.lifecycle.fold import Decision, Experiment, Rules
 from services.errors import BadInputError, StalePositionError, UnavailableError
@@ -14,7 +14,7 @@ from services.ports.state import DecisionLog, StateCache
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 5  # the decider may take the next revision between our look and our append
+MAX_ATTEMPTS = 5  # the decider may take the next revision between reading the state and appending
 
 
 class UnknownExperimentError(BadInputError):
@@ -22,21 +22,22 @@ class UnknownExperimentError(BadInputError):
 
 
 def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Decision]) -> Experiment:
-    """Append what `build` makes of the newest state, and again if somebody else decided meanwhile.
+    """Append the decision that `build` makes of the newest state; retry if another process decided first.
 
-    Raises UnknownExperimentError, what `build` raises, UnavailableError.
+    Raises UnknownExperimentError, UnavailableError, and what `build` raises.
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         state = newest(log, experiment)
         try:
             return log.append(build(state))
         except StalePositionError as error:
             logger.info("%s", error)
-    raise UnavailableError("the decision log", f"others decided first {ATTEMPTS} times; nothing was changed")
+    problem = f"another process decided first {MAX_ATTEMPTS} times; nothing was changed, try again"
+    raise UnavailableError("the decision log", problem)
 
 
 def newest(log: DecisionLog, experiment: str) -> Experiment:
-    """The state to command from. Raises UnknownExperimentError, UnavailableError."""
+    """The newest state of an experiment. Raises UnknownExperimentError, UnavailableError."""
     try:
         state = log.catch_up().get(experiment)
     except UnavailableError as error:
@@ -47,17 +48,17 @@ def newest(log: DecisionLog, experiment: str) -> Experiment:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """States by experiment, and where they are from: `decisions` (the log) or `cache`. `notice`: what a
-    reader must know about them, None if nothing."""
+class ExperimentStates:
+    """States by experiment. `source`: `decisions` (the log) or `cache`; `notice`: what may be missing or
+    stale, None if nothing is."""
 
     states: Mapping[str, Experiment]
     source: str
     notice: str | None = None
 
 
-def known(log: DecisionLog, cache: StateCache, experiment: str) -> Known:
-    """Every experiment by the log; while that can't be read, `experiment` as it was cached.
+def read_states(log: DecisionLog, cache: StateCache, experiment: str) -> ExperimentStates:
+    """Every experiment from the log; while that can't be read, `experiment` as it was cached.
 
     Raises UnavailableError naming both when neither answers.
     """
@@ -68,54 +69,56 @@ def known(log: DecisionLog, cache: StateCache, experiment: str) -> Known:
     try:
         cache.get(experiment)
     except UnavailableError as error:
-        return Known(states, "decisions", f"{error}. Replicas may serve an older revision.")
-    return Known(states, "decisions")
+        return ExperimentStates(states, "decisions", f"{error}. Replicas may serve an older revision.")
+    return ExperimentStates(states, "decisions")
 
 
-def _cached(cache: StateCache, experiment: str, lost: UnavailableError) -> Known:
+def _cached(cache: StateCache, experiment: str, log_error: UnavailableError) -> ExperimentStates:
     try:
         state = cache.get(experiment)
     except UnavailableError as error:
-        raise UnavailableError("the decision log and its cache", f"{lost}; {error}") from error
-    notice = f"{lost}. This is the cached state; later decisions, and other experiments, may be missing."
-    return Known({experiment: state} if state else {}, "cache", notice)
+        raise UnavailableError("the decision log and its cache", f"{log_error}; {error}") from error
+    missing = "later decisions, and other experiments, may be missing"
+    notice = f"{log_error}. This is the cached state; {missing}."
+    return ExperimentStates({experiment: state} if state else {}, "cache", notice)
 
 
-def rules_with(base: Rules, said: Mapping[str, Any]) -> Rules:
-    """`base` with `said` in it, by name of the rule. Raises BadInputError naming the rule that is wrong.
+def rules_with(base: Rules, values: Mapping[str, object]) -> Rules:
+    """`base` with other values, by name of the rule. Raises BadInputError naming the rule that is wrong.
 
     >>> rules_with(Rules(), {"margin": 0.05}).margin
     0.05
     """
     names = [field.name for field in fields(Rules)]
-    if unknown := sorted(set(said) - set(names)):
+    if unknown := sorted(values.keys() - set(names)):
         raise BadInputError(f"rules.{unknown[0]}", f"unknown; known are {', '.join(names)}")
     try:
-        return replace(base, **said)
+        return replace(base, **values)  # type: ignore[arg-type]  # Rules checks the values itself
     except (TypeError, ValueError) as error:
         field, _, problem = str(error).partition(": ")
         raise BadInputError(field if problem else "rules", problem or str(error)) from error
 
 
-def rules_from_words(base: Rules, words: list[str]) -> Rules:
-    """`base` with "rule=value" words in it, each value read by the type of the one it replaces.
+def rule_values(words: list[str]) -> dict[str, object]:
+    """The values in "rule=value" words, each parsed as the type of its default. Raises BadInputError.
 
-    >>> rules_from_words(Rules(), ["margin=0.05", "ramp=0.1,0.2"]).ramp
-    (0.1, 0.2)
+    >>> rule_values(["margin=0.05", "ramp=0.1,0.2"])
+    {'margin': 0.05, 'ramp': (0.1, 0.2)}
     """
-    said = {}
+    values = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
             raise BadInputError(f"--set {word}", "expected RULE=VALUE")
-        said[name] = _parsed(name, getattr(base, name, ""), text)
-    return rules_with(base, said)
+        values[name] = _parsed(name, text)
+    return values
 
 
-def _parsed(name: str, now: object, text: str) -> object:
+def _parsed(name: str, text: str) -> object:
+    default = getattr(Rules(), name, "")
     try:
-        if isinstance(now, tuple):
+        if isinstance(default, tuple):
             return tuple(float(part) for part in text.split(","))
-        return type(now)(text)
+        return type(default)(text)
     except ValueError as error:
-        raise BadInputError(f"rules.{name}", f"{text!r} is not like {now!r}") from error
+        raise BadInputError(f"rules.{name}", f"{text!r} is not like {default!r}") from error

@@ -1,9 +1,8 @@
-"""Counting anew: what a recount would drop, whether the log holds what is to be counted again, the decision.
+"""Recounts: preview what a recount would drop, check that the log can give it again, build the decision.
 
-The command line, the HTTP service and the console recount through here. A recount can't be taken back, so
-whoever asks for one names the sums that they have looked at: `Preview.seen`. That is no digest, because
-workers count on while a person reads: it stands for the sums that were seen and whatever honest counting has
-added since.
+The command line, the HTTP API and the console recount through here. A recount can't be taken back, so its
+request names the sums that the operator has seen (`Preview.seen`). That name is no digest, because workers
+keep counting meanwhile: it stands for the previewed sums and whatever correct counting has added since.
 """
 
 import hashlib
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from experiments.counting.sums import Tally
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.decisions import Dropped
+from experiments.lifecycle.decisions import MAX_INT, Dropped
 from experiments.lifecycle.fold import Decision, Experiment
 from services.errors import BadInputError, DataLossError, RingsideError, UnavailableError
 from services.messages.events import EVENTS, EXPOSURES
@@ -23,21 +22,19 @@ from services.ports.event_log import EventConsumer
 from services.ports.state import Sums, SumStore
 
 FIRST_RECORD_S = 5.0
-MOST = 2**63 - 1
-SEEN_FOR_S = 900  # who looked longer ago must look again
+PREVIEW_TTL_S = 900
 
-Seen = tuple[str, int, int]  # which sums, the total of all their counts, when (s)
+Seen = tuple[str, int, int]  # which sums, the total of all their counts, time (s)
 
 
 class RecountRefusedError(RingsideError):
-    """A recount that would not do what was asked for; nothing was changed."""
+    """A recount that would not do what was requested; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a recount would drop: digest, positions, units and counts by arm, or why it is `unreadable`.
-    `seen` names it. `out_of_reach`: why the log can't give it again; empty if it can, or if only what comes
-    is to be counted."""
+    """The sums that a recount would drop. `seen`: their name in a request; `out_of_reach`: why the log can't
+    give them again; empty if it can, or if only new units are to be counted."""
 
     dropped: Dropped
     seen: str
@@ -45,48 +42,50 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What somebody wants: count again from the log, or only units `from_now` on. `seen`: of the preview."""
+class RecountRequest:
+    """Count again from the log, or only units `from_now` on. `seen`: of the preview."""
 
     from_now: bool = False
     seen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Recounting:
-    """What recounts need. `open_log`: a consumer for one look, because a consumer belongs to one thread."""
+class RecountService:
+    """Previews and builds recounts. `open_log` gives a consumer for one call, because a consumer belongs to
+    one thread."""
 
     store: SumStore
     open_log: Callable[[], EventConsumer]
     partitions: int
 
     def preview(self, state: Experiment, from_now: bool, provenance: Provenance) -> Preview:
-        """What would go; changes nothing. Raises IllegalTransition, UnavailableError."""
-        dropped, seen = self._look(state, provenance.now_ms)
+        """The sums that would be dropped; changes nothing. Raises IllegalTransition, UnavailableError."""
+        dropped, seen = self._present(state, provenance.now_ms)
         commands.recount(state, 0, dropped, provenance)  # refuse before anyone confirms
         return Preview(dropped, seen, "" if from_now else self._out_of_reach(state))
 
-    def order(
-        self, state: Experiment, asked: Asked, provenance: Provenance
+    def builder(
+        self, state: Experiment, request: RecountRequest, provenance: Provenance
     ) -> Callable[[Experiment], Decision]:
-        """The builder of the decision, for services.control.decide.decide; it looks at the sums once more.
+        """The builder of the decision, for services.control.decide.decide; it reads the sums again.
 
         Raises BadInputError, RecountRefusedError, UnavailableError; so does the builder, and
         IllegalTransition.
         """
-        _parts(asked.seen)  # a name that is none is said before anybody looks into a long log
-        if not asked.from_now and (why := self._out_of_reach(state)):
+        _parts(request.seen)  # first: a search of a long log takes seconds
+        if not request.from_now and (why := self._out_of_reach(state)):
             raise RecountRefusedError(f"{why}; only units from now on can be counted")
 
         def build(now: Experiment) -> Decision:
-            dropped, seen = self._look(now, provenance.now_ms)
-            _require_same(asked.seen, seen, dropped)
-            from_ms = commands.recount_from(now, provenance.now_ms) if asked.from_now else 0
+            dropped, seen = self._present(now, provenance.now_ms)
+            _require_same(request.seen, seen, dropped)
+            from_ms = commands.recount_from(now, provenance.now_ms) if request.from_now else 0
             return commands.recount(now, from_ms, dropped, provenance)
 
         return build
 
-    def _look(self, state: Experiment, now_ms: int) -> tuple[Dropped, str]:
+    def _present(self, state: Experiment, now_ms: int) -> tuple[Dropped, str]:
+        """The sums as they are, and their name."""
         with _nothing_changed():
             sums, dropped = _read(state, self.store, self.partitions)
         readable = dropped.unreadable is None
@@ -108,19 +107,19 @@ class Recounting:
 def _read(state: Experiment, store: SumStore, partitions: int) -> tuple[Sums, Dropped]:
     """The sums (none if they can't be read), and what the record will say of them."""
     try:
-        found, positions, _ = store.load_all(state.name, partitions, state.counting.generation)
+        stored, positions, _ = store.load_all(state.name, partitions, state.counting.generation)
     except ValueError as error:
         return {}, Dropped(unreadable=str(error))
-    if wild := sorted(key for key, count in found.items() if abs(count) > MOST):
+    if wild := sorted(key for key, count in stored.items() if abs(count) > MAX_INT):
         return {}, Dropped(unreadable=f"sums: {wild[0]!r} is more than a record can hold")
-    sums = dict(sorted(found.items()))
+    sums = dict(sorted(stored.items()))
     canonical = json.dumps(sums, separators=(",", ":"))
-    digest, stored = hashlib.sha256(canonical.encode()).hexdigest(), dict(positions)
+    digest, positions = hashlib.sha256(canonical.encode()).hexdigest(), dict(positions)
     try:
         tally = Tally.parse(sums)
     except ValueError as error:
-        return sums, Dropped(digest=digest, positions=stored, unreadable=str(error))
-    return sums, Dropped(digest=digest, positions=stored, units=tally.units, arms=_arms(tally))
+        return sums, Dropped(digest=digest, positions=positions, unreadable=str(error))
+    return sums, Dropped(digest=digest, positions=positions, units=tally.units, arms=_arms(tally))
 
 
 def _arms(tally: Tally) -> dict[str, dict[str, int]]:
@@ -129,23 +128,25 @@ def _arms(tally: Tally) -> dict[str, dict[str, int]]:
     return {name: {"n": c.n, "s": c.s, **tally.accounts.get(name, {})} for name, c in counts.items()}
 
 
-def _require_same(asked: str, now: str, dropped: Dropped) -> None:
-    """Raises RecountRefusedError with what is there now, unless that is what was looked at."""
-    if why := _difference(_parts(asked), _parts(now)):
-        there = dropped.unreadable or f"{dropped.units} units"
-        told = f"sums {(dropped.digest or '')[:12]}: {there}"
-        raise RecountRefusedError(f"{why}; nothing was changed. Look again at what would go now ({told})")
+def _require_same(seen: str, now: str, dropped: Dropped) -> None:
+    """Raise RecountRefusedError, with the sums as they are, unless they are those of the preview."""
+    if why := _difference(_parts(seen), _parts(now)):
+        content = dropped.unreadable or f"{dropped.units} units"
+        present = f"sums {(dropped.digest or '')[:12]}: {content}"
+        raise RecountRefusedError(
+            f"{why}; nothing was changed. Look again at what would be dropped now ({present})"
+        )
 
 
-def _difference(asked: Seen, now: Seen) -> str:
-    """Why these are not the sums that were looked at, plus what honest counting added; empty if they are."""
-    (which, total, at_s), (which_now, total_now, now_s) = asked, now
+def _difference(seen: Seen, now: Seen) -> str:
+    """Why these are not the sums of the preview plus what correct counting added; empty if they are."""
+    (which, total, at_s), (which_now, total_now, now_s) = seen, now
     if which != which_now:
-        return "the sums are not those that were looked at: counted anew since, or no longer as readable"
+        return "the sums are not those of the preview: recounted since, or no longer as readable"
     if total_now < total:  # counting only ever adds
-        return "less is there than was looked at"
-    if now_s - at_s > SEEN_FOR_S:
-        return f"the sums were looked at more than {SEEN_FOR_S // 60} minutes ago"
+        return "the sums are smaller than those of the preview"
+    if now_s - at_s > PREVIEW_TTL_S:
+        return f"the preview is older than {PREVIEW_TTL_S // 60} minutes"
     return ""
 
 
@@ -158,21 +159,20 @@ def _parts(seen: str) -> Seen:
 
 
 def out_of_reach(state: Experiment, consumer: EventConsumer, partitions: int) -> list[str]:
-    """Where the log begins after the experiment did, or was cut by a loss that somebody accepted: then a
-    recount would not find all of its units."""
-    found = [cause for cause in state.acknowledged if cause.startswith("partition ")]  # of a loss, by verdict
+    """Why a recount would not find all units of the experiment: partitions whose log begins after it did, and
+    losses that were accepted."""
+    missing = [cause for cause in state.acknowledged if cause.startswith("partition ")]  # of a loss
     for pair in [(topic, index) for topic in (EXPOSURES, EVENTS) for index in range(partitions)]:
         start, end = consumer.bounds(*pair)
         if start and not _held_from(state.started_ms, consumer, pair, (start, end)):
-            found.append(f"{pair[0]}/{pair[1]} begins at offset {start}")
-    return found
+            missing.append(f"{pair[0]}/{pair[1]} begins at offset {start}")
+    return missing
 
 
 def _held_from(
     since_ms: int, consumer: EventConsumer, pair: tuple[str, int], bounds: tuple[int, int]
 ) -> bool:
-    """Whether the first record there is was appended before `since_ms`; nothing is waited for in an empty
-    log."""
+    """Whether the first record of a partition was appended before `since_ms`; False for an empty one."""
     if bounds[0] >= bounds[1]:
         return False
     first_ms = first_append_ms(consumer, pair, bounds[0], FIRST_RECORD_S)
@@ -192,6 +192,7 @@ def first_append_ms(consumer: EventConsumer, pair: tuple[str, int], start: int, 
 
 @contextmanager
 def _nothing_changed() -> Iterator[None]:
+    """Say in an UnavailableError that nothing was changed."""
     try:
         yield
     except UnavailableError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.control.recount import Recounting
+from services.control.recount import RecountService
 from services.ports.catalogue import ItemOverlay
 from services.ports.event_log import EventConsumer, EventProducer, LogAdmin
 from services.ports.features import OnlineReader
@@ -27,7 +27,7 @@ class Deps:
     producer: EventProducer
     state: StateCache
     decisions: DecisionLog
-    recounting: Recounting
+    recounting: RecountService
     overlay: ItemOverlay
     consumer: EventConsumer  # of topic `items`; belongs to the thread that writes the overlay
     admin: LogAdmin

@@ -23,7 +23,7 @@ from experiments.lifecycle.fold import IllegalTransition
 from services.errors import RingsideError
 from services.recommend.answer import SlateService
 from services.recommend.api.events import EventCollector
-from services.recommend.api.experiment_commands import Commanding
+from services.recommend.api.experiment_commands import ExperimentCommands
 from services.recommend.api.experiments import experiment_routes
 from services.recommend.api.fast_path import FastPath, FastRoute, RawRoute, guarded
 from services.recommend.api.items import LiveCatalogue, catalogue_routes
@@ -56,7 +56,7 @@ class Parts:
     metrics: Metrics
     refresher: SnapshotRefresher
     sync: CatalogueSync
-    commanding: Commanding
+    experiment_commands: ExperimentCommands
     storefront: Storefront
     threads: ThreadPoolExecutor
     shedder: Shedder
@@ -83,7 +83,16 @@ def assemble(deps: Deps) -> Parts:
     sync = CatalogueSync(ItemsFollower(deps.consumer, deps.admin, deps.overlay), settings.refresh_s)
     shedder = Shedder(settings.shed_lag_ms / 1_000)
     return Parts(
-        deps, access, metrics, refresher, sync, Commanding(deps), storefront, threads, shedder, Event()
+        deps,
+        access,
+        metrics,
+        refresher,
+        sync,
+        ExperimentCommands(deps),
+        storefront,
+        threads,
+        shedder,
+        Event(),
     )
 
 
@@ -97,7 +106,7 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.fast_routes = _add_storefront(app, parts)
     live = LiveCatalogue(deps, lambda: parts.refresher.snapshot.catalogue, parts.sync.catch_up)
     app.include_router(catalogue_routes(deps, parts.access, live))
-    app.include_router(experiment_routes(deps.settings, parts.access, parts.commanding))
+    app.include_router(experiment_routes(deps.settings, parts.access, parts.experiment_commands))
     app.include_router(operation_routes(deps, parts.access, parts.refresher, parts.metrics, parts.leaving))
     app.add_middleware(BodyLimit, limit=deps.settings.max_body_bytes)
     _add_failures(app)
@@ -177,7 +186,7 @@ def _lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[N
         await parts.refresher.stop()
         await parts.sync.stop()
         await asyncio.to_thread(parts.deps.producer.close)
-        parts.commanding.close()
+        parts.experiment_commands.close()
         parts.threads.shutdown(wait=False, cancel_futures=True)
 
     return lifespan

@@ -20,7 +20,7 @@ from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
 from services.console.log_follower import Follower
-from services.control.recount import Recounting
+from services.control.recount import RecountService
 from services.settings import Settings
 
 WIDE, NARROW = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
@@ -38,7 +38,7 @@ class Console:
     log: MemoryDecisionLog
     cache: MemoryStateCache
     follower: Follower
-    recounting: Recounting
+    recounting: RecountService
     pages: list = field(default_factory=list)
 
     def close(self) -> None:
@@ -334,7 +334,7 @@ def test_an_admin_recounts_wrong_sums_after_seeing_what_goes(console, browser, w
     assert record.detail.from_ms > record.received_at
     assert record.detail.dropped.units > 40_000
     console.follower.refresh()
-    page.get_by_role("link", name="Counting starts anew").click()
+    page.get_by_role("link", name="Counting restarted").click()
     assert "Dropped counts" in page.locator("#record[open]").inner_text()
     assert watch.errors == []
 
@@ -350,7 +350,7 @@ def test_sums_that_changed_meanwhile_are_shown_again_before_anything_goes(consol
     console.follower.refresh()
     dialog.locator("#command-go").click()
     dialog.locator("#command-problem:not([hidden])").wait_for()
-    assert "counted anew since" in dialog.locator("#command-problem").inner_text()
+    assert "recounted since" in dialog.locator("#command-problem").inner_text()
     dialog.get_by_text("Nothing has been counted yet").wait_for()
     assert dialog.locator("[value=true]").is_checked()  # what was chosen stays
     assert console.log.catch_up()["storefront"].counting.generation == 1

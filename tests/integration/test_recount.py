@@ -23,7 +23,7 @@ from services.adapters.redis.sum_store import RedisSumStore
 from services.bandit.attribution.worker import Worker
 from services.cli.main import app
 from services.control.decide import decide
-from services.control.recount import Asked
+from services.control.recount import RecountRequest
 from services.errors import UnavailableError
 from services.messages import events
 from services.ports.state import Positions
@@ -40,7 +40,7 @@ def shop() -> Shop:
 def recounted(shop: Shop, from_now: bool = False) -> Experiment:
     """By somebody who looks first."""
     seen = shop.recounting.preview(shop.state, from_now, shop.origin()).seen
-    order = shop.recounting.order(shop.state, Asked(from_now, seen), shop.origin())
+    order = shop.recounting.builder(shop.state, RecountRequest(from_now, seen), shop.origin())
     return decide(shop.log, EXPERIMENT, order)
 
 

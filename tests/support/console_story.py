@@ -20,7 +20,7 @@ from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
-from services.control.recount import Recounting
+from services.control.recount import RecountService
 from services.ports.state import Heartbeat, Positions
 
 START_MS = 1_790_000_000_000
@@ -121,11 +121,11 @@ def log_of(story: Story, cache: MemoryStateCache | None = None) -> MemoryDecisio
     return log
 
 
-def recounting_of(story: Story) -> Recounting:
+def recounting_of(story: Story) -> RecountService:
     """The story's sums, all in one partition, and a log that holds everything (`.store`, `.open_log`)."""
     store, broker = MemorySumStore(), MemoryBroker(partitions=4, clock=lambda: story.now_ms)
     store.apply(0, None, Positions("memory-1", 1, 1, 1), {story.name: dict(story.sums)})
-    return Recounting(store, lambda: MemoryEventConsumer(broker), broker.keyed_partitions)
+    return RecountService(store, lambda: MemoryEventConsumer(broker), broker.keyed_partitions)
 
 
 def beat(cache: MemoryStateCache, state: Experiment, replicas: int = 2) -> None:

@@ -14,7 +14,7 @@ from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.bandit.decider.decider import Decider, Identity
 from services.bandit.decider.decider import Deps as DeciderDeps
-from services.control.recount import Recounting
+from services.control.recount import RecountService
 from services.messages import events
 from services.ports.state import SumStore
 from support.sql_recount import added, recount
@@ -55,8 +55,8 @@ class Shop:
         return self.log.catch_up()[EXPERIMENT]
 
     @property
-    def recounting(self) -> Recounting:
-        return Recounting(self.store, lambda: MemoryEventConsumer(self.broker), PARTITIONS)
+    def recounting(self) -> RecountService:
+        return RecountService(self.store, lambda: MemoryEventConsumer(self.broker), PARTITIONS)
 
     def poison(self, sums: dict[str, int]) -> None:
         """As a bug, or a hand in Redis, would. In memory only."""

@@ -21,7 +21,7 @@ from services.adapters.memory.item_overlay import MemoryItemOverlay
 from services.adapters.memory.pins import MemoryOnlineReader
 from services.adapters.memory.stores import MemoryDataStore, MemoryModelStore
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
-from services.control.recount import Recounting
+from services.control.recount import RecountService
 from services.messages.events import EVENTS, EXPOSURES, Event, Exposure, decode
 from services.ports.training import Dataset
 from services.recommend.deps import Deps
@@ -180,7 +180,7 @@ class Shop:
             producer=MemoryEventProducer(self.broker),
             state=self.cache,
             decisions=self.log,
-            recounting=Recounting(
+            recounting=RecountService(
                 self.tally, lambda: MemoryEventConsumer(self.broker), self.broker.keyed_partitions
             ),
             overlay=self.overlay,

@@ -1,4 +1,4 @@
-"""Commands on experiments: each is one decision, appended to the log by whoever's key it was."""
+"""Commands on experiments over HTTP: each appends one decision with the name of the caller's key."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -11,8 +11,8 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import Deployed, Dropped, RecountDetail
 from experiments.lifecycle.fold import Decision, Experiment, Rules
-from services.control.decide import Known, UnknownExperimentError, decide, known, newest
-from services.control.recount import Asked, Preview, RecountRefusedError
+from services.control.decide import ExperimentStates, UnknownExperimentError, decide, newest, read_states
+from services.control.recount import Preview, RecountRefusedError, RecountRequest
 from services.errors import BadInputError
 from services.recommend.deps import Deps
 from services.web.problem import ConflictError, NotFoundError
@@ -21,31 +21,30 @@ T = TypeVar("T")
 Build = Callable[[Experiment], Decision]
 
 
-class Commanding:
-    """Reads the log of decisions and appends to it, in a thread of its own, because the log's client belongs
-    to one."""
+class ExperimentCommands:
+    """Asynchronous access to the log of decisions. The log has a thread of its own, because its client is not
+    thread-safe; recounts have another one, because searching a long log takes seconds."""
 
     def __init__(self, deps: Deps):
         self._deps = deps
-        self._thread = ThreadPoolExecutor(1, "decisions")
-        self._looks = ThreadPoolExecutor(1, "recounts")  # a look into a long log may take seconds
+        self._log_thread = ThreadPoolExecutor(1, "decisions")
+        self._recount_thread = ThreadPoolExecutor(1, "recounts")
 
     def provenance(self, author: str, reason: str) -> Provenance:
-        """Who commands, now."""
+        """Provenance of a decision that `author` commands now."""
         return Provenance(
             author=author, now_ms=self._deps.clock_ms(), reason=reason, code_version=version("ringside")
         )
 
-    async def known(self) -> Known:
+    async def states(self) -> ExperimentStates:
         """Every experiment; from the cache (this installation's only) while the log can't be read."""
         deps = self._deps
-        return await self._on_thread(
-            lambda: known(deps.decisions, deps.state, deps.settings.experiments.default)
-        )
+        default = deps.settings.experiments.default
+        return await self._on_log(lambda: read_states(deps.decisions, deps.state, default))
 
     async def history(self, experiment: str, after_revision: int) -> list[Decision]:
         """Decisions that count, oldest first, as far as they have been read. Raises UnavailableError."""
-        return await self._on_thread(lambda: self._deps.decisions.history(experiment, after_revision))
+        return await self._on_log(lambda: self._deps.decisions.history(experiment, after_revision))
 
     async def start(
         self, experiment: str, champion: Deployed, rules: Rules, provenance: Provenance
@@ -53,33 +52,36 @@ class Commanding:
         """Begin with a first champion."""
         self.require_model("model_version", champion.model_version)
         decision = commands.start(experiment, champion, rules, self._deps.new_id(), provenance)
-        return await self._on_thread(lambda: self._deps.decisions.append(decision))
+        return await self._on_log(lambda: self._deps.decisions.append(decision))
 
     async def command(self, experiment: str, build: Build) -> Experiment:
-        """Append what `build` makes of the newest state; look again if somebody else was faster.
+        """Append the decision that `build` makes of the newest state; retry if another process decided first.
 
         Raises NotFoundError, IllegalTransition, UnavailableError.
         """
-        return await self._on_thread(lambda: self._decide(experiment, build))
+        return await self._on_log(lambda: self._decide(experiment, build))
 
     async def preview(
         self, experiment: str, from_now: bool, provenance: Provenance
     ) -> tuple[Experiment, Preview]:
-        """What a recount would drop, and of which state. Raises NotFoundError, IllegalTransition,
+        """What a recount would drop, and the state. Raises NotFoundError, IllegalTransition,
         UnavailableError."""
-        state = await self._on_thread(lambda: self._newest(experiment))
-        look = self._deps.recounting.preview
-        return state, await self._looking(lambda: look(state, from_now, provenance))
+        state = await self._on_log(lambda: self._newest(experiment))
+        preview = self._deps.recounting.preview
+        return state, await self._on_recount(lambda: preview(state, from_now, provenance))
 
     async def recount(
-        self, experiment: str, asked: Asked, provenance: Provenance
+        self, experiment: str, request: RecountRequest, provenance: Provenance
     ) -> tuple[Experiment, Dropped]:
-        """Drop the sums and count anew; the new state, and what was dropped. Raises ConflictError where the
-        sums or the log are not what was asked for, NotFoundError, IllegalTransition, UnavailableError."""
-        state = await self._on_thread(lambda: self._newest(experiment))
-        order = self._deps.recounting.order
+        """Drop the sums and count again; the new state, and what was dropped.
+
+        Raises ConflictError where sums or log are not those of the request, NotFoundError, IllegalTransition,
+        UnavailableError.
+        """
+        state = await self._on_log(lambda: self._newest(experiment))
+        builder = self._deps.recounting.builder
         try:
-            build = await self._looking(lambda: order(state, asked, provenance))
+            build = await self._on_recount(lambda: builder(state, request, provenance))
             after = await self.command(experiment, build)
         except RecountRefusedError as error:
             raise ConflictError(str(error)) from error
@@ -93,26 +95,27 @@ class Commanding:
 
     def close(self) -> None:
         """Stop the threads."""
-        for threads in (self._thread, self._looks):
-            threads.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._log_thread, self._recount_thread):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _decide(self, experiment: str, build: Build) -> Experiment:
-        with _found():
+        with _not_found():
             return decide(self._deps.decisions, experiment, build)
 
     def _newest(self, experiment: str) -> Experiment:
-        with _found():
+        with _not_found():
             return newest(self._deps.decisions, experiment)
 
-    async def _on_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+    async def _on_log(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._log_thread, call)
 
-    async def _looking(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._looks, call)
+    async def _on_recount(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._recount_thread, call)
 
 
 @contextmanager
-def _found() -> Iterator[None]:
+def _not_found() -> Iterator[None]:
+    """Turn an unknown experiment into a 404."""
     try:
         yield
     except UnknownExperimentError as error:

@@ -12,7 +12,7 @@ from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.cli.experiment import app
 from services.cli.progress_report import Counted, progress
-from services.control.decide import rules_from_words
+from services.control.decide import rule_values
 from services.errors import BadInputError, UnavailableError
 from services.ports.state import Positions
 
@@ -139,8 +139,8 @@ def test_a_refused_transition_says_why(log):
 
 
 def test_a_rule_is_read_by_its_type():
-    assert rules_from_words(Rules(), ["unit=request"]).unit == "request"
-    assert rules_from_words(Rules(), ["burn_in_units=7"]).burn_in_units == 7
+    assert rule_values(["unit=request"]) == {"unit": "request"}
+    assert rule_values(["burn_in_units=7"]) == {"burn_in_units": 7}
 
 
 def test_show_reads_the_cache_without_log_and_says_so(log, cache):
@@ -177,7 +177,7 @@ def test_show_tells_what_was_counted_and_up_to_when(log, sums):
     assert "counted up to 1970-01-01 01:00 UTC" in shown
     sums.down = True
     shown = " ".join(run("show").split())
-    assert "Not shown is what was counted" in shown
+    assert "The counts are not shown" in shown
     assert "units" not in shown
 
 

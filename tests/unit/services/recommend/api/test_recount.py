@@ -14,7 +14,7 @@ from support.small_shop import Shop as Front
 from support.traffic import EXPERIMENT, LATENESS_MS, WINDOW_MS
 
 from experiments.lifecycle import commands
-from services.control.recount import SEEN_FOR_S
+from services.control.recount import PREVIEW_TTL_S
 from services.errors import StalePositionError
 from services.messages import events
 
@@ -120,7 +120,7 @@ def unreadable(shop: Shop) -> None:
 
 
 def long_ago(shop: Shop) -> None:
-    shop.clock.now_ms += 1_000 * SEEN_FOR_S + 1_000
+    shop.clock.now_ms += 1_000 * PREVIEW_TTL_S + 1_000
 
 
 @pytest.mark.parametrize("happened", [counted_anew, mended_by_hand, emptied, unreadable, long_ago])
