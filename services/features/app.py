@@ -74,7 +74,7 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
         most=settings.recent_items,
         ttl_s=settings.activity_ttl_s,
     )
-    on_step(f"materialising {sum(rows.num_rows for rows in tables.values()):,} rows")
+    on_step(f"materializing {sum(rows.num_rows for rows in tables.values()):,} rows")
     store.materialize(list(tables), stamp)
     seconds = time.perf_counter() - started
     late_s = seconds - settings.materialize_horizon_ms / 1_000
@@ -99,15 +99,15 @@ def _batch_views(
     settings: Settings, data: DataStore, store: FeatureStore, now: datetime, stamp: datetime
 ) -> dict[str, pa.Table]:
     items = data.table("items")
-    acts = _acts(settings, data.table("interactions"), items)
+    interactions = _interactions(settings, data.table("interactions"), items)
     return {
-        "user_profile": statistics.user_profile(acts, now, stamp),
-        "item_statistics": statistics.item_statistics(acts, items, now, stamp),
+        "user_profile": statistics.user_profile(interactions, now, stamp),
+        "item_statistics": statistics.item_statistics(interactions, items, now, stamp),
         "item_content": statistics.item_content(items, store.history("item_content"), stamp),
     }
 
 
-def _acts(settings: Settings, imported: pa.Table, items: pa.Table) -> pa.Table:
+def _interactions(settings: Settings, imported: pa.Table, items: pa.Table) -> pa.Table:
     """All interactions: those of the data set, then the later ones of the lake."""
     columns = ["user_id", "item_id", "at", "kind", "quantity", "price"]
     imported = imported.select(columns)
@@ -148,11 +148,11 @@ class _Run:
 
     def __call__(self) -> None:
         with ProcessPoolExecutor(1, get_context("spawn")) as child:
-            self._metrics.done(child.submit(_materialize_aside, self._settings, self._first).result())
+            self._metrics.done(child.submit(_materialize_in_child, self._settings, self._first).result())
         self._first = False
 
 
-def _materialize_aside(settings: Settings, first: bool) -> Materialized:
+def _materialize_in_child(settings: Settings, first: bool) -> Materialized:
     bootstrap.configure_logging(settings, PROCESS)
     if first:  # the views of this version may differ from those of the version that ran here before
         apply(settings)
@@ -175,7 +175,7 @@ def run_materialize(settings: Settings, console: Console | None = None) -> None:
         done = materialize(settings, datetime.now(UTC), lambda step: status.update(f"{step} …"))
     for view, rows in done.rows.items():
         console.print(f"{view}: {rows:,} rows")
-    console.print(f"materialised in {done.seconds:.1f} s, up to {done.stamp.isoformat()}")
+    console.print(f"materialized in {done.seconds:.1f} s, up to {done.stamp.isoformat()}")
     if done.late_s:
         console.print(
             f"[yellow]{done.late_s:.1f} s later than the rows' timestamps: raise "

@@ -1,7 +1,7 @@
 """A join that drops, doubles or misplaces records breaks the accounting identity, and the experiment is held.
 
-Each mutation is a bug that the join might have; the worker, the decider and the log of decisions are the real
-ones over doubles.
+Each mutation is a bug that the join might have. Worker, decider and log of decisions are the real ones, with
+stores in memory.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from support.counted_shop import Shop
 from experiments.counting import attribution_join
 
 HOUR_MS = 3_600_000
-SOON_MS = 400_000  # a look is due and everything has matured, but the hour is not over
+SOON_MS = 400_000  # a look is due, all units are mature, the hour is not over
 
 
 def taking(method: str, change: Callable) -> Callable[[pytest.MonkeyPatch], None]:
-    """A join of which `method` gets the arguments that `change` makes of its own; None: it is not called."""
+    """Patch a method of the join: it is called with each of the argument lists that `change` returns."""
     real = getattr(attribution_join.Join, method)
 
     def broken(join: attribution_join.Join, *args: object) -> None:
@@ -47,7 +47,7 @@ def doubled(*record: object) -> list[tuple]:
 
 
 def of_another_arm(offset: int, append_ms: int, event: object) -> list[tuple]:
-    """Joined to whatever unit of the other arm is at hand: here, one that does not exist in its cell."""
+    """Attribute the event to the other arm, in whose cell its unit does not exist."""
     to = event.attribution
     other = None if to is None else _with(to, weights_version=3 - to.weights_version)
     return [(offset, append_ms, _with(event, attribution=other))]
@@ -63,7 +63,7 @@ def always_succeeds(patch: pytest.MonkeyPatch) -> None:
 
 
 def matures_at_once(patch: pytest.MonkeyPatch) -> None:
-    """Units are counted before their clicks came."""
+    """Count units before their clicks arrive."""
     real = attribution_join.Join._pop_exposures
 
     def early(join: attribution_join.Join, sums: object) -> int:
@@ -76,7 +76,7 @@ def matures_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def passes_over_events(patch: pytest.MonkeyPatch) -> None:
-    """A position that is moved without accounting for what it passes."""
+    """Move the position of events without accounting for the ones it passes."""
     real = attribution_join.Join._pass_events
 
     def hasty(join: attribution_join.Join, sums: object) -> int:

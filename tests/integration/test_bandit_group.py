@@ -1,4 +1,4 @@
-"""Bandit workers that share partitions on a real Apache Kafka: members come and go while shoppers click."""
+"""Attribution workers in a consumer group on a real Apache Kafka: members join and leave under load."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ def now_ms() -> int:
 
 
 class Member:
-    """A worker in a thread of its own."""
+    """A worker in its own thread."""
 
     def __init__(self, settings: Settings, store: Any, decisions: Any) -> None:
         self.stop = threading.Event()
@@ -80,7 +80,7 @@ def test_rebalances_lose_and_double_nothing(kafka_broker: Any, settings_for: Cal
         truth = recount(whole_log(settings), EXPERIMENT, round(WINDOW_S * 1_000), round(LATENESS_S * 1_000))
         wait_for(lambda: counted(store, settings) == truth, 20)
         assert counted(store, settings) == truth
-        shown = ("|n", "|late_exposures")  # a busy machine may append one later than the rules allow
+        shown = ("|n", "|late_exposures")  # on a busy machine an append may be too late
         assert sum(n for key, n in truth.items() if key.endswith(shown)) == UNITS
         assert set(members[2].worker.partitions) == set(range(settings.kafka_partitions))
     finally:

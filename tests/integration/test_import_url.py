@@ -1,4 +1,4 @@
-"""`ringside data import http://…`: from a real HTTP server, whole or not at all."""
+"""`ringside data import http://…`: downloads from a real HTTP server succeed or change nothing."""
 
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def zipped(name: str, body: bytes) -> bytes:
 
 
 class Server(BaseHTTPRequestHandler):
-    """`/items.csv`, `/lines.csv`, and the ways in which a download goes wrong."""
+    """`/items.csv`, `/lines.csv`, and one path for each way in which a download fails."""
 
     pages: ClassVar[dict[str, tuple[str, bytes]]] = {
         "/items.csv": ("text/csv", ITEMS),
@@ -77,7 +77,7 @@ class Server(BaseHTTPRequestHandler):
         try:
             while True:
                 self.wfile.write(b"x" * 65_536)
-        except OSError:  # the reader has had enough
+        except OSError:  # the client closed the connection
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:

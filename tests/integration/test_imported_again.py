@@ -1,4 +1,4 @@
-"""A shop imports its data again while shoppers click: real Redis, Feast and importer."""
+"""A shop imports its data again while shoppers click, with a real Redis and Feast."""
 
 import asyncio
 import csv
@@ -56,7 +56,7 @@ def empty(server: Any) -> None:
 
 
 def known(settings: Settings, user: str, at_ms: int) -> tuple[str, ...] | None:
-    """The user's items as training sees them at a moment."""
+    """The user's items as training sees them at a time."""
     rows = bootstrap.feature_store(settings).rows_as_of(VIEW, ["item_ids"], [user], [at_ms])
     [items] = rows["item_ids"]
     return tuple(items) if hasattr(items, "__len__") else None
@@ -78,17 +78,17 @@ def test_what_shoppers_did_stays_and_training_sees_what_was_served(redis_server,
         item_types=["click", "purchase"], event_ids=["e1", "v:1"],
     )  # fmt: skip
     bootstrap.activity_store(settings).push([click])
-    # Ten minutes after the click anna bought c at the till, and somebody new came.
+    # Ten minutes after the click, Anna bought c elsewhere, and a new user came.
     export(settings, *first, ("anna", "c", ago(1.8)), ("bob", "c", ago(1.8)), ("carl", "d", ago(1.7)))
     bob_before = served(settings, "bob")
     assert materialize(settings, datetime.now(UTC)).rows[VIEW] == 2
     assert served(settings, "anna").recent_items == ("f", "a")
-    assert served(settings, "bob").recent_items == ("c", "b")  # who was only ever seeded moves on
+    assert served(settings, "bob").recent_items == ("c", "b")  # only backfill rows so far
     assert served(settings, "carl").recent_items == ("d",)
 
     history = bootstrap.feature_store(settings)
-    told = history.history(VIEW)["user_id"].to_pylist()
-    assert sorted(told) == ["anna", "bob", "bob", "carl"]
+    users = history.history(VIEW)["user_id"].to_pylist()
+    assert sorted(users) == ["anna", "bob", "bob", "carl"]
     assert known(settings, "bob", bob_before.activity_at) == ("b",)
     assert known(settings, "anna", ms(ago(1))) == ("a",)  # the lake has yet to write the click's row
     for user in ("bob", "carl"):

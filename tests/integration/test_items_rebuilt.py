@@ -1,4 +1,4 @@
-"""Item changes on a real Redis and real brokers: the log brings back what Redis loses."""
+"""Item changes with a real Redis and real brokers: changes that Redis loses are restored from the log."""
 
 import time
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def serve(shop: Shop) -> Callable[[], Any]:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait for it; the test's timeout ends a wait in vain."""
+    """Wait until the condition holds; the test's timeout limits the wait."""
     while not holds():
         time.sleep(0.05)
 
@@ -82,7 +82,7 @@ def test_an_emptied_redis_gets_its_item_changes_back(
         assert ids(call.slate(n=1)) == ["i2"]
     with redis.Redis.from_url(redis_server.url) as emptied:
         emptied.flushall()
-    app = serve()  # a replica that starts beside an empty Redis
+    app = serve()  # a replica that starts with an empty Redis
     with TestClient(fast_path(app), raise_server_exceptions=False) as client:
         until(lambda: ids(Caller(client, app).slate(n=1)) == ["i2"])
         assert overlay.changes() == laid

@@ -1,4 +1,4 @@
-"""A bandit worker killed again and again (SIGKILL, at any instant) over a real broker and a real Redis."""
+"""An attribution worker killed repeatedly (SIGKILL, at any instant), with a real broker and a real Redis."""
 
 import multiprocessing
 import random
@@ -38,7 +38,7 @@ def settings(embedded_broker: Any, redis_server: Any, settings_for: Callable[...
 
 @pytest.fixture
 def worker(settings: Settings) -> Iterator[Callable[[], BaseProcess]]:
-    """Starts the process of `ringside bandit` anew; forked from one that has imported everything."""
+    """Starts a process of `ringside attribution`, forked from one that has imported everything."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(
         ["services.bandit.attribution.app", "services.adapters.kafka", "services.adapters.redis.sum_store"]
@@ -82,7 +82,7 @@ def test_six_kills_lose_and_double_nothing(settings, worker):
 
 
 def watermark(store: SumStore) -> int | None:
-    """It moves when the worker that runs now has stored its first batch."""
+    """The lowest watermark; it moves with the first commit of the running worker."""
     return store.load_all(EXPERIMENT, 4)[2]
 
 

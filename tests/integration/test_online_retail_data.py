@@ -1,4 +1,4 @@
-"""The real Online Retail II file, against the counts that its readers agree on."""
+"""The real Online Retail II file, against its published counts."""
 
 from datetime import UTC, datetime
 from pathlib import Path

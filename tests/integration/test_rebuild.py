@@ -1,4 +1,4 @@
-"""`ringside rebuild` on a real Redis and a broker: emptied under load, everything is there again."""
+"""`ringside rebuild` with a real Redis and broker: all is restored after Redis is emptied under load."""
 
 import time
 from typing import Any
@@ -35,7 +35,7 @@ def settings(embedded_broker, redis_server, settings_for) -> Any:
 
 
 class Load:
-    """Shoppers, one after the other."""
+    """Sends visits of shoppers."""
 
     def __init__(self, settings: Any):
         self.producer, self.sent = KafkaEventProducer(settings), 0
@@ -69,12 +69,12 @@ class Load:
 def logged(settings: Any) -> list[Record]:
     consumer = KafkaEventConsumer(settings)
     pairs = [(topic, index) for topic in (events.EXPOSURES, events.EVENTS) for index in range(PARTITIONS)]
-    ends, found = consumer.end_offsets(pairs), []
+    ends, records = consumer.end_offsets(pairs), []
     consumer.assign(dict.fromkeys(pairs, 0))
-    while len(found) < sum(ends.values()):
-        found += consumer.poll(0.2)
+    while len(records) < sum(ends.values()):
+        records += consumer.poll(0.2)
     consumer.close()
-    return found
+    return records
 
 
 def begin(settings: Any) -> Any:
@@ -107,12 +107,12 @@ def test_everything_is_there_again(settings, redis_server):
     redis_server.restart()
     with redis.Redis.from_url(redis_server.url) as raw:
         raw.flushall()
-    told = rebuilt(settings)
-    assert "storefront at revision 2" in told
-    assert "every unit without one is new" in told
+    output = rebuilt(settings)
+    assert "storefront at revision 2" in output
+    assert "every unit without one is new" in output
     with redis.Redis.from_url(redis_server.url) as raw:
         assert raw.exists(keys.pins_complete(EXPERIMENT))
-    assert "4 partitions counted to the end of the log" in told
+    assert "4 partitions counted to the end of the log" in output
     assert bootstrap.state_cache(settings).get(EXPERIMENT) == state == fold(log.history(EXPERIMENT))
     again = bootstrap.activity_store(settings).load(users)
     assert rows.keys() <= again.keys()

@@ -1,4 +1,4 @@
-"""Sums that can't be trusted are dropped by command, and counted anew: from the log, or from a moment on."""
+"""Recounts: drop sums that can't be trusted, and count again from the log, or from a time on."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def shop() -> Shop:
 
 
 def recounted(shop: Shop, from_now: bool = False) -> Experiment:
-    """By somebody who looks first."""
+    """Recount as an operator does, after a preview."""
     seen = shop.recounting.preview(shop.state, from_now, shop.origin()).seen
     order = shop.recounting.builder(shop.state, RecountRequest(from_now, seen), shop.origin())
     return decide(shop.log, EXPERIMENT, order)
@@ -74,7 +74,7 @@ def test_from_now_counts_only_units_after_the_recorded_time(shop):
     assert state.races[0].index == before.races[0].index + 1  # a restart does not refill the budget
     assert state.races[0].from_version == state.weights.version == before.weights.version + 1
     assert dict(state.weights.shares) == dict(before.weights.shares)
-    shop.trade(seed=9, units=600)  # begins before the moment, ends after it
+    shop.trade(seed=9, units=600)  # begins before `from_ms`, ends after it
     shop.pass_time(SETTLED_MS)
     truth = shop.truth(state.counting.from_ms)
     assert shop.counted() == truth
@@ -133,7 +133,7 @@ def test_a_recount_too_soon_for_workers_is_illegal(shop):
     assert fold(shop.log.history(EXPERIMENT)) == shop.state
     now = shop.origin()
     for from_ms in (1, now.now_ms, now.now_ms + LATENESS_MS, float(now.now_ms * 2)):
-        with pytest.raises(IllegalTransition, match="recount: from_ms"):
+        with pytest.raises(IllegalTransition, match=r"recount: (detail\.)?from_ms"):
             commands.recount(shop.state, from_ms, {}, now)
     paused = apply(shop.state, commands.pause(shop.state, now))
     assert apply(paused, commands.recount(paused, 0, {}, now)).status == "paused"
@@ -154,7 +154,7 @@ def test_a_truncated_log_is_a_loss_never_half_counted(shop):
     shop.decider.tick()
     shop.pass_time(1_000)
     assert shop.store.losses() == {}
-    assert shop.store.load(0)[1] == {}  # nothing of partition 0 but what comes
+    assert shop.store.load(0)[1] == {}  # partition 0 counts only later records
     assert shop.look().kind == "allocate"
 
 
@@ -162,7 +162,7 @@ def test_a_truncated_log_is_a_loss_never_half_counted(shop):
 def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
     rubbish: str, redis_server: Any, settings_for: Callable
 ) -> None:
-    """A script that fails half way leaves what it wrote: each retry would add the first counts again."""
+    """Redis does not undo a script that fails half way: each retry would add the first counts again."""
     shop = Shop(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
     shop.trade()
     shop.look()
@@ -182,7 +182,9 @@ def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
         assert len(refused) > 10
         assert all(f"{field}' holds '{rubbish}'" in reason for reason in refused)
         assert hand.hgetall(f"{{bandit:0}}:sums:{EXPERIMENT}") == before
-        assert shop.store.positions([1])[1].exposures > others.exposures + 100  # the other one goes on
+        assert (
+            shop.store.positions([1])[1].exposures > others.exposures + 100
+        )  # the other partition is counted
     [held] = shop.decider.tick()
     assert (held.kind, held.rule) == ("hold", "broken-identity")
     assert f"{field}' holds '{rubbish}'" in held.reason
@@ -193,7 +195,7 @@ def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
 
 
 class Absent(Worker):
-    """A worker that is somewhere else."""
+    """A worker that reads nothing."""
 
     def __init__(self) -> None: ...
 
@@ -212,12 +214,12 @@ def test_the_command_previews_what_it_drops_before_doing_it(
     log.append(commands.start("storefront", champion, RULES, "salt", commands.Provenance("anna", 1)))
     at = Positions("log", 7, 8, 7)
     store.apply(0, None, at, {"storefront": {"1|als|0|n": 41, "what|is": 1}})
-    told = ringside("recount")
-    assert "'what|is' is not" in told
-    assert "--yes does it" in told
+    output = ringside("recount")
+    assert "'what|is' is not" in output
+    assert "--yes does it" in output
     assert log.catch_up()["storefront"].revision == 1
-    told = ringside("recount", "--from-now", "--reason", "Redis was edited by hand", "--yes")
-    assert "Redis was edited by hand" in told
+    output = ringside("recount", "--from-now", "--reason", "Redis was edited by hand", "--yes")
+    assert "Redis was edited by hand" in output
     state = log.catch_up()["storefront"]
     assert state.counting.generation == 1
     [_, record] = log.history("storefront")
@@ -239,12 +241,12 @@ def test_over_http_only_the_previewed_sums_are_dropped(
     store.apply(0, None, Positions("log", 7, 8, 7), {"storefront": {"1|good|0|n": 41, "what|is": 1}})
     deps = replace(front.deps(), recounting=bootstrap.recounting(settings))
     with TestClient(create_app(deps), headers={"X-API-Key": KEYS["admin"][0]}) as call:
-        told = call.post("/experiments/storefront/recount", json={}).json()
-        assert "'what|is' is not" in told["dropped"]["unreadable"]
-        assert told["out_of_reach"] is None
-        done = call.post("/experiments/storefront/recount", json={"seen": told["seen"]}).json()
+        preview = call.post("/experiments/storefront/recount", json={}).json()
+        assert "'what|is' is not" in preview["dropped"]["unreadable"]
+        assert preview["out_of_reach"] is None
+        done = call.post("/experiments/storefront/recount", json={"seen": preview["seen"]}).json()
         assert (done["done"], done["state"]["counting"]["generation"]) == (True, 1)
-        assert done["dropped"]["digest"] == told["dropped"]["digest"]
+        assert done["dropped"]["digest"] == preview["dropped"]["digest"]
         redis_server.server.freeze()
         refused = call.post("/experiments/storefront/recount", json={})
     assert refused.status_code == 503

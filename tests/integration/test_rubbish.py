@@ -1,5 +1,4 @@
-"""Every topic is fed with rubbish, through every reader of it: nothing stops, nothing is lost, all is
-told."""
+"""Malformed records on every topic, for every reader: none stops, none is lost, all are counted."""
 
 import gc
 import time
@@ -42,14 +41,14 @@ from services.runtime.dead_letters import DEAD_LETTERED_BY, DeadLetterWriter, so
 from services.settings import Settings
 
 PARTITIONS = 4
-NO_COLUMN = b"0" * 400  # in a readable number: the lake buries what it can't hold
+NO_COLUMN = b"0" * 400  # of a number that is valid JSON and too large for a column of the lake
 Headers = Sequence[tuple[str, bytes]]
 FED = (EXPOSURES, EVENTS, DECISIONS, events.ITEMS, events.ACTIVITY, DEAD_LETTERS)
 WINDOW_MS, LATENESS_MS = round(RULES.window_s * 1_000), round(RULES.lateness_s * 1_000)
 
 
 class History:
-    """Of Feast what the lake writes to."""
+    """The part of a FeatureStore that the lake writes to."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -115,7 +114,7 @@ class Site:
         self.send(topic, events.encode(message), message.routing_key if topic == EXPOSURES else message.key)
 
     def work(self) -> None:
-        """Every worker, until nothing comes any more."""
+        """Step every worker until no more records arrive."""
         quiet = 0
         while quiet < 3:
             read = sum(_stepped(worker) for worker in (self.bandit, self.activity, self.lake))
@@ -134,13 +133,13 @@ class Site:
 def _stepped(worker: Any) -> int:
     try:
         return worker.step(0.05)
-    except UnavailableError:  # a letter is on its way
+    except UnavailableError:  # a dead letter is in flight
         return 1
 
 
 @pytest.fixture(autouse=True)
 def _no_garbage_of_others() -> None:
-    """Rubbish goes to the limit of recursion; sockets that others left open could not be told of there."""
+    """Collect garbage first: at the recursion limit, warnings about sockets of other tests would fail."""
     gc.collect()
 
 
@@ -191,14 +190,14 @@ def test_malformed_records_are_dead_lettered_and_good_ones_count(site, now_ms):
     for topic in (events.ITEMS, events.ACTIVITY):
         site.send(topic, events.encode(good(topic, at_ms)))
     feed_what_is_odd(site)
-    for said in senseless(site.clock()).values():
-        for topic, message in said:
+    for records in senseless(site.clock()).values():
+        for topic, message in records:
             site.say(topic, message)
     site.work()
     now_ms[0] = WINDOW_MS + 3 * LATENESS_MS + 5_000
     site.work()
 
-    assert_buried(site)
+    assert_dead_lettered(site)
     assert_counted(site)
     assert_in_lake(site)
     assert_decided(site)
@@ -210,7 +209,7 @@ def test_malformed_records_are_dead_lettered_and_good_ones_count(site, now_ms):
 
 
 def feed_what_is_odd(site: Site) -> None:
-    """Readable, of the topics that are not counted from; each is followed by something good."""
+    """Send decodable records with odd values to the topics that are not counted, then a good one."""
     for change in odd_items(site.clock()).values():
         site.say(events.ITEMS, change)
     for row in odd_rows(site.clock()).values():
@@ -224,22 +223,22 @@ def feed_what_is_odd(site: Site) -> None:
 
 
 def assert_decided(site: Site) -> None:
-    """What is no decision, and what no legal history holds, is counted; what came behind it counts."""
+    """Malformed and illegal decisions are counted, and a later legal one applies."""
     state = site.decisions.catch_up()[EXPERIMENT]
     assert (state.revision, "text" in state.arms) == (3, True)
     assert site.decisions.unreadable == len(unreadable(DECISIONS, site.clock()))
     assert site.decisions.illegal == len(illegal(state, site.clock()))
 
 
-def assert_buried(site: Site) -> None:
-    """Each unreadable record lies there with its bytes, its key and a reason, and nothing else does."""
-    found, _ = read_dead_letters(site.consumer(), 10_000)
-    by_origin = {str(letter.source): letter for letter in found if letter.source}
+def assert_dead_lettered(site: Site) -> None:
+    """Each malformed record has a dead letter with its bytes, key and reason; there are no others."""
+    letters, _ = read_dead_letters(site.consumer(), 10_000)
+    by_source = {str(letter.source): letter for letter in letters if letter.source}
     bad = [record for record in site.sent if record.topic in DEAD_LETTERED_BY and not _readable(record)]
     bad += [record for record in site.sent if record.topic == DECISIONS and NO_COLUMN in record.value]
-    assert by_origin.keys() == {source_of(record) for record in bad}
+    assert by_source.keys() == {source_of(record) for record in bad}
     for record in bad:
-        letter = by_origin[source_of(record)]
+        letter = by_source[source_of(record)]
         assert (letter.key, letter.value) == (record.key, record.value)
         assert letter.reason
         assert letter.code in {"not-json", "schema", "version", "not-storable"}
@@ -247,7 +246,7 @@ def assert_buried(site: Site) -> None:
 
 
 def assert_counted(site: Site) -> None:
-    """Sums equal the recount, and every readable record is in the account or left out by name."""
+    """Sums equal the recount, and every readable record is in the audit or left out by reason."""
     pair = [record for record in site.sent if record.topic in (EXPOSURES, EVENTS) and _readable(record)]
     counted = site.counted()
     assert counted == recount(pair, EXPERIMENT, WINDOW_MS, LATENESS_MS)
@@ -262,7 +261,7 @@ def assert_counted(site: Site) -> None:
 
 
 def assert_in_lake(site: Site) -> None:
-    """Every record is a row, or was passed over and counted."""
+    """Every record is a row, or was skipped and counted."""
     for topic in TABLES:
         bounds = [site.consumer().bounds(topic, i) for i in range(topic_partitions(topic, PARTITIONS))]
         bad = sum(count for (of, _), count in site.lake.bad.items() if of == topic)

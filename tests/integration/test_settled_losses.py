@@ -1,5 +1,4 @@
-"""A reported loss is settled once: accepted, or of no concern to anybody, and nothing of it meets who comes
-later."""
+"""A reported loss is settled once (accepted, or withdrawn), and does not affect later experiments."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,8 +39,8 @@ def state(shop: Shop, name: str) -> Experiment:
     return shop.log.catch_up()[name]
 
 
-def lose(shop: Shop, partition: int = 0, loss: str = LOSS) -> None:
-    """Somebody has met a loss, and whoever counts stops there; the decider holds what lives."""
+def report_loss(shop: Shop, partition: int = 0, loss: str = LOSS) -> None:
+    """Report a loss: the worker stops counting the partition, and the decider holds all experiments."""
     shop.store.report_loss(partition, loss)
     shop.worker = shop.new_worker()
     shop.pass_time(LOOK_MS)
@@ -51,8 +50,8 @@ def lose(shop: Shop, partition: int = 0, loss: str = LOSS) -> None:
     assert {held.held_by for held in living} == {"data-loss"}
 
 
-def nothing_meets(shop: Shop, name: str) -> None:
-    """An experiment that starts by now is held by nothing, and all of its units count."""
+def assert_unaffected(shop: Shop, name: str) -> None:
+    """An experiment that starts now is not held, and all of its units count."""
     assert (shop.store.losses(), shop.worker.lost) == ({}, frozenset())
     start(shop, name)
     shop.pass_time(1_000)
@@ -69,37 +68,39 @@ def nothing_meets(shop: Shop, name: str) -> None:
 
 def test_an_ended_experiment_leaves_its_loss_to_nobody(shop: Shop) -> None:
     shop.trade()
-    lose(shop)
+    report_loss(shop)
     shop.log.append(commands.end(shop.state, shop.origin()))
     shop.pass_time(1_000)
-    nothing_meets(shop, OTHER)
+    assert_unaffected(shop, OTHER)
 
 
 def test_nor_does_it_where_redis_lost_truncated_records(shop: Shop) -> None:
-    """Nothing is stored then: who accepted a loss there would skip what is in the log."""
+    """Nothing is stored then: accepting the loss would skip the records in the log."""
     shop.trade()
-    lose(shop, loss="Redis lost the sums")
+    report_loss(shop, loss="Redis lost the sums")
     with_nothing_stored(shop)
     shop.broker.truncate(events.EXPOSURES, 0, 1)
     shop.log.append(commands.end(shop.state, shop.origin()))
     shop.pass_time(1_000)
     assert not shop.store.loss_acknowledged(0, None)
-    nothing_meets(shop, OTHER)
+    assert_unaffected(shop, OTHER)
 
 
 def with_nothing_stored(shop: Shop) -> None:
-    told = shop.store.losses()
+    losses = shop.store.losses()
     if isinstance(shop.store, MemorySumStore):
         shop.store.forget()
     else:
         shop.store._redis.flushall()
-    for partition, loss in told.items():
+    for partition, loss in losses.items():
         shop.store.report_loss(partition, loss)
 
 
 def between_success_and_credit(shop: Shop, name: str) -> int:
-    """A success is counted whose click is not: it lies behind a click whose unit is not mature. The
-    partition."""
+    """Count a success whose click is not counted yet, because it follows a click of an immature unit.
+
+    Returns the partition.
+    """
     began_ms = shop.clock()
     waits_ms = (0, LATENESS_MS - 100)
     units = [exposure(1, began_ms + wait_ms, unit=f"s:user-1:{wait_ms}") for wait_ms in waits_ms]
@@ -114,13 +115,13 @@ def between_success_and_credit(shop: Shop, name: str) -> int:
     return partition_of(units[0].routing_key.encode(), PARTITIONS)
 
 
-def append(shop: Shop, topic: str, said: events.Exposure | events.Event) -> None:
-    key = said.routing_key if isinstance(said, events.Exposure) else said.attribution.routing_key
-    shop.broker.append(topic, key.encode(), events.encode(said))
+def append(shop: Shop, topic: str, message: events.Exposure | events.Event) -> None:
+    key = message.routing_key if isinstance(message, events.Exposure) else message.attribution.routing_key
+    shop.broker.append(topic, key.encode(), events.encode(message))
 
 
 def cells(shop: Shop, partition: int, name: str) -> tuple[int, int]:
-    """Successes, and those that the events credit."""
+    """Successes, and credits by events."""
     sums = shop.store.load(partition)[1].get(name, {})
     return tuple(sum(n for key, n in sums.items() if key.endswith(what)) for what in ("|s", "|c"))
 
@@ -131,7 +132,7 @@ def test_an_accepted_loss_is_written_off_during_a_recount(shop: Shop, recounts: 
     shop.trade()
     partition = between_success_and_credit(shop, OTHER)
     assert cells(shop, partition, OTHER) == (1, 0)
-    lose(shop, partition)
+    report_loss(shop, partition)
     shop.log.append(commands.resume(state(shop, OTHER), shop.origin()))
     from_ms = commands.recount_from(shop.state, shop.clock())
     word = commands.recount(shop.state, from_ms, {}, shop.origin()) if recounts else None
@@ -151,7 +152,7 @@ def test_unreadable_sums_are_dropped_by_an_accepting_recount(
 ) -> None:
     shop = Shop(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
     shop.trade()
-    lose(shop)
+    report_loss(shop)
     shop.store._redis.hset(f"{{bandit:0}}:sums:{EXPERIMENT}", "1|als|472222|n", "abc")
     from_ms = commands.recount_from(shop.state, shop.clock())
     shop.log.append(commands.recount(shop.state, from_ms, {}, shop.origin()))

@@ -1,4 +1,4 @@
-"""What may lie on a topic that nobody meant: bytes that are no message, and messages that make no sense."""
+"""Malformed records: bytes that are no message, and messages with invalid or impossible values."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ NO_MESSAGE: dict[str, bytes] = {
     "an empty object": b"{}",
     "many zeros": bytes(900_000),
 }
-WORSE: dict[str, dict[str, Any]] = {  # what a good message becomes
+INVALID: dict[str, dict[str, Any]] = {  # changes that make a good message malformed
     "a newer version": {"v": 2},
     "a version that is no number": {"v": "one"},
     "a negative time": {"received_at": -1},
@@ -32,7 +32,7 @@ WORSE: dict[str, dict[str, Any]] = {  # what a good message becomes
     "no time": {"received_at": None},
     "a time as text": {"received_at": "2026-01-01"},
 }
-UNFIT: dict[str, dict[str, dict[str, Any]]] = {  # by topic: what our own processes never say
+INVALID_BY_TOPIC: dict[str, dict[str, dict[str, Any]]] = {  # more such changes, by topic
     events.EXPOSURES: {
         "an arm that parts the keys of sums": {"arm": "a|b"},
         "a version beyond all counting": {"weights_version": 2**31},
@@ -81,7 +81,7 @@ UNFIT: dict[str, dict[str, dict[str, Any]]] = {  # by topic: what our own proces
         "nobody": {"user_id": ""},
     },
 }
-HEADERS: tuple[tuple[str, bytes], ...] = (  # of letters that nobody sent
+HEADERS: tuple[tuple[str, bytes], ...] = (  # of dead letters that no worker wrote
     ("origin", b"events/0/" + b"9" * 5_000),
     ("origin", b"events/" + b"9" * 5_000 + b"/0"),
     ("cut", b"9" * 5_000),
@@ -91,16 +91,17 @@ HEADERS: tuple[tuple[str, bytes], ...] = (  # of letters that nobody sent
 )
 
 
-def worse(topic: str, message: object) -> dict[str, bytes]:
-    """`message` with one field that makes it unreadable, by what is wrong with it."""
-    said = json.loads(events.encode(message))
+def invalid(topic: str, message: object) -> dict[str, bytes]:
+    """Copies of `message` with one invalid field, by the kind of error."""
+    fields = json.loads(events.encode(message))
     return {
-        name: json.dumps(said | change).encode() for name, change in (WORSE | UNFIT.get(topic, {})).items()
+        name: json.dumps(fields | change).encode()
+        for name, change in (INVALID | INVALID_BY_TOPIC.get(topic, {})).items()
     }
 
 
 def good(topic: str, at_ms: int) -> Any:
-    """One good message of a topic."""
+    """A valid message of a topic."""
     shown = exposure(1, at_ms)
     return {
         events.EXPOSURES: shown,
@@ -118,13 +119,15 @@ def good(topic: str, at_ms: int) -> Any:
 
 
 def unreadable(topic: str, at_ms: int) -> dict[str, bytes]:
-    """Records of `topic` that no reader can take for a message, by what is wrong."""
-    return NO_MESSAGE | worse(topic, good(topic, at_ms))
+    """Malformed records of `topic`, by the kind of error."""
+    return NO_MESSAGE | invalid(topic, good(topic, at_ms))
 
 
 def senseless(at_ms: int) -> dict[str, list[tuple[str, object]]]:
-    """Readable messages of what is counted that tell of something impossible or odd, by what: (topic,
-    message) in log order. All are of units of their own."""
+    """Valid exposures and events that are odd or impossible, by kind: (topic, message) in log order.
+
+    Each kind has its own units.
+    """
     shown = [exposure(1_000 + number, at_ms) for number in range(12)]
     early, late = at_ms - 5 * HOUR_MS, at_ms + 5 * HOUR_MS
     return {
@@ -161,7 +164,7 @@ def senseless(at_ms: int) -> dict[str, list[tuple[str, object]]]:
 
 
 def odd_items(at_ms: int) -> dict[str, events.ItemChanged]:
-    """Readable changes of the catalogue, by what is odd. One item comes of them."""
+    """Valid but odd changes of the catalogue, by kind. One item results from them."""
     odd: dict[str, dict[str, Any]] = {
         "an end of what never was": {"item_id": "ghost", "deleted": True},
         "a change that says nothing": {"item_id": "ghost"},
@@ -172,15 +175,15 @@ def odd_items(at_ms: int) -> dict[str, events.ItemChanged]:
         "the end of time": {"item_id": "ghost", "stock": -1, "received_at": events.LATEST_MS},
         "before time": {"item_id": "ghost", "price": 0.0, "received_at": 0},
     }  # fmt: skip
-    return {name: events.ItemChanged(**({"received_at": at_ms} | said)) for name, said in odd.items()}
+    return {name: events.ItemChanged(**({"received_at": at_ms} | fields)) for name, fields in odd.items()}
 
 
 def odd_rows(at_ms: int) -> dict[str, events.ActivityRow]:
-    """Readable rows of activity, by what is odd."""
+    """Valid but odd rows of activity, by kind."""
 
-    def row(n: int, **said: Any) -> events.ActivityRow:
+    def row(n: int, **fields: Any) -> events.ActivityRow:
         lists = {"item_ids": ["a"] * n, "item_at": [at_ms] * n, "item_types": ["click"] * n}
-        values = {"received_at": at_ms, "user_id": "odd", **lists, "event_ids": ["e1"] * n} | said
+        values = {"received_at": at_ms, "user_id": "odd", **lists, "event_ids": ["e1"] * n} | fields
         return events.ActivityRow(**values)
 
     return {
@@ -193,12 +196,11 @@ def odd_rows(at_ms: int) -> dict[str, events.ActivityRow]:
 
 
 def illegal(state: Experiment, at_ms: int) -> dict[str, bytes]:
-    """Readable decisions that no legal history contains, as the next of an experiment with two arms or more,
-    by what is wrong."""
+    """Decodable decisions that are illegal next in an experiment with two or more arms, by kind."""
     pause = commands.pause(state, commands.Provenance("anna", at_ms))
-    said = json.loads(events.encode(pause))
+    fields = json.loads(events.encode(pause))
     champion = state.champion
-    worse: dict[str, dict[str, Any]] = {
+    invalid: dict[str, dict[str, Any]] = {
         "weights beyond numbers": {"kind": "allocate", "weights": dict.fromkeys(state.arms, 1e308)},
         "weights of strangers": {"weights": {"stranger": 1.0}},
         "no weights": {"weights": {}},
@@ -210,4 +212,6 @@ def illegal(state: Experiment, at_ms: int) -> dict[str, bytes]:
         "an arm that is a list": {"kind": "rollback", "detail": {"arm": [champion]}},
         "an undoing of a list": {"kind": "undo", "detail": {"reverts": [1]}},
     }
-    return {name: json.dumps(said | change, separators=(",", ":")).encode() for name, change in worse.items()}
+    return {
+        name: json.dumps(fields | change, separators=(",", ":")).encode() for name, change in invalid.items()
+    }

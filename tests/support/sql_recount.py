@@ -1,4 +1,4 @@
-"""An independent count of what lies in the logs: SQL over raw records, sharing no code with the product."""
+"""An independent count of the logs: SQL over raw records, which shares no code with the product."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +60,7 @@ def recount(
     records: Sequence[Record], experiment: str, window_ms: int, lateness_ms: int, from_ms: int = 0
 ) -> dict[str, int]:
     """Sums of `experiment` once everything in `records` has matured, in the flat format of the store.
-    `from_ms`: only what is counted since a recount that began there."""
+    `from_ms`: count only units since a recount that began at this time."""
     values = {"$experiment": f"'{experiment}'", "$window": str(window_ms), "$lateness": str(lateness_ms)}
     values["$from"] = str(from_ms)
     fields = ("topic", "partition", "offset", "append_ms")

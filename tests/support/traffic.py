@@ -1,4 +1,4 @@
-"""Seeded traffic with everything that goes wrong on the way: retries, stragglers, strangers and garbage."""
+"""Seeded traffic with retries, late records, records of unknown experiments, and garbage."""
 
 import random
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ EXPERIMENT = "storefront"
 
 
 class Clock:
-    """A clock that tests move, ms."""
+    """A clock that the test moves, ms."""
 
     def __init__(self, now_ms: int = START_MS):
         self.now_ms = now_ms
@@ -46,7 +46,7 @@ def traffic(seed: int, units: int, per_s: float = 40.0) -> list[Sent]:
 
 
 def play(broker: MemoryBroker, clock: Clock, sent: list[Sent], step_ms: int) -> Iterator[None]:
-    """Append what is due, step by step; yields after each step of the clock."""
+    """Append the records that are due; yields after each step of the clock."""
     waiting = list(sent)
     while waiting:
         due, waiting = _split(waiting, clock.now_ms + step_ms)

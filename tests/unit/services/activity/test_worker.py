@@ -1,4 +1,4 @@
-"""The activity worker over doubles: what a row becomes, whatever the order, the repetition or the outage."""
+"""The activity worker in memory: rows under any order, repetition and outage."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -121,7 +121,7 @@ class World:
 
 
 class HistoryOf:
-    """FeatureStore of which only the history of activity is there."""
+    """A FeatureStore that has only the history of activity."""
 
     def __init__(self, row: ActivityRow):
         self._row = row
@@ -204,7 +204,7 @@ def test_what_cannot_be_read_is_counted_and_stops_nobody(world) -> None:
     worker = world.worker()
     worker.step(0)
     assert worker.counts.bad == {"not-json": 1}
-    assert world.published(DEAD_LETTERS) == []  # the bandit worker buries events
+    assert world.published(DEAD_LETTERS) == []  # the attribution worker writes those of events
     assert world.store.rows["u"].item_ids == ["i1"]
 
 
@@ -217,7 +217,7 @@ def test_an_event_without_end_makes_no_row(world) -> None:
 
 
 class Narrow(MemoryEventProducer):
-    """Takes no record beyond `most` bytes, as librdkafka does."""
+    """Rejects records of more than `most` bytes, as librdkafka does."""
 
     most = 300
 
@@ -277,8 +277,7 @@ def test_a_crash_anywhere_is_made_good_by_the_next_worker(fails, world, monkeypa
 
 
 def test_a_push_whose_publication_was_lost_is_published_after_all(world, monkeypatch) -> None:
-    """The row was served, so history must have it: the replay finds nothing new and publishes it as it
-    stands."""
+    """The row was served, so the history must have it: the replay changes nothing and publishes it."""
     world.send(event(1))
 
     def crash(*_args: object) -> None:
@@ -337,13 +336,12 @@ def test_a_slow_push_is_told(world, monkeypatch) -> None:
     assert (worker.counts.late, worker.counts.rows, worker.counts.push_ms) == (1, 1, [HORIZON_MS + 1])
 
 
-# ---- two who write one row
+# ---- two writers of one row
 # ----------------------------------------------------------------------------------------------------
 
 
 def clicks_of_one_user_in_two_partitions(world: World) -> None:
-    """A slate that was got as a guest and clicked after logging in: records are keyed by the slate, rows by
-    the user."""
+    """A slate shown to a guest and clicked after logging in; see services.runtime.row_turns."""
     for partition in range(2):
         key = next(name for name in map(str, range(99)) if partition_of(name.encode(), 4) == partition)
         raw = events.encode(event(partition, partition))
@@ -351,7 +349,7 @@ def clicks_of_one_user_in_two_partitions(world: World) -> None:
 
 
 def meanwhile(world: World, monkeypatch: pytest.MonkeyPatch, call: str, act: Callable[[], None]) -> None:
-    """Let `act` happen once, in the moment in which somebody makes this call of the store."""
+    """Call `act` once, during the first call of this method of the store."""
     plain = getattr(world.store, call)
 
     def interrupted(*arguments: Any) -> Any:
@@ -372,8 +370,7 @@ def step(worker: ActivityWorker) -> None:
 def test_two_who_write_one_row_lose_no_click(
     call: str, expires: bool, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever the second one comes in between, and also when the first one took so long that its right to
-    write ran out."""
+    """At any interleaving, and also if the lock of the first one expired."""
     monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
     first, second = world.worker(partitions=[0]), world.worker(partitions=[1])
     first.step(0)
@@ -412,7 +409,7 @@ def test_restoring_history_hides_no_simultaneous_click(call, world, monkeypatch)
     worker, settings = world.worker(), RowSettings(50, HORIZON_MS, 10**9)
     world.send(event(1))
     worker.step(0)
-    known = world.store.rows.pop("u")  # as if Redis had been emptied
+    known = world.store.rows.pop("u")  # Redis was emptied
     history = HistoryOf(known)
     world.send(event(2, 5))
     meanwhile(world, monkeypatch, call, lambda: step(worker))

@@ -1,4 +1,4 @@
-"""Parts of the bandit worker: watermark, dead letters, losses, partitions by setting."""
+"""Parts of the attribution worker: watermark, dead letters, data loss."""
 
 from concurrent.futures import Future
 
@@ -23,19 +23,20 @@ from services.runtime.dead_letters import KEPT_BYTES
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 50), st.sampled_from(["append", "mark", "read"])), min_size=1, max_size=60
+        st.tuples(st.integers(0, 50), st.sampled_from(["append", "ask for the end", "read"])),
+        min_size=1,
+        max_size=60,
     ),
     st.integers(0, 20),
 )
 def test_no_record_appended_before_a_watermark_is_read_later(steps, safety_ms):
-    """A log whose broker stamps appends with the same clock: whatever the order of appends, marks and
-    reads."""
+    """Any order of appends, reads and requests for the end; broker and worker have the same clock."""
     now_ms, log, progress, promised = 1_000, [], ReadProgress(position=0), 0
     for wait_ms, what in steps:
         now_ms += wait_ms
         if what == "append":
             log.append(now_ms)
-        elif what == "mark" and progress.needs_end:
+        elif what == "ask for the end" and progress.needs_end:
             progress.note_end(now_ms, len(log))
         elif what == "read" and progress.position < len(log):
             append_ms = log[progress.position]
@@ -91,7 +92,7 @@ def test_a_failed_dead_letter_is_resent_until_acknowledged():
             decoder.flush_dead_letters()
     broker.down = False
     with pytest.raises(UnavailableError):
-        decoder.flush_dead_letters()  # the copy that failed while it was down; another one is under way
+        decoder.flush_dead_letters()  # notes the failure and sends the dead letter again
     decoder.flush_dead_letters()
     assert [letter.value for letter in broker.records(events.DEAD_LETTERS)] == [b"\xff"]
 
@@ -103,7 +104,7 @@ def test_a_record_that_is_read_again_is_not_buried_again():
 
 
 class Narrow(MemoryEventProducer):
-    """A producer whose broker takes records up to a size."""
+    """A producer whose broker rejects records beyond a size."""
 
     def send(self, topic, key, value, headers=()):
         if len(value) <= KEPT_BYTES:
@@ -125,13 +126,13 @@ def test_what_is_too_large_for_a_dead_letter_is_cut():
     assert dict(letter.headers)["reason"].endswith(b"(cut)")
 
 
-# ---- losses ----------------------------------------------------------------------------------------------
+# ---- data loss -------------------------------------------------------------------------------------------
 
 AT = Positions("one", exposures=50, events=80, rebuild=40)
 
 
 @pytest.mark.parametrize(
-    ("log_id", "exposures", "events_", "told"),
+    ("log_id", "exposures", "events_", "expected"),
     [
         ("one", (0, 90), (0, 90), None),
         ("one", (40, 50), (80, 80), None),
@@ -141,9 +142,9 @@ AT = Positions("one", exposures=50, events=80, rebuild=40)
         ("two", (0, 90), (0, 90), "of log one, but the broker holds log two"),
     ],
 )
-def test_what_is_gone_is_named_with_its_range(log_id, exposures, events_, told):
-    found = find_loss(2, AT, log_id, {EXPOSURES: exposures, EVENTS: events_})
-    assert found is None if told is None else told in str(found)
+def test_what_is_gone_is_named_with_its_range(log_id, exposures, events_, expected):
+    loss = find_loss(2, AT, log_id, {EXPOSURES: exposures, EVENTS: events_})
+    assert loss is None if expected is None else expected in str(loss)
 
 
 def test_after_a_loss_nothing_half_lost_is_counted():

@@ -1,4 +1,4 @@
-"""Importing: every kind of file says the same, a bad file says what is wrong and changes nothing."""
+"""Import: every format gives the same version; an invalid file is rejected with the cause, unimported."""
 
 import csv
 import json
@@ -329,7 +329,9 @@ def test_a_duplicate_column_is_refused_in_every_file_format(settings, tmp_path) 
         import_data(settings, ImportRequest(str(tmp_path)), NOW)
     write_storefront(tmp_path, "item_id,title,x,x\na,x,1,2\n", "user_id,item_id,at\nu,a,2026-01-01\n")
     (tmp_path / "items.xlsx").unlink()
-    assert import_data(settings, ImportRequest(str(tmp_path)), NOW)["counts"]["items"] == 1  # not one of ours
+    assert (
+        import_data(settings, ImportRequest(str(tmp_path)), NOW)["counts"]["items"] == 1
+    )  # an ignored column
 
 
 def test_rebasing_moves_all_times_alike_and_splits_there(settings, tmp_path) -> None:
@@ -341,11 +343,11 @@ def test_rebasing_moves_all_times_alike_and_splits_there(settings, tmp_path) -> 
     assert manifest["shift_s"] == shift_s
     train, held_out = store.load(), store.load_holdout()
     assert train.version == store.current() == manifest["version"] != plain.version
-    assert train.catalogue.items.tolist() == ["79323P", "85048"]  # what a shop could know at the split
+    assert train.catalogue.items.tolist() == ["79323P", "85048"]  # items sold before the split
     first_held_out = pq.read_table(settings.data_path / manifest["version"] / "holdout.parquet")["at"][0]
     assert train.interactions.at.max() < rebase.timestamp() == first_held_out.as_py().timestamp()
     assert np.allclose(train.interactions.at, plain.interactions.at[:2] + shift_s, atol=1e-6)
-    assert len(held_out.at) == 0  # every item of that part was sold for the first time after the split
+    assert len(held_out.at) == 0  # all its items were first sold after the split
 
 
 def test_held_out_interactions_use_the_catalogue_of_their_version(settings, tmp_path) -> None:
@@ -355,7 +357,7 @@ def test_held_out_interactions_use_the_catalogue_of_their_version(settings, tmp_
     held_out, catalogue = store.load_holdout(), store.load().catalogue
     assert held_out.users[held_out.user].tolist() == ["13085"]
     assert catalogue.items[held_out.item].tolist() == ["21232"]
-    assert catalogue.title[held_out.item].tolist() == ["Round Cake Tin"]  # not the name it got later
+    assert catalogue.title[held_out.item].tolist() == ["Round Cake Tin"]  # its title at the split
 
 
 def test_a_split_outside_the_data_is_refused(settings, tmp_path) -> None:
@@ -439,7 +441,9 @@ def test_a_catalogue_has_its_files_age_and_filled_columns(settings, tmp_path) ->
         store.catalogue_provenance(version).as_of_ms == datetime(2026, 2, 1, tzinfo=UTC).timestamp() * 1_000
     )
     import_data(settings, ImportRequest(str(tmp_path), as_of=NOW + timedelta(days=9)), NOW)
-    assert store.catalogue_provenance(version).as_of_ms == NOW.timestamp() * 1_000  # nobody knows the future
+    assert (
+        store.catalogue_provenance(version).as_of_ms == NOW.timestamp() * 1_000
+    )  # at most the time of the import
     assert store.load().version == version
 
 

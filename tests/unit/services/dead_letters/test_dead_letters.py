@@ -1,4 +1,4 @@
-"""`ringside dead-letters`: what lies there is told whatever it is, and goes back once, as it was."""
+"""`ringside dead-letters`: any record of the topic is listed, and each source record is replayed once."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ def dead_letter(
     dead.flush()
 
 
-def found(broker: MemoryBroker, newest: int = 100) -> list[reader.DeadLetter]:
+def dead_letters_of(broker: MemoryBroker, newest: int = 100) -> list[reader.DeadLetter]:
     return read_dead_letters(MemoryEventConsumer(broker), newest)[0]
 
 
@@ -70,9 +70,19 @@ def test_letters_are_chosen_and_bounded(broker):
         topic = ITEMS if number % 2 else EVENTS
         code = "version" if number % 3 else "not-json"
         dead_letter(broker, broker.append(topic, b"k", b"%d" % number), BadMessageError("no", code))
-    assert len([letter for letter in found(broker) if DeadLetterFilter(topic=ITEMS).matches(letter)]) == 15
     assert (
-        len([letter for letter in found(broker) if DeadLetterFilter(reason="VERSION").matches(letter)]) == 20
+        len([letter for letter in dead_letters_of(broker) if DeadLetterFilter(topic=ITEMS).matches(letter)])
+        == 15
+    )
+    assert (
+        len(
+            [
+                letter
+                for letter in dead_letters_of(broker)
+                if DeadLetterFilter(reason="VERSION").matches(letter)
+            ]
+        )
+        == 20
     )
     shown = ringside("show", "--topic", "items", "--last", "4", "--json").splitlines()
     assert [base64.b64decode(json.loads(line)["value_base64"]) for line in shown] == [
@@ -128,29 +138,31 @@ def test_a_replay_without_a_choice_is_refused():
 
 def test_a_failed_replay_makes_a_letter_naming_the_first(broker):
     dead_letter(broker, broker.append(EVENTS, b"ada", BAD))
-    replay(MemoryEventProducer(broker), found(broker)[0], "anna")
+    replay(MemoryEventProducer(broker), dead_letters_of(broker)[0], "anna")
     again = broker.records(EVENTS)[-1]
     dead_letter(broker, again)
-    old, new = found(broker)
+    old, new = dead_letters_of(broker)
     assert (old.replayed_ms is not None, new.replayed_ms, new.replay_of) == (True, None, old.offset)
     assert str(new.source) == f"events/{again.partition}/{again.offset}"
-    assert [why for _, why in plan(found(broker))] == ["already replayed", ""]
+    assert [why for _, why in plan(dead_letters_of(broker))] == ["already replayed", ""]
 
 
 def test_copies_of_one_letter_go_back_once(broker):
     record = broker.append(EVENTS, b"ada", BAD)
     dead_letter(broker, record)
-    dead_letter(broker, record)  # a worker died between letter and position
-    assert [why for _, why in plan(found(broker))] == ["", "a copy of a dead letter above"]
-    replay(MemoryEventProducer(broker), found(broker)[0], "anna")
-    assert [why for _, why in plan(found(broker))] == ["already replayed"] * 2
+    dead_letter(broker, record)  # a worker crashed before it stored its position
+    assert [why for _, why in plan(dead_letters_of(broker))] == ["", "a copy of a dead letter above"]
+    replay(MemoryEventProducer(broker), dead_letters_of(broker)[0], "anna")
+    assert [why for _, why in plan(dead_letters_of(broker))] == ["already replayed"] * 2
 
 
 def test_what_was_cut_is_not_put_back(broker):
     record = broker.append(EVENTS, b"ada", BAD)
     headers = (("origin", b"events/0/1"), ("cut", b"99999"))
     broker.append(DEAD_LETTERS, None, record.value, headers)
-    assert [why for _, why in plan(found(broker))] == [f"only {len(BAD)} of its 99999 bytes were kept"]
+    assert [why for _, why in plan(dead_letters_of(broker))] == [
+        f"only {len(BAD)} of its 99999 bytes were kept"
+    ]
 
 
 def test_a_broker_that_falls_silent_is_unavailable(broker, monkeypatch):
@@ -177,7 +189,7 @@ def test_a_dead_letter_is_sent_once_despite_rereads(broker):
 
 
 class Slow:
-    """A producer whose broker says nothing until it is asked to."""
+    """A producer whose broker answers when the test says so."""
 
     def __init__(self) -> None:
         self.answers: list[Future[Record]] = []
@@ -210,7 +222,7 @@ def test_only_failed_dead_letters_are_sent_again(monkeypatch):
 
 
 def test_all_letters_together_have_one_deadline(monkeypatch):
-    """However many there are: else a worker is silent for as many times as long."""
+    """A deadline for each would make the worker look dead."""
     monkeypatch.setattr(dead_letters, "ACKNOWLEDGE_S", 0.001)
     waited = []
 
@@ -226,7 +238,7 @@ def test_all_letters_together_have_one_deadline(monkeypatch):
         dead.dead_letter(Record(EVENTS, 0, offset, 0, None, BAD), SCHEMA)
     with pytest.raises(UnavailableError, match="50 records"):
         dead.flush()
-    assert waited == []  # nobody waits for one alone
+    assert waited == []  # there is no wait for a single one
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Batch views as functions of what was done and a moment; what was done; the environment that Feast reads; a
-loop that no error ends."""
+"""Batch views as functions of interactions and a time; interactions from the lake; Feast's environment; the
+loop."""
 
 import logging
 from concurrent.futures import Future
@@ -27,7 +27,7 @@ STAMP = NOW + timedelta(seconds=20)
 TIME = pa.timestamp("us", "UTC")
 
 
-def acts(*rows: tuple) -> pa.Table:
+def interactions(*rows: tuple) -> pa.Table:
     """(user, item, hours before NOW, kind, quantity, price)"""
     names = ("user_id", "item_id", "at", "kind", "quantity", "price")
     whole = [
@@ -37,14 +37,14 @@ def acts(*rows: tuple) -> pa.Table:
     return pa.Table.from_pylist(whole, pa.schema(list(zip(names, kinds, strict=True))))
 
 
-DONE = acts(
+DONE = interactions(
     ("u", "a", 2, "view", 1, 0),
     ("u", "a", 1, "click", 1, 0),
     ("u", "a", 0.5, "purchase", 2, 3.5),
     ("u", "b", 30, "purchase", 1, 10),
     ("u", "b", 24 * 20, "view", 1, 0),
     ("v", "b", 24 * 40, "purchase", 1, 1),
-    ("v", "b", -1, "purchase", 1, 1),  # has not happened yet
+    ("v", "b", -1, "purchase", 1, 1),  # after NOW
 )
 ITEMS = pa.table(
     {
@@ -75,7 +75,7 @@ def test_a_profile_counts_by_window() -> None:
 def test_windows_nest_and_more_acts_never_lower_a_count() -> None:
     less, more = (
         statistics.user_profile(table, NOW, STAMP).to_pylist()
-        for table in (DONE, pa.concat_tables([DONE, acts(("u", "c", 3, "view", 1, 0))]))
+        for table in (DONE, pa.concat_tables([DONE, interactions(("u", "c", 3, "view", 1, 0))]))
     )
     for before, after in zip(less, more, strict=True):
         for what in ("views", "purchases", "spend"):
@@ -140,7 +140,7 @@ def test_feast_gets_absolute_paths_whatever_the_working_directory() -> None:
 
 
 def in_lake(settings: Settings, file: str, *rows: dict) -> None:
-    """Events of the lake; what a row doesn't say is null."""
+    """Write events to the lake; missing columns are null."""
     folder = settings.lake_path / "events" / "date=2026-06-01" / "hour=11"
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows), EVENTS), folder / f"{file}.parquet")
@@ -148,13 +148,13 @@ def in_lake(settings: Settings, file: str, *rows: dict) -> None:
 
 def event(event_id: str, hours: float, **more: object) -> dict:
     at_ms = int((NOW - timedelta(hours=hours)).timestamp() * 1_000)
-    acted = {"type": "purchase", "item_id": "a", "user_id": "u"}
-    return {"event_id": event_id, "received_at": at_ms} | acted | more
+    defaults = {"type": "purchase", "item_id": "a", "user_id": "u"}
+    return {"event_id": event_id, "received_at": at_ms} | defaults | more
 
 
 def done_to(settings: Settings, imported: pa.Table) -> list[tuple]:
     names = ("user_id", "item_id", "kind", "price")
-    table = app._acts(settings, imported, ITEMS)
+    table = app._interactions(settings, imported, ITEMS)
     assert table.schema.names == imported.schema.names
     return [tuple(row[name] for name in names) for row in table.to_pylist()]
 
@@ -173,16 +173,16 @@ def test_events_are_acts_each_once_whatever_the_lake_holds_twice(tmp_path) -> No
 
 
 def test_events_in_both_lake_and_import_count_once(tmp_path) -> None:
-    """A shop's own export has the sales made through Ringside as well; training reads on after it, too."""
+    """A shop's own export contains the sales made through Ringside too; training begins after it as well."""
     settings = Settings(home=tmp_path)
     in_lake(settings, "sales", event("e1", 2, value=3.5), event("e2", 1, item_id="b", value=8.0))
-    exported = acts(("v", "b", 3, "purchase", 1, 10), ("u", "a", 2, "purchase", 1, 3.5))
+    exported = interactions(("v", "b", 3, "purchase", 1, 10), ("u", "a", 2, "purchase", 1, 3.5))
     assert done_to(settings, exported) == [
         ("v", "b", "purchase", 10.0),
         ("u", "a", "purchase", 3.5),
         ("u", "b", "purchase", 8.0),
     ]
-    u, _ = statistics.user_profile(app._acts(settings, exported, ITEMS), NOW, STAMP).to_pylist()
+    u, _ = statistics.user_profile(app._interactions(settings, exported, ITEMS), NOW, STAMP).to_pylist()
     assert (u["purchases_1d"], u["spend_1d"]) == (2.0, 11.5)
 
 
@@ -212,16 +212,16 @@ class Meters:
     "error", [UnavailableError("Redis", "gone"), duckdb.InvalidInputException("no magic")]
 )
 def test_no_error_ends_the_loop(error, monkeypatch, tmp_path, caplog) -> None:
-    """The process would be gone, and with it the metric that says how old features are."""
+    """If the process ended, the metric of the features' age would end too."""
     runs: list[BaseException | Materialized] = [error, Materialized(STAMP, {}, 1.0, 0.0)]
-    told = []
+    first_runs = []
 
     class Aside(AbstractContextManager):
         def __exit__(self, *_: object) -> None: ...
 
         def submit(self, _task, _settings, first: bool) -> Future:
             future, outcome = Future(), runs.pop(0)
-            told.append(first)
+            first_runs.append(first)
             if isinstance(outcome, Materialized):
                 future.set_result(outcome)
             else:
@@ -235,7 +235,7 @@ def test_no_error_ends_the_loop(error, monkeypatch, tmp_path, caplog) -> None:
     monkeypatch.setattr(app.bootstrap, "metered", lambda *_, **__: nullcontext(Meters()))
     with caplog.at_level(logging.WARNING):
         app.run_every(Settings(home=tmp_path), 3_600.0)
-    assert told == [True, True]  # once more at once, and then not before its time
+    assert first_runs == [True, True]  # the failed run is repeated, the next one not due
     [record] = caplog.records
     assert record.getMessage().startswith("materializing features")
     assert str(error) in record.getMessage()

@@ -1,4 +1,4 @@
-"""Seeds fill in where nothing would be served; a row that would be is never replaced by one."""
+"""Backfill rows are loaded where nothing would be served, and never replace a pushed row."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,8 +22,8 @@ def at_ms(hours: float) -> int:
     return int((NOW - timedelta(hours=hours)).timestamp() * 1_000)
 
 
-def file_of(*lines: tuple[str, str, float], version: str = "v1") -> pa.Table:
-    """Seeds of an import: (user, item, hours before NOW), each a purchase."""
+def rows_of_file(*lines: tuple[str, str, float], version: str = "v1") -> pa.Table:
+    """Backfill rows of an import: (user, item, hours before NOW), each a purchase."""
     names = ("user_id", "item_id", "at", "kind")
     whole = [dict(zip(names, (u, i, NOW - timedelta(hours=h), "purchase"), strict=True)) for u, i, h in lines]
     kinds = [pa.string(), pa.string(), pa.timestamp("us", "UTC"), pa.string()]
@@ -54,11 +54,11 @@ def table_of(*rows: ActivityRow) -> pa.Table:
 
 
 class Features:
-    """FeatureStore over an ActivityStore in memory. `broken`: nothing goes online."""
+    """A FeatureStore over an ActivityStore in memory. `broken`: writing online fails."""
 
-    def __init__(self, *told: ActivityRow):
+    def __init__(self, *history: ActivityRow):
         self.online = MemoryActivityStore()
-        self.files = {"told": table_of(*told)}
+        self.files = {"history": table_of(*history)}
         self.read: list[Sequence[str] | None] = []
         self.broken = False
 
@@ -82,9 +82,9 @@ class Features:
         stamps = [round(stamp.timestamp() * 1_000) for stamp in rows["event_timestamp"].to_pylist()]
         self.online.push([ActivityRow(received_at=ms, **row) for ms, row in zip(stamps, plain, strict=True)])
 
-    def load(self, seeds: pa.Table, run: str = "run1") -> int:
+    def load(self, rows: pa.Table, run: str = "run1") -> int:
         return backfill.load_backfill(
-            seeds, run, self, backfill.OnlineRows(self.online, OLDEST, frozenset({"v1", "v2"}))
+            rows, run, self, backfill.OnlineRows(self.online, OLDEST, frozenset({"v1", "v2"}))
         )
 
     @property
@@ -92,8 +92,8 @@ class Features:
         return {user: row.item_ids for user, row in self.online.rows.items()}
 
     @property
-    def told(self) -> list[tuple[str, list[str]]]:
-        """What history has, by user and time."""
+    def in_history(self) -> list[tuple[str, list[str]]]:
+        """Users and items of the history, by user and time."""
         rows = pa.concat_tables(self.files.values()).sort_by(
             [("user_id", "ascending"), ("event_timestamp", "ascending")]
         )
@@ -101,7 +101,7 @@ class Features:
 
 
 def test_a_seed_holds_the_latest_things_done_and_their_time() -> None:
-    u, v = file_of(
+    u, v = rows_of_file(
         *(("u", f"i{hour}", hour) for hour in range(9)), ("v", "z", 24), ("v", "w", -1)
     ).to_pylist()
     assert u["item_ids"] == ["i0", "i1", "i2", "i3", "i4"]
@@ -109,29 +109,29 @@ def test_a_seed_holds_the_latest_things_done_and_their_time() -> None:
     assert u["event_timestamp"] == NOW
     assert u["item_at"] == [at_ms(hour) for hour in range(5)]
     assert len(set(u["event_ids"] + v["event_ids"])) == 6
-    assert v["event_timestamp"] == NOW - timedelta(days=1)  # what has not happened yet is not known
+    assert v["event_timestamp"] == NOW - timedelta(days=1)  # later interactions are ignored
     assert v["item_ids"] == ["z"]
 
 
 def test_a_user_without_online_row_is_backfilled_with_history() -> None:
     features = Features()
-    assert features.load(file_of(("u", "a", 48), ("u", "b", 24), ("v", "c", 1))) == 2
+    assert features.load(rows_of_file(("u", "a", 48), ("u", "b", 24), ("v", "c", 1))) == 2
     assert features.served == {"u": ["b", "a"], "v": ["c"]}
-    assert features.told == [("u", ["b", "a"]), ("v", ["c"])]
+    assert features.in_history == [("u", ["b", "a"]), ("v", ["c"])]
     assert features.online.rows["u"].received_at == at_ms(24)
     assert (
-        features.load(file_of(("u", "a", 48), ("u", "b", 24), ("v", "c", 1)), "run2") == 0
-    )  # nobody is left
-    assert features.told == [("u", ["b", "a"]), ("v", ["c"])]
+        features.load(rows_of_file(("u", "a", 48), ("u", "b", 24), ("v", "c", 1)), "run2") == 0
+    )  # every user has a row
+    assert features.in_history == [("u", ["b", "a"]), ("v", ["c"])]
 
 
 def test_a_later_import_keeps_clicks_and_records_only_served() -> None:
-    """Bought at the till since: the file's last line is later than the row."""
+    """A purchase elsewhere: the last interaction of the file is later than the row."""
     features = Features()
     features.online.push([clicked("u", "f", 2)])
-    assert features.load(file_of(("u", "c", 1), ("v", "d", 1))) == 1
+    assert features.load(rows_of_file(("u", "c", 1), ("v", "d", 1))) == 1
     assert features.served == {"u": ["f"], "v": ["d"]}
-    assert features.told == [("v", ["d"])]
+    assert features.in_history == [("v", ["d"])]
 
 
 def test_a_row_that_comes_while_seeds_are_computed_stays() -> None:
@@ -139,93 +139,93 @@ def test_a_row_that_comes_while_seeds_are_computed_stays() -> None:
     before = features.online.load
 
     def load(users: Sequence[str]) -> dict[str, ActivityRow]:
-        found = before(users)
+        rows = before(users)
         features.online.push([clicked("u", "f", 2)])
-        return found
+        return rows
 
     features.online.load = load
-    assert features.load(file_of(("u", "c", 1))) == 0
+    assert features.load(rows_of_file(("u", "c", 1))) == 0
     assert features.served == {"u": ["f"]}
-    assert features.told == []
+    assert features.in_history == []
 
 
 def test_an_expired_backfill_row_is_neither_loaded_nor_recorded() -> None:
     features = Features()
     hours = 30 * 24
-    seeds = file_of(("old", "a", hours + 0.001), ("edge", "b", hours), ("new", "c", hours - 1))
-    assert features.load(seeds) == 2
+    rows = rows_of_file(("old", "a", hours + 0.001), ("edge", "b", hours), ("new", "c", hours - 1))
+    assert features.load(rows) == 2
     assert features.served == {"edge": ["b"], "new": ["c"]}  # `>=`, as Feast and the reader have it
-    assert features.told == [("edge", ["b"]), ("new", ["c"])]
+    assert features.in_history == [("edge", ["b"]), ("new", ["c"])]
 
 
 def test_a_row_past_its_time_to_live_is_filled_in() -> None:
-    """It is not served. Who was seeded once and never clicked would else stay unknown for ever."""
+    """Such a row is not served. Without backfill, a user who never clicks would stay unknown."""
     features = Features(clicked("u", "f", 31 * 24))
     features.online.push([clicked("u", "f", 31 * 24)])
-    assert features.load(file_of(("u", "c", 3))) == 1
+    assert features.load(rows_of_file(("u", "c", 3))) == 1
     assert features.served == {"u": ["c"]}
-    assert features.told == [("u", ["f"]), ("u", ["c"])]
+    assert features.in_history == [("u", ["f"]), ("u", ["c"])]
 
 
 def test_an_emptied_redis_gets_the_rows_of_history_before_seeds() -> None:
-    """The activity worker restores the latest row of history: a seed there would hide the clicks."""
+    """The activity worker restores the latest row of the history: a backfill row would hide the clicks."""
     features = Features(clicked("u", "e", 5), clicked("u", "f", 2), clicked("v", "g", 31 * 24))
-    assert features.load(file_of(("u", "c", 1), ("v", "d", 1))) == 2
+    assert features.load(rows_of_file(("u", "c", 1), ("v", "d", 1))) == 2
     assert features.served == {"u": ["f"], "v": ["d"]}
     assert features.online.rows["u"] == clicked("u", "f", 2)
-    assert features.told == [("u", ["e"]), ("u", ["f"]), ("v", ["g"]), ("v", ["d"])]
+    assert features.in_history == [("u", ["e"]), ("u", ["f"]), ("v", ["g"]), ("v", ["d"])]
 
 
 def test_a_kill_between_history_and_push_loses_nothing() -> None:
     features = Features()
     features.broken = True
     with pytest.raises(UnavailableError):
-        features.load(file_of(("u", "c", 3)))
+        features.load(rows_of_file(("u", "c", 3)))
     features.broken = False
     assert features.served == {}
-    assert features.load(file_of(("u", "c", 3)), "run2") == 1
+    assert features.load(rows_of_file(("u", "c", 3)), "run2") == 1
     assert features.served == {"u": ["c"]}
-    assert features.told == [("u", ["c"])]
+    assert features.in_history == [("u", ["c"])]
 
 
 def test_histories_are_read_only_as_far_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfill, "CHUNK", 2)
     features = Features(clicked("x", "e", 5))
-    seeds = file_of(*((user, "a", 1) for user in "pqrst"))
-    assert features.load(seeds) == 5
+    rows = rows_of_file(*((user, "a", 1) for user in "pqrst"))
+    assert features.load(rows) == 5
     assert features.read == [("user_id", "event_timestamp")]
-    assert len(features.files) == 4  # one of the test's, three of chunks
-    features.load(seeds, "run2")
+    assert len(features.files) == 4  # the one of the test, and three chunks
+    features.load(rows, "run2")
     assert len(features.read) == 1
 
 
 def test_a_seed_takes_no_row_that_somebody_is_writing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Feast reads a row's timestamp, and writes then: a first click pushed in between would be lost."""
+    """Feast compares timestamps before it writes: a first click pushed in between would be lost."""
     monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
     monkeypatch.setattr(backfill, "CHUNK", 2)
     features = Features()
-    seeds = file_of(*((user, "a", 1) for user in "pqrst"))
+    rows = rows_of_file(*((user, "a", 1) for user in "pqrst"))
     with features.online.lock_rows(["s"]), pytest.raises(UnavailableError, match="1 of them"):
-        features.load(seeds)
+        features.load(rows)
     assert sorted(features.served) == ["p", "q", "r"]
-    features.load(seeds, "run2")
+    features.load(rows, "run2")
     assert sorted(features.served) == ["p", "q", "r", "s", "t"]
-    assert [user for user, _ in features.told] == ["p", "q", "r", "s", "t"]
+    assert [user for user, _ in features.in_history] == ["p", "q", "r", "s", "t"]
 
 
 def test_a_later_import_updates_backfilled_users_not_clickers() -> None:
     features = Features()
-    features.load(file_of(("u", "a", 48), ("v", "b", 48), ("w", "c", 48)))
+    features.load(rows_of_file(("u", "a", 48), ("v", "b", 48), ("w", "c", 48)))
     features.online.push([clicked("v", "x", 24)])
-    later = file_of(
+    later = rows_of_file(
         ("u", "a", 48), ("u", "d", 2), ("v", "b", 48), ("v", "e", 2), ("w", "c", 48), version="v2"
     )
     assert features.load(later, "run2") == 1
     assert features.served == {"u": ["d", "a"], "v": ["x"], "w": ["c"]}
-    assert [row for row in features.told if row[0] == "u"] == [("u", ["a"]), ("u", ["d", "a"])]
+    assert [row for row in features.in_history if row[0] == "u"] == [("u", ["a"]), ("u", ["d", "a"])]
     assert features.load(later, "run3") == 0
-    features.online.rows.clear()  # Redis was emptied: the same seeds come back, as history has them
-    told = list(features.told)
+    features.online.rows.clear()  # Redis was emptied: the rows of the history come back
+    before = list(features.in_history)
     assert features.load(later, "run4") == 3
     assert features.served == {"u": ["d", "a"], "v": ["e", "b"], "w": ["c"]}
-    assert [row for row in features.told if row not in told] == [("v", ["e", "b"])]
+    assert [row for row in features.in_history if row not in before] == [("v", ["e", "b"])]

@@ -1,4 +1,4 @@
-"""The lake worker: every record in exactly one file, whatever is killed when."""
+"""The lake worker: every record is in exactly one file, after kills at any instant."""
 
 import random
 from dataclasses import dataclass
@@ -135,18 +135,18 @@ def test_a_worker_hanging_through_a_takeover_doubles_nothing(world) -> None:
     for index in range(3):
         world.send("events", click(index))
         world.send("activity-rows", activity_row(index))
-    hung.step(0)  # has them in memory; no file is due
+    hung.step(0)  # buffers them; no file is due
     for index in range(3, 5):
         world.send("events", click(index))
     other.step(0)
     world.now_ms += 1_000
     other.step(0)
-    hung.step(0)  # awake: its records are due, but no longer its own
+    hung.step(0)  # its records are due, but another worker has the partition
     hung.close()
     assert [row["event_id"] for row in world.rows("events")] == [f"e{index}" for index in range(5)]
     assert [row["received_at"] - START_MS for row in world.rows("activity-rows")] == [0, 1, 2]
     world.send("events", click(5))
-    for worker in (hung, other, hung, other):  # both believe that all is theirs: they take it in turns
+    for worker in (hung, other, hung, other):  # both own everything and take it over from each other
         worker.step(0)
         world.now_ms += 1_000
         worker.step(0)
@@ -178,7 +178,7 @@ def test_a_file_lies_in_its_records_broker_hour(world) -> None:
 
 
 def deadly(patched: pytest.MonkeyPatch, rng: random.Random) -> None:
-    """Whoever writes a file dies now and then, before it has its name or after."""
+    """Kill the writer of a file now and then, before the file has its name or after."""
     draft, whole = pq.write_table, LakeFiles.write
 
     def dies_before(rows: Any, where: Any, **options: Any) -> None:
@@ -197,7 +197,7 @@ def deadly(patched: pytest.MonkeyPatch, rng: random.Random) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_kills_at_any_moment_lose_and_double_nothing(seed, world, monkeypatch) -> None:
-    """Workers die between any two steps, or in the middle of a write; what was sent is there once."""
+    """Workers are killed between steps and during writes; each record is there once."""
     rng, sent = random.Random(seed), 0
     worker = world.worker(flush_ms=rng.choice([0, 300, 2_000]), max_records=rng.choice([2, 50]))
     with monkeypatch.context() as patched:
@@ -236,7 +236,7 @@ def test_a_full_disk_is_no_loss(world, monkeypatch) -> None:
     assert [row["event_id"] for row in world.rows("events")] == ["e1", "e2"]
 
 
-# ---- where a partition goes on
+# ---- start positions
 # ----------------------------------------------------------------------------------------------------
 
 LOG = "0123abcd"
@@ -244,15 +244,15 @@ LOG = "0123abcd"
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Topics whose folders were read through."""
+    """Topics whose folders were listed."""
     topics: list[str] = []
     plain = LakeFiles.files
 
-    def told(self: LakeFiles, topic: str) -> Any:
+    def recorded(self: LakeFiles, topic: str) -> Any:
         topics.append(topic)
         return plain(self, topic)
 
-    monkeypatch.setattr(LakeFiles, "files", told)
+    monkeypatch.setattr(LakeFiles, "files", recorded)
     return topics
 
 
@@ -262,7 +262,7 @@ def written(files: LakeFiles, first: int, after: int, partition: int = 0, at_ms:
 
 
 def test_a_retry_reads_no_folder_through(world, monkeypatch, listed) -> None:
-    """Whatever the hiccup was: the partitions stay its own, and it knows what it wrote."""
+    """After any error it keeps its partitions and knows what it wrote."""
     worker = world.worker(flush_ms=0)
     world.send("events", click(1))
     worker.step(0)
@@ -297,7 +297,7 @@ def test_a_start_reads_each_topic_through_once_at_most(world, listed) -> None:
     assert len(listed) == len(set(listed)) == len(TABLES)
     listed.clear()
     world.worker(flush_ms=0).step(0)
-    assert "events" not in listed  # where each partition goes on is noted
+    assert "events" not in listed  # its start positions are noted
     assert len(listed) == len(set(listed))
     assert len(world.rows("events")) == 8
 
@@ -353,7 +353,7 @@ def test_files_decide_where_a_partition_continues(note, tmp_path) -> None:
     assert LakeFiles(tmp_path).acquire("events", [0], LOG) == {0: 9}  # it is of another partition
     writer.write_bytes(whole)
     assert LakeFiles(tmp_path).acquire("events", [0], "ffffffff") == {}
-    newest.unlink()  # somebody wants it written again
+    newest.unlink()  # an operator wants it to be written again
     assert LakeFiles(tmp_path).acquire("events", [0], LOG) == {0: 5}
 
 
@@ -374,9 +374,9 @@ def test_records_of_a_confirmed_log_are_written_without_broker(world) -> None:
         world.send("events", click(index))
         worker.step(0)
         world.now_ms += 700
-    worker.step(0)  # asked 1.4 s ago
+    worker.step(0)  # the last confirmation was 1.4 s ago
     world.send("events", click(2))
-    worker.step(0)  # fetched, but not known to be of the same log
+    worker.step(0)  # fetched, not confirmed
     world.broker.down = True
     for _ in range(4):
         worker.step(0)
@@ -391,8 +391,7 @@ def test_records_of_a_confirmed_log_are_written_without_broker(world) -> None:
 
 @pytest.mark.parametrize("seen", [False, True])
 def test_a_longer_new_log_is_kept_beside_the_old(seen, world) -> None:
-    """`seen`: records of the old log were fetched, and that they are its own was asked; they wait for their
-    file when the log is gone."""
+    """`seen`: confirmed records of the old log wait for their file when the log is gone."""
     worker = world.worker(flush_ms=2_000)
     world.send("events", click(1))
     worker.step(0)
@@ -412,7 +411,7 @@ def test_a_longer_new_log_is_kept_beside_the_old(seen, world) -> None:
     worker.close()
     old = ["e1", "e2"] if seen else ["e1"]
     assert sorted(row["event_id"] for row in world.rows("events")) == [*old, *(f"e{n}" for n in range(3, 9))]
-    world.worker(flush_ms=0).step(0)  # and nothing is found to be missing
+    world.worker(flush_ms=0).step(0)  # nothing is missing
     assert len(world.rows("events")) == len(old) + 6
 
 
@@ -476,7 +475,7 @@ def test_only_records_no_other_worker_reads_are_dead_lettered(world) -> None:
     letters = world.rows("dead-letters")
     assert [letter["value"] for letter in letters] == [b"[]"]
     assert '"reader":"lake"' in letters[0]["headers"]
-    assert world.worker(flush_ms=0).step(0) == 0  # passed for good
+    assert world.worker(flush_ms=0).step(0) == 0  # its position is past all of them
 
 
 def test_columns_say_what_the_messages_said(world) -> None:
@@ -499,10 +498,10 @@ def test_columns_say_what_the_messages_said(world) -> None:
     assert world.rows("exposures")[0]["items"] == ["i1", "i2"]
     assert world.rows("exposures")[0]["features_at"] == START_MS - 5
     assert world.rows("decisions")[0]["weights"] == '{"a":1.0}'
-    found = duckdb.sql(
+    by_arm = duckdb.sql(
         f"SELECT arm, count(*) FROM '{world.settings.lake_path}/events/*/*/*.parquet' GROUP BY arm"
     )
-    assert sorted(found.fetchall(), key=str) == [("a", 1), (None, 1)]
+    assert sorted(by_arm.fetchall(), key=str) == [("a", 1), (None, 1)]
 
 
 def test_pushed_rows_become_feasts_history(world) -> None:
