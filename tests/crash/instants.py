@@ -63,9 +63,7 @@ INSTANTS: dict[str, tuple[Instant, ...]] = {
         ),
     ),
     "lake": (
-        Instant(
-            "rows in hand, not held", "services.adapters.files.lake_files:LakeFiles.holding", after=False
-        ),
+        Instant("rows in hand, not held", "services.adapters.files.lake_files:LakeFiles.hold", after=False),
         Instant("draft written, not renamed", "pyarrow.parquet:write_table", after=True),
         Instant("file in place", "services.adapters.files.lake_files:LakeFiles.write", after=True),
         Instant(
