@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from support.small_shop import KEYS, Caller, Shop, ids
+from support.small_shop import KEYS, Caller, SmallShop, ids
 
 from services.ports.features import UserRow
 from services.recommend.http_app import create_app
@@ -32,15 +32,15 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    shop = Shop(tmp_path_factory.mktemp("shop"))
+def shop(tmp_path_factory: pytest.TempPathFactory) -> SmallShop:
+    shop = SmallShop(tmp_path_factory.mktemp("shop"))
     shop.race(0.5)
     shop.reader.rows["anna"] = UserRow(("i1",), (shop.now_ms,), ("view",), shop.now_ms)
     return shop
 
 
 @pytest.fixture(scope="module")
-def call(shop: Shop) -> Iterator[Caller]:
+def call(shop: SmallShop) -> Iterator[Caller]:
     with shop.client() as caller:
         yield caller
 
@@ -60,7 +60,7 @@ def address(call: Caller) -> Iterator[str]:
 
 
 # The document needs no running application: nothing is opened before its lifespan begins.
-schema = schemathesis.openapi.from_dict(create_app(Shop(Path("nowhere")).deps()).openapi())
+schema = schemathesis.openapi.from_dict(create_app(SmallShop(Path("nowhere")).deps()).openapi())
 
 
 @schema.parametrize()
@@ -70,7 +70,7 @@ def test_whatever_is_allowed_gets_a_documented_answer(case: schemathesis.Case, a
     case.validate_response(response, checks=CHECKS)
 
 
-def test_every_example_of_the_documentation_works(call: Caller, shop: Shop) -> None:
+def test_every_example_of_the_documentation_works(call: Caller, shop: SmallShop) -> None:
     paths = call.get("/openapi.json", None).json()["paths"]
     for path in ("/recommend", "/rerank", "/events"):
         said = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]

@@ -15,7 +15,7 @@ WIDE, NARROW = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
 
 
 @dataclass
-class Shop:
+class ShopInBrowser:
     url: str
     api: FakeApi
     watch: Watch
@@ -32,12 +32,12 @@ class Shop:
 
 
 @pytest.fixture
-def shop() -> Iterator[Shop]:
+def shop() -> Iterator[ShopInBrowser]:
     api = FakeApi(lag=1)
     with serve(api.app()) as api_url:
         settings = Settings(storefront_key=KEY, recommend_url=api_url, shop_users="12748,14606")
         with serve(create_app(settings, httpx.AsyncClient())) as url:
-            opened = Shop(url, api, Watch((url, api_url)))
+            opened = ShopInBrowser(url, api, Watch((url, api_url)))
             yield opened
             for page in opened.pages:
                 page.context.close()
@@ -48,7 +48,7 @@ def items(page, section: str = "for-you") -> list[str]:
     return cards.evaluate_all("cards => cards.map(card => card.dataset.item)")
 
 
-def wait_for_events(shop: Shop, page, *wanted: str) -> None:
+def wait_for_events(shop: ShopInBrowser, page, *wanted: str) -> None:
     for _ in range(100):
         if set(wanted) <= set(shop.kinds()):
             return

@@ -4,13 +4,13 @@ from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
-from support.small_shop import Caller, Shop, ids
+from support.small_shop import Caller, SmallShop, ids
 
 PARTS = ("reader", "cache", "log", "broker", "overlay", "model")
 SUBSETS = list(chain.from_iterable(combinations(PARTS, size) for size in range(len(PARTS) + 1)))
 
 
-def kill(shop: Shop, dead: tuple[str, ...]) -> None:
+def kill(shop: SmallShop, dead: tuple[str, ...]) -> None:
     for name in set(PARTS) - {"model"}:
         getattr(shop, name).down = name in dead
     shop.good.fails = "model" in dead
@@ -31,7 +31,7 @@ def says(call: Caller, **visitor: str | None) -> tuple[str | None, int]:
 
 @pytest.mark.parametrize("dead", SUBSETS, ids=lambda dead: "+".join(dead) or "nothing")
 def test_what_is_missing_is_said(tmp_path: Path, dead: tuple[str, ...]) -> None:
-    shop = Shop(tmp_path, category_share=1.0)
+    shop = SmallShop(tmp_path, category_share=1.0)
     shop.start()
     with shop.client() as call:
         before = call.slate(n=2)

@@ -9,7 +9,7 @@ from itertools import count
 
 import msgspec
 import pytest
-from support.counted_shop import Shop
+from support.counted_installation import CountedInstallation
 
 from experiments.counting import attribution_join
 
@@ -100,7 +100,7 @@ BUGS = {
 
 
 def test_a_join_without_a_bug_is_not_held() -> None:
-    shop = Shop()
+    shop = CountedInstallation()
     shop.trade()
     assert shop.look(SOON_MS).kind == "allocate"
     assert shop.look(2 * HOUR_MS).kind == "allocate"
@@ -110,7 +110,7 @@ def test_a_join_without_a_bug_is_not_held() -> None:
 def test_a_bug_of_the_join_holds_the_experiment(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     breaks, after_ms = BUGS[bug]
     breaks(monkeypatch)
-    shop = Shop()
+    shop = CountedInstallation()
     shop.trade()
     held = shop.look(after_ms)
     assert (held.kind, held.rule) == ("hold", "broken-identity")

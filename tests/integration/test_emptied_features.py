@@ -24,7 +24,7 @@ NOW_MS = int(datetime.now(UTC).timestamp() * 1_000)
 USERS = [f"u{index}" for index in range(12)]
 
 
-class Site:
+class ActivityOnRedis:
     """Events in a log, an activity worker on real Redis and Feast, a lake that keeps its rows, and an
     undisturbed twin of the worker in memory."""
 
@@ -96,8 +96,8 @@ class Site:
 
 
 @pytest.fixture
-def site(redis_server, settings_for) -> Site:
-    return Site(settings_for(redis=redis_server))
+def site(redis_server, settings_for) -> ActivityOnRedis:
+    return ActivityOnRedis(settings_for(redis=redis_server))
 
 
 def profile(user: str, spent: float) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.decider.decider import Decider, Deps, Identity
 from services.errors import DataLossError, UnavailableError
 from services.messages import events
-from tests.integration.test_exactly_once import PARTITIONS, Shop, attempt, shop, steps, store  # noqa: F401 (fixtures)
+from tests.integration.test_exactly_once import PARTITIONS, WorkedInstallation, attempt, shop, steps, store  # noqa: F401 (fixtures)
 
 
-def empty(of: Shop) -> None:
+def empty(of: WorkedInstallation) -> None:
     if isinstance(of.store, MemorySumStore):
         of.store.forget()
         return
@@ -24,12 +24,12 @@ def empty(of: Shop) -> None:
         client.flushall()
 
 
-def resume(of: Shop) -> None:
+def resume(of: WorkedInstallation) -> None:
     state = of.decisions.catch_up()[EXPERIMENT]
     of.decisions.append(commands.resume(state, commands.Provenance("anna", of.clock.now_ms)))
 
 
-def decider(of: Shop) -> Decider:
+def decider(of: WorkedInstallation) -> Decider:
     deps = Deps(of.decisions, of.store, MemoryStateCache(of.clock))
     return Decider(deps, Identity("one", "test"), PARTITIONS, of.clock)
 
@@ -72,7 +72,7 @@ def said_by_the_worker(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line.getMessage() for line in caplog.records if line.name.startswith("services.bandit")]
 
 
-def counted_then_cut(of: Shop, before_start: bool) -> None:
+def counted_then_cut(of: WorkedInstallation, before_start: bool) -> None:
     """Traffic is counted, retention cuts the log (all of it before the experiment starts, or not), and Redis
     is emptied."""
     worker = of.worker()
@@ -92,7 +92,7 @@ def counted_then_cut(of: Shop, before_start: bool) -> None:
 
 
 def test_a_log_cut_before_the_experiment_loses_nothing(store):  # noqa: F811
-    shop = Shop(store)  # noqa: F811
+    shop = WorkedInstallation(store)  # noqa: F811
     counted_then_cut(shop, before_start=True)
     shop.finish(shop.worker())
     assert shop.broker.bounds((events.EXPOSURES, 1))[0] == 1
@@ -100,7 +100,7 @@ def test_a_log_cut_before_the_experiment_loses_nothing(store):  # noqa: F811
 
 
 def test_retention_moving_during_recovery_is_handled(store):  # noqa: F811
-    shop, met = Shop(store), []  # noqa: F811
+    shop, met = WorkedInstallation(store), []  # noqa: F811
 
     class Cut(MemoryEventConsumer):
         def poll(self, timeout_s: float, max_records: int = 1_000):

@@ -5,23 +5,16 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
-from support.sql_recount import added, recount
-from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, play, traffic
+from support.memory_installation import MemoryInstallation
+from support.sql_recount import added
+from support.traffic import LATENESS_MS, WINDOW_MS, play, traffic
 
-from experiments.lifecycle import commands
-from experiments.lifecycle.fold import apply
-from services.adapters.memory.broker import MemoryBroker
-from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import (
-    MemoryEventConsumer,
-    MemoryEventProducer,
     MemoryGroupConsumer,
-    MemoryLogAdmin,
 )
 from services.adapters.memory.sum_store import MemorySumStore
 from services.adapters.redis.sum_store import RedisSumStore
-from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Deps, Pace, Worker
+from services.bandit.attribution.worker import Pace, Worker
 from services.errors import UnavailableError
 from services.messages import events
 from services.ports.event_log import EventConsumer
@@ -68,33 +61,20 @@ class Faulty:
             raise self._rng.choice(faults)
 
 
-class Shop:
+class WorkedInstallation(MemoryInstallation):
     """A broker with traffic, a decision log with one experiment, and workers that can be made at will."""
 
     def __init__(self, store: SumStore):
-        self.clock = Clock()
-        self.broker = MemoryBroker(partitions=PARTITIONS, clock=self.clock)
-        self.store = store
-        self.decisions = MemoryDecisionLog(apply)
+        super().__init__(PARTITIONS, store=store)
 
     def start_experiment(self) -> None:
-        origin = commands.Provenance("anna", self.clock.now_ms)
-        champion = commands.Deployed("popularity", "popularity-1")
-        self.decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))
+        self.start("popularity")
 
     def worker(self, store: SumStore | None = None, consumer: EventConsumer | None = None) -> Worker:
-        deps = Deps(
-            consumer or MemoryEventConsumer(self.broker),
-            MemoryLogAdmin(self.broker),
-            store or self.store,
-            self.decisions,
-            Decoder(MemoryEventProducer(self.broker)),
-        )
+        owned = None
         if isinstance(consumer, MemoryGroupConsumer):
-            return Worker(
-                deps, lambda: frozenset(index for _, index in consumer.assignment()), self.clock, PACE
-            )
-        return Worker(deps, lambda: frozenset(range(PARTITIONS)), self.clock, PACE)
+            owned = lambda: frozenset(index for _, index in consumer.assignment())  # noqa: E731
+        return self.attribution_worker(PACE, store=store, consumer=consumer, owned=owned)
 
     def finish(self, worker: Worker) -> None:
         """Nobody comes any more; time alone lets everything mature."""
@@ -103,13 +83,6 @@ class Shop:
             attempt(worker)
         assert worker.lost == frozenset()
         assert sum(partition.overtaken for partition in worker.partitions.values()) == 0
-
-    def counted(self) -> dict[str, int]:
-        return added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
-
-    def truth(self) -> dict[str, int]:
-        logged = self.broker.records(events.EXPOSURES) + self.broker.records(events.EVENTS)
-        return recount(logged, EXPERIMENT, WINDOW_MS, LATENESS_MS)
 
 
 def attempt(worker: Worker) -> bool:
@@ -132,8 +105,8 @@ def store(request: pytest.FixtureRequest, settings_for: Callable) -> SumStore:
 
 
 @pytest.fixture
-def shop(store: SumStore) -> Shop:
-    shop = Shop(store)
+def shop(store: SumStore) -> WorkedInstallation:
+    shop = WorkedInstallation(store)
     shop.start_experiment()
     return shop
 
@@ -213,7 +186,7 @@ def test_a_replay_from_nothing_gives_the_same_sums(shop):
     for _ in play(shop.broker, shop.clock, traffic(seed=8, units=300), step_ms=300):
         attempt(live)
     shop.finish(live)
-    replayed = Shop.__new__(Shop)
+    replayed = WorkedInstallation.__new__(WorkedInstallation)
     replayed.__dict__ |= shop.__dict__ | {"store": MemorySumStore()}
     replayed.finish(replayed.worker())
     assert replayed.counted() == shop.counted() == shop.truth()
@@ -233,7 +206,7 @@ def test_unreadable_records_are_kept_with_reason_and_provenance(shop):
 
 
 def test_a_later_experiment_is_counted_from_its_first_exposure(store):
-    shop = Shop(store)
+    shop = WorkedInstallation(store)
     worker = shop.worker()
     attempt(worker)
     shop.start_experiment()
@@ -244,7 +217,7 @@ def test_a_later_experiment_is_counted_from_its_first_exposure(store):
     assert any(key.endswith("|n") for key in shop.counted())
 
 
-def steps(worker: Worker, shop: Shop, count: int = 5) -> Iterator[bool]:
+def steps(worker: Worker, shop: WorkedInstallation, count: int = 5) -> Iterator[bool]:
     for _ in range(count):
         shop.clock.now_ms += PACE.commit_ms
         yield attempt(worker)

@@ -37,7 +37,7 @@ def small_disk(tmp_path: Path, require: Callable[[object, str], None]) -> Iterat
     subprocess.run(["umount", str(disk)], check=True)
 
 
-class World:
+class LakeOnSmallDisk:
     def __init__(self, disk: Path):
         self.now_ms = START_MS
         self.disk = disk
@@ -92,7 +92,7 @@ def attempt(worker: LakeWorker) -> bool:
 
 
 def test_a_full_disk_loses_and_doubles_nothing(small_disk: Path) -> None:
-    world = World(small_disk)
+    world = LakeOnSmallDisk(small_disk)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(400_000))
     worker, refused, kept = world.worker(), 0, set[Path]()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 from fastapi.testclient import TestClient
-from support.small_shop import Caller, Shop, ids
+from support.small_shop import Caller, SmallShop, ids
 
 from services import bootstrap
 from services.recommend.http_app import create_app, fast_path
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
-def shop(tmp_path: Path, redis_server: Any, request: pytest.FixtureRequest) -> Shop:
+def shop(tmp_path: Path, redis_server: Any, request: pytest.FixtureRequest) -> SmallShop:
     broker = request.getfixturevalue(f"{request.param}_broker")
-    shop = Shop(
+    shop = SmallShop(
         tmp_path,
         category_share=1.0,
         refresh_s=0.1,
@@ -34,7 +34,7 @@ def shop(tmp_path: Path, redis_server: Any, request: pytest.FixtureRequest) -> S
 
 
 @pytest.fixture
-def serve(shop: Shop) -> Callable[[], Any]:
+def serve(shop: SmallShop) -> Callable[[], Any]:
     """A replica over the real log and overlay; the rest is in memory."""
 
     def replica() -> Any:
@@ -65,7 +65,7 @@ def ready(client: TestClient, app: Any) -> Caller:
 
 
 def test_an_emptied_redis_gets_its_item_changes_back(
-    shop: Shop, redis_server: Any, serve: Callable[[], Any]
+    shop: SmallShop, redis_server: Any, serve: Callable[[], Any]
 ) -> None:
     overlay = bootstrap.item_overlay(shop.settings)
     app = serve()
@@ -89,7 +89,7 @@ def test_an_emptied_redis_gets_its_item_changes_back(
 
 
 def test_changes_reach_answers_while_the_overlay_is_rebuilt(
-    shop: Shop, redis_server: Any, serve: Callable[[], Any]
+    shop: SmallShop, redis_server: Any, serve: Callable[[], Any]
 ) -> None:
     overlay = bootstrap.item_overlay(shop.settings)
     app = serve()

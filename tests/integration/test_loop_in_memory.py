@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.memory_installation import MemoryInstallation
+from support.synthetic_installation import SyntheticInstallation
 
 from services.messages.events import EVENTS, EXPOSURES, Event, Exposure, decode
 
@@ -13,11 +13,11 @@ QUICK = {"window_s": 4.0, "lateness_s": 1.0, "look_every_s": 5.0}  # all other r
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> MemoryInstallation:
-    return MemoryInstallation(tmp_path, seed=21, window_s=4.0, lateness_s=1.0)
+def site(tmp_path: Path) -> SyntheticInstallation:
+    return SyntheticInstallation(tmp_path, seed=21, window_s=4.0, lateness_s=1.0)
 
 
-async def until(site: MemoryInstallation, happened) -> None:
+async def until(site: SyntheticInstallation, happened) -> None:
     for _ in range(WATCHED_S):
         await site.step()
         if happened():
@@ -25,12 +25,12 @@ async def until(site: MemoryInstallation, happened) -> None:
     raise AssertionError(f"it did not happen in {WATCHED_S} s; weights are {dict(site.state.weights.shares)}")
 
 
-def weight(site: MemoryInstallation, arm: str) -> float:
+def weight(site: SyntheticInstallation, arm: str) -> float:
     return site.state.weights.shares.get(arm, 0.0)
 
 
 @pytest.mark.slow
-def test_traffic_moves_to_the_better_model(site: MemoryInstallation) -> None:
+def test_traffic_moves_to_the_better_model(site: SyntheticInstallation) -> None:
     async def story() -> None:
         site.open(**QUICK)
         await site.step()
@@ -49,7 +49,7 @@ def test_traffic_moves_to_the_better_model(site: MemoryInstallation) -> None:
     assert not site.measurements.degraded
 
 
-def test_what_is_counted_is_what_shoppers_did(site: MemoryInstallation) -> None:
+def test_what_is_counted_is_what_shoppers_did(site: SyntheticInstallation) -> None:
     async def story() -> None:
         site.open(**QUICK)
         await site.step()
@@ -61,7 +61,7 @@ def test_what_is_counted_is_what_shoppers_did(site: MemoryInstallation) -> None:
             site.counting.step(0)
 
     asyncio.run(story())
-    sums, _, _ = site.tally.load_all("storefront", site.settings.kafka_partitions)
+    sums, _, _ = site.store.load_all("storefront", site.settings.kafka_partitions)
     n = sum(count for key, count in sums.items() if key.endswith("|n"))
     s = sum(count for key, count in sums.items() if key.endswith("|s"))
     assert n == site.sessions == sum(site.measurements.sessions.values())
@@ -70,7 +70,7 @@ def test_what_is_counted_is_what_shoppers_did(site: MemoryInstallation) -> None:
     assert all("late" not in key and "unmatched" not in key for key, count in accounts.items() if count)
 
 
-def test_a_click_changes_the_next_slate_of_personal_models(site: MemoryInstallation) -> None:
+def test_a_click_changes_the_next_slate_of_personal_models(site: SyntheticInstallation) -> None:
     async def story() -> tuple[list[list[str]], list[list[str]]]:
         site.open(**QUICK)
         site.enter("als")
@@ -85,7 +85,7 @@ def test_a_click_changes_the_next_slate_of_personal_models(site: MemoryInstallat
     assert changed > 0.9 * len(before)
 
 
-def slates_around_clicks(site: MemoryInstallation) -> tuple[list[list[str]], list[list[str]]]:
+def slates_around_clicks(site: SyntheticInstallation) -> tuple[list[list[str]], list[list[str]]]:
     """Of sessions of als with a click: the other items of the slate that was clicked, and of the next one."""
     shown = [decode(Exposure, record.value) for record in site.broker.records(EXPOSURES)]
     clicks = [decode(Event, record.value) for record in site.broker.records(EVENTS)]

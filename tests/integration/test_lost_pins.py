@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.small_shop import Shop
+from support.small_shop import SmallShop
 
 from services.adapters.memory.event_log import MemoryEventConsumer
 from services.adapters.memory.pins import MemoryPinStore
@@ -17,7 +17,7 @@ from services.ports.event_log import Record
 PARTITIONS = 4
 
 
-class Site(Shop):
+class PinnedShop(SmallShop):
     """The application in memory, with a keeper of pins."""
 
     def __init__(self, home: Path, unit: str):
@@ -48,11 +48,11 @@ class Site(Shop):
 
 
 @pytest.fixture(params=["session", "user_day"])
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
-    return Site(tmp_path, request.param)
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> PinnedShop:
+    return PinnedShop(tmp_path, request.param)
 
 
-def counted(site: Site) -> dict[str, list[Any]]:
+def counted(site: PinnedShop) -> dict[str, list[Any]]:
     """Exposures that count, by unit."""
     found = defaultdict(list)
     for shown in site.exposures():

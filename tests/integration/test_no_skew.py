@@ -100,7 +100,7 @@ class Traffic:
 
 
 @dataclass
-class Story:
+class ServedVectors:
     """What was served while what happened."""
 
     served: list[Served]
@@ -227,7 +227,7 @@ def profile_of(row: UserRow) -> tuple | None:
 
 
 @pytest.fixture
-def story(settings) -> Story:
+def story(settings) -> ServedVectors:
     """Serve, click, materialise, all at once; then let the lake write the history."""
     from services.adapters.feast.feature_store import FeastFeatureStore
 
@@ -248,7 +248,7 @@ def story(settings) -> Story:
     while worker.step(0):
         pass
     drain_into_lake(settings, broker, features)
-    return Story(served, traffic, features)
+    return ServedVectors(served, traffic, features)
 
 
 @pytest.mark.slow

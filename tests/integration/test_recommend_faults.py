@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from support.small_shop import Caller, Shop, ids
+from support.small_shop import Caller, SmallShop, ids
 
 from services import bootstrap
 from services.recommend.deps import Deps
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.fixture
-def shop(tmp_path: Path, redis_server: Any) -> Shop:
+def shop(tmp_path: Path, redis_server: Any) -> SmallShop:
     settings = {"redis_url": redis_server.url, "redis_deadline_ms": 100, "state_deadline_ms": 200}
-    return Shop(tmp_path, category_share=1.0, state_cutoff_s=3_600, **settings)
+    return SmallShop(tmp_path, category_share=1.0, state_cutoff_s=3_600, **settings)
 
 
 @pytest.fixture
-def deps(shop: Shop) -> Deps:
+def deps(shop: SmallShop) -> Deps:
     """The in-memory ports, but for those that Redis serves."""
     shop.log._cache = bootstrap.state_cache(shop.settings)
     return replace(
@@ -36,7 +36,7 @@ def deps(shop: Shop) -> Deps:
 
 
 @pytest.fixture
-def call(shop: Shop, deps: Deps) -> Iterator[Caller]:
+def call(shop: SmallShop, deps: Deps) -> Iterator[Caller]:
     shop.race(0.5)
     app = create_app(deps)
     with TestClient(fast_path(app), raise_server_exceptions=False) as client:
@@ -54,7 +54,7 @@ def healthy_again(call: Caller) -> dict[str, Any]:
         time.sleep(0.1)
 
 
-def test_pins_live_in_redis_and_are_kept(shop: Shop, call: Caller) -> None:
+def test_pins_live_in_redis_and_are_kept(shop: SmallShop, call: Caller) -> None:
     first = call.slate(n=2)
     shop.weigh({"good": 0.0, "other": 1.0} if first["arm"] == "good" else {"good": 1.0, "other": 0.0})
     call.refresh()
@@ -63,7 +63,9 @@ def test_pins_live_in_redis_and_are_kept(shop: Shop, call: Caller) -> None:
 
 
 @pytest.mark.parametrize("how", ["freeze", "kill"])
-def test_redis_hangs_or_dies_and_comes_back(shop: Shop, call: Caller, redis_server: Any, how: str) -> None:
+def test_redis_hangs_or_dies_and_comes_back(
+    shop: SmallShop, call: Caller, redis_server: Any, how: str
+) -> None:
     before = call.slate(n=2)
     getattr(redis_server.server, how)()
     answers = [call.slate(n=2, user=f"u{visit}") for visit in range(8)]
@@ -81,7 +83,9 @@ def test_redis_hangs_or_dies_and_comes_back(shop: Shop, call: Caller, redis_serv
         assert healthy_again(call)["items"]
 
 
-def test_a_hung_redis_stops_no_events_and_no_kill_switch(shop: Shop, call: Caller, redis_server: Any) -> None:
+def test_a_hung_redis_stops_no_events_and_no_kill_switch(
+    shop: SmallShop, call: Caller, redis_server: Any
+) -> None:
     token = call.slate(n=2)
     redis_server.server.freeze()
     click = {"event_id": "e", "type": "click", "item_id": ids(token)[0]}
@@ -91,7 +95,7 @@ def test_a_hung_redis_stops_no_events_and_no_kill_switch(shop: Shop, call: Calle
     assert call.send("PATCH", "/items/i0", "admin", json={"stock": 0}).status_code == 503
 
 
-def test_a_live_change_is_seen_by_every_replica(shop: Shop, deps: Deps, call: Caller) -> None:
+def test_a_live_change_is_seen_by_every_replica(shop: SmallShop, deps: Deps, call: Caller) -> None:
     second = create_app(replace(deps, overlay=bootstrap.item_overlay(shop.settings), replica="r2"))
     with TestClient(fast_path(second)) as client:
         other = Caller(client, second)
@@ -106,7 +110,7 @@ def test_a_live_change_is_seen_by_every_replica(shop: Shop, deps: Deps, call: Ca
 
 
 def test_a_cache_that_lost_everything_is_refilled(
-    shop: Shop, deps: Deps, call: Caller, redis_server: Any
+    shop: SmallShop, deps: Deps, call: Caller, redis_server: Any
 ) -> None:
     redis_server.server.kill()
     redis_server.restart()

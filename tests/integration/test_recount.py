@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import redis
 from fastapi.testclient import TestClient
-from support.counted_shop import LOOK_MS, PARTITIONS, POISON, Shop
-from support.small_shop import KEYS
-from support.small_shop import Shop as Front
+from support.counted_installation import LOOK_MS, PARTITIONS, POISON, CountedInstallation
+from support.small_shop import KEYS, SmallShop
 from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
 from typer.testing import CliRunner
 
@@ -33,14 +32,14 @@ SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000
 
 
 @pytest.fixture
-def shop() -> Shop:
-    return Shop()
+def shop() -> CountedInstallation:
+    return CountedInstallation()
 
 
-def recounted(shop: Shop, from_now: bool = False) -> Experiment:
+def recounted(shop: CountedInstallation, from_now: bool = False) -> Experiment:
     """Recount as an operator does, after a preview."""
-    seen = shop.recounting.preview(shop.state, from_now, shop.origin()).seen
-    order = shop.recounting.builder(shop.state, RecountRequest(from_now, seen), shop.origin())
+    seen = shop.recounting.preview(shop.state, from_now, shop.provenance()).seen
+    order = shop.recounting.builder(shop.state, RecountRequest(from_now, seen), shop.provenance())
     return decide(shop.log, EXPERIMENT, order)
 
 
@@ -131,7 +130,7 @@ def test_what_was_dropped_is_in_the_record(shop):
 def test_a_recount_too_soon_for_workers_is_illegal(shop):
     recounted(shop, from_now=True)
     assert fold(shop.log.history(EXPERIMENT)) == shop.state
-    now = shop.origin()
+    now = shop.provenance()
     for from_ms in (1, now.now_ms, now.now_ms + LATENESS_MS, float(now.now_ms * 2)):
         with pytest.raises(IllegalTransition, match=r"recount: (detail\.)?from_ms"):
             commands.recount(shop.state, from_ms, {}, now)
@@ -149,7 +148,7 @@ def test_a_truncated_log_is_a_loss_never_half_counted(shop):
     held = shop.look()
     assert (held.kind, held.rule) == ("hold", "data-loss")
     assert "does not hold what is to be counted again: exposures/0 begins at offset 20" in held.reason
-    shop.log.append(commands.resume(shop.state, shop.origin()))
+    shop.log.append(commands.resume(shop.state, shop.provenance()))
     shop.pass_time(LOOK_MS)
     shop.decider.tick()
     shop.pass_time(1_000)
@@ -163,7 +162,7 @@ def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
     rubbish: str, redis_server: Any, settings_for: Callable
 ) -> None:
     """Redis does not undo a script that fails half way: each retry would add the first counts again."""
-    shop = Shop(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
+    shop = CountedInstallation(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
     shop.trade()
     shop.look()
     field = "acct|popularity|exposed"
@@ -234,7 +233,7 @@ def test_over_http_only_the_previewed_sums_are_dropped(
     embedded_broker: Any, redis_server: Any, settings_for: Callable, tmp_path: Path
 ) -> None:
     settings = settings_for(embedded_broker, redis_server)
-    front = Front(tmp_path)
+    front = SmallShop(tmp_path)
     front.log = bootstrap.decision_log(settings)
     front.start("good")
     store = bootstrap.sum_store(settings)

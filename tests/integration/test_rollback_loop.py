@@ -3,22 +3,14 @@
 import random
 from dataclasses import replace
 
+from support.memory_installation import MemoryInstallation
 from support.sql_recount import recount
-from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, click, exposure
+from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, exposure
 
 from experiments.allocation.assignment import assign
 from experiments.counting.sums import Tally
-from experiments.lifecycle import commands
-from experiments.lifecycle.fold import apply, fold
-from services.adapters.memory.broker import MemoryBroker
-from services.adapters.memory.decision_log import MemoryDecisionLog
-from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
-from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Deps as WorkerDeps
-from services.bandit.attribution.worker import Pace, Worker
-from services.bandit.decider.decider import Decider, Identity
-from services.bandit.decider.decider import Deps as DeciderDeps
+from experiments.lifecycle.fold import fold
+from services.bandit.attribution.worker import Pace
 from services.messages import events
 from services.ports.state import Heartbeat
 
@@ -27,34 +19,20 @@ RATES = {"pop": 0.20, "broken": 0.02}
 UNITS_A_STEP, STEP_MS = 40, 1_000
 
 
-class Site:
+class ReplicatedInstallation(MemoryInstallation):
     """Replicas that follow the cached state, shoppers, a worker and a decider."""
 
     def __init__(self, seed: int) -> None:
-        self.rng, self.clock, self.shown = random.Random(seed), Clock(), 0
-        self.broker = MemoryBroker(PARTITIONS, self.clock)
-        self.cache = MemoryStateCache(self.clock)
-        self.log = MemoryDecisionLog(apply, self.cache)
-        self.store = MemorySumStore()
-        decoder = Decoder(MemoryEventProducer(self.broker))
-        deps = WorkerDeps(
-            MemoryEventConsumer(self.broker), MemoryLogAdmin(self.broker), self.store, self.log, decoder
-        )
-        everything = frozenset(range(PARTITIONS))
-        self.worker = Worker(deps, lambda: everything, self.clock, Pace(max_records=100_000))
-        who = Identity("decider-1", "test")
-        self.decider = Decider(DeciderDeps(self.log, self.store, self.cache), who, PARTITIONS, self.clock)
+        super().__init__(PARTITIONS)
+        self.rng, self.shown = random.Random(seed), 0
+        self.worker = self.attribution_worker(Pace(max_records=100_000))
+        self.decider = self.new_decider()
         self.replicas = {"a": None, "b": None}  # replica -> state it serves
         self.served: list[str] = []
 
-    def origin(self) -> commands.Provenance:
-        return commands.Provenance("anna", self.clock.now_ms)
-
     def open(self) -> None:
-        rules = replace(RULES, look_every_s=10.0, min_new_units=100)
-        champion = commands.Deployed("pop", "pop-1")
-        state = self.log.append(commands.start(EXPERIMENT, champion, rules, "salt", self.origin()))
-        self.log.append(commands.enter(state, "broken", "broken-1", self.origin()))
+        self.start("pop", replace(RULES, look_every_s=10.0, min_new_units=100))
+        self.enter("broken")
 
     def step(self, lagging: str = "") -> None:
         """A second: replicas refresh (but `lagging`), shoppers come, worker and decider work."""
@@ -87,7 +65,7 @@ class Site:
 
 
 def test_no_replica_serves_a_broken_challenger_after_rollback():
-    site = Site(seed=3)
+    site = ReplicatedInstallation(seed=3)
     site.open()
     while not (state := site.log.catch_up()[EXPERIMENT]).unconfirmed:
         site.step()
@@ -114,7 +92,7 @@ def test_no_replica_serves_a_broken_challenger_after_rollback():
 
 
 def test_the_log_alone_reproduces_state_and_sums():
-    site = Site(seed=4)
+    site = ReplicatedInstallation(seed=4)
     site.open()
     while not site.log.catch_up()[EXPERIMENT].unconfirmed:
         site.step()

@@ -65,7 +65,7 @@ class NoImport:
 
 
 @dataclass
-class Site:
+class EveryReader:
     """Every worker that reads a topic, over one broker. `now_ms` may run ahead: then everything matures."""
 
     home: Path
@@ -151,7 +151,7 @@ def now_ms() -> list[int]:
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.slow])])
 def site(
     request: pytest.FixtureRequest, tmp_path: Path, now_ms: list[int], settings_for: Callable[..., Settings]
-) -> Iterator[Site]:
+) -> Iterator[EveryReader]:
     def clock() -> int:
         return time.time_ns() // 1_000_000 + now_ms[0]
 
@@ -159,7 +159,7 @@ def site(
         broker = MemoryBroker(PARTITIONS)
         producer = MemoryEventProducer(broker)
         admin = MemoryLogAdmin(broker)
-        yield Site(tmp_path, producer, lambda: MemoryEventConsumer(broker), admin, clock)
+        yield EveryReader(tmp_path, producer, lambda: MemoryEventConsumer(broker), admin, clock)
         return
     from services.adapters.kafka.admin import KafkaLogAdmin
     from services.adapters.kafka.consumer import KafkaEventConsumer
@@ -173,7 +173,7 @@ def site(
         return opened[-1]
 
     opened.append(KafkaEventProducer(settings))
-    yield Site(tmp_path, opened[0], consumer, KafkaLogAdmin(settings), clock)
+    yield EveryReader(tmp_path, opened[0], consumer, KafkaLogAdmin(settings), clock)
     for client in reversed(opened):
         client.close()
 
@@ -208,7 +208,7 @@ def test_malformed_records_are_dead_lettered_and_good_ones_count(site, now_ms):
     assert all(len({len(row[name]) for name in lists}) == 1 for row in site.history.rows)
 
 
-def feed_what_is_odd(site: Site) -> None:
+def feed_what_is_odd(site: EveryReader) -> None:
     """Send decodable records with odd values to the topics that are not counted, then a good one."""
     for change in odd_items(site.clock()).values():
         site.say(events.ITEMS, change)
@@ -222,7 +222,7 @@ def feed_what_is_odd(site: Site) -> None:
     site.decisions.append(commands.enter(state, "text", "text-1", commands.Provenance("anna", site.clock())))
 
 
-def assert_decided(site: Site) -> None:
+def assert_decided(site: EveryReader) -> None:
     """Malformed and illegal decisions are counted, and a later legal one applies."""
     state = site.decisions.catch_up()[EXPERIMENT]
     assert (state.revision, "text" in state.arms) == (3, True)
@@ -230,7 +230,7 @@ def assert_decided(site: Site) -> None:
     assert site.decisions.illegal == len(illegal(state, site.clock()))
 
 
-def assert_dead_lettered(site: Site) -> None:
+def assert_dead_lettered(site: EveryReader) -> None:
     """Each malformed record has a dead letter with its bytes, key and reason; there are no others."""
     letters, _ = read_dead_letters(site.consumer(), 10_000)
     by_source = {str(letter.source): letter for letter in letters if letter.source}
@@ -245,7 +245,7 @@ def assert_dead_lettered(site: Site) -> None:
         assert letter.reader == DEAD_LETTERED_BY[record.topic]
 
 
-def assert_counted(site: Site) -> None:
+def assert_counted(site: EveryReader) -> None:
     """Sums equal the recount, and every readable record is in the audit or left out by reason."""
     pair = [record for record in site.sent if record.topic in (EXPOSURES, EVENTS) and _readable(record)]
     counted = site.counted()
@@ -260,7 +260,7 @@ def assert_counted(site: Site) -> None:
     assert (named["n"], named["s"]) == (5 + 6, 5 + 3)
 
 
-def assert_in_lake(site: Site) -> None:
+def assert_in_lake(site: EveryReader) -> None:
     """Every record is a row, or was skipped and counted."""
     for topic in TABLES:
         bounds = [site.consumer().bounds(topic, i) for i in range(topic_partitions(topic, PARTITIONS))]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from support.counted_shop import LOOK_MS, PARTITIONS, Shop
+from support.counted_installation import LOOK_MS, PARTITIONS, CountedInstallation
 from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, exposure
 
 from experiments.counting.sums import HOUR_MS
@@ -23,23 +23,23 @@ LOSS = "offsets 5 to 7 of exposures/0 are gone, the log begins at 8"
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def shop(request: pytest.FixtureRequest, settings_for: Callable) -> Shop:
+def shop(request: pytest.FixtureRequest, settings_for: Callable) -> CountedInstallation:
     if request.param == "memory":
-        return Shop(MemorySumStore())
+        return CountedInstallation(MemorySumStore())
     server = request.getfixturevalue("redis_server")
-    return Shop(RedisSumStore(settings_for(redis=server, kafka_partitions=PARTITIONS)))
+    return CountedInstallation(RedisSumStore(settings_for(redis=server, kafka_partitions=PARTITIONS)))
 
 
-def start(shop: Shop, name: str) -> None:
+def start(shop: CountedInstallation, name: str) -> None:
     champion = commands.Deployed("popularity", "popularity-1")
-    shop.log.append(commands.start(name, champion, RULES, "salt", shop.origin()))
+    shop.log.append(commands.start(name, champion, RULES, "salt", shop.provenance()))
 
 
-def state(shop: Shop, name: str) -> Experiment:
+def state(shop: CountedInstallation, name: str) -> Experiment:
     return shop.log.catch_up()[name]
 
 
-def report_loss(shop: Shop, partition: int = 0, loss: str = LOSS) -> None:
+def report_loss(shop: CountedInstallation, partition: int = 0, loss: str = LOSS) -> None:
     """Report a loss: the worker stops counting the partition, and the decider holds all experiments."""
     shop.store.report_loss(partition, loss)
     shop.worker = shop.new_worker()
@@ -50,7 +50,7 @@ def report_loss(shop: Shop, partition: int = 0, loss: str = LOSS) -> None:
     assert {held.held_by for held in living} == {"data-loss"}
 
 
-def assert_unaffected(shop: Shop, name: str) -> None:
+def assert_unaffected(shop: CountedInstallation, name: str) -> None:
     """An experiment that starts now is not held, and all of its units count."""
     assert (shop.store.losses(), shop.worker.lost) == ({}, frozenset())
     start(shop, name)
@@ -66,27 +66,27 @@ def assert_unaffected(shop: Shop, name: str) -> None:
     assert sum(count for key, count in counted.items() if key.endswith("|n")) == 20
 
 
-def test_an_ended_experiment_leaves_its_loss_to_nobody(shop: Shop) -> None:
+def test_an_ended_experiment_leaves_its_loss_to_nobody(shop: CountedInstallation) -> None:
     shop.trade()
     report_loss(shop)
-    shop.log.append(commands.end(shop.state, shop.origin()))
+    shop.log.append(commands.end(shop.state, shop.provenance()))
     shop.pass_time(1_000)
     assert_unaffected(shop, OTHER)
 
 
-def test_nor_does_it_where_redis_lost_truncated_records(shop: Shop) -> None:
+def test_nor_does_it_where_redis_lost_truncated_records(shop: CountedInstallation) -> None:
     """Nothing is stored then: accepting the loss would skip the records in the log."""
     shop.trade()
     report_loss(shop, loss="Redis lost the sums")
     with_nothing_stored(shop)
     shop.broker.truncate(events.EXPOSURES, 0, 1)
-    shop.log.append(commands.end(shop.state, shop.origin()))
+    shop.log.append(commands.end(shop.state, shop.provenance()))
     shop.pass_time(1_000)
     assert not shop.store.loss_acknowledged(0, None)
     assert_unaffected(shop, OTHER)
 
 
-def with_nothing_stored(shop: Shop) -> None:
+def with_nothing_stored(shop: CountedInstallation) -> None:
     losses = shop.store.losses()
     if isinstance(shop.store, MemorySumStore):
         shop.store.forget()
@@ -96,7 +96,7 @@ def with_nothing_stored(shop: Shop) -> None:
         shop.store.report_loss(partition, loss)
 
 
-def between_success_and_credit(shop: Shop, name: str) -> int:
+def between_success_and_credit(shop: CountedInstallation, name: str) -> int:
     """Count a success whose click is not counted yet, because it follows a click of an immature unit.
 
     Returns the partition.
@@ -115,28 +115,28 @@ def between_success_and_credit(shop: Shop, name: str) -> int:
     return partition_of(units[0].routing_key.encode(), PARTITIONS)
 
 
-def append(shop: Shop, topic: str, message: events.Exposure | events.Event) -> None:
+def append(shop: CountedInstallation, topic: str, message: events.Exposure | events.Event) -> None:
     key = message.routing_key if isinstance(message, events.Exposure) else message.attribution.routing_key
     shop.broker.append(topic, key.encode(), events.encode(message))
 
 
-def cells(shop: Shop, partition: int, name: str) -> tuple[int, int]:
+def cells(shop: CountedInstallation, partition: int, name: str) -> tuple[int, int]:
     """Successes, and credits by events."""
     sums = shop.store.load(partition)[1].get(name, {})
     return tuple(sum(n for key, n in sums.items() if key.endswith(what)) for what in ("|s", "|c"))
 
 
 @pytest.mark.parametrize("recounts", [False, True])
-def test_an_accepted_loss_is_written_off_during_a_recount(shop: Shop, recounts: bool) -> None:
+def test_an_accepted_loss_is_written_off_during_a_recount(shop: CountedInstallation, recounts: bool) -> None:
     start(shop, OTHER)
     shop.trade()
     partition = between_success_and_credit(shop, OTHER)
     assert cells(shop, partition, OTHER) == (1, 0)
     report_loss(shop, partition)
-    shop.log.append(commands.resume(state(shop, OTHER), shop.origin()))
+    shop.log.append(commands.resume(state(shop, OTHER), shop.provenance()))
     from_ms = commands.recount_from(shop.state, shop.clock())
-    word = commands.recount(shop.state, from_ms, {}, shop.origin()) if recounts else None
-    shop.log.append(word or commands.resume(shop.state, shop.origin()))
+    word = commands.recount(shop.state, from_ms, {}, shop.provenance()) if recounts else None
+    shop.log.append(word or commands.resume(shop.state, shop.provenance()))
     shop.decider.tick()
     shop.pass_time(1_000)
     assert (shop.store.losses(), shop.worker.lost) == ({}, frozenset())
@@ -150,12 +150,12 @@ def test_an_accepted_loss_is_written_off_during_a_recount(shop: Shop, recounts: 
 def test_unreadable_sums_are_dropped_by_an_accepting_recount(
     redis_server: Any, settings_for: Callable
 ) -> None:
-    shop = Shop(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
+    shop = CountedInstallation(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
     shop.trade()
     report_loss(shop)
     shop.store._redis.hset(f"{{bandit:0}}:sums:{EXPERIMENT}", "1|als|472222|n", "abc")
     from_ms = commands.recount_from(shop.state, shop.clock())
-    shop.log.append(commands.recount(shop.state, from_ms, {}, shop.origin()))
+    shop.log.append(commands.recount(shop.state, from_ms, {}, shop.provenance()))
     shop.decider.tick()
     shop.pass_time(1_000)
     assert (shop.store.losses(), shop.worker.lost) == ({}, frozenset())

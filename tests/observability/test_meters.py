@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from support.decisions import evidence_of
 from support.scraping import parsed, samples, value
-from support.small_shop import Shop, manifest
+from support.small_shop import SmallShop, manifest
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import apply
@@ -130,7 +130,7 @@ def test_sums_are_counted_by_meaning_once_applied(meters: Meters) -> None:
 
 
 def test_decisions_are_counted_by_author_across_restarts(meters: Meters, tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     log = meters.decisions(shop.log)
     shop.race(share=0.25)
     shop.decide(commands.hold, ["watermark"])
@@ -159,7 +159,7 @@ def test_decisions_are_counted_by_author_across_restarts(meters: Meters, tmp_pat
 
 
 def test_the_evidence_of_the_newest_look_is_told(meters: Meters, tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     evidence = evidence_of(
         arms={"good": {"n": 40, "s": 4, "posterior_mean": 0.1, "p_best": 0.7}},
         races=[{"arm": "other", "log_e": 1.5, "log_threshold": 3.5}],
@@ -180,7 +180,7 @@ def test_a_malformed_number_stops_no_reader_and_is_logged_once(
     meters: Meters, tmp_path: Path, lack: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not even one that no record of a topic can hold."""
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.race()
     origin = commands.Provenance(
         author="test", now_ms=shop.now_ms, evidence=evidence_of(arms={"good": {"n": 40}})
@@ -352,7 +352,7 @@ def test_a_send_that_is_cancelled_counts_as_failed(meters: Meters) -> None:
 
 
 def test_a_slate_that_another_arm_answers_is_counted(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.race(share=0.9)
     shop.other.fails = True
     with shop.client() as caller:
@@ -366,7 +366,7 @@ def test_a_slate_that_another_arm_answers_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_slate_that_loses_its_exposure_counts_as_degraded(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.start()
     with shop.client() as caller:
         shop.broker.down = True
@@ -378,7 +378,7 @@ def test_a_slate_that_loses_its_exposure_counts_as_degraded(tmp_path: Path) -> N
 
 def test_a_degraded_slate_is_counted_once_whatever_it_lacks(tmp_path: Path) -> None:
     """And not at all for want of eligible items: there is nothing to mend."""
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.start()
     with shop.client() as caller:
         for number in range(7):
@@ -399,7 +399,7 @@ def test_a_degraded_slate_is_counted_once_whatever_it_lacks(tmp_path: Path) -> N
 
 
 def test_items_that_nobody_may_see_do_not_fill_a_catalogue(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.start()
     with shop.client() as caller:
         told = []
@@ -414,7 +414,7 @@ def test_items_that_nobody_may_see_do_not_fill_a_catalogue(tmp_path: Path) -> No
 
 
 def test_pins_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.race(share=0.9)
     with shop.client() as caller:
         users = [f"user{number}" for number in range(20)]
@@ -434,7 +434,7 @@ def test_pins_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
 
 
 def test_units_of_one_request_have_no_pins(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.start(unit="request")
     with shop.client() as caller:
         caller.slate()
@@ -442,7 +442,7 @@ def test_units_of_one_request_have_no_pins(tmp_path: Path) -> None:
 
 
 def test_an_event_loop_says_when_it_turned(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     with shop.client() as caller:
         turned = "ringside_event_loop_turn_timestamp_seconds"
         assert value(parsed(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000

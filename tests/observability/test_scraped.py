@@ -41,8 +41,8 @@ def site(_redis_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def story(site: RealInstallation) -> "Story":
-    story = Story(site, site.scrape())
+def story(site: RealInstallation) -> "ScrapedStory":
+    story = ScrapedStory(site, site.scrape())
     for happens in (_opens, _shops, _rubbish, _rolls_back, _retrains, _switches, _redis_hangs, _broker_hangs):
         happens(site, story)
     until(lambda: _says(site, "features", "ringside_materialized_rows_total"))
@@ -50,7 +50,7 @@ def story(site: RealInstallation) -> "Story":
     return story
 
 
-class Story:
+class ScrapedStory:
     """What all processes said before anything happened, what they said last, and what moved in between."""
 
     def __init__(self, site: RealInstallation, before: dict[str, Samples]):
@@ -75,7 +75,7 @@ class Story:
         return metric in self._moved
 
 
-def _opens(site: RealInstallation, story: "Story") -> None:
+def _opens(site: RealInstallation, story: "ScrapedStory") -> None:
     first = bootstrap.model_store(site.settings).versions()[-1]
     site.command("start", model_version=first, arm="first")
     until(lambda: site.slate("probe")["arm"] == "first")
@@ -84,7 +84,7 @@ def _opens(site: RealInstallation, story: "Story") -> None:
     until(lambda: _says(site, "decider", "ringside_arm_weight_ratio", arm="second") > 0)
 
 
-def _shops(site: RealInstallation, story: "Story") -> None:
+def _shops(site: RealInstallation, story: "ScrapedStory") -> None:
     slates = {f"u{number}": site.slate(f"u{number}") for number in range(60)}
     for user, slate in slates.items():
         site.slate(user)
@@ -114,7 +114,7 @@ def _says(site: RealInstallation, process: str, name: str, **labels: str) -> flo
         return 0.0
 
 
-def _rubbish(site: RealInstallation, story: "Story") -> None:
+def _rubbish(site: RealInstallation, story: "ScrapedStory") -> None:
     for topic in (EXPOSURES, EVENTS, ACTIVITY):
         site.raw(topic, b"{rubbish")
     site.raw(EVENTS, b'{"v": 9, "received_at": 1, "event_id": "e", "type": "click", "item_id": "i"}')
@@ -122,7 +122,7 @@ def _rubbish(site: RealInstallation, story: "Story") -> None:
         until(lambda: _says(site, process, "ringside_dead_letters_total", reason=reason))  # noqa: B023
 
 
-def _rolls_back(site: RealInstallation, story: "Story") -> None:
+def _rolls_back(site: RealInstallation, story: "ScrapedStory") -> None:
     users = [f"u{number}" for number in range(60)]
     on_second = [user for user in users if site.slate(user)["arm"] == "second"]
     story.note("decider")  # while the race runs
@@ -154,7 +154,7 @@ def _decided(log: Any, make: Any, *arguments: Any) -> bool:
     return True
 
 
-def _retrains(site: RealInstallation, story: "Story") -> None:
+def _retrains(site: RealInstallation, story: "ScrapedStory") -> None:
     log = bootstrap.decision_log(site.settings)
     until(lambda: _decided(log, commands.retrain, "first", "a test wants it"))
     until(lambda: _says(site, "decider", "ringside_retrain_pending"))
@@ -162,14 +162,14 @@ def _retrains(site: RealInstallation, story: "Story") -> None:
     until(lambda: _says(site, "training", "ringside_fits_total", algorithm="popularity"))
 
 
-def _switches(site: RealInstallation, story: "Story") -> None:
+def _switches(site: RealInstallation, story: "ScrapedStory") -> None:
     for on in (True, False):
         assert site.http.post("/champion-only", json={"on": on}).status_code == 200
         until(lambda: _says(site, "recommend", "ringside_champion_only") == on)  # noqa: B023
         story.note("recommend")
 
 
-def _redis_hangs(site: RealInstallation, story: "Story") -> None:
+def _redis_hangs(site: RealInstallation, story: "ScrapedStory") -> None:
     site.redis.server.freeze()
     try:
         until(lambda: "no_fresh_features" in (site.slate("u2")["degraded"] or ""))
@@ -182,7 +182,7 @@ def _redis_hangs(site: RealInstallation, story: "Story") -> None:
     until(lambda: site.slate("u2")["degraded"] is None)
 
 
-def _broker_hangs(site: RealInstallation, story: "Story") -> None:
+def _broker_hangs(site: RealInstallation, story: "ScrapedStory") -> None:
     slate = site.slate("u3")
     for number in range(300):
         site.send(site.event(f"lagging-{number}", slate, "u3"))
@@ -198,7 +198,7 @@ def _broker_hangs(site: RealInstallation, story: "Story") -> None:
 
 
 @pytest.mark.timeout(400)
-def test_every_process_is_found_and_says_who_it_is(site: RealInstallation, story: Story) -> None:
+def test_every_process_is_found_and_says_who_it_is(site: RealInstallation, story: ScrapedStory) -> None:
     assert story.before.keys() == site.targets().keys() == PROCESSES.keys()
     for process in PROCESSES.keys() - {"recommend"}:
         assert value(story.before[process], "ringside_process_info", process=process) == 1
@@ -208,7 +208,7 @@ def test_every_process_is_found_and_says_who_it_is(site: RealInstallation, story
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", sorted(USED))
-def test_a_metric_of_dashboard_and_alerts_exists_and_moves(metric: str, story: Story) -> None:
+def test_a_metric_of_dashboard_and_alerts_exists_and_moves(metric: str, story: ScrapedStory) -> None:
     assert metric in story.names()
     assert story.moved(metric) or metric in ELSEWHERE
 
@@ -220,7 +220,7 @@ def test_what_moves_elsewhere_moves_in_a_test_that_exists() -> None:
 
 
 @pytest.mark.timeout(400)
-def test_every_label_in_a_query_is_exported(story: Story) -> None:
+def test_every_label_in_a_query_is_exported(story: ScrapedStory) -> None:
     """`process` and `instance` are the target's; the others stand in the samples."""
     labels: dict[str, set[str]] = {}
     for found in (*story.before.values(), *story.seen.values()):
@@ -234,14 +234,16 @@ def test_every_label_in_a_query_is_exported(story: Story) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_names_follow_the_conventions_of_prometheus(story: Story) -> None:
+def test_names_follow_the_conventions_of_prometheus(story: ScrapedStory) -> None:
     for name in story.names():
         assert re.fullmatch(r"(ringside|process)_[a-z0-9_]+", name), name
         assert not re.search(r"_(ms|millis|minutes|percent|kb)(_|$)", name), name
 
 
 @pytest.mark.timeout(400)
-def test_logs_of_the_running_processes_are_json_without_secrets(site: RealInstallation, story: Story) -> None:
+def test_logs_of_the_running_processes_are_json_without_secrets(
+    site: RealInstallation, story: ScrapedStory
+) -> None:
     for process in PROCESSES:
         lines = site.log(process)
         assert {line["process"] for line in lines} == {process}

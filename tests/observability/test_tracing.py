@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from support.small_shop import Caller, Shop
+from support.small_shop import Caller, SmallShop
 
 from services import bootstrap
 from services.adapters.instrumented import tracing
@@ -45,7 +45,7 @@ def traced(process: str, spans: InMemorySpanExporter, share: float = 1.0) -> Tra
 @pytest.fixture
 def caller(tmp_path: Path, spans: InMemorySpanExporter) -> Iterator[Caller]:
     """The HTTP application with its spans kept; `caller.shop` is behind it."""
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.start()
     told = traced("recommend", spans)
     producer = told.producer(MemoryEventProducer(shop.broker))
@@ -77,7 +77,7 @@ def test_one_click_is_one_trace_up_to_the_worker(
     from services.adapters.memory.activity_store import MemoryActivityStore
     from services.adapters.memory.event_log import MemoryLogAdmin
 
-    shop: Shop = caller.shop  # type: ignore[attr-defined]
+    shop: SmallShop = caller.shop  # type: ignore[attr-defined]
     meters = Meters(Settings(home=tmp_path), "activity", "r1", traced("activity", spans))
     consumer = meters.consumer(MemoryEventConsumer(shop.broker))  # type: ignore[arg-type]
     pairs = frozenset((EVENTS, partition) for partition in range(4))
@@ -176,7 +176,7 @@ def test_a_line_of_log_says_its_trace(tmp_path: Path, spans: InMemorySpanExporte
 
 def test_by_default_tracing_is_neither_imported_nor_wrapped(tmp_path: Path) -> None:
     assert bootstrap.tracing(Settings(home=tmp_path), "recommend") is None
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.start()
     with shop.client() as caller:
         caller.get("/recommend", params={"user_id": "anna"}, headers=TRACEPARENT)

@@ -15,7 +15,7 @@ import pytest
 from support.asgi_calls import Got, Sent, call, key, racing_shop, running
 from support.malformed_requests import HOSTILE, Fuzz, Maker, dumps, operations
 from support.raw_sockets import RIGHT, WRONG, exchange, get, post, served, spoiled
-from support.small_shop import KEYS, SIGNING, Shop
+from support.small_shop import KEYS, SIGNING, SmallShop
 
 from services.recommend.http_app import create_app, fast_path
 
@@ -116,7 +116,7 @@ def test_a_wrong_value_is_refused_by_its_field(tmp_path: Path) -> None:
     asyncio.run(_every_field(racing_shop(tmp_path, rates="")))
 
 
-async def _every_field(shop: Shop) -> None:
+async def _every_field(shop: SmallShop) -> None:
     document = create_app(shop.deps()).openapi()
     maker = Maker(document, random.Random(0))
     wrong = []

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.asgi_calls import Sent, call, key, running
-from support.small_shop import SIGNING, START_MS, Caller, Shop, ids
+from support.small_shop import SIGNING, START_MS, Caller, SmallShop, ids
 
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.sum_store import MemorySumStore
@@ -25,7 +25,7 @@ PARTITIONS = frozenset(range(4))
 WINDOW_MS, OVER_MS = 4_000, 9_000
 
 
-class Ring(Shop):
+class Ring(SmallShop):
     """A shop whose champion `good` has half of the traffic and `other` the rest, and a bandit worker."""
 
     def __init__(self, home: Path, unit: str = "session", **settings: Any):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.small_shop import Shop
+from support.small_shop import SmallShop
 
 from experiments.allocation.assignment import DAY_MS
 from experiments.inference.click_race import log_evidence, log_stakes, rollback_side
@@ -24,7 +24,7 @@ def rolled_back(tmp_path: Path, seed: int) -> float:
     """Share of runs in which one of two equal arms is rolled back. Shoppers have no session id, which makes
     each of their days a unit; only successes matter to the race."""
     rng, side = np.random.default_rng(seed), rollback_side(0.0)
-    state = Shop(tmp_path).race(0.5)
+    state = SmallShop(tmp_path).race(0.5)
     fired = 0
     for run in range(RUNS):
         experiment = ServedExperiment("storefront", replace(state, salt=f"salt {run}"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.ports.features import UserRow
 from services.recommend.http_app import create_app, fast_path
-from support.small_shop import KEYS, Shop
+from support.small_shop import KEYS, SmallShop
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -92,16 +92,16 @@ def key(role: str = "storefront") -> tuple[bytes, bytes]:
     return b"x-api-key", KEYS[role][0].encode()
 
 
-def racing_shop(home: Path, **settings: Any) -> Shop:
+def racing_shop(home: Path, **settings: Any) -> SmallShop:
     """A shop in which `other` has half of the traffic, and one shopper is known."""
-    shop = Shop(home, **settings)
+    shop = SmallShop(home, **settings)
     shop.race(0.5)
     shop.reader.rows["anna"] = UserRow(("i1",), (shop.now_ms,), ("view",), shop.now_ms)
     return shop
 
 
 @contextlib.asynccontextmanager
-async def running(shop: Shop) -> Any:
+async def running(shop: SmallShop) -> Any:
     """(what a server would run, the application's parts), with everything loaded."""
     app = create_app(shop.deps())
     async with app.router.lifespan_context(app):

@@ -1,188 +1,100 @@
-"""A whole installation in memory: the real HTTP application, workers and decider over doubles of every
-port, and a synthetic shop's shoppers. Time is a number that only the test moves, so a run is a function of
-its seed."""
+"""An installation in memory: the ports of one experiment, and the workers that a test wants over them."""
 
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-import numpy as np
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment
-from experiments.simulation.hash_uniform import text_key
-from experiments.simulation.history import history
-from experiments.simulation.synthetic_shop import SyntheticShop, synthetic_shop
-from models.algorithms.als import Als
-from models.algorithms.popularity import Popularity
-from models.algorithms.reversed_popularity import ReversedPopularity
-from models.recommender import Catalogue, Interactions
-from services.activity.worker import ActivityWorker
-from services.activity.worker import Deps as ActivityDeps
-from services.adapters.memory.activity_store import MemoryActivityStore
+from experiments.lifecycle.fold import Experiment, apply
+from services.adapters.memory.broker import MemoryBroker
+from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.adapters.memory.stores import MemoryDataStore
+from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Deps as WorkerDeps
-from services.bandit.attribution.worker import Pace, Worker
+from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.bandit.decider.decider import Decider, Identity
 from services.bandit.decider.decider import Deps as DeciderDeps
-from services.client.client import AsyncClient, Reply, Request
-from services.messages.events import EVENTS
-from services.ports.features import UserRow
-from services.ports.training import Dataset
-from services.recommend.http_app import create_app, fast_path
-from services.simulator.measurements import Measurements
-from services.simulator.session import Habits, Session, Visitor
-from services.simulator.shoppers import synthetic_shoppers
-from support.small_shop import KEYS, Shop
-from support.small_shop import manifest as small_manifest
-
-PARTITIONS = 4
-STEP_MS = 1_000
-HABITS = Habits(slates=2, probe=0.0, guest=0.2)
+from services.messages import events
+from services.ports.event_log import EventConsumer
+from services.ports.state import DecisionLog, StateCache, SumStore
+from support.sql_recount import added, recount
+from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock
 
 
-class InProcessTransport:
-    """Calls the application directly: one ASGI call for each request, no sockets."""
+class MemoryInstallation:
+    """A broker, a decision log, a cache of states and sums; `clock.now_ms` moves by the test alone.
 
-    def __init__(self, app: Any):
-        self._app = app
+    `store`: of sums; default: in memory.
+    """
 
-    async def close(self) -> None:
-        """Nothing to close."""
+    author = "anna"
 
-    async def send(self, url: str, key: str, request: Request) -> Reply:
-        """The reply of the application."""
-        return await self._call(request.method, request.path, request.body or b"")
+    def __init__(self, partitions: int = 4, *, store: SumStore | None = None, clock: Clock | None = None):
+        self.clock = Clock() if clock is None else clock
+        self.partitions = partitions
+        self.broker = MemoryBroker(partitions=partitions, clock=self.clock)
+        self.cache = MemoryStateCache(self.clock)
+        self.log = MemoryDecisionLog(apply, self.cache)
+        self.store: Any = MemorySumStore() if store is None else store
 
-    async def _call(self, method: str, path: str, body: bytes) -> Reply:
-        parts, sent = urlsplit(path), []
-        headers = [(b"x-api-key", KEYS["storefront"][0].encode()), (b"content-type", b"application/json")]
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": parts.path,
-            "raw_path": parts.path.encode(),
-            "query_string": parts.query.encode(),
-            "root_path": "",
-            "headers": [*headers, (b"content-length", str(len(body)).encode())],
-            "client": ("127.0.0.1", 1),
-            "server": ("memory", 80),
-        }
+    @property
+    def state(self) -> Experiment:
+        """Of the experiment."""
+        return self.log.catch_up()[EXPERIMENT]
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+    @property
+    def now_ms(self) -> int:
+        """The time."""
+        return self.clock.now_ms
 
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
+    @now_ms.setter
+    def now_ms(self, now_ms: int) -> None:
+        self.clock.now_ms = now_ms
 
-        await self._app(scope, receive, send)
-        whole = b"".join(message.get("body", b"") for message in sent[1:])
-        return Reply(sent[0]["status"], {}, whole)
+    def provenance(self) -> commands.Provenance:
+        """Of a decision made by the test."""
+        return commands.Provenance(self.author, self.now_ms)
 
+    def start(self, champion: str, rules: Any = RULES, name: str = EXPERIMENT) -> Experiment:
+        """An experiment whose champion has everything."""
+        arm = commands.Deployed(champion, f"{champion}-1")
+        return self.log.append(commands.start(name, arm, rules, "salt", self.provenance()))
 
-class MemoryInstallation(Shop):
-    """The installation. `step` is a second of it; `measurements` is what shoppers saw."""
+    def enter(self, challenger: str = "als") -> Experiment:
+        """A challenger, without weight."""
+        entered = commands.enter(self.state, challenger, f"{challenger}-1", self.provenance())
+        return self.log.append(entered)
 
-    def __init__(self, home: Path, *, seed: int, sessions_per_step: int = 40, **settings: Any):
-        super().__init__(home, kafka_partitions=PARTITIONS, **settings)
-        self.rng = np.random.default_rng(seed)
-        self.world: SyntheticShop = synthetic_shop(seed=seed, n_items=300, n_shoppers=400)
-        self.shoppers = synthetic_shoppers(self.world)
-        self.dataset = dataset_of(self.world, self.now_ms / 1e3)
-        self.data = MemoryDataStore(self.dataset)
-        self.measurements, self.sessions, self._per_step = Measurements(), 0, sessions_per_step
-        self._add_workers()
-        self.app = create_app(self.deps())
-        self.storefront = AsyncClient(
-            "http://memory", KEYS["storefront"][0], InProcessTransport(fast_path(self.app))
+    def attribution_worker(
+        self,
+        pace: Pace | None = None,
+        *,
+        store: SumStore | None = None,
+        consumer: EventConsumer | None = None,
+        owned: Any = None,
+    ) -> Worker:
+        """A worker of every partition, or of those that `owned` returns."""
+        deps = Deps(
+            consumer or MemoryEventConsumer(self.broker),
+            MemoryLogAdmin(self.broker),
+            store or self.store,
+            self.log,
+            Decoder(MemoryEventProducer(self.broker)),
         )
+        everything = frozenset(range(self.partitions))
+        return Worker(deps, owned or (lambda: everything), self.clock, pace or Pace())
 
-    def fit(self, version: str, kind: Any, **params: Any) -> str:
-        """Fit a model and put it into the store."""
-        made = kind.fit(
-            self.dataset.interactions, self.dataset.catalogue, now_s=self.now_ms / 1e3, seed=0, **params
-        )
-        self.models.put(made, small_manifest(version))
-        return version
+    def new_decider(
+        self, holder: str = "one", log: DecisionLog | None = None, cache: StateCache | None = None
+    ) -> Decider:
+        """A decider of this name."""
+        deps = DeciderDeps(log or self.log, self.store, cache or self.cache)
+        return Decider(deps, Identity(holder, "test"), self.partitions, self.clock)
 
-    def open(self, **rules: Any) -> Experiment:
-        """Popularity serves."""
-        self.fit("popularity", Popularity)
-        self.fit("als", Als, factors=16, iterations=8, threads=1)
-        self.fit("broken", ReversedPopularity)
-        return self.start("popularity", **rules)
+    def counted(self) -> dict[str, int]:
+        """Sums of the experiment over all partitions, zeros left out."""
+        sums = added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(self.partitions))
+        return {key: count for key, count in sums.items() if count}
 
-    def enter(self, version: str) -> Experiment:
-        """A challenger, under the name of its version."""
-        return self.decide(commands.enter, version, version)
-
-    async def step(self) -> None:
-        """Replicas look around, shoppers come, workers and the decider work; a second has passed."""
-        await self.app.state.parts.refresher.refresh()
-        for _ in range(self._per_step):
-            self.now_ms += STEP_MS // self._per_step
-            await self.visit()
-            self._make_readable()
-        while self.counting.step(0):
-            pass
-        self.decider.tick()
-
-    async def visit(self) -> bool:
-        """One session, from home page to leaving."""
-        shopper = int(self.world.visitors(self.rng, 1)[0])
-        self.sessions += 1
-        visitor = Visitor(shopper, f"s{self.sessions}", self.now_ms / 1e3)
-        return await Session(
-            self.shoppers, self.storefront, self.measurements, HABITS, visitor, self._think
-        ).run()
-
-    async def _think(self, _: float) -> None:
-        self._make_readable()  # a shopper thinks longer than the activity worker needs
-
-    def _make_readable(self) -> None:
-        while self.activity.step(0):
-            pass
-        for batch in self.online.pushes:
-            for row in batch:
-                self.reader.rows[row.user_id] = UserRow(
-                    tuple(row.item_ids), tuple(row.item_at), tuple(row.item_types), row.received_at
-                )
-        self.online.pushes.clear()
-
-    def _add_workers(self) -> None:
-        everything = frozenset(range(PARTITIONS))
-        producer, admin = MemoryEventProducer(self.broker), MemoryLogAdmin(self.broker)
-        clock = self._clock
-        deps = WorkerDeps(MemoryEventConsumer(self.broker), admin, self.tally, self.log, Decoder(producer))
-        self.counting = Worker(deps, lambda: everything, clock, Pace(max_records=100_000))
-        who = Identity("decider-1", "test")
-        self.decider = Decider(DeciderDeps(self.log, self.tally, self.cache), who, PARTITIONS, clock)
-        self.online = MemoryActivityStore()
-        pairs = frozenset((EVENTS, partition) for partition in range(PARTITIONS))
-        deps = ActivityDeps(MemoryEventConsumer(self.broker), producer, admin, self.online, lambda: pairs)
-        self.activity = ActivityWorker(deps, clock, most=50, horizon_ms=0)
-
-    def _clock(self) -> int:
-        return self.now_ms
-
-
-def dataset_of(world: SyntheticShop, end_s: float) -> Dataset:
-    """The catalogue and four weeks of the past of a synthetic shop."""
-    past, goods = history(world, end_s=end_s, weeks=4, sessions_per_week=800), world.products
-    n = len(goods.items)
-    catalogue = Catalogue(
-        goods.items,
-        goods.title,
-        goods.category,
-        goods.price,
-        goods.description,
-        np.full(n, -1, np.int32),
-        np.zeros(n, bool),
-    )
-    done = Interactions(past.user, past.item, past.at, past.quantity, past.price, past.kind, world.users)
-    return Dataset(f"synthetic-{int(text_key(str(world.seed))) % 1_000}", catalogue, done, "synthetic")
+    def truth(self, from_ms: int = 0) -> dict[str, int]:
+        """The same by an independent recount of the log."""
+        logged = self.broker.records(events.EXPOSURES) + self.broker.records(events.EVENTS)
+        return recount(logged, EXPERIMENT, WINDOW_MS, LATENESS_MS, from_ms)

@@ -11,16 +11,12 @@ import numpy as np
 from fastapi.testclient import TestClient
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Experiment, Rules, apply
+from experiments.lifecycle.fold import Experiment, Rules
 from models.recommender import Catalogue, Interactions, Manifest, Query, Ranking
-from services.adapters.memory.broker import MemoryBroker
-from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.item_overlay import MemoryItemOverlay
 from services.adapters.memory.pins import MemoryOnlineReader
 from services.adapters.memory.stores import MemoryDataStore, MemoryModelStore
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.control.recount import RecountService
 from services.messages.events import EVENTS, EXPOSURES, Event, Exposure, decode
 from services.ports.training import Dataset
@@ -28,6 +24,8 @@ from services.recommend.deps import Deps
 from services.recommend.http_app import create_app, fast_path
 from services.settings import Settings
 from services.web.api_keys import new_key
+from support.memory_installation import MemoryInstallation
+from support.traffic import Clock
 
 ITEMS = np.array([f"i{place}" for place in range(40)])
 CATEGORIES = ("lamps", "mugs", "cards", "bags")
@@ -119,22 +117,20 @@ def manifest(version: str) -> Manifest:
     return Manifest(version, "ordered", "d1", (0.0, 1.0), {}, {}, "test", START_MS, {})
 
 
-class Shop:
+class SmallShop(MemoryInstallation):
     """The ports, the clock and the models of a test; `client()` serves it."""
 
+    author = "test"
+
     def __init__(self, home: Path, **settings: Any):
-        self.now_ms = START_MS
+        super().__init__(clock=Clock(START_MS))
         self._ids = 0
         pairs = ",".join(pair for _, pair in KEYS.values())
         patient = {"refresh_s": 3_600.0, "rank_deadline_ms": 5_000}  # a busy machine makes nobody late
         chosen = {**patient, "keys": pairs, "signing_key": SIGNING, **settings}
         self.settings = Settings(home=home, **chosen)
-        self.broker = MemoryBroker(partitions=4, clock=lambda: self.now_ms)
-        self.reader = MemoryOnlineReader(clock=lambda: self.now_ms)
-        self.cache = MemoryStateCache(clock=lambda: self.now_ms)
-        self.log = MemoryDecisionLog(apply, self.cache)
+        self.reader = MemoryOnlineReader(clock=self.clock)
         self.overlay = MemoryItemOverlay()
-        self.tally = MemorySumStore()
         self.models = MemoryModelStore()
         self.data = MemoryDataStore(Dataset("d1", catalogue(), interactions(), "test"))
         self.good = self.add("good", Ordered(list(range(40))))
@@ -148,29 +144,20 @@ class Shop:
     def start(self, champion: str = "good", **rules: Any) -> Experiment:
         """An experiment whose champion has everything."""
         arm = commands.Deployed(champion, champion)
-        return self.log.append(commands.start("storefront", arm, Rules(**rules), "salt", self.origin()))
+        return self.log.append(commands.start("storefront", arm, Rules(**rules), "salt", self.provenance()))
 
     def race(self, share: float = 0.5, **rules: Any) -> Experiment:
         """An experiment of `good` (champion) against `other`, which has `share` of the traffic."""
-        self.log.append(commands.enter(self.start(**rules), "other", "other", self.origin()))
+        self.log.append(commands.enter(self.start(**rules), "other", "other", self.provenance()))
         return self.weigh({"good": 1 - share, "other": share})
 
     def weigh(self, shares: dict[str, float]) -> Experiment:
         """A new weights version."""
-        return self.log.append(commands.allocate(self.state, shares, {}, 0, self.origin()))
+        return self.log.append(commands.allocate(self.state, shares, {}, 0, self.provenance()))
 
     def decide(self, make: Callable[..., Any], *args: Any) -> Experiment:
         """Append what one of `experiments.lifecycle.commands` makes of the state."""
-        return self.log.append(make(self.state, *args, self.origin()))
-
-    @property
-    def state(self) -> Experiment:
-        """Of the experiment."""
-        return self.log.catch_up()["storefront"]
-
-    def origin(self) -> Provenance:
-        """Of a decision made by the test."""
-        return Provenance(author="test", now_ms=self.now_ms)
+        return self.log.append(make(self.state, *args, self.provenance()))
 
     def deps(self) -> Deps:
         """The ports."""
@@ -181,7 +168,7 @@ class Shop:
             state=self.cache,
             decisions=self.log,
             recounting=RecountService(
-                self.tally, lambda: MemoryEventConsumer(self.broker), self.broker.keyed_partitions
+                self.store, lambda: MemoryEventConsumer(self.broker), self.broker.keyed_partitions
             ),
             overlay=self.overlay,
             consumer=MemoryEventConsumer(self.broker),

@@ -44,17 +44,17 @@ class TrainingShop:
     def restarted(self) -> TrainingWorker:
         return TrainingWorker(EXPERIMENT, self.decisions, self.models, self.registry, self.pipeline)
 
-    def origin(self, author="decider") -> Provenance:
+    def provenance(self, author="decider") -> Provenance:
         return Provenance(author=author, now_ms=self.clock())
 
     def start(self, algorithm="popularity", **params):
         version = self.pipeline.train(model_spec(algorithm, params)).manifest.model_version
         champion = commands.Deployed(version, version)
-        return self.decisions.append(commands.start(EXPERIMENT, champion, Rules(), "salt", self.origin()))
+        return self.decisions.append(commands.start(EXPERIMENT, champion, Rules(), "salt", self.provenance()))
 
     def request(self, arm=None):
         state = self.decisions.catch_up()[EXPERIMENT]
-        decision = commands.retrain(state, arm or state.champion, "the champion fell", self.origin())
+        decision = commands.retrain(state, arm or state.champion, "the champion fell", self.provenance())
         return self.decisions.append(decision)
 
     def poll(self):

@@ -92,7 +92,7 @@ def test_a_row_belongs_to_its_requests_routing_key(act: Event, owner: str | None
 
 
 @dataclass
-class World:
+class ActivityInMemory:
     broker: MemoryBroker
     store: MemoryActivityStore
     now_ms: int = NOW_MS
@@ -139,8 +139,8 @@ class HistoryOf:
 
 
 @pytest.fixture
-def world(memory_broker) -> World:
-    return World(memory_broker, MemoryActivityStore())
+def world(memory_broker) -> ActivityInMemory:
+    return ActivityInMemory(memory_broker, MemoryActivityStore())
 
 
 def test_what_was_pushed_is_what_history_gets(world) -> None:
@@ -340,7 +340,7 @@ def test_a_slow_push_is_told(world, monkeypatch) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-def clicks_of_one_user_in_two_partitions(world: World) -> None:
+def clicks_of_one_user_in_two_partitions(world: ActivityInMemory) -> None:
     """A slate shown to a guest and clicked after logging in; see services.runtime.row_turns."""
     for partition in range(2):
         key = next(name for name in map(str, range(99)) if partition_of(name.encode(), 4) == partition)
@@ -348,7 +348,9 @@ def clicks_of_one_user_in_two_partitions(world: World) -> None:
         MemoryEventProducer(world.broker).send(EVENTS, key, raw).result(0)
 
 
-def meanwhile(world: World, monkeypatch: pytest.MonkeyPatch, call: str, act: Callable[[], None]) -> None:
+def meanwhile(
+    world: ActivityInMemory, monkeypatch: pytest.MonkeyPatch, call: str, act: Callable[[], None]
+) -> None:
     """Call `act` once, during the first call of this method of the store."""
     plain = getattr(world.store, call)
 
@@ -368,7 +370,7 @@ def step(worker: ActivityWorker) -> None:
 @pytest.mark.parametrize("expires", [False, True])
 @pytest.mark.parametrize("call", ["lock_rows", "load", "push", "save_positions"])
 def test_two_who_write_one_row_lose_no_click(
-    call: str, expires: bool, world: World, monkeypatch: pytest.MonkeyPatch
+    call: str, expires: bool, world: ActivityInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At any interleaving, and also if the lock of the first one expired."""
     monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.small_shop import KEYS, Caller, Shop
+from support.small_shop import KEYS, Caller, SmallShop
 
 from services.client import client as shop_client
 from services.client.client import (
@@ -25,14 +25,14 @@ from services.client.client import (
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    shop = Shop(tmp_path, category_share=1.0)
+def shop(tmp_path: Path) -> SmallShop:
+    shop = SmallShop(tmp_path, category_share=1.0)
     shop.start()
     return shop
 
 
 @pytest.fixture
-def call(shop: Shop) -> Iterator[Caller]:
+def call(shop: SmallShop) -> Iterator[Caller]:
     with shop.client() as call:
         yield call
 
@@ -41,7 +41,7 @@ def client(call: Caller, key: str = KEYS["storefront"][0], outbox: int = 1_000) 
     return Client("", key, http=call.http, outbox=outbox)
 
 
-def test_a_click_comes_back_attributed(shop: Shop, call: Caller) -> None:
+def test_a_click_comes_back_attributed(shop: SmallShop, call: Caller) -> None:
     ours = client(call)
     slate = ours.recommend(user_id="anna", session_id="s1", n=2)
     assert slate is not None
@@ -51,7 +51,7 @@ def test_a_click_comes_back_attributed(shop: Shop, call: Caller) -> None:
     assert [(event.event_id, event.attribution is not None) for event in shop.events()] == [(event_id, True)]
 
 
-def test_events_wait_for_the_broker_and_none_is_lost(shop: Shop, call: Caller) -> None:
+def test_events_wait_for_the_broker_and_none_is_lost(shop: SmallShop, call: Caller) -> None:
     ours = client(call)
     ids = {ours.record("view", "i1", session_id="s") for _ in range(2 * BATCH + 1)}
     shop.broker.down = True
@@ -62,7 +62,7 @@ def test_events_wait_for_the_broker_and_none_is_lost(shop: Shop, call: Caller) -
 
 
 def test_an_invalid_event_is_logged_and_delays_none(
-    shop: Shop, call: Caller, caplog: pytest.LogCaptureFixture
+    shop: SmallShop, call: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours = client(call)
     ours.record("no such type", "i1")
@@ -102,7 +102,7 @@ def test_a_foreign_answer_settles_no_event_and_no_slate(status: int) -> None:
     assert ours.recommend(session_id="s") is None
 
 
-def test_events_too_large_for_one_request_come_in_several(shop: Shop, call: Caller) -> None:
+def test_events_too_large_for_one_request_come_in_several(shop: SmallShop, call: Caller) -> None:
     ours = client(call)
     slate = ["x" * 36] * 400
     ids = [ours.record("view", "i1", session_id="s", recommendation_id="".join(slate)) for _ in range(BATCH)]

@@ -56,7 +56,7 @@ def activity_row(index: int) -> ActivityRow:
 
 
 @dataclass
-class World:
+class LakeInMemory:
     home: Path
     now_ms: int = START_MS
     fail_writes: bool = False
@@ -98,8 +98,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path) -> World:
-    return World(tmp_path)
+def world(tmp_path) -> LakeInMemory:
+    return LakeInMemory(tmp_path)
 
 
 def test_records_wait_then_form_one_file_per_partition(world) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.small_shop import CATEGORIES, START_MS, Ordered, Shop, ids
+from support.small_shop import CATEGORIES, START_MS, Ordered, SmallShop, ids
 
 from services.ports.features import UserRow
 from services.recommend.http_app import create_app
@@ -16,11 +16,11 @@ FULL = {"category_share": 1.0}
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path, **FULL)
+def shop(tmp_path: Path) -> SmallShop:
+    return SmallShop(tmp_path, **FULL)
 
 
-def test_an_answer_names_everything_that_made_it(shop: Shop) -> None:
+def test_an_answer_names_everything_that_made_it(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         response = call.get("/recommend?user_id=anna&session_id=s&n=3")
@@ -38,7 +38,7 @@ def test_an_answer_names_everything_that_made_it(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "user_id=nobody", "session_id=new"])
-def test_a_stranger_gets_a_full_slate(shop: Shop, query: str) -> None:
+def test_a_stranger_gets_a_full_slate(shop: SmallShop, query: str) -> None:
     shop.start()
     shop.good.cold = True
     with shop.client() as call:
@@ -48,7 +48,7 @@ def test_a_stranger_gets_a_full_slate(shop: Shop, query: str) -> None:
     assert {item["reason"] for item in answer["items"]} == {"popular now"}
 
 
-def test_get_and_post_give_the_same_slate(shop: Shop) -> None:
+def test_get_and_post_give_the_same_slate(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         got = call.get("/recommend?user_id=a&n=4&exclude=i0,i1&exclude=i5&category=lamps&category=mugs")
@@ -57,7 +57,7 @@ def test_get_and_post_give_the_same_slate(shop: Shop) -> None:
     assert ids(got.json()) == ids(posted.json()) == ["i4", "i8", "i9", "i12"]
 
 
-def test_filters_cart_and_history_are_left_out(shop: Shop) -> None:
+def test_filters_cart_and_history_are_left_out(shop: SmallShop) -> None:
     shop.start()
     shop.reader.rows["anna"] = UserRow(("i3", "i4"), (START_MS, START_MS), ("purchase", "view"), START_MS)
     with shop.client() as call:
@@ -69,7 +69,7 @@ def test_filters_cart_and_history_are_left_out(shop: Shop) -> None:
     assert "i3" in ids(again)
 
 
-def test_a_slate_is_short_only_without_enough_eligible_items(shop: Shop) -> None:
+def test_a_slate_is_short_only_without_enough_eligible_items(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         short = call.slate(n=5, price_max=2)
@@ -79,7 +79,7 @@ def test_a_slate_is_short_only_without_enough_eligible_items(shop: Shop) -> None
 
 
 def test_no_category_takes_more_than_its_share(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, category_share=0.5)
+    shop = SmallShop(tmp_path, category_share=0.5)
     shop.good.order.sort(key=lambda place: (place % 4, place))  # ten lamps first
     shop.start()
     with shop.client() as call:
@@ -112,7 +112,7 @@ LONG = "%2C".join(["lamps", *(f"nowhere-{number}" for number in range(20)), "mug
     ],
 )
 def test_categories_are_asked_for_by_name_whatever_is_in_it(
-    shop: Shop, query: str, expected: set[str]
+    shop: SmallShop, query: str, expected: set[str]
 ) -> None:
     shop.start()
     with shop.client() as call:
@@ -127,7 +127,7 @@ def test_categories_are_asked_for_by_name_whatever_is_in_it(
     assert set(categories(posted)) == {COMMA}
 
 
-def test_lists_of_a_query_say_how_they_are_written(shop: Shop) -> None:
+def test_lists_of_a_query_say_how_they_are_written(shop: SmallShop) -> None:
     asked = create_app(shop.deps()).openapi()["paths"]["/popular"]["get"]["parameters"]
     told = {part["name"]: part.get("description", "") for part in asked}
     assert "%2C" in told["category"]
@@ -140,7 +140,7 @@ def categories(answer: dict) -> Counter[str]:
 
 def test_the_category_share_holds_if_others_are_eligible(tmp_path: Path) -> None:
     """Also by what is popular, and by a model that knows one category only."""
-    shop = Shop(tmp_path, category_share=0.5)
+    shop = SmallShop(tmp_path, category_share=0.5)
     shop.good.order.sort(key=lambda place: (place % 4, place))  # ten lamps first
     shop.start()
     with shop.client() as call:
@@ -162,7 +162,7 @@ def test_the_category_share_holds_if_others_are_eligible(tmp_path: Path) -> None
 
 
 def test_an_exceeded_category_share_is_reported_in_full_slates(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, category_share=0.5)
+    shop = SmallShop(tmp_path, category_share=0.5)
     shop.start()
     with shop.client() as call:
         others = [place for place in range(39) if place % 4]
@@ -177,7 +177,7 @@ def test_an_exceeded_category_share_is_reported_in_full_slates(tmp_path: Path) -
 
 
 def test_a_shop_with_one_category_has_no_share_to_keep(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, category_share=0.5)
+    shop = SmallShop(tmp_path, category_share=0.5)
     shop.start()
     with shop.client() as call:
         alike = [{"item_id": f"i{place}", "category": "lamps"} for place in range(40)]
@@ -188,7 +188,7 @@ def test_a_shop_with_one_category_has_no_share_to_keep(tmp_path: Path) -> None:
 
 
 def test_a_cached_slate_of_fewer_items_keeps_the_share(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, category_share=0.5)
+    shop = SmallShop(tmp_path, category_share=0.5)
     shop.good.order.sort(key=lambda place: (place % 4, place))
     shop.start()
     with shop.client() as call:
@@ -198,7 +198,7 @@ def test_a_cached_slate_of_fewer_items_keeps_the_share(tmp_path: Path) -> None:
     assert (ids(answer), answer["degraded"]) == (["i0", "i4", "i1", "i5"], "failed:good,cached_slate")
 
 
-def test_similar_leaves_the_item_out_and_fills_from_its_category(shop: Shop) -> None:
+def test_similar_leaves_the_item_out_and_fills_from_its_category(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         known = call.get("/similar/i1?n=3").json()
@@ -210,7 +210,7 @@ def test_similar_leaves_the_item_out_and_fills_from_its_category(shop: Shop) -> 
     assert (missing.status_code, missing.json()["error"]["field"]) == (404, "item_id")
 
 
-def test_item_ids_may_hold_slashes_and_percent_signs(shop: Shop) -> None:
+def test_item_ids_may_hold_slashes_and_percent_signs(shop: SmallShop) -> None:
     shop.start()
     names = ["shelf/7", "50%25"]
     with shop.client() as call:
@@ -223,7 +223,7 @@ def test_item_ids_may_hold_slashes_and_percent_signs(shop: Shop) -> None:
     assert [len(answer.json()["items"]) for answer in answers] == [2, 2]
 
 
-def test_rerank_orders_what_is_given_and_nothing_else(shop: Shop) -> None:
+def test_rerank_orders_what_is_given_and_nothing_else(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         given = {"user_id": "a", "items": ["i9", "unknown", "i3", "i3", "i7"]}
@@ -234,7 +234,7 @@ def test_rerank_orders_what_is_given_and_nothing_else(shop: Shop) -> None:
     assert ids(kept) == ["i9", "i3", "i7"]
 
 
-def test_popular_is_nobodys_slate(shop: Shop) -> None:
+def test_popular_is_nobodys_slate(shop: SmallShop) -> None:
     with shop.client() as call:
         answer = call.get("/popular?n=2&exclude=i39").json()
     assert ids(answer) == ["i38", "i37"]
@@ -245,12 +245,12 @@ def test_popular_is_nobodys_slate(shop: Shop) -> None:
 # ---- sick models -------------------------------------------------------------------------------------------
 
 
-def _all_on_other(shop: Shop) -> None:
+def _all_on_other(shop: SmallShop) -> None:
     shop.race(0.5)
     shop.weigh({"good": 0.0, "other": 1.0})
 
 
-def test_the_champion_answers_for_a_failing_arm_which_counts(shop: Shop) -> None:
+def test_the_champion_answers_for_a_failing_arm_which_counts(shop: SmallShop) -> None:
     _all_on_other(shop)
     with shop.client() as call:
         shop.other.fails = True
@@ -268,7 +268,7 @@ def test_the_champion_answers_for_a_failing_arm_which_counts(shop: Shop) -> None
 
 @pytest.mark.parametrize("threaded", [False, True])
 def test_a_late_arm_is_answered_by_the_champion(tmp_path: Path, threaded: bool) -> None:
-    shop = Shop(tmp_path, rank_deadline_ms=150, **FULL)
+    shop = SmallShop(tmp_path, rank_deadline_ms=150, **FULL)
     _all_on_other(shop)
     with shop.client() as call:
         call.parts.refresher.snapshot.models["other"].runner.inline = not threaded
@@ -301,14 +301,14 @@ def test_a_model_off_the_loop_returns_when_quick_enough(monkeypatch: pytest.Monk
     assert days == pytest.approx([1] * 20)
 
 
-def test_scores_that_are_no_numbers_are_a_failure(shop: Shop) -> None:
+def test_scores_that_are_no_numbers_are_a_failure(shop: SmallShop) -> None:
     _all_on_other(shop)
     with shop.client() as call:
         shop.other.score = float("nan")
         assert call.slate(n=3)["degraded"] == "failed:other"
 
 
-def test_a_model_that_keeps_failing_rests(shop: Shop) -> None:
+def test_a_model_that_keeps_failing_rests(shop: SmallShop) -> None:
     _all_on_other(shop)
     with shop.client() as call:
         shop.other.fails = True
@@ -319,7 +319,7 @@ def test_a_model_that_keeps_failing_rests(shop: Shop) -> None:
     assert shop.other.asked == before
 
 
-def test_a_sick_champion_leaves_the_last_slate_then_popular_items(shop: Shop) -> None:
+def test_a_sick_champion_leaves_the_last_slate_then_popular_items(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         good = call.slate(n=3)
@@ -330,7 +330,7 @@ def test_a_sick_champion_leaves_the_last_slate_then_popular_items(shop: Shop) ->
     assert popular["model_version"] == "popular"
 
 
-def test_a_cached_slate_shows_nothing_that_was_hidden_since(shop: Shop) -> None:
+def test_a_cached_slate_shows_nothing_that_was_hidden_since(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         call.slate(n=3)
@@ -342,7 +342,7 @@ def test_a_cached_slate_shows_nothing_that_was_hidden_since(shop: Shop) -> None:
     assert len(ids(answer)) == 3
 
 
-def test_a_cached_slate_shows_items_as_they_are_now(shop: Shop) -> None:
+def test_a_cached_slate_shows_items_as_they_are_now(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         good = call.slate(n=2, metadata="false")
@@ -355,7 +355,7 @@ def test_a_cached_slate_shows_items_as_they_are_now(shop: Shop) -> None:
     assert bare["items"] == good["items"]
 
 
-def test_slates_are_cached_by_shopper_placement_and_item(shop: Shop) -> None:
+def test_slates_are_cached_by_shopper_placement_and_item(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         call.slate(n=3)
@@ -375,7 +375,7 @@ def test_slates_are_cached_by_shopper_placement_and_item(shop: Shop) -> None:
     assert notes == [cached, other, other, other, cached, other, other]
 
 
-def test_an_exposure_says_when_its_features_became_readable(shop: Shop) -> None:
+def test_an_exposure_says_when_its_features_became_readable(shop: SmallShop) -> None:
     """Point-in-time reads of training rest on it."""
     shop.start()
     shop.reader.rows["anna"] = UserRow(("i3",), (START_MS - 9,), ("view",), START_MS - 5)
@@ -385,7 +385,7 @@ def test_an_exposure_says_when_its_features_became_readable(shop: Shop) -> None:
     assert [exposure.features_at for exposure in shop.exposures()] == [START_MS - 5, None]
 
 
-def test_an_artifact_that_is_refused_leaves_the_rest_serving(shop: Shop) -> None:
+def test_an_artifact_that_is_refused_leaves_the_rest_serving(shop: SmallShop) -> None:
     shop.models.damage("other")
     _all_on_other(shop)
     with shop.client() as call:
@@ -395,7 +395,7 @@ def test_an_artifact_that_is_refused_leaves_the_rest_serving(shop: Shop) -> None
     assert beats[0].loaded == ("good",)
 
 
-def test_a_model_that_breaks_while_tried_out_is_not_loaded(shop: Shop) -> None:
+def test_a_model_that_breaks_while_tried_out_is_not_loaded(shop: SmallShop) -> None:
     shop.add("broken", Ordered(list(range(40)), fails=True))
     shop.start("broken")
     with shop.client() as call:
@@ -406,7 +406,7 @@ def test_a_model_that_breaks_while_tried_out_is_not_loaded(shop: Shop) -> None:
 # ---- sick dependencies -------------------------------------------------------------------------------------
 
 
-def test_without_redis_the_remembered_features_and_the_champion_answer(shop: Shop) -> None:
+def test_without_redis_the_remembered_features_and_the_champion_answer(shop: SmallShop) -> None:
     _all_on_other(shop)
     shop.reader.rows["anna"] = UserRow(("i0",), (START_MS,), ("purchase",), START_MS)
     with shop.client() as call:
@@ -418,7 +418,7 @@ def test_without_redis_the_remembered_features_and_the_champion_answer(shop: Sho
     assert shop.exposures()[-1].excluded == "pin_unreachable"
 
 
-def test_request_units_lose_only_their_features_without_redis(shop: Shop) -> None:
+def test_request_units_lose_only_their_features_without_redis(shop: SmallShop) -> None:
     shop.race(0.5, unit="request")
     shop.reader.down = True
     with shop.client() as call:
@@ -427,7 +427,7 @@ def test_request_units_lose_only_their_features_without_redis(shop: Shop) -> Non
     assert {exposure.excluded for exposure in shop.exposures()} == {None}
 
 
-def test_a_dead_reader_is_not_asked_again_and_again(shop: Shop) -> None:
+def test_a_dead_reader_is_not_asked_again_and_again(shop: SmallShop) -> None:
     shop.start()
     shop.reader.down = True
     with shop.client() as call:
@@ -437,7 +437,7 @@ def test_a_dead_reader_is_not_asked_again_and_again(shop: Shop) -> None:
         assert call.slate(n=2)["degraded"] == "no_fresh_features"  # resting; tried again after a second
 
 
-def test_a_stalled_broker_does_not_hold_slates_up(shop: Shop) -> None:
+def test_a_stalled_broker_does_not_hold_slates_up(shop: SmallShop) -> None:
     shop.start()
     shop.broker.stall()
     with shop.client() as call:

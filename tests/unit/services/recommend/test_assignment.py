@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.small_shop import START_MS, Shop, ids
+from support.small_shop import START_MS, SmallShop, ids
 
 from experiments.allocation.assignment import DAY_MS, unit_life_ms
 from experiments.lifecycle import commands
@@ -17,11 +17,11 @@ GOOGLEBOT = {"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
+def shop(tmp_path: Path) -> SmallShop:
+    return SmallShop(tmp_path)
 
 
-def test_only_a_units_first_slate_counts_and_pins_it(shop: Shop) -> None:
+def test_only_a_units_first_slate_counts_and_pins_it(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         first = call.slate(n=2)
@@ -40,7 +40,7 @@ def test_only_a_units_first_slate_counts_and_pins_it(shop: Shop) -> None:
     )
 
 
-def test_shares_follow_the_weights(shop: Shop) -> None:
+def test_shares_follow_the_weights(shop: SmallShop) -> None:
     shop.race(0.25)
     with shop.client() as call:
         for visit in range(800):
@@ -52,7 +52,7 @@ def test_shares_follow_the_weights(shop: Shop) -> None:
     assert {(unit.arm, unit.propensity) for unit in units} == {("good", 0.75), ("other", 0.25)}
 
 
-def test_every_anonymous_request_is_a_unit_of_its_own(shop: Shop) -> None:
+def test_every_anonymous_request_is_a_unit_of_its_own(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         for _ in range(3):
@@ -66,7 +66,7 @@ def test_every_anonymous_request_is_a_unit_of_its_own(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("unit", "prefix"), [("request", "r:"), ("session", "s:anna:s1"), ("user_day", "u:anna:")]
 )
-def test_units_follow_the_rules(shop: Shop, unit: str, prefix: str) -> None:
+def test_units_follow_the_rules(shop: SmallShop, unit: str, prefix: str) -> None:
     shop.race(0.5, unit=unit)
     with shop.client() as call:
         call.slate(n=1)
@@ -77,7 +77,7 @@ def test_units_follow_the_rules(shop: Shop, unit: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("visitor", [Visitor("anna", None), Visitor(None, "a cookie of a year")])
-def test_who_returns_each_day_is_drawn_anew_each_day(shop: Shop, visitor: Visitor) -> None:
+def test_who_returns_each_day_is_drawn_anew_each_day(shop: SmallShop, visitor: Visitor) -> None:
     """And within a day keeps the arm, though the weights and the calendar's day change."""
     experiment = ServedExperiment("storefront", shop.race(0.5))
 
@@ -93,7 +93,7 @@ def test_who_returns_each_day_is_drawn_anew_each_day(shop: Shop, visitor: Visito
         assert resolve(experiment, proposal, stored, written=False).arm == stored.arm
 
 
-def test_a_users_day_ends_with_its_pin(shop: Shop) -> None:
+def test_a_users_day_ends_with_its_pin(shop: SmallShop) -> None:
     day_ms = 86_400_000
     state = shop.race(0.5, unit="user_day")
     midnight_ms = START_MS // day_ms * day_ms
@@ -104,7 +104,7 @@ def test_a_users_day_ends_with_its_pin(shop: Shop) -> None:
 # ---- left out ----------------------------------------------------------------------------------------------
 
 
-def test_bots_staff_and_previews_are_served_and_never_counted(shop: Shop) -> None:
+def test_bots_staff_and_previews_are_served_and_never_counted(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         bot = call.get("/recommend?user_id=b&n=1", headers=GOOGLEBOT).json()
@@ -118,7 +118,7 @@ def test_bots_staff_and_previews_are_served_and_never_counted(shop: Shop) -> Non
     assert shop.reader.pins == {}
 
 
-def test_only_admins_force_an_arm_and_only_one_that_exists(shop: Shop) -> None:
+def test_only_admins_force_an_arm_and_only_one_that_exists(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         assert call.get("/recommend?arm=other").status_code == 403
@@ -126,7 +126,7 @@ def test_only_admins_force_an_arm_and_only_one_that_exists(shop: Shop) -> None:
     assert (missing.status_code, missing.json()["error"]["field"]) == (422, "arm")
 
 
-def test_an_unreachable_pin_store_leaves_the_unit_out(shop: Shop) -> None:
+def test_an_unreachable_pin_store_leaves_the_unit_out(shop: SmallShop) -> None:
     shop.race(0.5)
     shop.reader.down = True
     with shop.client() as call:
@@ -137,7 +137,7 @@ def test_an_unreachable_pin_store_leaves_the_unit_out(shop: Shop) -> None:
     }
 
 
-def test_a_paused_experiment_serves_the_champion_and_resumes_its_pins(shop: Shop) -> None:
+def test_a_paused_experiment_serves_the_champion_and_resumes_its_pins(shop: SmallShop) -> None:
     shop.race(0.5)
     shop.weigh({"good": 0.0, "other": 1.0})
     with shop.client() as call:
@@ -156,7 +156,7 @@ def test_a_paused_experiment_serves_the_champion_and_resumes_its_pins(shop: Shop
     ]
 
 
-def test_units_of_a_rolled_back_arm_never_count_again(shop: Shop) -> None:
+def test_units_of_a_rolled_back_arm_never_count_again(shop: SmallShop) -> None:
     shop.race(0.5)
     shop.weigh({"good": 0.0, "other": 1.0})
     with shop.client() as call:
@@ -179,7 +179,7 @@ def test_units_of_a_rolled_back_arm_never_count_again(shop: Shop) -> None:
     assert (pin.arm, pin.propensity, pin.unit_at) == ("good", 0.0, units[0].received_at)
 
 
-def test_a_pin_newer_than_our_state_is_left_alone(shop: Shop) -> None:
+def test_a_pin_newer_than_our_state_is_left_alone(shop: SmallShop) -> None:
     """A replica that is one revision behind must not override what one ahead of it has assigned."""
     shop.race(0.5)
     newer = Pin(shop.state.weights.version + 1, "newcomer", 0.05, START_MS)
@@ -196,7 +196,7 @@ def test_a_pin_newer_than_our_state_is_left_alone(shop: Shop) -> None:
 
 
 def test_a_stale_replica_keeps_pins_of_a_returned_arm(
-    shop: Shop,
+    shop: SmallShop,
 ) -> None:
     shop.race(0.5)
     shop.decide(commands.rollback, "other")
@@ -211,7 +211,7 @@ def test_a_stale_replica_keeps_pins_of_a_returned_arm(
     assert shop.reader.pins["storefront|s:anna:s1"][0] == newer
 
 
-def test_without_an_experiment_slates_are_popular_and_say_so(shop: Shop) -> None:
+def test_without_an_experiment_slates_are_popular_and_say_so(shop: SmallShop) -> None:
     with shop.client() as call:
         answer = call.slate(n=2)
     assert (answer["experiment"], answer["arm"], answer["degraded"]) == (None, None, "popular")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_shop import START_MS, Caller, Shop, ids
+from support.small_shop import START_MS, Caller, SmallShop, ids
 
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryLogAdmin
 from services.errors import UnavailableError
@@ -116,24 +116,24 @@ def test_an_older_deletion_ends_and_restores_no_earlier_change() -> None:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path, category_share=1.0)
+def shop(tmp_path: Path) -> SmallShop:
+    return SmallShop(tmp_path, category_share=1.0)
 
 
 @pytest.fixture
-def call(shop: Shop) -> Iterator[Caller]:
+def call(shop: SmallShop) -> Iterator[Caller]:
     shop.start()
     with shop.client() as caller:
         yield caller
 
 
-def follower(shop: Shop, now_s: list[float] | None = None) -> ItemsFollower:
+def follower(shop: SmallShop, now_s: list[float] | None = None) -> ItemsFollower:
     clock = (lambda: now_s[0]) if now_s else (lambda: 0.0)
     broker = shop.broker
     return ItemsFollower(MemoryEventConsumer(broker), MemoryLogAdmin(broker), shop.overlay, clock)
 
 
-def write(shop: Shop, *changes: ItemChanged) -> None:
+def write(shop: SmallShop, *changes: ItemChanged) -> None:
     for said in changes:
         shop.broker.append(ITEMS, said.key.encode(), encode(said))
 
@@ -142,7 +142,7 @@ def stock(item: str, left: int = 0) -> ItemChanged:
     return ItemChanged(received_at=START_MS, item_id=item, stock=left)
 
 
-def test_an_emptied_overlay_is_filled_again_and_answers_never_forget(shop: Shop, call: Caller) -> None:
+def test_an_emptied_overlay_is_filled_again_and_answers_never_forget(shop: SmallShop, call: Caller) -> None:
     call.send("DELETE", "/items/i0", "admin")
     call.send("PATCH", "/items/i1", "admin", json={"stock": 0})
     call.refresh()
@@ -158,7 +158,7 @@ def test_an_emptied_overlay_is_filled_again_and_answers_never_forget(shop: Shop,
         assert ids(other.slate(n=1)) == ["i2"]
 
 
-def test_a_replica_keeps_its_catalogue_while_changes_are_reapplied(shop: Shop, call: Caller) -> None:
+def test_a_replica_keeps_its_catalogue_while_changes_are_reapplied(shop: SmallShop, call: Caller) -> None:
     call.send("DELETE", "/items/i0", "admin")
     call.send("DELETE", "/items/i1", "admin")
     call.refresh()
@@ -169,7 +169,7 @@ def test_a_replica_keeps_its_catalogue_while_changes_are_reapplied(shop: Shop, c
     assert ids(call.slate(n=1)) == ["i2"]
 
 
-def test_a_change_that_failed_is_applied_by_the_next_poll(shop: Shop, call: Caller) -> None:
+def test_a_change_that_failed_is_applied_by_the_next_poll(shop: SmallShop, call: Caller) -> None:
     now_s = [0.0]
     following = follower(shop, now_s)
     following.poll()
@@ -184,21 +184,21 @@ def test_a_change_that_failed_is_applied_by_the_next_poll(shop: Shop, call: Call
     assert ids(call.slate(n=1)) == ["i1"]
 
 
-def test_many_changes_are_applied_in_batches_and_in_order(shop: Shop) -> None:
+def test_many_changes_are_applied_in_batches_and_in_order(shop: SmallShop) -> None:
     write(shop, *(stock(f"i{step % 7}", step) for step in range(2 * BATCH + 5)))
     assert follower(shop).catch_up() == OverlayPosition(shop.broker.log_id, 2 * BATCH + 5)
     left = {said.item_id: said.stock for said in shop.overlay.changes()[1]}
     assert sorted(left.values()) == list(range(2 * BATCH - 2, 2 * BATCH + 5))
 
 
-def test_gaps_of_compaction_do_not_stop_it(shop: Shop) -> None:
+def test_gaps_of_compaction_do_not_stop_it(shop: SmallShop) -> None:
     write(shop, stock("i0"))
     shop.broker.skip(ITEMS, 0, 3)
     write(shop, stock("i1"))
     assert follower(shop).catch_up().offset == 5
 
 
-def test_several_who_lay_at_once_do_no_harm(shop: Shop) -> None:
+def test_several_who_lay_at_once_do_no_harm(shop: SmallShop) -> None:
     one, other = follower(shop), follower(shop)
     for step in range(6):
         write(shop, stock("i0", step), stock("i1", step))
@@ -209,7 +209,7 @@ def test_several_who_lay_at_once_do_no_harm(shop: Shop) -> None:
     assert [said.stock for said in shop.overlay.changes()[1]] == [5, 5]
 
 
-def test_a_bad_record_is_skipped_once_and_others_count(shop: Shop) -> None:
+def test_a_bad_record_is_skipped_once_and_others_count(shop: SmallShop) -> None:
     write(shop, stock("i0"))
     shop.broker.append(ITEMS, b"x", b'{"item_id": 7}')
     write(shop, stock("i1"))
@@ -223,7 +223,7 @@ def test_a_bad_record_is_skipped_once_and_others_count(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "said", [{"stock": 3_000_000_000}, {"stock": -2}, {"price": 1e300}, {"title": "t" * 501}]
 )
-def test_a_change_the_index_rejects_is_skipped(said: dict, shop: Shop, call: Caller) -> None:
+def test_a_change_the_index_rejects_is_skipped(said: dict, shop: SmallShop, call: Caller) -> None:
     write(shop, ItemChanged(received_at=START_MS, item_id="i0", **said))
     write(shop, ItemChanged(received_at=START_MS, item_id="i0", deleted=True))
     following = follower(shop)
@@ -233,7 +233,7 @@ def test_a_change_the_index_rejects_is_skipped(said: dict, shop: Shop, call: Cal
     assert ids(call.slate(n=1)) == ["i1"]
 
 
-def test_only_a_post_brings_a_deleted_item_back(shop: Shop, call: Caller) -> None:
+def test_only_a_post_brings_a_deleted_item_back(shop: SmallShop, call: Caller) -> None:
     """Of the import or added: a stock sync that knows nothing of the deletion is refused by name."""
     call.post("/items", [{"item_id": "new", "title": "New"}], "admin")
     call.refresh()
@@ -255,7 +255,7 @@ def test_only_a_post_brings_a_deleted_item_back(shop: Shop, call: Caller) -> Non
     assert call.send("PATCH", "/items/i0", "admin", json={"price": 9}).status_code == 200
 
 
-def test_another_replicas_change_restores_no_deleted_item(shop: Shop, call: Caller) -> None:
+def test_another_replicas_change_restores_no_deleted_item(shop: SmallShop, call: Caller) -> None:
     """It had not seen the deletion, which stands before the change in the log."""
     with shop.client() as other:
         other.send("DELETE", "/items/i0", "admin")
@@ -269,7 +269,7 @@ def test_another_replicas_change_restores_no_deleted_item(shop: Shop, call: Call
         assert ids(late.slate(n=1)) == ["i1"]
 
 
-def test_a_log_that_lost_its_data_takes_nothing_away(shop: Shop, call: Caller) -> None:
+def test_a_log_that_lost_its_data_takes_nothing_away(shop: SmallShop, call: Caller) -> None:
     call.send("DELETE", "/items/i0", "admin")
     shop.broker.lose_everything("another log")
     write(shop, stock("i1"))
@@ -279,7 +279,7 @@ def test_a_log_that_lost_its_data_takes_nothing_away(shop: Shop, call: Caller) -
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_longer_new_log_is_applied_from_its_start(shop: Shop, busy: bool) -> None:
+def test_a_longer_new_log_is_applied_from_its_start(shop: SmallShop, busy: bool) -> None:
     """The log is asked for its identity every few seconds, also by a replica that takes changes all the
     time."""
     now_s = [0.0]
@@ -295,7 +295,7 @@ def test_a_longer_new_log_is_applied_from_its_start(shop: Shop, busy: bool) -> N
     assert {said.item_id for said in shop.overlay.changes()[1]} == {f"i{index}" for index in range(5)}
 
 
-def test_a_truncated_log_is_applied_from_its_first_record(shop: Shop) -> None:
+def test_a_truncated_log_is_applied_from_its_first_record(shop: SmallShop) -> None:
     following = follower(shop)
     write(shop, stock("i0"))
     following.catch_up()
@@ -305,7 +305,7 @@ def test_a_truncated_log_is_applied_from_its_first_record(shop: Shop) -> None:
     assert [said.item_id for said in shop.overlay.changes()[1]] == ["i0", "i2"]
 
 
-def test_without_broker_or_redis_a_look_waits_for_better_times(shop: Shop) -> None:
+def test_without_broker_or_redis_a_look_waits_for_better_times(shop: SmallShop) -> None:
     following = follower(shop)
     for part in (shop.broker, shop.overlay):
         part.down = True
@@ -321,12 +321,12 @@ def test_without_broker_or_redis_a_look_waits_for_better_times(shop: Shop) -> No
 # ---- beside an import --------------------------------------------------------------------------------------
 
 
-def imports(shop: Shop, version: str, as_of_ms: int, fields: frozenset[str]) -> None:
+def imports(shop: SmallShop, version: str, as_of_ms: int, fields: frozenset[str]) -> None:
     shop.data.put(replace(shop.data.load("d1"), version=version))
     shop.data.provenance[version] = CatalogueProvenance(as_of_ms, fields)
 
 
-def test_a_newer_import_is_not_overlaid_by_older_changes(shop: Shop, call: Caller) -> None:
+def test_a_newer_import_is_not_overlaid_by_older_changes(shop: SmallShop, call: Caller) -> None:
     call.send("PATCH", "/items/i0", "admin", json={"price": 99.0, "stock": 0})
     call.send("DELETE", "/items/i1", "admin")
     call.post("/items", [{"item_id": "new", "title": "New", "category": "novelties"}], "admin")
@@ -345,7 +345,7 @@ def test_a_newer_import_is_not_overlaid_by_older_changes(shop: Shop, call: Calle
     assert call.slate(n=1)["items"][0]["metadata"]["price"] == 1.0  # what the file says
 
 
-def test_importing_the_same_data_again_counts_as_newer(shop: Shop, call: Caller) -> None:
+def test_importing_the_same_data_again_counts_as_newer(shop: SmallShop, call: Caller) -> None:
     call.send("PATCH", "/items/i0", "admin", json={"price": 99.0})
     call.refresh()
     assert call.slate(n=1)["items"][0]["metadata"]["price"] == 99.0
@@ -354,7 +354,7 @@ def test_importing_the_same_data_again_counts_as_newer(shop: Shop, call: Caller)
     assert call.slate(n=1)["items"][0]["metadata"]["price"] == 1.0
 
 
-def test_a_new_import_keeps_known_changes_while_redis_is_away(shop: Shop, call: Caller) -> None:
+def test_a_new_import_keeps_known_changes_while_redis_is_away(shop: SmallShop, call: Caller) -> None:
     call.send("DELETE", "/items/i0", "admin")
     call.refresh()
     shop.overlay.down = True
@@ -363,7 +363,7 @@ def test_a_new_import_keeps_known_changes_while_redis_is_away(shop: Shop, call: 
     assert ids(call.slate(n=1)) == ["i1"]
 
 
-def test_a_long_description_takes_no_room_in_a_replica(shop: Shop, call: Caller) -> None:
+def test_a_long_description_takes_no_room_in_a_replica(shop: SmallShop, call: Caller) -> None:
     before = sum(column.nbytes for column in _texts(call))
     changed = call.send("PATCH", "/items/i1", "admin", json={"description": "d" * 10_000})
     assert changed.status_code == 200

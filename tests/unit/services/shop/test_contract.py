@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from support.small_shop import KEYS, Caller, Shop
+from support.small_shop import KEYS, Caller, SmallShop
 
 from services.settings import Settings
 from services.shop.app import create_app
@@ -17,8 +17,8 @@ KEY = KEYS["storefront"][0]
 
 
 @pytest.fixture
-def service(tmp_path) -> Iterator[tuple[Shop, Caller]]:
-    shop = Shop(tmp_path)
+def service(tmp_path) -> Iterator[tuple[SmallShop, Caller]]:
+    shop = SmallShop(tmp_path)
     shop.race()
     with shop.client() as caller:
         yield shop, caller

@@ -73,10 +73,10 @@ def test_a_rollbacks_request_is_answered_for_the_removed_arm(shop):
     shop.start()
     trained_model = shop.pipeline.train(model_spec("als", ALS))
     removed = trained_model.manifest.model_version
-    enter(shop.decisions, EXPERIMENT, trained_model, shop.origin("command"))
-    shop.decisions.append(commands.promote(shop.state, removed, shop.origin()))
+    enter(shop.decisions, EXPERIMENT, trained_model, shop.provenance("command"))
+    shop.decisions.append(commands.promote(shop.state, removed, shop.provenance()))
     shop.request()  # an older request than the pending one
-    shop.decisions.append(commands.rollback(shop.state, removed, shop.origin(), retrain="it fell"))
+    shop.decisions.append(commands.rollback(shop.state, removed, shop.provenance(), retrain="it fell"))
     trained = shop.poll()
     assert trained.manifest.algorithm == "als"
     attempt, entered = shop.decisions.history(EXPERIMENT)[-2:]
@@ -118,7 +118,7 @@ def test_two_workers_give_one_answer(shop, monkeypatch):
 
 def test_an_ended_experiment_is_not_trained_for(shop):
     shop.start()
-    shop.decisions.append(commands.end(shop.request(), shop.origin()))
+    shop.decisions.append(commands.end(shop.request(), shop.provenance()))
     assert shop.poll() is None
     assert len(shop.models.versions()) == 1
 
@@ -133,7 +133,7 @@ def test_without_an_experiment_or_a_request_nothing_is_trained(shop):
 def test_the_gate_rejects_a_worse_model_without_retrying(shop):
     shop.start("als", **ALS)
     broken = shop.pipeline.train(model_spec("reversed_popularity"))
-    enter(shop.decisions, EXPERIMENT, broken, shop.origin("command"))
+    enter(shop.decisions, EXPERIMENT, broken, shop.provenance("command"))
     shop.request(arm=broken.manifest.model_version)
     trained = shop.poll()
     assert trained.manifest.algorithm == "reversed_popularity"
@@ -161,7 +161,7 @@ def test_another_decision_in_between_does_not_lose_the_challenger(shop, monkeypa
     def enter_late(state, *rest):
         decision = original(state, *rest)
         if not interleaved:
-            interleaved.append(shop.decisions.append(commands.hold(state, ["a test"], shop.origin())))
+            interleaved.append(shop.decisions.append(commands.hold(state, ["a test"], shop.provenance())))
         return decision
 
     monkeypatch.setattr(commands, "enter", enter_late)
@@ -235,7 +235,7 @@ def test_a_fit_is_recorded_despite_a_lost_acknowledgement(shop, monkeypatch, kin
     shop.start("als", **ALS)
     if outcome == "refused":
         broken = shop.pipeline.train(model_spec("reversed_popularity"))
-        enter(shop.decisions, EXPERIMENT, broken, shop.origin("command"))
+        enter(shop.decisions, EXPERIMENT, broken, shop.provenance("command"))
     if outcome == "failed":
         monkeypatch.setattr(commands, "enter", refuse)
     shop.request(arm=list(shop.state.arms)[-1])
@@ -259,7 +259,7 @@ def test_a_fit_answered_by_another_worker_first_is_recorded(shop, monkeypatch):
     fitted = shop.worker.fitted[1].manifest.model_version
     shop.decisions.append(
         commands.answer(
-            shop.state, commands.AnswerDetail(answers=request, outcome="failed"), shop.origin("another")
+            shop.state, commands.AnswerDetail(answers=request, outcome="failed"), shop.provenance("another")
         )
     )
     assert shop.poll() is None
@@ -294,10 +294,10 @@ def test_a_late_answer_does_not_answer_a_later_request(shop):
     trained = shop.pipeline.train(model_spec("popularity"))
     second = shop.request().retrain_revision
     with pytest.raises(AnsweredError, match=f"revision {first}"):
-        enter(shop.decisions, EXPERIMENT, trained, shop.origin("trainer"), answers=first)
+        enter(shop.decisions, EXPERIMENT, trained, shop.provenance("trainer"), answers=first)
     with pytest.raises(IllegalTransition, match=f"revision {first} is not waiting"):
         commands.answer(
-            shop.state, commands.AnswerDetail(answers=first, outcome="refused"), shop.origin("trainer")
+            shop.state, commands.AnswerDetail(answers=first, outcome="refused"), shop.provenance("trainer")
         )
     assert (shop.state.retrain_pending, shop.state.retrain_revision) == (True, second)
 
@@ -322,13 +322,15 @@ def test_aliases_and_evidence_follow_the_decisions(shop):
     first = shop.start().champion
     second = shop.pipeline.train(model_spec("als", ALS))
     version = second.manifest.model_version
-    enter(shop.decisions, EXPERIMENT, second, shop.origin("command"))
+    enter(shop.decisions, EXPERIMENT, second, shop.provenance("command"))
     shop.poll()
     assert shop.registry.aliases == {"champion": first, "challenger": version}
-    shop.decisions.append(commands.promote(shop.state, version, shop.origin()))
+    shop.decisions.append(commands.promote(shop.state, version, shop.provenance()))
     shop.poll()
     assert shop.registry.aliases == {"champion": version, "holdback": first}
-    shop.decisions.append(commands.rollback(shop.state, version, replace(shop.origin(), rule="click-race")))
+    shop.decisions.append(
+        commands.rollback(shop.state, version, replace(shop.provenance(), rule="click-race"))
+    )
     shop.poll()
     assert shop.registry.aliases == {"champion": first}
     evidence = json.loads(shop.registry.tags[version]["decision.rollback"])
@@ -339,18 +341,18 @@ def test_a_deleted_artifact_does_not_block_the_registry(shop, caplog):
     first = shop.start().champion
     second = shop.pipeline.train(model_spec("als", ALS))
     old = second.manifest.model_version
-    enter(shop.decisions, EXPERIMENT, second, shop.origin("command"))
+    enter(shop.decisions, EXPERIMENT, second, shop.provenance("command"))
     artifact = shop.models._artifacts.pop(old)
     shop.poll()
     assert shop.registry.aliases == {}  # the artifact of a live arm is required
-    shop.decisions.append(commands.rollback(shop.state, old, shop.origin()))
+    shop.decisions.append(commands.rollback(shop.state, old, shop.provenance()))
     for _ in range(3):
         shop.now_ms += 60_000
         shop.poll()
     assert shop.registry.aliases == {"champion": first}
     assert sum("a retired model is not registered" in record.getMessage() for record in caplog.records) == 1
     shop.models._artifacts[old] = artifact
-    shop.decisions.append(commands.undo(shop.state, shop.state.revision, shop.origin()))
+    shop.decisions.append(commands.undo(shop.state, shop.state.revision, shop.provenance()))
     shop.poll()
     assert shop.registry.aliases == {"champion": first, "challenger": old}
     assert old in shop.worker.registered

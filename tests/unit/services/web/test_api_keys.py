@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_shop import KEYS, Shop
+from support.small_shop import KEYS, SmallShop
 from typer.testing import CliRunner
 
 from services.cli.main import app
@@ -21,8 +21,8 @@ from services.web.api_keys import Keys, new_key, signing_keys
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    shop = Shop(tmp_path)
+def shop(tmp_path: Path) -> SmallShop:
+    shop = SmallShop(tmp_path)
     shop.start()
     return shop
 
@@ -45,7 +45,7 @@ ALLOWED = {
 }
 
 
-def test_each_role_may_do_only_its_own_actions(shop: Shop) -> None:
+def test_each_role_may_do_only_its_own_actions(shop: SmallShop) -> None:
     with shop.client() as call:
         for (method, path), roles in ALLOWED.items():
             for role in (*KEYS, None):
@@ -56,7 +56,7 @@ def test_each_role_may_do_only_its_own_actions(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("how", ["bearer", "header", "query"])
-def test_a_key_may_come_three_ways(shop: Shop, how: str) -> None:
+def test_a_key_may_come_three_ways(shop: SmallShop, how: str) -> None:
     key = KEYS["storefront"][0]
     headers = {"bearer": {"Authorization": f"Bearer {key}"}, "header": {"X-API-Key": key}}.get(how, {})
     with shop.client() as call:
@@ -157,7 +157,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("query", "field"), WRONG, ids=[query[:20] for query, _ in WRONG])
-def test_a_wrong_field_is_named(shop: Shop, query: str, field: str) -> None:
+def test_a_wrong_field_is_named(shop: SmallShop, query: str, field: str) -> None:
     with shop.client() as call:
         response = call.get(f"/recommend?{query}")
     assert (response.status_code, response.json()["error"]["field"]) == (422, field)
@@ -188,13 +188,13 @@ POSTED = [
 
 
 @pytest.mark.parametrize(("body", "status", "field"), POSTED, ids=[str(at) for at in range(len(POSTED))])
-def test_a_wrong_body_is_named(shop: Shop, body: bytes, status: int, field: str) -> None:
+def test_a_wrong_body_is_named(shop: SmallShop, body: bytes, status: int, field: str) -> None:
     with shop.client() as call:
         response = call.send("POST", "/recommend", content=body)
     assert (response.status_code, response.json()["error"]["field"]) == (status, field)
 
 
-def test_a_body_of_unknown_length_is_cut_off_too(shop: Shop) -> None:
+def test_a_body_of_unknown_length_is_cut_off_too(shop: SmallShop) -> None:
     def chunks():
         for _ in range(30):
             yield b" " * 100_000
@@ -205,14 +205,14 @@ def test_a_body_of_unknown_length_is_cut_off_too(shop: Shop) -> None:
     assert (hot.status_code, cold.status_code) == (413, 413)
 
 
-def test_unknown_addresses_and_methods_have_the_same_shape(shop: Shop) -> None:
+def test_unknown_addresses_and_methods_have_the_same_shape(shop: SmallShop) -> None:
     with shop.client() as call:
         missing, method = call.get("/nothing"), call.send("DELETE", "/recommend")
     assert (missing.status_code, method.status_code) == (404, 405)
     assert set(missing.json()["error"]) == set(method.json()["error"]) == {"code", "field", "message"}
 
 
-def test_an_unexpected_error_is_a_500_without_details(shop: Shop) -> None:
+def test_an_unexpected_error_is_a_500_without_details(shop: SmallShop) -> None:
     with shop.client() as call:
         call.parts.storefront._answering.popular = None
         response = call.get("/popular")
@@ -220,7 +220,7 @@ def test_an_unexpected_error_is_a_500_without_details(shop: Shop) -> None:
     assert "NoneType" not in response.text
 
 
-def test_documentation_needs_no_network(shop: Shop) -> None:
+def test_documentation_needs_no_network(shop: SmallShop) -> None:
     with shop.client() as call:
         page = call.get("/docs", None).text
         assert "https://" not in page
@@ -229,7 +229,7 @@ def test_documentation_needs_no_network(shop: Shop) -> None:
             assert call.get(f"/static-offline-docs/{asset}", None).status_code == 200
 
 
-def test_every_parameter_that_is_taken_is_documented(shop: Shop) -> None:
+def test_every_parameter_that_is_taken_is_documented(shop: SmallShop) -> None:
     document = create_app(shop.deps()).openapi()
     asked = document["paths"]["/recommend"]["get"]
     assert {part["name"] for part in asked["parameters"]} == {

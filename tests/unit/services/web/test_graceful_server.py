@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from support.small_shop import Shop
+from support.small_shop import SmallShop
 
 from services.recommend.http_app import create_app, fast_path
 from services.web.graceful_server import DrainingServer
@@ -33,7 +33,7 @@ class Held:
 @contextmanager
 def serving(home: Path, held: Held) -> Iterator[tuple[DrainingServer, int, threading.Thread]]:
     """(server, port, its thread) of a replica that drains for as long as the test may last."""
-    app = create_app(Shop(home).deps())
+    app = create_app(SmallShop(home).deps())
     config = uvicorn.Config(fast_path(app), ws="none", log_level="critical", timeout_keep_alive=600)
     server = DrainingServer(config, 600.0, app.state.parts.leaving, meanwhile=held)
     with listener("127.0.0.1", 0) as open_at:

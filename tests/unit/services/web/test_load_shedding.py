@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from support.small_shop import Shop
+from support.small_shop import SmallShop
 
 from services.web.load_shedding import FEWEST, MOST, TICK_S, ConcurrencyLimit, Shedder
 
@@ -61,7 +61,7 @@ def test_an_idle_process_sleeps_and_wakes() -> None:
 
 
 def test_events_and_slates_have_places_of_their_own(tmp_path: Path) -> None:
-    with Shop(tmp_path, category_share=1.0).client() as call:
+    with SmallShop(tmp_path, category_share=1.0).client() as call:
         call.parts.shedder.events.limit = 0
         refused = call.post("/events", [])
         assert call.get("/recommend").status_code == 200
@@ -79,7 +79,7 @@ def test_events_and_slates_have_places_of_their_own(tmp_path: Path) -> None:
 
 
 def test_every_place_is_given_back(tmp_path: Path) -> None:
-    with Shop(tmp_path).client() as call:
+    with SmallShop(tmp_path).client() as call:
         for path in ("/recommend", "/recommend?n=0", "/similar/nothing", "/popular"):
             call.get(path)
             call.get(path, headers={"Origin": "https://shop.example"})

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from support.small_shop import KEYS, SIGNING, START_MS, Shop, ids
+from support.small_shop import KEYS, SIGNING, START_MS, SmallShop, ids
 
 from services.ports.event_log import Record
 from services.recommend.api.events import acknowledged
@@ -17,8 +17,8 @@ from services.recommend.schemas import FIRST_MS, LAST_MS
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    shop = Shop(tmp_path, broker_ack_deadline_ms=50)
+def shop(tmp_path: Path) -> SmallShop:
+    shop = SmallShop(tmp_path, broker_ack_deadline_ms=50)
     shop.race(0.5)
     return shop
 
@@ -27,7 +27,7 @@ def click(item: str, token: str | None = None, event_id: str = "e1", **more: Any
     return {"event_id": event_id, "type": "click", "item_id": item, "recommendation_id": token, **more}
 
 
-def test_a_click_carries_what_its_slate_was(shop: Shop) -> None:
+def test_a_click_carries_what_its_slate_was(shop: SmallShop) -> None:
     with shop.client() as call:
         answer = call.slate(n=3)
         shop.now_ms += 5_000
@@ -55,7 +55,7 @@ def long(name: str) -> str:
 
 
 def test_tokens_of_the_longest_slates_can_be_clicked(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, category_share=1.0)
+    shop = SmallShop(tmp_path, category_share=1.0)
     shop.start()
     items = [{"item_id": long(f"{place}-"), "title": "T", "category": long("c")} for place in range(500)]
     who = {"user_id": long("u"), "session_id": long("s")}
@@ -94,7 +94,7 @@ def test_tokens_of_the_longest_slates_can_be_clicked(tmp_path: Path) -> None:
     assert [len(exposure.items) for exposure in shop.exposures()] == [100, 100, 100, 500]
 
 
-def test_a_forged_foreign_expired_or_misused_token_counts_for_nothing(shop: Shop) -> None:
+def test_a_forged_foreign_expired_or_misused_token_counts_for_nothing(shop: SmallShop) -> None:
     with shop.client() as call:
         answer = call.slate(n=3)
         token, item = answer["recommendation_id"], ids(answer)[0]
@@ -118,7 +118,7 @@ def test_a_forged_foreign_expired_or_misused_token_counts_for_nothing(shop: Shop
     assert [event.attribution for event in shop.events()] == [None] * 4
 
 
-def test_no_single_changed_letter_of_a_token_is_accepted(shop: Shop) -> None:
+def test_no_single_changed_letter_of_a_token_is_accepted(shop: SmallShop) -> None:
     with shop.client() as call:
         token = call.slate(n=3)["recommendation_id"]
     tokens = RecommendationIds([SIGNING], 10**9)
@@ -128,7 +128,7 @@ def test_no_single_changed_letter_of_a_token_is_accepted(shop: Shop) -> None:
         assert tokens.read(token[:place] + other + token[place + 1 :]) is None
 
 
-def test_signing_keys_rotate(shop: Shop) -> None:
+def test_signing_keys_rotate(shop: SmallShop) -> None:
     with shop.client() as call:
         answer = call.slate(n=1)
     token, item = answer["recommendation_id"], ids(answer)[0]
@@ -144,14 +144,14 @@ def test_signing_keys_rotate(shop: Shop) -> None:
     assert only_new.read(old_and_new.sign(shop.exposures()[0])) is not None
 
 
-def test_events_of_an_uncounted_slate_do_not_count(shop: Shop) -> None:
+def test_events_of_an_uncounted_slate_do_not_count(shop: SmallShop) -> None:
     with shop.client() as call:
         answer = call.slate(n=1, staff="true")
         taken = call.post("/events", [click(ids(answer)[0], answer["recommendation_id"])]).json()
     assert taken["unattributed"] == [{"index": 0, "reason": "not_counted"}]
 
 
-def test_bad_rows_are_named_and_good_ones_kept(shop: Shop) -> None:
+def test_bad_rows_are_named_and_good_ones_kept(shop: SmallShop) -> None:
     rows = [
         click("i1", event_id="a"),
         {"type": "click"},
@@ -172,7 +172,7 @@ def test_bad_rows_are_named_and_good_ones_kept(shop: Shop) -> None:
     assert [event.event_id for event in shop.events()] == ["a"]
 
 
-def test_a_string_that_is_no_text_costs_its_row_only(shop: Shop) -> None:
+def test_a_string_that_is_no_text_costs_its_row_only(shop: SmallShop) -> None:
     """Browsers' JSON.stringify can emit half of a surrogate pair."""
     row = '{"event_id":"%s","type":"click","item_id":"i1"}'
     body = ("[" + row % "ok" + "," + row % r"\ud800" + "]").encode()
@@ -182,7 +182,7 @@ def test_a_string_that_is_no_text_costs_its_row_only(shop: Shop) -> None:
     assert [event.event_id for event in shop.events()] == ["ok"]
 
 
-def test_only_bad_rows_are_an_error(shop: Shop) -> None:
+def test_only_bad_rows_are_an_error(shop: SmallShop) -> None:
     with shop.client() as call:
         response = call.post("/events", [{**click("i3"), "type": "tap"}])
     assert (response.status_code, response.json()["error"]["field"]) == (422, "0.type")
@@ -201,13 +201,13 @@ def test_only_bad_rows_are_an_error(shop: Shop) -> None:
         (b'[{"event_id":' + b"[" * 50_000 + b"]" * 50_000 + b"}]", 400),
     ],
 )
-def test_what_is_no_list_of_events_is_refused(shop: Shop, body: bytes, status: int) -> None:
+def test_what_is_no_list_of_events_is_refused(shop: SmallShop, body: bytes, status: int) -> None:
     with shop.client() as call:
         response = call.send("POST", "/events", content=body)
     assert (response.status_code, response.json()["error"]["field"]) == (status, "body")
 
 
-def test_nothing_is_promised_until_the_broker_has_it(shop: Shop) -> None:
+def test_nothing_is_promised_until_the_broker_has_it(shop: SmallShop) -> None:
     with shop.client() as call:
         shop.broker.stall()
         waiting = call.post("/events", [click("i1")])
@@ -222,7 +222,7 @@ def test_nothing_is_promised_until_the_broker_has_it(shop: Shop) -> None:
     assert {event.event_id for event in shop.events()} == {"e1"}
 
 
-def test_browsers_may_send_with_a_beacon(shop: Shop) -> None:
+def test_browsers_may_send_with_a_beacon(shop: SmallShop) -> None:
     key = KEYS["storefront"][0]
     body = b'[{"event_id": "b", "type": "view", "item_id": "i1"}]'
     headers = {"Content-Type": "text/plain;charset=UTF-8", "Origin": "https://shop.example"}
@@ -246,7 +246,7 @@ def test_browsers_may_send_with_a_beacon(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("ts", [None, 1_700_000_000_000, "2026-01-01T00:00:00Z", "2026-01-01T01:00:00+01:00"])
-def test_the_clients_clock_is_taken_as_ms_or_rfc_3339(shop: Shop, ts: Any) -> None:
+def test_the_clients_clock_is_taken_as_ms_or_rfc_3339(shop: SmallShop, ts: Any) -> None:
     with shop.client() as call:
         assert call.post("/events", [click("i1", ts=ts)]).status_code == 202
     expected = {None: None, 1_700_000_000_000: 1_700_000_000_000}.get(ts, 1_767_225_600_000)
@@ -263,7 +263,7 @@ def test_the_clients_clock_is_taken_as_ms_or_rfc_3339(shop: Shop, ts: Any) -> No
         ("1970-01-21T10:00:00Z", "1764000000 looks like seconds"),
     ],
 )
-def test_an_impossible_time_is_refused_by_row_and_field(shop: Shop, ts: Any, problem: str) -> None:
+def test_an_impossible_time_is_refused_by_row_and_field(shop: SmallShop, ts: Any, problem: str) -> None:
     with shop.client() as call:
         body = call.post("/events", [click("i1"), click("i2", event_id="e2", ts=ts)]).json()
     (refused,) = body["rejected"]
@@ -272,7 +272,7 @@ def test_an_impossible_time_is_refused_by_row_and_field(shop: Shop, ts: Any, pro
 
 
 @pytest.mark.parametrize("ts", [FIRST_MS, START_MS - 10**10, START_MS + 10**10, LAST_MS])
-def test_a_clock_may_be_months_off(shop: Shop, ts: int) -> None:
+def test_a_clock_may_be_months_off(shop: SmallShop, ts: int) -> None:
     with shop.client() as call:
         assert call.post("/events", [click("i1", ts=ts)]).json()["accepted"] == 1
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.small_shop import KEYS, Shop
+from support.small_shop import KEYS, SmallShop
 
 from experiments.lifecycle import commands
 from services.adapters.memory.decision_log import MemoryDecisionLog
@@ -13,11 +13,11 @@ BASE = "/experiments/storefront"
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path, window_s=600)
+def shop(tmp_path: Path) -> SmallShop:
+    return SmallShop(tmp_path, window_s=600)
 
 
-def test_an_experiment_from_start_to_end_names_who_commanded(shop: Shop) -> None:
+def test_an_experiment_from_start_to_end_names_who_commanded(shop: SmallShop) -> None:
     steps = [
         ("start", {"model_version": "good", "arm": "champ", "rules": {"unit": "request", "margin": 0.1}}),
         ("enter", {"model_version": "other", "reason": "worth a try"}),
@@ -68,7 +68,7 @@ WRONG = [
     ("command", "said", "status"), WRONG, ids=[f"{row[0]}-{at}" for at, row in enumerate(WRONG)]
 )
 def test_illegal_and_malformed_commands_change_nothing(
-    shop: Shop, command: str, said: dict, status: int
+    shop: SmallShop, command: str, said: dict, status: int
 ) -> None:
     shop.start()
     if command == "resume":
@@ -81,7 +81,7 @@ def test_illegal_and_malformed_commands_change_nothing(
     assert shop.state == before
 
 
-def test_unknown_experiments_are_not_found(shop: Shop) -> None:
+def test_unknown_experiments_are_not_found(shop: SmallShop) -> None:
     with shop.client() as call:
         for method, path in (("GET", ""), ("GET", "/decisions"), ("POST", "/pause")):
             body = {"json": {}} if method == "POST" else {}
@@ -90,14 +90,14 @@ def test_unknown_experiments_are_not_found(shop: Shop) -> None:
         assert found == {"experiments": [], "source": "decisions", "notice": None}
 
 
-def test_a_command_with_a_stale_revision_is_retried(shop: Shop) -> None:
+def test_a_command_with_a_stale_revision_is_retried(shop: SmallShop) -> None:
     shop.race(0.5)
     append, lost = shop.log.append, []
 
     def overtaken(decision):
         if not lost:
             lost.append(decision)
-            append(commands.allocate(shop.state, {"good": 0.6, "other": 0.4}, {}, 0, shop.origin()))
+            append(commands.allocate(shop.state, {"good": 0.6, "other": 0.4}, {}, 0, shop.provenance()))
             raise StalePositionError("somebody was faster")
         return append(decision)
 
@@ -109,7 +109,7 @@ def test_a_command_with_a_stale_revision_is_retried(shop: Shop) -> None:
     assert shop.state.arms["other"].role == "retired"
 
 
-def test_without_log_the_cached_state_shows_and_commands_fail(shop: Shop) -> None:
+def test_without_log_the_cached_state_shows_and_commands_fail(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         shop.log.down = True
@@ -127,7 +127,7 @@ def test_without_log_the_cached_state_shows_and_commands_fail(shop: Shop) -> Non
     assert "the decision log and its cache" in both.json()["error"]["message"]
 
 
-def test_without_redis_the_log_answers_and_takes_commands(shop: Shop) -> None:
+def test_without_redis_the_log_answers_and_takes_commands(shop: SmallShop) -> None:
     shop.log = MemoryDecisionLog()  # the real one caches as well as it can
     with shop.client() as call:
         shop.start()

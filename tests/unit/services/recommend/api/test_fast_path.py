@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from support.small_shop import KEYS, Shop
+from support.small_shop import KEYS, SmallShop
 
 from services.recommend.api.fast_path import FastPath, FastRoute, read_body
 from services.recommend.deps import Endpoint
@@ -100,7 +100,7 @@ def test_exact_and_prefixed_routes_use_the_fast_path() -> None:
 
 def answers(home: Path, *, fast: bool, headers: dict[str, str], method: str) -> list[Any]:
     """Status, headers and body for every path, from a fresh shop in which ids and times are the same."""
-    shop = Shop(home)
+    shop = SmallShop(home)
     shop.race(0.5)
     app = create_app(shop.deps())
     if not fast:

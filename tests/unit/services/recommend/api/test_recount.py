@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.counted_shop import POISON
-from support.counted_shop import Shop as CountedShop
-from support.small_shop import Caller
-from support.small_shop import Shop as Front
+from support.counted_installation import POISON, CountedInstallation
+from support.small_shop import Caller, SmallShop
 from support.traffic import EXPERIMENT, LATENESS_MS, WINDOW_MS
 
 from experiments.lifecycle import commands
@@ -22,16 +20,16 @@ PATH = f"/experiments/{EXPERIMENT}/recount"
 SETTLED_MS = WINDOW_MS + 3 * LATENESS_MS + 5_000
 
 
-class Shop(CountedShop):
+class RecountApi(CountedInstallation):
     """A shop whose workers count, and the HTTP service over the same ports."""
 
     call: Caller
 
     def __init__(self, home: Path) -> None:
         super().__init__()
-        self.front = Front(home)
+        self.front = SmallShop(home)
         self.front.broker, self.front.log = self.broker, self.log
-        self.front.cache, self.front.tally = self.cache, self.store
+        self.front.cache, self.front.store = self.cache, self.store
 
     def ask(self, role: str = "admin", **said: Any) -> Any:
         self.front.now_ms = self.clock.now_ms
@@ -44,15 +42,15 @@ class Shop(CountedShop):
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
+def shop(tmp_path: Path) -> Iterator[RecountApi]:
+    shop = RecountApi(tmp_path)
     shop.trade()
     with shop.front.client() as shop.call:
         yield shop
 
 
 @pytest.mark.parametrize("what", POISON)
-def test_poisoned_sums_hold_until_an_admin_recounts_what_was_seen(shop: Shop, what: str) -> None:
+def test_poisoned_sums_hold_until_an_admin_recounts_what_was_seen(shop: RecountApi, what: str) -> None:
     assert shop.look().kind == "allocate"
     shop.poison(POISON[what])
     held = shop.look()
@@ -75,7 +73,7 @@ def test_poisoned_sums_hold_until_an_admin_recounts_what_was_seen(shop: Shop, wh
     assert shop.state.status == "running"
 
 
-def test_a_preview_says_what_would_go_and_changes_nothing(shop: Shop) -> None:
+def test_a_preview_says_what_would_go_and_changes_nothing(shop: RecountApi) -> None:
     before, counted = shop.state, shop.counted()
     told = shop.ask(reason="only looking").json()
     units = sum(n for key, n in counted.items() if key.endswith("|n"))
@@ -89,7 +87,7 @@ def test_a_preview_says_what_would_go_and_changes_nothing(shop: Shop) -> None:
     assert (shop.state, shop.counted()) == (before, counted)
 
 
-def test_from_now_on_only_units_that_come_count(shop: Shop) -> None:
+def test_from_now_on_only_units_that_come_count(shop: RecountApi) -> None:
     shop.look()
     done = shop.ask(from_now=True, seen=shop.seen(from_now=True))
     counting = shop.state.counting
@@ -103,28 +101,28 @@ def test_from_now_on_only_units_that_come_count(shop: Shop) -> None:
 # ---- nobody drops what they have not seen ------------------------------------------------------------------
 
 
-def counted_anew(shop: Shop) -> None:
-    shop.log.append(commands.recount(shop.state, 0, {}, shop.origin()))
+def counted_anew(shop: RecountApi) -> None:
+    shop.log.append(commands.recount(shop.state, 0, {}, shop.provenance()))
 
 
-def mended_by_hand(shop: Shop) -> None:
+def mended_by_hand(shop: RecountApi) -> None:
     shop.poison({"1|als|472222|s": -5_000})
 
 
-def emptied(shop: Shop) -> None:
+def emptied(shop: RecountApi) -> None:
     shop.store.forget()
 
 
-def unreadable(shop: Shop) -> None:
+def unreadable(shop: RecountApi) -> None:
     shop.poison({"what|is|this": 1})
 
 
-def long_ago(shop: Shop) -> None:
+def long_ago(shop: RecountApi) -> None:
     shop.clock.now_ms += 1_000 * PREVIEW_TTL_S + 1_000
 
 
 @pytest.mark.parametrize("happened", [counted_anew, mended_by_hand, emptied, unreadable, long_ago])
-def test_sums_that_are_not_those_that_were_seen_stay(shop: Shop, happened: Any) -> None:
+def test_sums_that_are_not_those_that_were_seen_stay(shop: RecountApi, happened: Any) -> None:
     shop.poison({"1|als|472222|s": 5_000})
     seen = shop.seen()
     happened(shop)
@@ -138,14 +136,14 @@ def test_sums_that_are_not_those_that_were_seen_stay(shop: Shop, happened: Any) 
 
 
 @pytest.mark.parametrize("seen", ["", "yes", "a.b.c", "a.1", "a.1.2.3", "x" * 201, 5, {}])
-def test_a_name_that_no_preview_gave_is_refused_by_name(shop: Shop, seen: Any) -> None:
+def test_a_name_that_no_preview_gave_is_refused_by_name(shop: RecountApi, seen: Any) -> None:
     before = shop.state
     refused = shop.ask(seen=seen)
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "seen")
     assert shop.state == before
 
 
-def test_of_two_who_looked_at_once_one_recounts(shop: Shop) -> None:
+def test_of_two_who_looked_at_once_one_recounts(shop: RecountApi) -> None:
     append, seen = shop.log.append, shop.seen()
 
     def overtaken(decision: Any) -> Any:
@@ -161,7 +159,7 @@ def test_of_two_who_looked_at_once_one_recounts(shop: Shop) -> None:
 # ---- what is missing is named ------------------------------------------------------------------------------
 
 
-def test_a_cut_log_can_only_be_counted_from_now(shop: Shop) -> None:
+def test_a_cut_log_can_only_be_counted_from_now(shop: RecountApi) -> None:
     shop.broker.truncate(events.EXPOSURES, 0, 20)
     before, told = shop.state, shop.ask().json()
     assert "exposures/0 begins at offset 20" in told["out_of_reach"]
@@ -173,15 +171,17 @@ def test_a_cut_log_can_only_be_counted_from_now(shop: Shop) -> None:
     assert shop.ask(from_now=True, seen=told["seen"]).status_code == 200
 
 
-def test_an_accepted_loss_puts_the_log_out_of_reach(shop: Shop) -> None:
+def test_an_accepted_loss_puts_the_log_out_of_reach(shop: RecountApi) -> None:
     lost = "partition 1: exposures/1 lost offsets 3 to 7"
     shop.log.append(
-        commands.resume(shop.log.append(commands.hold(shop.state, [lost], shop.origin())), shop.origin())
+        commands.resume(
+            shop.log.append(commands.hold(shop.state, [lost], shop.provenance())), shop.provenance()
+        )
     )
     assert lost in shop.ask().json()["out_of_reach"]
 
 
-def test_without_redis_nothing_is_changed_and_it_is_named(shop: Shop) -> None:
+def test_without_redis_nothing_is_changed_and_it_is_named(shop: RecountApi) -> None:
     before, seen = shop.state, shop.seen()
     shop.store.down = True
     for said in ({}, {"seen": seen}, {"seen": seen, "from_now": True}):
@@ -194,7 +194,7 @@ def test_without_redis_nothing_is_changed_and_it_is_named(shop: Shop) -> None:
     assert shop.ask(seen=seen).status_code == 200
 
 
-def test_without_a_broker_only_what_comes_can_be_counted(shop: Shop) -> None:
+def test_without_a_broker_only_what_comes_can_be_counted(shop: RecountApi) -> None:
     seen = shop.seen()
     shop.broker.down = True
     refused = shop.ask(seen=seen)
@@ -207,7 +207,7 @@ def test_without_a_broker_only_what_comes_can_be_counted(shop: Shop) -> None:
     assert "the decision log is unavailable" in refused.json()["error"]["message"]
 
 
-def test_sums_the_store_cannot_read_can_be_dropped(shop: Shop) -> None:
+def test_sums_the_store_cannot_read_can_be_dropped(shop: RecountApi) -> None:
     def broken(*_: Any) -> Any:
         raise ValueError("'many' is not a number")
 
@@ -218,7 +218,7 @@ def test_sums_the_store_cannot_read_can_be_dropped(shop: Shop) -> None:
     assert shop.state.counting.generation == 1
 
 
-def test_counts_that_no_record_can_hold_can_be_dropped(shop: Shop) -> None:
+def test_counts_that_no_record_can_hold_can_be_dropped(shop: RecountApi) -> None:
     shop.poison({"1|als|472222|n": 10**30})
     told = shop.ask().json()
     assert "'1|als|472222|n' is more than a record can hold" in told["dropped"]["unreadable"]
@@ -227,14 +227,14 @@ def test_counts_that_no_record_can_hold_can_be_dropped(shop: Shop) -> None:
     assert shop.counted() == shop.truth()
 
 
-def test_invalid_requests_are_refused_before_the_preview(shop: Shop) -> None:
+def test_invalid_requests_are_refused_before_the_preview(shop: RecountApi) -> None:
     assert shop.call.post("/experiments/nope/recount", {}, "admin").status_code == 404
-    shop.log.append(commands.end(shop.state, shop.origin()))
+    shop.log.append(commands.end(shop.state, shop.provenance()))
     refused = shop.ask()
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "illegal_transition")
 
 
-def test_looking_never_holds_up_the_event_loop(shop: Shop) -> None:
+def test_looking_never_holds_up_the_event_loop(shop: RecountApi) -> None:
     seen_by, load_all = set(), shop.store.load_all
 
     def watched(*of: Any) -> Any:

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.small_shop import Ordered, Shop, ids
+from support.small_shop import Ordered, SmallShop, ids
 
 from experiments.lifecycle import commands
 from services.recommend.snapshot import sources
@@ -14,11 +14,11 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path, category_share=1.0)
+def shop(tmp_path: Path) -> SmallShop:
+    return SmallShop(tmp_path, category_share=1.0)
 
 
-def test_new_weights_and_a_new_champion_are_taken_up(shop: Shop) -> None:
+def test_new_weights_and_a_new_champion_are_taken_up(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         shop.decide(commands.promote, "other")
@@ -35,7 +35,7 @@ def test_new_weights_and_a_new_champion_are_taken_up(shop: Shop) -> None:
     assert answer["arm"] in ("good", "other")
 
 
-def test_a_challenger_is_reported_once_it_is_loaded(shop: Shop) -> None:
+def test_a_challenger_is_reported_once_it_is_loaded(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         assert shop.cache.heartbeats()[0].loaded == ("good",)
@@ -48,7 +48,7 @@ def test_a_challenger_is_reported_once_it_is_loaded(shop: Shop) -> None:
         assert set(shop.cache.heartbeats()[0].loaded) == {"good", "late"}
 
 
-def test_no_request_fails_while_everything_is_swapped(shop: Shop) -> None:
+def test_no_request_fails_while_everything_is_swapped(shop: SmallShop) -> None:
     shop.race(0.5)
     failures: list[str] = []
     done = threading.Event()
@@ -78,7 +78,7 @@ def test_no_request_fails_while_everything_is_swapped(shop: Shop) -> None:
     assert failures == []
 
 
-def test_the_live_catalogue_reaches_answers(shop: Shop) -> None:
+def test_the_live_catalogue_reaches_answers(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         assert ids(call.slate(n=3)) == ["i0", "i1", "i2"]
@@ -100,7 +100,7 @@ def test_the_live_catalogue_reaches_answers(shop: Shop) -> None:
     assert (ids(only_new), only_new["items"][0]["metadata"]["title"]) == (["new"], "New")
 
 
-def test_a_deleted_item_may_come_back(shop: Shop) -> None:
+def test_a_deleted_item_may_come_back(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         call.send("DELETE", "/items/i0", "admin")
@@ -111,7 +111,7 @@ def test_a_deleted_item_may_come_back(shop: Shop) -> None:
         assert ids(call.slate(n=3))[0] == "i0"
 
 
-def test_an_item_id_with_a_slash_can_be_changed(shop: Shop) -> None:
+def test_an_item_id_with_a_slash_can_be_changed(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         call.post("/items", [{"item_id": "../a/b", "title": "Slashed"}], "admin")
@@ -121,7 +121,7 @@ def test_an_item_id_with_a_slash_can_be_changed(shop: Shop) -> None:
     assert (changed.status_code, deleted.status_code, gone.status_code) == (200, 200, 404)
 
 
-def test_items_that_do_not_exist_are_not_changed(shop: Shop) -> None:
+def test_items_that_do_not_exist_are_not_changed(shop: SmallShop) -> None:
     with shop.client() as call:
         response = call.send("PATCH", "/items", "admin", json=[{"item_id": "i0"}, {"item_id": "nope"}])
         single = call.send("DELETE", "/items/nope", "admin")
@@ -134,7 +134,7 @@ def test_items_that_do_not_exist_are_not_changed(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("field", ["title", "category", "description"])
-def test_a_text_with_control_characters_is_refused_by_its_name(shop: Shop, field: str) -> None:
+def test_a_text_with_control_characters_is_refused_by_its_name(shop: SmallShop, field: str) -> None:
     shop.start()
     with shop.client() as call:
         for text in ("\x00", "Tea\x00", "Tea\x1b[2J"):
@@ -144,7 +144,7 @@ def test_a_text_with_control_characters_is_refused_by_its_name(shop: Shop, field
     assert said.status_code == 200
 
 
-def test_a_change_that_the_log_did_not_take_changes_nothing(shop: Shop) -> None:
+def test_a_change_that_the_log_did_not_take_changes_nothing(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         shop.broker.down = True
@@ -157,7 +157,7 @@ def test_a_change_that_the_log_did_not_take_changes_nothing(shop: Shop) -> None:
 # ---- alone -------------------------------------------------------------------------------------------------
 
 
-def test_the_kill_switch_works_without_redis_and_broker(shop: Shop) -> None:
+def test_the_kill_switch_works_without_redis_and_broker(shop: SmallShop) -> None:
     shop.race(0.5)
     shop.weigh({"good": 0.0, "other": 1.0})
     with shop.client() as call:
@@ -179,7 +179,7 @@ def test_the_kill_switch_works_without_redis_and_broker(shop: Shop) -> None:
         assert "champion_only" not in call.slate(n=1)["degraded"]
 
 
-def test_a_slate_under_the_kill_switch_does_not_count(shop: Shop) -> None:
+def test_a_slate_under_the_kill_switch_does_not_count(shop: SmallShop) -> None:
     shop.race(0.5)
     shop.settings.kill_switch_path.touch()
     with shop.client() as call:
@@ -188,7 +188,7 @@ def test_a_slate_under_the_kill_switch_does_not_count(shop: Shop) -> None:
 
 
 def test_cut_off_from_the_state_only_the_champion_serves(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, state_cutoff_s=0.0)
+    shop = SmallShop(tmp_path, state_cutoff_s=0.0)
     shop.race(0.5)
     shop.weigh({"good": 0.0, "other": 1.0})
     with shop.client() as call:
@@ -201,7 +201,7 @@ def test_cut_off_from_the_state_only_the_champion_serves(tmp_path: Path) -> None
     assert shop.exposures()[0].excluded == "champion_only"
 
 
-def test_a_replica_starts_offline_on_its_last_champion(shop: Shop) -> None:
+def test_a_replica_starts_offline_on_its_last_champion(shop: SmallShop) -> None:
     shop.start("other")
     with shop.client() as call:
         call.slate(n=1)
@@ -222,7 +222,7 @@ def test_a_replica_starts_offline_on_its_last_champion(shop: Shop) -> None:
 
 
 def test_a_disk_that_takes_nothing_silences_nobody(
-    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    shop: SmallShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -246,7 +246,7 @@ def test_a_disk_that_takes_nothing_silences_nobody(
     assert (folder / "champion.json").exists()
 
 
-def test_a_lost_cache_is_refilled_by_whoever_still_knows(shop: Shop) -> None:
+def test_a_lost_cache_is_refilled_by_whoever_still_knows(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         shop.cache.forget()
@@ -255,7 +255,7 @@ def test_a_lost_cache_is_refilled_by_whoever_still_knows(shop: Shop) -> None:
     assert shop.cache.get("storefront") == shop.state
 
 
-def test_an_older_state_is_never_taken_up(shop: Shop) -> None:
+def test_an_older_state_is_never_taken_up(shop: SmallShop) -> None:
     old = shop.start()
     shop.decide(commands.enter, "other", "other")
     with shop.client() as call:
@@ -266,7 +266,7 @@ def test_an_older_state_is_never_taken_up(shop: Shop) -> None:
 
 
 def test_without_data_it_lives_but_is_not_ready(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+    shop = SmallShop(tmp_path)
     shop.data._datasets.clear()
     with shop.client() as call:
         assert call.get("/health/live", None).status_code == 200
@@ -276,7 +276,7 @@ def test_without_data_it_lives_but_is_not_ready(tmp_path: Path) -> None:
     assert (ids(answer), answer["degraded"]) == ([], "popular,fewer_eligible")
 
 
-def test_unused_models_are_evicted_except_the_last_ones(shop: Shop) -> None:
+def test_unused_models_are_evicted_except_the_last_ones(shop: SmallShop) -> None:
     source = ModelSource(shop.models, lambda: 0.0)
     versions = [f"v{step}" for step in range(5)]
     for version in versions:

@@ -1,24 +1,19 @@
-"""A shop in memory: a broker, an experiment with two arms, workers that count it, a decider that looks."""
+"""An experiment in memory with two arms, a worker that counts it and a decider that looks."""
 
 from dataclasses import replace
 
 import msgspec
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision, Experiment
-from services.adapters.memory.broker import MemoryBroker
-from services.adapters.memory.decision_log import MemoryDecisionLog
-from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
-from services.bandit.attribution.decoder import Decoder
-from services.bandit.attribution.worker import Deps, Pace, Worker
-from services.bandit.decider.decider import Decider, Identity
-from services.bandit.decider.decider import Deps as DeciderDeps
+from experiments.lifecycle.fold import Decision
+from services.adapters.memory.event_log import MemoryEventConsumer
+from services.adapters.memory.sum_store import MemorySumStore
+from services.bandit.attribution.worker import Pace, Worker
 from services.control.recount import RecountService
 from services.messages import events
 from services.ports.state import SumStore
-from support.sql_recount import added, recount
-from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock, Sent, play, traffic
+from support.memory_installation import MemoryInstallation
+from support.traffic import EXPERIMENT, RULES, Sent, play, traffic
 
 PARTITIONS = 2
 POISON = {
@@ -31,28 +26,18 @@ POISON = {
 LOOK_MS = round(RULES.look_every_s * 1_000)
 
 
-class Shop:
-    """`trade` lets shoppers come, `look` lets the decider look later. `store`: of sums; default: memory."""
+class CountedInstallation(MemoryInstallation):
+    """Two arms, each with half of the traffic. `trade`: shoppers come; `look`: the decider looks later."""
 
     def __init__(self, store: SumStore | None = None) -> None:
-        self.clock = Clock()
-        self.broker = MemoryBroker(PARTITIONS, self.clock)
-        self.cache = MemoryStateCache(self.clock)
-        self.log = MemoryDecisionLog(cache=self.cache)
-        self.store = MemorySumStore() if store is None else store
-        champion = commands.Deployed("popularity", "popularity-1")
-        state = self.log.append(commands.start(EXPERIMENT, champion, RULES, "salt", self.origin()))
-        state = self.log.append(commands.enter(state, "als", "als-1", self.origin()))
-        ramp = replace(self.origin(), rule="ramp")
+        super().__init__(PARTITIONS, store=store)
+        self.start("popularity")
+        state = self.enter("als")
+        ramp = replace(self.provenance(), rule="ramp")
         shares = {"popularity": 0.5, "als": 0.5}
         self.log.append(commands.allocate(state, shares, {"als": 3}, 0, ramp))
         self.worker = self.new_worker()
-        deciding = DeciderDeps(self.log, self.store, self.cache)
-        self.decider = Decider(deciding, Identity("one", "test"), PARTITIONS, self.clock)
-
-    @property
-    def state(self) -> Experiment:
-        return self.log.catch_up()[EXPERIMENT]
+        self.decider = self.new_decider()
 
     @property
     def recounting(self) -> RecountService:
@@ -64,18 +49,9 @@ class Shop:
         mine = self.store._sums[0].setdefault(EXPERIMENT, {})
         mine.update({key: mine.get(key, 0) + count for key, count in sums.items()})
 
-    def origin(self) -> commands.Provenance:
-        return commands.Provenance("anna", self.clock.now_ms)
-
     def new_worker(self) -> Worker:
-        deps = Deps(
-            MemoryEventConsumer(self.broker),
-            MemoryLogAdmin(self.broker),
-            self.store,
-            self.log,
-            Decoder(MemoryEventProducer(self.broker)),
-        )
-        return Worker(deps, lambda: frozenset(range(PARTITIONS)), self.clock, Pace(commit_ms=200))
+        """Another worker of all partitions."""
+        return self.attribution_worker(Pace(settle_ms=200))
 
     def trade(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
         """Shoppers come from now on."""
@@ -98,14 +74,6 @@ class Shop:
         self.pass_time(after_ms)
         decided = self.decider.tick()
         return decided[0] if decided else None
-
-    def counted(self) -> dict[str, int]:
-        sums = added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
-        return {key: count for key, count in sums.items() if count}
-
-    def truth(self, from_ms: int = 0) -> dict[str, int]:
-        logged = self.broker.records(events.EXPOSURES) + self.broker.records(events.EVENTS)
-        return recount(logged, EXPERIMENT, WINDOW_MS, LATENESS_MS, from_ms)
 
 
 def _later(sent: Sent, ms: int) -> Sent:
