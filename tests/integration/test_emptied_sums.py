@@ -25,12 +25,12 @@ def empty(of: WorkedInstallation) -> None:
 
 
 def resume(of: WorkedInstallation) -> None:
-    state = of.decisions.catch_up()[EXPERIMENT]
-    of.decisions.append(commands.resume(state, commands.Provenance("anna", of.clock.now_ms)))
+    state = of.log.catch_up()[EXPERIMENT]
+    of.log.append(commands.resume(state, commands.Provenance("anna", of.clock.now_ms)))
 
 
 def decider(of: WorkedInstallation) -> Decider:
-    deps = Deps(of.decisions, of.store, MemoryStateCache(of.clock))
+    deps = Deps(of.log, of.store, MemoryStateCache(of.clock))
     return Decider(deps, Identity("one", "test"), PARTITIONS, of.clock)
 
 
@@ -118,10 +118,8 @@ def test_retention_moving_during_recovery_is_handled(store):  # noqa: F811
 
 
 def test_lost_records_hold_the_experiment_until_a_command_accepts(shop):  # noqa: F811
-    state = shop.decisions.catch_up()[EXPERIMENT]
-    shop.decisions.append(
-        commands.enter(state, "als", "als-1", commands.Provenance("anna", shop.clock.now_ms))
-    )
+    state = shop.log.catch_up()[EXPERIMENT]
+    shop.log.append(commands.enter(state, "als", "als-1", commands.Provenance("anna", shop.clock.now_ms)))
     counted_then_cut(shop, before_start=False)
     worker, deciding = shop.worker(), decider(shop)
     assert all(steps(worker, shop, 20))

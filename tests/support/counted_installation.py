@@ -51,7 +51,7 @@ class CountedInstallation(MemoryInstallation):
 
     def new_worker(self) -> Worker:
         """Another worker of all partitions."""
-        return self.attribution_worker(Pace(settle_ms=200))
+        return self.attribution_worker(Pace(commit_ms=200))
 
     def trade(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
         """Shoppers come from now on."""
