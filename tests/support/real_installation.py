@@ -82,7 +82,14 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def variables(settings: Settings) -> dict[str, str]:
     """The variables that were set, by name."""
-    return {f"RINGSIDE_{name.upper()}": str(getattr(settings, name)) for name in settings.model_fields_set}
+    return {f"RINGSIDE_{name.upper()}": _text(getattr(settings, name)) for name in settings.model_fields_set}
+
+
+def _text(value: object) -> str:
+    """A setting as the text of its variable."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={rate}" for name, rate in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple | frozenset) else str(value)
 
 
 # ---- `ringside recommend` alone ----------------------------------------------------------------------------
