@@ -363,7 +363,7 @@ def test_sums_that_cannot_be_read_are_not_dropped_unseen(console, browser, watch
     console.recounting.store.down = True
     page = console.open(browser, watch, key="adm")
     page.locator("main > .pair [data-command=recount]").click()
-    page.get_by_text("redis is unavailable").wait_for()
+    page.get_by_text("Redis is unavailable").wait_for()
     assert page.locator("#command-go").is_disabled()
     page.locator("[data-cancel]").click()
     page.locator("[data-command=pause]").click()

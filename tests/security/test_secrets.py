@@ -54,7 +54,7 @@ def test_no_secret_in_answers_metrics_or_logs_of_the_service(tmp_path: Path, wri
         said.append(caller.post(f"/events?key={admin}", [{"event_id": admin}], None).text)
         said.append(caller.post("/champion-only", {"on": True, "reason": "test"}, "admin").text)
         said.append(caller.get("/experiments/storefront/decisions", "admin").text)
-        caller.parts.storefront._answering.popular = None  # an error that nobody foresaw
+        caller.parts.storefront._slates.popular = None  # an error that nobody foresaw
         said.append(caller.get(f"/popular?key={storefront}", None).text)
         with served(caller.http.app) as at:
             raw = f"GET /popular?key={admin} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()

@@ -89,7 +89,7 @@ def test_no_other_text_is_a_key(text: str) -> None:
     [
         ("", "s" * 32, "RINGSIDE_KEYS is empty"),
         ("storefront=abc", "s" * 32, "storefront"),
-        ("boss=" + "0" * 64, "s" * 32, "roles"),
+        ("boss=" + "0" * 64, "s" * 32, "role"),
         (KEYS["admin"][1], "", "RINGSIDE_SIGNING_KEY is empty"),
         (KEYS["admin"][1], "short", "RINGSIDE_SIGNING_KEY"),
     ],
@@ -214,7 +214,7 @@ def test_unknown_addresses_and_methods_have_the_same_shape(shop: SmallShop) -> N
 
 def test_an_unexpected_error_is_a_500_without_details(shop: SmallShop) -> None:
     with shop.client() as call:
-        call.parts.storefront._answering.popular = None
+        call.parts.storefront._slates.popular = None
         response = call.get("/popular")
     assert response.status_code == 500
     assert "NoneType" not in response.text

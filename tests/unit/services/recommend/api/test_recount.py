@@ -187,7 +187,7 @@ def test_without_redis_nothing_is_changed_and_it_is_named(shop: RecountApi) -> N
     for said in ({}, {"seen": seen}, {"seen": seen, "from_now": True}):
         refused = shop.ask(**said)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert "redis is unavailable" in refused.json()["error"]["message"]
+        assert "Redis is unavailable" in refused.json()["error"]["message"]
         assert "nothing was changed" in refused.json()["error"]["message"]
     shop.store.down = False
     assert shop.state == before
