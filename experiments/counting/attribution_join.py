@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from experiments.counting.sums import ACCOUNT, HOUR_MS
+from experiments.counting.sums import HOUR_MS, account_key, cell_key, count_key
 from experiments.lifecycle.fold import Rules
 
 Key = tuple[str, str, int]  # experiment, unit, unit_at
@@ -116,21 +116,21 @@ class _Sums:
 
     def unit(self, unit: _Unit, succeeded: bool) -> None:
         sums = self.by_experiment[unit.key[0]]
-        sums[f"{unit.cell}|n"] += 1
+        sums[count_key(unit.cell, "n")] += 1
         if succeeded:
-            sums[f"{unit.cell}|s"] += 1
+            sums[count_key(unit.cell, "s")] += 1
         if unit.fell_back:
-            sums[f"{unit.cell}|f"] += 1
+            sums[count_key(unit.cell, "f")] += 1
 
     def event(self, event: _Outcome, category: str) -> None:
         self.account(event.key[0], event.arm, category)
 
     def credit(self, event: _Outcome) -> None:
         """The last counted event of its unit."""
-        self.by_experiment[event.key[0]][f"{event.cell}|c"] += 1
+        self.by_experiment[event.key[0]][count_key(event.cell, "c")] += 1
 
     def account(self, experiment: str, arm: str, what: str) -> None:
-        self.by_experiment[experiment][f"{ACCOUNT}|{arm}|{what}"] += 1
+        self.by_experiment[experiment][account_key(arm, what)] += 1
 
 
 class Join:
@@ -281,7 +281,7 @@ class Join:
 
 def cell_of(message: Any, at_ms: int) -> str:
     """Key of the sums to which a unit of `at_ms` belongs, by its exposure or by an event's attribution."""
-    return f"{message.weights_version}|{message.arm}|{at_ms // HOUR_MS}"
+    return cell_key(message.weights_version, message.arm, at_ms // HOUR_MS)
 
 
 def settled_ms(rules: Rules) -> int:

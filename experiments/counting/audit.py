@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments.counting.attribution_join import Offsets
-from experiments.counting.sums import ACCOUNT
+from experiments.counting.sums import account_key
 from experiments.lifecycle.fold import Rules
 
 Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message
@@ -74,5 +74,5 @@ class Account:
         ):
             while noted and noted[0][0] < end:
                 _, experiment, arm = noted.popleft()
-                booked[experiment][f"{ACCOUNT}|{arm}|{what}"] += 1
+                booked[experiment][account_key(arm, what)] += 1
         return {experiment: dict(found) for experiment, found in booked.items()}

@@ -28,6 +28,29 @@ FIELDS = ("n", "s", "f", "c")
 Cell = tuple[int, str, int]  # weights version, arm, hour
 
 
+def cell_key(version: int, arm: str, hour: int) -> str:
+    """The part of a key that names a cell.
+
+    >>> cell_key(3, "als", 497_222)
+    '3|als|497222'
+    """
+    return f"{version}|{arm}|{hour}"
+
+
+def count_key(cell: str, what: str) -> str:
+    """Key of one count (n, s, f or c) of a cell."""
+    return f"{cell}|{what}"
+
+
+def account_key(arm: str, what: str) -> str:
+    """Key of one number of an arm's accounting.
+
+    >>> account_key("als", "late")
+    'acct|als|late'
+    """
+    return f"{ACCOUNT}|{arm}|{what}"
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """n: matured units; s: those with at least one outcome; f: those answered by another arm; c: those
@@ -82,9 +105,9 @@ class Tally:
         for (version, arm, hour), counts in self.cells.items():
             for what in FIELDS:
                 if count := getattr(counts, what):
-                    yield f"{version}|{arm}|{hour}|{what}", count
+                    yield count_key(cell_key(version, arm, hour), what), count
         for arm, account in self.accounts.items():
-            yield from ((f"{ACCOUNT}|{arm}|{what}", count) for what, count in account.items() if count)
+            yield from ((account_key(arm, what), count) for what, count in account.items() if count)
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally.parse(merge((self.flat(), other.flat())))
