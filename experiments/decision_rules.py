@@ -1,9 +1,9 @@
-"""One look: evidence -> decisions, each with its reason. Pure; the decider appends what comes out, in order.
+"""One look: evidence -> decisions, each with its reason. Pure; the decider appends the decisions in order.
 
-Missing data never rolls back: a stalled watermark, recorded data loss or accounting that does not close is a
-HOLD, and the last weights stay. A stall lifts itself at the next good look; everything else waits for
-`resume`, which acknowledges the causes that were recorded. Then rollbacks (click race, hard limit), then
-weights. The hard limit acts also while a loss waits for a person: what is missing does not make an arm fail.
+Missing data never rolls back. A stalled watermark, recorded data loss or an accounting that does not close is
+a HOLD, and the last weights stay. A stall ends at the next good look; any other hold waits for `resume`,
+which acknowledges its causes. Then come rollbacks (click race, hard limit), then weights. The hard limit acts
+also during a hold for lost data, because missing data does not make an arm fail.
 """
 
 import math
@@ -12,26 +12,27 @@ from dataclasses import dataclass, field
 
 from experiments.allocation.thompson import new_units, next_weights
 from experiments.counting.attribution_join import settled_ms
-from experiments.counting.sums import HOUR_MS, Cell, Counts, Tally
+from experiments.counting.sums import HOUR_MS, Cell, Counts, ExperimentSums
 from experiments.inference.beta_posterior import Posterior, p_best, posteriors
-from experiments.inference.click_race import RaceStatus, standing
+from experiments.inference.click_race import RaceStatus, race_status
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import ArmEvidence, Decision, Evidence, RaceEvidence
 from experiments.lifecycle.fold import LIFTED_BY_A_LOOK, apply
 from experiments.lifecycle.state import Experiment
 
+LOSS_PREFIX = "partition "  # of the causes of holds for lost data
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What the decider sees at one look.
+    """Input of the decider at one look.
 
-    `sums`: flat sums of all partitions; `positions`: "topic/partition" -> offset they stand at;
-    `watermark_ms`: the lowest of all partitions, None if some partition has none; `loaded`: model versions
-    that every live replica reports as loaded; `losses`: recorded data losses by partition;
-    `decided_at`: positions of the latest decision made from sums: behind them, sums are being rebuilt;
-    `begins_anew`: partitions whose loss was accepted, and that still stand where it happened;
-    `unreadable`: why there are no sums to see, though something is kept as such.
+    `sums`: flat sums of all partitions; `positions`: their offsets by "topic/partition"; `watermark_ms`: the
+    lowest of all partitions, None if some partition has none; `loaded`: model versions that every live
+    replica has loaded; `losses`: recorded data losses by partition; `decided_at`: positions of the latest
+    decision made from sums (sums behind them are being rebuilt); `restarting`: partitions whose loss was
+    accepted and that have not restarted counting yet; `unreadable`: why the stored sums can't be read.
     """
 
     now_ms: int
@@ -41,78 +42,80 @@ class Observation:
     loaded: frozenset[str] = frozenset()
     losses: Mapping[int, str] = field(default_factory=dict)
     decided_at: Mapping[str, int] = field(default_factory=dict)
-    begins_anew: frozenset[int] = frozenset()
+    restarting: frozenset[int] = frozenset()
     unreadable: str = ""
     author: str = "decider"
     code_version: str = ""
 
 
-def look(state: Experiment, sight: Observation) -> list[Decision]:
-    """What follows from one look, in order; empty while paused, ended, or held by what only a person can
-    lift, but for an arm over its hard limit."""
+def look(state: Experiment, observation: Observation) -> list[Decision]:
+    """Decisions that follow from one look, in order. Empty while paused, ended, or in a hold that only an
+    operator can lift, except that an arm over its hard limit is rolled back during a hold for lost data."""
     waiting = state.held_by not in ("", *LIFTED_BY_A_LOOK)
     if state.status in ("paused", "ended") or (waiting and state.held_by != "data-loss"):
         return []
     try:
-        view = _View.of(state, sight)
+        analysis = _Analysis.of(state, observation)
     except ValueError as error:
-        return [] if waiting else _unreadable(state, sight, error)
+        return [] if waiting else _unreadable(state, observation, error)
     if waiting:
-        return [] if _broken_identity(view) else _rollbacks(view, _over_limit)
+        return [] if _broken_identity(analysis) else _rollbacks(analysis, _over_limit)
     for rule, find in HOLDS.items():
-        if causes := find(view):
-            return [] if state.held_by == rule else [commands.hold(state, causes, view.provenance(rule))]
-    return _rollbacks(view, _fault) or [_allocate(view)]
+        if causes := find(analysis):
+            return [] if state.held_by == rule else [commands.hold(state, causes, analysis.provenance(rule))]
+    return _rollbacks(analysis, _fault) or [_allocate(analysis)]
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
-    """A sight with what is computed from it once."""
+class _Analysis:
+    """A observation with what is computed from it once."""
 
     state: Experiment
-    sight: Observation
-    tally: Tally
+    observation: Observation
+    sums: ExperimentSums
     beliefs: Mapping[str, Posterior]
-    standings: tuple[RaceStatus, ...]
+    races: tuple[RaceStatus, ...]
 
     @classmethod
-    def of(cls, state: Experiment, sight: Observation) -> "_View":
+    def of(cls, state: Experiment, observation: Observation) -> "_Analysis":
         """Raises ValueError if the sums can't be this experiment's."""
-        if sight.unreadable:
-            raise ValueError(sight.unreadable)
-        tally = Tally.parse(sight.sums)
-        if unknown := {version for version, _, _ in tally.cells} - state.versions.keys():
+        if observation.unreadable:
+            raise ValueError(observation.unreadable)
+        sums = ExperimentSums.parse(observation.sums)
+        if unknown := {version for version, _, _ in sums.cells} - state.versions.keys():
             raise ValueError(f"sums: weights version {min(unknown)} was never in force")
-        if impossible := tally.impossible():
+        if impossible := sums.impossible():
             raise ValueError(f"sums: {_named(impossible[0])} holds impossible counts")
         arms = [arm.name for arm in state.live_arms()]
-        beliefs = posteriors(tally, arms, state.champion, state.rules)
-        return cls(state, sight, tally, beliefs, tuple(standing(state, tally, race) for race in state.races))
+        beliefs = posteriors(sums, arms, state.champion, state.rules)
+        return cls(
+            state, observation, sums, beliefs, tuple(race_status(state, sums, race) for race in state.races)
+        )
 
     def provenance(self, rule: str, reason: str = "") -> Provenance:
         return Provenance(
-            author=self.sight.author,
-            now_ms=self.sight.now_ms,
+            author=self.observation.author,
+            now_ms=self.observation.now_ms,
             rule=rule,
             reason=reason,
             evidence=_evidence(self),
-            positions=self.sight.positions,
-            sums_digest=self.tally.digest(),
-            code_version=self.sight.code_version,
+            positions=self.observation.positions,
+            sums_digest=self.sums.digest(),
+            code_version=self.observation.code_version,
         )
 
 
-def _unreadable(state: Experiment, sight: Observation, error: ValueError) -> list[Decision]:
-    """Sums that nobody could have counted: a HOLD with the key that is wrong, and no evidence to show."""
+def _unreadable(state: Experiment, observation: Observation, error: ValueError) -> list[Decision]:
+    """A HOLD for sums that no correct counting produces: it names the wrong key and has no evidence."""
     rule = "broken-identity"
     if state.held_by == rule:
         return []
     provenance = Provenance(
-        author=sight.author,
-        now_ms=sight.now_ms,
+        author=observation.author,
+        now_ms=observation.now_ms,
         rule=rule,
-        positions=sight.positions,
-        code_version=sight.code_version,
+        positions=observation.positions,
+        code_version=observation.code_version,
     )
     return [commands.hold(state, [str(error)], provenance)]
 
@@ -120,15 +123,24 @@ def _unreadable(state: Experiment, sight: Observation, error: ValueError) -> lis
 # ---- hold --------------------------------------------------------------------------------------------------
 
 
-def _losses(view: _View) -> list[str]:
-    found = [f"partition {partition}: {loss}" for partition, loss in sorted(view.sight.losses.items())]
-    return [cause for cause in found if cause not in view.state.acknowledged]
+def loss_cause(partition: int, loss: str) -> str:
+    """The cause of a hold for lost data, as the record and `Experiment.acknowledged` name it."""
+    return f"{LOSS_PREFIX}{partition}: {loss}"
 
 
-def _behind(view: _View) -> list[str]:
-    now, then, again = view.sight.positions, view.sight.decided_at, view.sight.begins_anew
-    if again:  # a decision now would name positions that a new log may not reach for weeks
-        return [f"after an accepted loss counting has not begun anew yet: partitions {sorted(again)}"]
+def _losses(analysis: _Analysis) -> list[str]:
+    causes = [loss_cause(partition, loss) for partition, loss in sorted(analysis.observation.losses.items())]
+    return [cause for cause in causes if cause not in analysis.state.acknowledged]
+
+
+def _behind(analysis: _Analysis) -> list[str]:
+    now, then, restarting = (
+        analysis.observation.positions,
+        analysis.observation.decided_at,
+        analysis.observation.restarting,
+    )
+    if restarting:  # a decision now would name positions that a new log may not reach for weeks
+        return [f"after an accepted loss counting has not restarted yet: partitions {sorted(restarting)}"]
     lost = sorted(pair for pair, offset in then.items() if now.get(pair, 0) < offset)
     if not lost:
         return []
@@ -136,41 +148,41 @@ def _behind(view: _View) -> list[str]:
     return [f"the sums are being counted again ({len(lost)} positions are behind: {first})"]
 
 
-def _broken_identity(view: _View) -> list[str]:
-    tally = view.tally
+def _broken_identity(analysis: _Analysis) -> list[str]:
+    sums = analysis.sums
     found = [
-        f"arm {arm}: {gap} acknowledged events are not accounted for" for arm, gap in tally.gaps().items()
+        f"arm {arm}: {gap} acknowledged events are not accounted for" for arm, gap in sums.gaps().items()
     ]
-    found += [f"arm {arm}: {gap} exposures are not accounted for" for arm, gap in _exposure_gaps(tally)]
-    found += [f"{_named(cell)}: more credited units than successes" for cell in tally.overcredited()]
-    found += [f"{_named(cell)}: successes are not what the events credit" for cell in _uncredited(view)]
-    return [cause for cause in found if cause not in view.state.acknowledged]
+    found += [f"arm {arm}: {gap} exposures are not accounted for" for arm, gap in _exposure_gaps(sums)]
+    found += [f"{_named(cell)}: more credited units than successes" for cell in sums.overcredited()]
+    found += [f"{_named(cell)}: successes are not what the events credit" for cell in _uncredited(analysis)]
+    return [cause for cause in found if cause not in analysis.state.acknowledged]
 
 
-def _exposure_gaps(tally: Tally) -> list[tuple[str, int]]:
-    return [(arm, gap) for arm, gap in tally.exposure_gaps().items() if "exposed" in tally.accounts[arm]]
+def _exposure_gaps(sums: ExperimentSums) -> list[tuple[str, int]]:
+    return [(arm, gap) for arm, gap in sums.exposure_gaps().items() if "exposed" in sums.accounts[arm]]
 
 
-def _uncredited(view: _View) -> list[Cell]:
-    """Of hours whose events have all been passed, for arms whose sums hold both sides of the identity."""
-    over_ms = (view.sight.watermark_ms or 0) - settled_ms(view.state.rules)
-    cells = view.tally.uncredited(before_hour=over_ms // HOUR_MS)
-    return [cell for cell in cells if "exposed" in view.tally.accounts.get(cell[1], {})]
+def _uncredited(analysis: _Analysis) -> list[Cell]:
+    """Cells of hours whose events are all counted, for arms whose sums hold both sides of the identity."""
+    over_ms = (analysis.observation.watermark_ms or 0) - settled_ms(analysis.state.rules)
+    cells = analysis.sums.uncredited(before_hour=over_ms // HOUR_MS)
+    return [cell for cell in cells if "exposed" in analysis.sums.accounts.get(cell[1], {})]
 
 
 def _named(cell: Cell) -> str:
     return "version {}, arm {}, hour {}".format(*cell)
 
 
-def _stalled(view: _View) -> list[str]:
-    seen_ms = max(view.sight.watermark_ms or 0, view.state.started_ms)
-    behind_s = (view.sight.now_ms - seen_ms) / 1000
-    if behind_s <= view.state.rules.stall_s:
+def _stalled(analysis: _Analysis) -> list[str]:
+    seen_ms = max(analysis.observation.watermark_ms or 0, analysis.state.started_ms)
+    behind_s = (analysis.observation.now_ms - seen_ms) / 1000
+    if behind_s <= analysis.state.rules.stall_s:
         return []
-    return [f"the watermark is {behind_s:.0f} s behind, {view.state.rules.stall_s:.0f} s are allowed"]
+    return [f"the watermark is {behind_s:.0f} s behind, {analysis.state.rules.stall_s:.0f} s are allowed"]
 
 
-HOLDS: Mapping[str, Callable[[_View], list[str]]] = {
+HOLDS: Mapping[str, Callable[[_Analysis], list[str]]] = {
     "data-loss": _losses,
     "sums-behind": _behind,
     "broken-identity": _broken_identity,
@@ -184,26 +196,26 @@ HOLDS: Mapping[str, Callable[[_View], list[str]]] = {
 Fault = tuple[str, str] | None  # (rule, reason) if the raced arm must go
 
 
-def _rollbacks(view: _View, fault: Callable[[_View, RaceStatus], Fault]) -> list[Decision]:
-    decisions, state = [], view.state
-    for race in view.standings:
-        if (found := fault(view, race)) is None or state.arms[race.race.arm].role == "retired":
+def _rollbacks(analysis: _Analysis, fault: Callable[[_Analysis, RaceStatus], Fault]) -> list[Decision]:
+    decisions, state = [], analysis.state
+    for race in analysis.races:
+        if (reason := fault(analysis, race)) is None or state.arms[race.race.arm].role == "retired":
             continue
-        retrain = _why_retrain(view, state, race.race.arm)
-        decisions.append(commands.rollback(state, race.race.arm, view.provenance(*found), retrain))
+        retrain = _why_retrain(analysis, state, race.race.arm)
+        decisions.append(commands.rollback(state, race.race.arm, analysis.provenance(*reason), retrain))
         state = apply(state, decisions[-1])
     return decisions
 
 
-def _fault(view: _View, race: RaceStatus) -> Fault:
+def _fault(analysis: _Analysis, race: RaceStatus) -> Fault:
     if race.decided:
-        return "click-race", _race_lost(race, view.state.rules.outcome)
-    return _over_limit(view, race)
+        return "click-race", _race_lost(race, analysis.state.rules.outcome)
+    return _over_limit(analysis, race)
 
 
-def _over_limit(view: _View, race: RaceStatus) -> Fault:
-    rules = view.state.rules
-    latest = _latest(view.tally, race.race.arm, race.race.from_version, rules.burn_in_units)
+def _over_limit(analysis: _Analysis, race: RaceStatus) -> Fault:
+    rules = analysis.state.rules
+    latest = _latest(analysis.sums, race.race.arm, race.race.from_version, rules.burn_in_units)
     if latest.n >= rules.burn_in_units and latest.fallback > rules.fallback_limit:
         return "fallback-limit", _falls_back(race.race.arm, latest, rules.fallback_limit)
     return None
@@ -221,32 +233,34 @@ def _falls_back(arm: str, latest: Counts, limit: float) -> str:
     return f"{arm} is taken out: {answered}, {limit:.0%} are allowed."
 
 
-def _why_retrain(view: _View, state: Experiment, arm: str) -> str:
-    """With the rollback of a fresh champion, unless one was asked for within the cool-down; empty: not. It
-    goes into the rollback's record: of two records the second could be lost, and no later look would find
-    it."""
-    since_ms = view.sight.now_ms - state.retrain_at_ms
+def _why_retrain(analysis: _Analysis, state: Experiment, arm: str) -> str:
+    """Why the rollback of a fresh champion requests a new model; empty within the cool-down of the last
+    request.
+
+    The request is part of the rollback's record, because a second record could be lost and no later look
+    would repeat it."""
+    since_ms = analysis.observation.now_ms - state.retrain_at_ms
     cooled = not state.retrain_at_ms or since_ms >= 1000 * state.rules.cool_down_s
-    return f"{arm} failed as fresh champion" if arm == view.state.champion and cooled else ""
+    return f"{arm} failed as fresh champion" if arm == analysis.state.champion and cooled else ""
 
 
-def _latest(tally: Tally, arm: str, from_version: int, units: int) -> Counts:
-    """Counts of the latest hours that hold at least `units` units: an arm that starts to fail is seen at
-    once."""
-    found = Counts()
-    for counts in reversed(tally.by_hour(arm, from_version).values()):
-        found += counts
-        if found.n >= units:
+def _latest(sums: ExperimentSums, arm: str, from_version: int, units: int) -> Counts:
+    """Counts of the latest hours that hold at least `units` units, so that an arm that starts to fail is
+    detected at once."""
+    total = Counts()
+    for counts in reversed(sums.by_hour(arm, from_version).values()):
+        total += counts
+        if total.n >= units:
             break
-    return found
+    return total
 
 
 # ---- allocate ----------------------------------------------------------------------------------------------
 
 
-def _allocate(view: _View) -> Decision:
-    state, rules = view.state, view.state.rules
-    update = next_weights(state, view.tally, view.beliefs, view.sight.loaded)
+def _allocate(analysis: _Analysis) -> Decision:
+    state, rules = analysis.state, analysis.state.rules
+    update = next_weights(state, analysis.sums, analysis.beliefs, analysis.observation.loaded)
     changed = [
         f"{name} {state.weights.shares[name]:.1%} → {share:.1%}"
         for name, share in update.shares.items()
@@ -254,31 +268,31 @@ def _allocate(view: _View) -> Decision:
     ]
     reason = ", ".join(changed) + "." if changed else "Weights are kept."
     if update.why == "too-few-units":
-        new = new_units(state, view.tally)
+        new = new_units(state, analysis.sums)
         reason = f"{new} new units since the last update, {rules.min_new_units} are needed: weights are kept."
     return commands.allocate(
-        state, update.shares, update.ramp, view.tally.units, view.provenance(update.why, reason)
+        state, update.shares, update.ramp, analysis.sums.units, analysis.provenance(update.why, reason)
     )
 
 
 # ---- evidence ----------------------------------------------------------------------------------------------
 
 
-def _evidence(view: _View) -> Evidence:
+def _evidence(analysis: _Analysis) -> Evidence:
     """Every number that a decision was made from."""
-    names = list(view.beliefs)
-    best = dict(zip(names, p_best(list(view.beliefs.values())).tolist(), strict=True))
+    names = list(analysis.beliefs)
+    best = dict(zip(names, p_best(list(analysis.beliefs.values())).tolist(), strict=True))
     return Evidence(
-        watermark_ms=view.sight.watermark_ms,
-        new_units=new_units(view.state, view.tally),
-        arms={name: _arm_evidence(view, name, best[name]) for name in names},
-        races=[_race_evidence(race) for race in view.standings],
-        accounting={arm: dict(account) for arm, account in sorted(view.tally.accounts.items())},
+        watermark_ms=analysis.observation.watermark_ms,
+        new_units=new_units(analysis.state, analysis.sums),
+        arms={name: _arm_evidence(analysis, name, best[name]) for name in names},
+        races=[_race_evidence(race) for race in analysis.races],
+        accounting={arm: dict(account) for arm, account in sorted(analysis.sums.accounts.items())},
     )
 
 
-def _arm_evidence(view: _View, name: str, best: float) -> ArmEvidence:
-    counts, belief = view.tally.arm(name), view.beliefs[name]
+def _arm_evidence(analysis: _Analysis, name: str, best: float) -> ArmEvidence:
+    counts, belief = analysis.sums.arm(name), analysis.beliefs[name]
     low, high = belief.interval()
     return ArmEvidence(
         n=counts.n,
@@ -290,7 +304,7 @@ def _arm_evidence(view: _View, name: str, best: float) -> ArmEvidence:
         low=low,
         high=high,
         p_best=best,
-        weight=view.state.weights.shares[name],
+        weight=analysis.state.weights.shares[name],
         fallback=counts.fallback,
     )
 

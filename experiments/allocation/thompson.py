@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.counting.sums import Counts, Tally
+from experiments.counting.sums import Counts, ExperimentSums
 from experiments.inference.beta_posterior import Posterior, p_best
 from experiments.lifecycle.state import Arm, Experiment
 
@@ -32,38 +32,38 @@ class Update:
     ramp: Mapping[str, int]
 
 
-def new_units(state: Experiment, tally: Tally) -> int:
+def new_units(state: Experiment, sums: ExperimentSums) -> int:
     """Units matured since the last update of the weights; all of them where counting began anew after a
     loss."""
     known = state.units_at_update
-    return tally.units - known if tally.units >= known else tally.units
+    return sums.units - known if sums.units >= known else sums.units
 
 
 def next_weights(
-    state: Experiment, tally: Tally, beliefs: Mapping[str, Posterior], loaded: frozenset[str]
+    state: Experiment, sums: ExperimentSums, beliefs: Mapping[str, Posterior], loaded: frozenset[str]
 ) -> Update:
     """The next vector over the live arms. `loaded`: model versions that every live replica has loaded;
     without that no arm gets its first weight."""
     arms, shares, rules = state.live_arms(), state.weights.shares, state.rules
     absent = [arm for arm in arms if not shares[arm.name]]
     waiting = {arm.name for arm in absent if arm.model_version not in loaded}
-    enough = new_units(state, tally) >= rules.min_new_units
+    enough = new_units(state, sums) >= rules.min_new_units
     if not enough and len(waiting) == len(absent):
         return Update(dict(shares), "too-few-units", {})
-    burning = [arm for arm in arms if arm.name not in waiting and in_burn_in(state, tally, arm)]
-    ramp = {arm.name: _step(arm, tally, state, enough) for arm in burning}
+    burning = [arm for arm in arms if arm.name not in waiting and in_burn_in(state, sums, arm)]
+    ramp = {arm.name: _step(arm, sums, state, enough) for arm in burning}
     fixed = dict.fromkeys(waiting, 0.0) | {name: rules.ramp[step - 1] for name, step in ramp.items()}
     moved = _rounded(_towards(shares, _target(state, fixed, beliefs), rules.cap), state.champion)
     worth_it = max(abs(moved[name] - shares[name]) for name in shares) >= LEAST_MOVE
     return Update(moved if worth_it else dict(shares), "burn-in" if ramp else "thompson", ramp)
 
 
-def in_burn_in(state: Experiment, tally: Tally, arm: Arm) -> bool:
+def in_burn_in(state: Experiment, sums: ExperimentSums, arm: Arm) -> bool:
     """A challenger, until it and the champion have enough matured units and successes (its own since it
     entered)."""
     if arm.role != "challenger":
         return False
-    own, champion = tally.arm(arm.name, arm.since_version), tally.arm(state.champion)
+    own, champion = sums.arm(arm.name, arm.since_version), sums.arm(state.champion)
     return not all(_enough(counts, state) for counts in (own, champion))
 
 
@@ -71,10 +71,10 @@ def _enough(counts: Counts, state: Experiment) -> bool:
     return counts.n >= state.rules.burn_in_units and counts.s >= state.rules.burn_in_successes
 
 
-def _step(arm: Arm, tally: Tally, state: Experiment, enough: bool) -> int:
+def _step(arm: Arm, sums: ExperimentSums, state: Experiment, enough: bool) -> int:
     """Ramp step (from 1) after this update: up by one, but not before the arm's first units have
     matured."""
-    matured = tally.arm(arm.name, arm.since_version).n > 0
+    matured = sums.arm(arm.name, arm.since_version).n > 0
     return min(max(1, arm.ramp_step + (enough and matured)), len(state.rules.ramp))
 
 

@@ -2,7 +2,8 @@
 
 The join decides what becomes of each record; nothing here knows how. Records are noted by offset when they
 are read, before the join sees them, and booked when the positions pass them. So a record that the join drops,
-doubles or carries past its fate shows as a gap between the two (`Tally.gaps`), and the experiment is held.
+doubles or carries past its fate shows as a gap between the two (`ExperimentSums.gaps`), and the experiment is
+held.
 """
 
 from collections import Counter, defaultdict, deque

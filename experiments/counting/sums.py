@@ -76,7 +76,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ExperimentSums:
     """Parsed sums of one experiment. `cells`: counts by (weights version, arm, hour); `accounts`: events by
     arm."""
 
@@ -84,7 +84,7 @@ class Tally:
     accounts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, sums: Mapping[str, int]) -> "Tally":
+    def parse(cls, sums: Mapping[str, int]) -> "ExperimentSums":
         """From the flat format. Raises ValueError naming the key that isn't one."""
         cells: dict[Cell, Counts] = defaultdict(Counts)
         accounts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -109,8 +109,8 @@ class Tally:
         for arm, account in self.accounts.items():
             yield from ((account_key(arm, what), count) for what, count in account.items() if count)
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally.parse(merge((self.flat(), other.flat())))
+    def __add__(self, other: "ExperimentSums") -> "ExperimentSums":
+        return ExperimentSums.parse(merge((self.flat(), other.flat())))
 
     def digest(self) -> str:
         """sha256 (hex) of the canonical flat sums: equal sums, equal digest."""
@@ -124,19 +124,19 @@ class Tally:
 
     def by_version(self, name: str, from_version: int = 0) -> dict[int, Counts]:
         """Counts of an arm by weights version, oldest first."""
-        return self._by(0, name, from_version)
+        return self._by(lambda cell: cell[0], name, from_version)
 
     def by_hour(self, name: str, from_version: int = 0) -> dict[int, Counts]:
         """Counts of an arm by hour, oldest first."""
-        return self._by(2, name, from_version)
+        return self._by(lambda cell: cell[2], name, from_version)
 
-    def _by(self, part: int, name: str, from_version: int) -> dict[int, Counts]:
-        found: dict[int, Counts] = defaultdict(Counts)
+    def _by(self, part: Callable[[Cell], int], name: str, from_version: int) -> dict[int, Counts]:
+        grouped: dict[int, Counts] = defaultdict(Counts)
         for cell, counts in self.cells.items():
             version, arm, _ = cell
             if arm == name and version >= from_version:
-                found[cell[part]] += counts
-        return dict(sorted(found.items()))
+                grouped[part(cell)] += counts
+        return dict(sorted(grouped.items()))
 
     @property
     def units(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaincinv
 
-from experiments.counting.sums import Tally
+from experiments.counting.sums import ExperimentSums
 from experiments.lifecycle.state import Rules
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -52,14 +52,16 @@ class Posterior:
         return float(low), float(high)
 
 
-def posteriors(tally: Tally, arms: Iterable[str], champion: str, rules: Rules) -> dict[str, Posterior]:
+def posteriors(
+    sums: ExperimentSums, arms: Iterable[str], champion: str, rules: Rules
+) -> dict[str, Posterior]:
     """Posterior of each arm: prior at the champion's discounted rate, plus discounted successes and
     failures."""
-    units, successes = tally.discounted(champion, rules.half_life_s)
+    units, successes = sums.discounted(champion, rules.half_life_s)
     rate = (successes + 0.5) / (units + 1)
     a_0, b_0 = max(LEAST_A, rules.pseudo_units * rate), max(LEAST_B, rules.pseudo_units * (1 - rate))
-    sums = {arm: tally.discounted(arm, rules.half_life_s) for arm in arms}
-    return {arm: Posterior(a_0 + s, b_0 + n - s) for arm, (n, s) in sums.items()}
+    discounted = {arm: sums.discounted(arm, rules.half_life_s) for arm in arms}
+    return {arm: Posterior(a_0 + s, b_0 + n - s) for arm, (n, s) in discounted.items()}
 
 
 def p_best(beliefs: Sequence[Posterior]) -> NDArray[np.float64]:

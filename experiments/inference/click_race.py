@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from experiments.counting.sums import Counts, Tally
+from experiments.counting.sums import Counts, ExperimentSums
 from experiments.lifecycle.state import Experiment, Race
 
 GRID = 14
@@ -27,7 +27,7 @@ GRID = 14
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What is raced for: null "rate ratio >= bound" (alternatives below it) or "<= bound" (alternatives
+    """Hypothesis of a race: null "rate ratio >= bound" (alternatives below it) or "<= bound" (alternatives
     above)."""
 
     bound: float
@@ -39,7 +39,7 @@ def rollback_side(margin: float) -> Hypothesis:
     return Hypothesis(1 - margin, np.geomspace(0.30, 0.98, GRID) * (1 - margin))
 
 
-# The two sides below are tested, and nothing calls them: to promote is a person's decision today.
+# Nothing but tests calls the two sides below, because promotion is an operator's decision today.
 
 
 def promotion_side() -> Hypothesis:
@@ -71,12 +71,13 @@ def log_stakes(
 
 def log_evidence(log_stakes: NDArray[np.float64]) -> NDArray[np.float64]:
     """ln E from the summed stakes [..., 14]: the mean over alternatives; float64 [...]."""
-    return logsumexp(log_stakes, axis=-1) - math.log(log_stakes.shape[-1])
+    log_sum: NDArray[np.float64] = logsumexp(log_stakes, axis=-1)
+    return log_sum - math.log(log_stakes.shape[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class RaceStatus:
-    """Where a race stands: ln E against ln 1/α, and the counts of both arms since it began."""
+    """Status of a race: ln E against ln 1/α, and the counts of both arms since it began."""
 
     race: Race
     log_e: float
@@ -90,11 +91,13 @@ class RaceStatus:
         return self.log_e >= self.log_threshold
 
 
-def standing(state: Experiment, tally: Tally, race: Race, side: Hypothesis | None = None) -> RaceStatus:
-    """The race as the sums have it, over weights versions in which both arms had weight (default: rollback
-    side)."""
+def race_status(
+    state: Experiment, sums: ExperimentSums, race: Race, side: Hypothesis | None = None
+) -> RaceStatus:
+    """Status of a race by the sums, over weights versions in which both arms had weight. `side`: what is
+    raced for, by default the rollback."""
     side = side or rollback_side(state.rules.margin)
-    arm, against = (tally.by_version(name, race.from_version) for name in (race.arm, race.against))
+    arm, against = (sums.by_version(name, race.from_version) for name in (race.arm, race.against))
     stakes = np.zeros(GRID)
     for version in sorted(arm.keys() | against.keys()):
         p = state.versions[version]

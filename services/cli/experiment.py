@@ -20,7 +20,7 @@ from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import Deployed, Dropped
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
 from services import bootstrap
-from services.cli.progress_report import Counted, progress
+from services.cli.progress_report import CountedSums, progress
 from services.control.commands import COMMANDS, CommandSpec, Enter
 from services.control.decide import decide, newest, read_states, rule_values, rules_with
 from services.control.recount import RecountRefusedError, RecountRequest
@@ -139,14 +139,16 @@ def show(
         if name not in result.states:
             raise BadInputError("experiment", f"{name!r} was never started")
         history = log.history(name) if result.source == "decisions" else []
-        counted = Counted.of(bootstrap.sum_store(settings), result.states[name], settings.kafka_partitions)
+        counted = CountedSums.of(
+            bootstrap.sum_store(settings), result.states[name], settings.kafka_partitions
+        )
         if counted.problem and not result.notice:
             problem = f"The counts are not shown: {counted.problem}"
             Console(stderr=True).print(f"[yellow]{escape(problem)}[/]")
         _show(result.states[name], counted, history, last)
 
 
-def _show(state: Experiment, counted: Counted, history: list[Decision], last: int) -> None:
+def _show(state: Experiment, counted: CountedSums, history: list[Decision], last: int) -> None:
     console = Console()
     console.print(arms_table(state, counted))
     for sentence in progress(state, counted, history, wall_ms()):
@@ -155,10 +157,10 @@ def _show(state: Experiment, counted: Counted, history: list[Decision], last: in
         console.print(decisions_table(history[-last:]))
 
 
-def arms_table(state: Experiment, counted: Counted | None = None) -> Table:
+def arms_table(state: Experiment, counted: CountedSums | None = None) -> Table:
     """One row an arm, live ones first, with what was `counted` of it if that is known."""
     table = Table(title=f"{state.name}: {state.status}, revision {state.revision}", title_justify="left")
-    numbers = ["weight"] if counted is None or counted.tally is None else ["weight", "units", "successes"]
+    numbers = ["weight"] if counted is None or counted.sums is None else ["weight", "units", "successes"]
     for column in ("arm", "role", "model version", *numbers):
         table.add_column(column, justify="right" if column in numbers else "left")
     retired = [arm for arm in state.arms.values() if arm.role == "retired"]

@@ -1,11 +1,11 @@
-"""How far an experiment is: units and successes counted so far, and when the next look is due."""
+"""Progress of an experiment: units and successes counted so far, and the time of the next look."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from experiments.allocation.assignment import DAY_MS
-from experiments.counting.sums import Counts, Tally
+from experiments.counting.sums import Counts, ExperimentSums
 from experiments.lifecycle.fold import Decision, Experiment
 from services.bandit.decider.decider import last_look_ms
 from services.errors import UnavailableError
@@ -15,32 +15,34 @@ LATE_MS = 10_000  # a look takes a moment, and its record another
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """What the sums say; `watermark_ms` None: some partition was never counted. `problem`: why nothing is
-    known."""
+class CountedSums:
+    """The sums of an experiment. `watermark_ms` None: some partition was never counted; `problem`: why there
+    are no sums."""
 
-    tally: Tally | None = None
+    sums: ExperimentSums | None = None
     watermark_ms: int | None = None
     problem: str = ""
 
     @classmethod
-    def of(cls, store: SumStore, state: Experiment, partitions: int) -> "Counted":
-        """Never raises: the rest of what is shown needs no sums."""
+    def of(cls, store: SumStore, state: Experiment, partitions: int) -> "CountedSums":
+        """Read the sums. Errors become `problem`, because the rest of the report needs no sums."""
         try:
-            sums, _, watermark_ms = store.load_all(state.name, partitions, state.counting.generation)
-            return cls(Tally.parse(sums), watermark_ms)
+            flat, _, watermark_ms = store.load_all(state.name, partitions, state.counting.generation)
+            return cls(ExperimentSums.parse(flat), watermark_ms)
         except (UnavailableError, ValueError) as error:
             return cls(problem=str(error))
 
     def arm(self, name: str) -> Counts | None:
-        """Of one arm."""
-        return self.tally.arm(name) if self.tally is not None else None
+        """Counts of one arm, None if there are no sums."""
+        return self.sums.arm(name) if self.sums is not None else None
 
 
-def progress(state: Experiment, counted: Counted, history: Sequence[Decision], now_ms: int) -> Iterator[str]:
-    """A sentence on the counting, and one on the next look, as far as they are known."""
-    if counted.tally is not None:
-        yield _counting(state, counted.tally.units, counted.watermark_ms, now_ms)
+def progress(
+    state: Experiment, counted: CountedSums, history: Sequence[Decision], now_ms: int
+) -> Iterator[str]:
+    """A sentence on counting and one on the next look, as far as they are known."""
+    if counted.sums is not None:
+        yield _counting(state, counted.sums.units, counted.watermark_ms, now_ms)
     if state.status == "running" and history:
         due_ms = last_look_ms(state, history, now_ms) + round(1_000 * state.rules.look_every_s)
         if now_ms < due_ms + LATE_MS:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from experiments.counting.sums import Tally
+from experiments.counting.sums import ExperimentSums
+from experiments.decision_rules import LOSS_PREFIX
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import MAX_INT, Dropped
@@ -116,16 +117,16 @@ def _read(state: Experiment, store: SumStore, partitions: int) -> tuple[Sums, Dr
     canonical = json.dumps(sums, separators=(",", ":"))
     digest, positions = hashlib.sha256(canonical.encode()).hexdigest(), dict(positions)
     try:
-        tally = Tally.parse(sums)
+        parsed = ExperimentSums.parse(sums)
     except ValueError as error:
         return sums, Dropped(digest=digest, positions=positions, unreadable=str(error))
-    return sums, Dropped(digest=digest, positions=positions, units=tally.units, arms=_arms(tally))
+    return sums, Dropped(digest=digest, positions=positions, units=parsed.units, arms=_arms(parsed))
 
 
-def _arms(tally: Tally) -> dict[str, dict[str, int]]:
-    names = sorted({arm for _, arm, _ in tally.cells} | tally.accounts.keys())
-    counts = {name: tally.arm(name) for name in names}
-    return {name: {"n": c.n, "s": c.s, **tally.accounts.get(name, {})} for name, c in counts.items()}
+def _arms(parsed: ExperimentSums) -> dict[str, dict[str, int]]:
+    names = sorted({arm for _, arm, _ in parsed.cells} | parsed.accounts.keys())
+    counts = {name: parsed.arm(name) for name in names}
+    return {name: {"n": c.n, "s": c.s, **parsed.accounts.get(name, {})} for name, c in counts.items()}
 
 
 def _require_same(seen: str, now: str, dropped: Dropped) -> None:
@@ -161,7 +162,7 @@ def _parts(seen: str) -> Seen:
 def out_of_reach(state: Experiment, consumer: EventConsumer, partitions: int) -> list[str]:
     """Why a recount would not find all units of the experiment: partitions whose log begins after it did, and
     losses that were accepted."""
-    missing = [cause for cause in state.acknowledged if cause.startswith("partition ")]  # of a loss
+    missing = [cause for cause in state.acknowledged if cause.startswith(LOSS_PREFIX)]
     for pair in [(topic, index) for topic in (EXPOSURES, EVENTS) for index in range(partitions)]:
         start, end = consumer.bounds(*pair)
         if start and not _held_from(state.started_ms, consumer, pair, (start, end)):

@@ -1,7 +1,7 @@
 """Topics, their numbers of partitions, and the partition of a key.
 
-A key has the same partition in `exposures` and `events`, on the in-memory, the embedded and the real broker: all of
-them hash as Kafka's default partitioner does.
+A key has the same partition in `exposures` and `events`, on the in-memory, the embedded and the real broker:
+all of them hash as Kafka's default partitioner does.
 """
 
 from services.messages.events import ACTIVITY, DEAD_LETTERS, DECISIONS, EVENTS, EXPOSURES, ITEMS
@@ -22,9 +22,10 @@ def topic_partitions(topic: str, partitions: int) -> int:
 def topic_configuration(topic: str) -> dict[str, str]:
     """Settings with which `topic` is created on Apache Kafka.
 
-    The broker's clock stamps every record, because lateness is judged by it. Topics that are folded from their
-    first record are kept forever: decisions as they are, changes of the catalogue compacted to the newest of each
-    key (services.messages.events.ItemChanged.key). The others are kept for a week; the lake is their history.
+    The broker's clock stamps every record, because lateness is judged by it. Topics that are folded from
+    their first record are kept forever: decisions as they are, changes of the catalogue compacted to the
+    newest of each key (services.messages.events.ItemChanged.key). The others are kept for a week; the lake is
+    their history.
     """
     stamped = {"message.timestamp.type": "LogAppendTime"}
     if topic == ITEMS:  # a day's segment or 16 MB: the broker never compacts the segment it writes to

@@ -8,7 +8,7 @@ from support.sql_recount import recount
 from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, exposure
 
 from experiments.allocation.assignment import assign
-from experiments.counting.sums import Tally
+from experiments.counting.sums import ExperimentSums
 from experiments.lifecycle.fold import fold
 from services.bandit.attribution.worker import Pace
 from services.messages import events
@@ -106,7 +106,7 @@ def test_the_log_alone_reproduces_state_and_sums():
         if record.offset < matured_to[f"{record.topic}/{record.partition}"]
     ]
     records = matured + site.broker.records(events.EVENTS)
-    counted = Tally.parse(site.store.load_all(EXPERIMENT, PARTITIONS)[0])
-    truth = Tally.parse(recount(records, EXPERIMENT, WINDOW_MS, LATENESS_MS))
+    counted = ExperimentSums.parse(site.store.load_all(EXPERIMENT, PARTITIONS)[0])
+    truth = ExperimentSums.parse(recount(records, EXPERIMENT, WINDOW_MS, LATENESS_MS))
     assert counted.cells == truth.cells
     assert history[-1].sums_digest == counted.digest()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from experiments.counting.sums import CATEGORIES, Tally
+from experiments.counting.sums import CATEGORIES, ExperimentSums
 from services.adapters.instrumented.wrapper import PortWrapper
 from services.errors import StalePositionError
 from services.messages.events import ActivityRow
@@ -77,9 +77,9 @@ class MeteredSumStore(PortWrapper[SumStore]):
         with self._seconds.time(), self._stale.count_exceptions(StalePositionError):
             self._inner.apply(partition, fetched_from, moved_to, deltas, drop)
         for sums in deltas.values():
-            self._count(Tally.parse(sums))
+            self._count(ExperimentSums.parse(sums))
 
-    def _count(self, batch: Tally) -> None:
+    def _count(self, batch: ExperimentSums) -> None:
         for (_, arm, _), counts in batch.cells.items():
             self._units.labels(arm).inc(counts.n)
             self._successes.labels(arm).inc(counts.s)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from experiments.decision_rules import Observation, look
+from experiments.decision_rules import LOSS_PREFIX, Observation, look, loss_cause
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import RecountDetail, ResumeDetail
@@ -120,7 +120,7 @@ class Decider:
         self.looked_ms[state.name] = now_ms  # also if it fails by itself: not each second
         decided: list[Decision] = []
         try:
-            through = self._append(look(state, self.sight(state)), decided)
+            through = self._append(look(state, self.observe(state)), decided)
         except UnavailableError:
             self._look_again(state.name, decided)
             raise
@@ -135,7 +135,7 @@ class Decider:
         if decided:
             self.unfinished.add(name)
 
-    def sight(self, state: Experiment) -> Observation:
+    def observe(self, state: Experiment) -> Observation:
         """What there is to see of one experiment."""
         unreadable = ""
         try:
@@ -153,20 +153,20 @@ class Decider:
             loaded=loaded_everywhere(self.deps.cache.heartbeats()),
             losses=self.deps.store.losses(),
             decided_at=decided_at(self.deps.decisions.history(state.name)),
-            begins_anew=self._begins_anew(state),
+            restarting=self._restarting(state),
             author=AUTHOR,
             code_version=self.identity.code_version,
         )
 
-    def _begins_anew(self, state: Experiment) -> frozenset[int]:
+    def _restarting(self, state: Experiment) -> frozenset[int]:
         """Partitions whose loss was accepted, and whose workers have not begun anew: their positions are
         still those of the loss."""
-        if not any(cause.startswith("partition ") for cause in state.acknowledged):
+        if not any(cause.startswith(LOSS_PREFIX) for cause in state.acknowledged):
             return frozenset()
         store, every = self.deps.store, range(self.partitions)
         standing, losses = store.positions(every), store.losses()
         accepted = {index for index in every if store.loss_acknowledged(index, standing.get(index))}
-        told = {index: f"partition {index}: {loss}" for index, loss in losses.items()}
+        told = {index: loss_cause(index, loss) for index, loss in losses.items()}
         return frozenset(accepted | {index for index, cause in told.items() if cause in state.acknowledged})
 
     def _last_look_ms(self, state: Experiment) -> int:
@@ -204,7 +204,7 @@ class Decider:
         it."""
         living = [state for state in states.values() if state.status != "ended"]
         for partition, loss in self.deps.store.losses().items():
-            cause = f"partition {partition}: {loss}"  # as experiments.decision_rules names it
+            cause = loss_cause(partition, loss)
             if not living or not all(cause in state.acknowledged for state in living):
                 continue
             if self.deps.store.acknowledge_loss(partition, loss):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.counting.sums import Tally
+from experiments.counting.sums import ExperimentSums
 from experiments.decision_rules import Observation, look
 from experiments.inference.beta_posterior import Posterior, p_best
 from experiments.lifecycle import commands
@@ -46,7 +46,7 @@ def test_a_good_look_allocates_with_all_its_evidence():
     (decision,) = look(state, seen)
     assert rules_of([decision]) == [("allocate", "burn-in")]
     assert (decision.positions, decision.code_version) == (seen.positions, "abc")
-    assert decision.sums_digest == Tally.parse(EVEN).digest()
+    assert decision.sums_digest == ExperimentSums.parse(EVEN).digest()
     found = json.loads(bytes(decision.evidence_json))
     assert set(found) == {"watermark_ms", "new_units", "arms", "races", "accounting"}
     assert found["new_units"] == 990

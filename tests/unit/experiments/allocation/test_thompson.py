@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.allocation.thompson import in_burn_in, next_weights
-from experiments.counting.sums import Tally
+from experiments.counting.sums import ExperimentSums
 from experiments.inference.beta_posterior import posteriors
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
@@ -31,15 +31,15 @@ def allocated(state, shares, ramp=(), units=0):
 
 def counts(**arms):
     """Sums at version 9 of (units, successes) by arm."""
-    return Tally.parse(
+    return ExperimentSums.parse(
         {f"9|{arm}|0|{what}": x for arm, c in arms.items() for what, x in zip("ns", c, strict=True)}
     )
 
 
-def step(state, tally, loaded=None):
+def step(state, parsed, loaded=None):
     names = [arm.name for arm in state.live_arms()]
     loaded = frozenset(f"{name}-v" for name in names) if loaded is None else loaded
-    return next_weights(state, tally, posteriors(tally, names, state.champion, state.rules), loaded)
+    return next_weights(state, parsed, posteriors(parsed, names, state.champion, state.rules), loaded)
 
 
 @settings(max_examples=30, deadline=None)
@@ -53,21 +53,21 @@ def test_floors_and_cap_hold_over_any_history(random, challengers):
             key = f"{state.weights.version}|{arm}|0|"
             sums[f"{key}n"] = sums.get(f"{key}n", 0) + n
             sums[f"{key}s"] = sums.get(f"{key}s", 0) + random.randrange(n // 5 + 1)
-        update = step(state, Tally.parse(sums))
+        update = step(state, ExperimentSums.parse(sums))
         assert math.isclose(math.fsum(update.shares.values()), 1, abs_tol=1e-12)
         assert all(abs(w - state.weights.shares[arm]) <= rules.cap + 2e-4 for arm, w in update.shares.items())
         assert update.shares["pop"] >= rules.champion_floor - 2e-3
-        state = allocated(state, update.shares, update.ramp, Tally.parse(sums).units)
+        state = allocated(state, update.shares, update.ramp, ExperimentSums.parse(sums).units)
     floor = rules.floor if challengers == 1 else rules.floor_many
-    settled = [arm for arm in state.live_arms() if not in_burn_in(state, Tally.parse(sums), arm)]
+    settled = [arm for arm in state.live_arms() if not in_burn_in(state, ExperimentSums.parse(sums), arm)]
     assert all(state.weights.shares[arm.name] >= floor - 1e-3 for arm in settled)
 
 
 def test_a_better_arm_gets_all_but_the_floors():
     state = running("als", shares={"pop": 0.5, "als": 0.5})
-    tally = counts(pop=(5_000, 100), als=(5_000, 200))
+    parsed = counts(pop=(5_000, 100), als=(5_000, 200))
     for _ in range(5):
-        state = allocated(state, step(state, tally).shares)
+        state = allocated(state, step(state, parsed).shares)
     assert state.weights.shares == {"pop": 0.2, "als": 0.8}
     worse = counts(pop=(5_000, 200), als=(5_000, 100))
     for _ in range(5):
@@ -95,9 +95,9 @@ def test_the_ramp_rises_with_matured_units_until_burn_in():
 
 def test_an_arm_waits_at_zero_until_every_replica_has_it():
     state = running("als")
-    tally = counts(pop=(1_000, 30))
-    assert step(state, tally, frozenset({"pop-v"})).shares == {"pop": 1.0, "als": 0.0}
-    assert step(state, tally).shares == {"pop": 0.95, "als": 0.05}
+    parsed = counts(pop=(1_000, 30))
+    assert step(state, parsed, frozenset({"pop-v"})).shares == {"pop": 1.0, "als": 0.0}
+    assert step(state, parsed).shares == {"pop": 0.95, "als": 0.05}
 
 
 def test_an_arm_with_weight_keeps_it_while_a_replica_starts():
@@ -108,11 +108,14 @@ def test_an_arm_with_weight_keeps_it_while_a_replica_starts():
 
 def test_too_few_new_units_only_let_an_arm_in():
     state = running("als", shares={"pop": 0.6, "als": 0.4})
-    tally = counts(pop=(5_000, 150), als=(5_000, 100))
-    state = allocated(state, {"pop": 0.5, "als": 0.5}, units=tally.units - 199)
-    assert (step(state, tally).why, step(state, tally).shares) == ("too-few-units", {"pop": 0.5, "als": 0.5})
+    parsed = counts(pop=(5_000, 150), als=(5_000, 100))
+    state = allocated(state, {"pop": 0.5, "als": 0.5}, units=parsed.units - 199)
+    assert (step(state, parsed).why, step(state, parsed).shares) == (
+        "too-few-units",
+        {"pop": 0.5, "als": 0.5},
+    )
     state = apply(state, commands.enter(state, "text", "text-v", ANN))
-    assert 0 < step(state, tally).shares["text"] <= 0.05
+    assert 0 < step(state, parsed).shares["text"] <= 0.05
 
 
 def test_the_holdback_stays_at_the_floor_whoever_is_best():

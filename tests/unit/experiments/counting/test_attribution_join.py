@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from experiments.counting.attribution_join import Batch, Join, Offsets, fate_of, settled_ms
 from experiments.counting.audit import Account
-from experiments.counting.sums import Tally, merge
+from experiments.counting.sums import ExperimentSums, merge
 from experiments.lifecycle.fold import Rules
 
 RULES = {
@@ -229,8 +229,10 @@ def test_any_schedule_any_crash_any_order_gives_the_reference(random, n, disorde
 
 def broken(sums):
     """Whether any of the three identities is broken once everything has matured."""
-    tally = Tally.parse(sums)
-    return tally.gaps() or tally.exposure_gaps() or tally.impossible() or tally.uncredited(before_hour=10**6)
+    parsed = ExperimentSums.parse(sums)
+    return (
+        parsed.gaps() or parsed.exposure_gaps() or parsed.impossible() or parsed.uncredited(before_hour=10**6)
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -239,9 +241,9 @@ def test_all_identities_close_and_old_units_are_credited(random, n):
     worker = Worker(*as_logs(as_appended(shopping(random, n), random, 0)))
     for _ in play(worker, random):
         for name, sums in worker.store.sums.items():
-            tally = Tally.parse(sums)
-            assert (tally.gaps(), tally.exposure_gaps()) == ({}, {})
-            assert (tally.impossible(), tally.overcredited()) == ([], [])
+            parsed = ExperimentSums.parse(sums)
+            assert (parsed.gaps(), parsed.exposure_gaps()) == ({}, {})
+            assert (parsed.impossible(), parsed.overcredited()) == ([], [])
             for key in (unit.key for unit in worker.join._popped if unit.key[0] == name):
                 settled = key[2] + settled_ms(RULES[name]) < worker.join.watermark_ms
                 assert not (settled and key in worker.join._live)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betaln
 
-from experiments.counting.sums import Tally
+from experiments.counting.sums import ExperimentSums
 from experiments.inference.beta_posterior import LEAST_A, LEAST_B, Posterior, p_best, posteriors
 from experiments.lifecycle.state import Rules
 
@@ -74,15 +74,15 @@ def test_three_arms_against_monte_carlo():
 
 
 def test_the_prior_is_twenty_units_at_the_champions_rate():
-    tally = Tally.parse({"1|pop|9|n": 999, "1|pop|9|s": 19})
-    found = posteriors(tally, ["pop", "new"], "pop", Rules())
+    parsed = ExperimentSums.parse({"1|pop|9|n": 999, "1|pop|9|s": 19})
+    found = posteriors(parsed, ["pop", "new"], "pop", Rules())
     rate = 19.5 / 1_000
     assert (found["new"].a, found["new"].b) == pytest.approx((20 * rate, 20 * (1 - rate)))
     assert (found["pop"].a, found["pop"].b) == pytest.approx((20 * rate + 19, 20 * (1 - rate) + 980))
 
 
 def test_no_data_at_all_is_even_odds():
-    found = posteriors(Tally(), ["a", "b"], "a", Rules())
+    found = posteriors(ExperimentSums(), ["a", "b"], "a", Rules())
     assert p_best(list(found.values())) == pytest.approx([0.5, 0.5])
 
 
@@ -94,5 +94,7 @@ def test_more_data_is_a_tighter_interval_around_the_mean():
 
 def test_old_hours_weigh_less():
     week = 7 * 24
-    tally = Tally.parse({"1|a|0|n": 1_000, "1|a|0|s": 100, f"1|a|{week}|n": 100, f"1|a|{week}|s": 1})
-    assert posteriors(tally, ["a"], "a", Rules())["a"].mean == pytest.approx(51 / 600, rel=0.01)
+    parsed = ExperimentSums.parse(
+        {"1|a|0|n": 1_000, "1|a|0|s": 100, f"1|a|{week}|n": 100, f"1|a|{week}|s": 1}
+    )
+    assert posteriors(parsed, ["a"], "a", Rules())["a"].mean == pytest.approx(51 / 600, rel=0.01)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.counting.sums import Tally, merge
+from experiments.counting.sums import ExperimentSums, merge
 from experiments.inference.click_race import (
     GRID,
     log_evidence,
     log_stakes,
     non_inferiority_side,
     promotion_side,
+    race_status,
     rollback_side,
-    standing,
 )
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
@@ -88,7 +88,7 @@ def test_a_race_status_sums_versions_since_its_start():
         + log_stakes(2, 9, 0.25, 0.75, side)
         + log_stakes(1, 6, 0.5, 0.5, side)
     )
-    found = standing(state, Tally.parse(SUMS), state.races[0])
+    found = race_status(state, ExperimentSums.parse(SUMS), state.races[0])
     assert found.log_e == pytest.approx(math.log(np.exp(by_hand).mean()), abs=1e-12)
     assert (found.arm.s, found.against.s, found.arm.n, found.against.n) == (4, 26, 30, 170)
     assert found.log_threshold == pytest.approx(-math.log(0.05 * 6 / math.pi**2))
@@ -102,12 +102,14 @@ def test_evidence_is_a_function_of_the_sums(random):
     random.shuffle(keys)
     parts = [{key: random.randrange(SUMS[key] + 1) for key in keys} for _ in range(1)]
     parts.append({key: SUMS[key] - parts[0][key] for key in keys})
-    one, other = (standing(state, Tally.parse(sums), state.races[0]) for sums in (SUMS, merge(parts)))
+    one, other = (
+        race_status(state, ExperimentSums.parse(sums), state.races[0]) for sums in (SUMS, merge(parts))
+    )
     assert one.log_e == other.log_e
 
 
 def test_sums_before_the_race_do_not_count():
     state = raced()
     state = apply(state, commands.promote(state, "als", Provenance("ann", 2)))
-    found = standing(state, Tally.parse(SUMS), state.races[0])
+    found = race_status(state, ExperimentSums.parse(SUMS), state.races[0])
     assert (found.log_e, found.arm.s) == (pytest.approx(0, abs=1e-12), 0)

@@ -9,7 +9,7 @@ from support.memory_installation import MemoryInstallation
 from support.traffic import EXPERIMENT, RULES
 
 from experiments.allocation.thompson import new_units
-from experiments.counting.sums import Tally
+from experiments.counting.sums import ExperimentSums
 from experiments.lifecycle import commands
 from experiments.lifecycle.decisions import LATEST_MS, ConfirmDetail, ResumeDetail
 from experiments.lifecycle.fold import Decision, Experiment
@@ -559,7 +559,7 @@ def test_nothing_is_decided_from_sums_that_are_being_counted_again(site):
 
 def test_after_an_accepted_loss_all_units_are_new():
     state = replace(DecidedInstallation().state, units_at_update=5_000)
-    counted = Tally.parse({"1|pop|1|n": 300})
+    counted = ExperimentSums.parse({"1|pop|1|n": 300})
     assert new_units(state, counted) == 300
     assert new_units(replace(state, units_at_update=200), counted) == 100
     assert decided_at([Decided("allocate", {"exposures/0": 3}), Decided("hold", {"exposures/0": 1})]) == {

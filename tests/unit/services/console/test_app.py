@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from support.console_story import Story, beat, log_of, recounting_of
 from support.decisions import evidence_of
 
-from experiments.counting.sums import Tally
+from experiments.counting.sums import ExperimentSums
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import LATEST_MS
@@ -437,10 +437,10 @@ def seen_in(question: str) -> str:
 def test_a_recount_shows_what_goes_and_drops_it(console, story):
     admin = console.client("adm")
     question = asked_recount(console, admin)
-    tally = Tally.parse(dict(story.sums))
+    parsed = ExperimentSums.parse(dict(story.sums))
     for arm in ("popularity", "als", "broken"):
-        counts = tally.arm(arm)
-        cells = (counts.n, counts.s, tally.accounts[arm]["acknowledged"])
+        counts = parsed.arm(arm)
+        cells = (counts.n, counts.s, parsed.accounts[arm]["acknowledged"])
         shown = "".join(rf'<td class="right number">{grouped(count)}</td>' for count in cells)
         assert re.search(rf">{arm}</th>{shown}", question), arm
     assert console.log.catch_up()["storefront"].counting.generation == 0  # to ask changes nothing

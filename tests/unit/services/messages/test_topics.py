@@ -2,14 +2,12 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka.partitioner.default import murmur2 as reference
 
 from services.messages.events import DECISIONS, ITEMS
 from services.messages.topics import (
     KEYED,
     SINGLE,
     TOPICS,
-    murmur2,
     partition_of,
     topic_configuration,
     topic_partitions,
@@ -26,13 +24,10 @@ JAVA = {
 }
 
 
-def test_murmur2_gives_the_java_clients_values() -> None:
-    assert {key: murmur2(key) for key in JAVA} == {key: value & 0xFFFFFFFF for key, value in JAVA.items()}
-
-
-@given(st.binary(max_size=70))
-def test_murmur2_is_the_one_of_the_client(key: bytes) -> None:
-    assert murmur2(key) == reference(key) & 0xFFFFFFFF
+def test_keys_hash_as_in_the_java_client() -> None:
+    for partitions in (4, 32, 1_000):
+        expected = {key: (value & 0x7FFFFFFF) % partitions for key, value in JAVA.items()}
+        assert {key: partition_of(key, partitions) for key in JAVA} == expected
 
 
 @given(st.binary(max_size=40), st.integers(1, 64))
