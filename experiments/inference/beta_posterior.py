@@ -88,6 +88,6 @@ def _wins(k: int, a: NDArray[np.float64], b: NDArray[np.float64], edges: NDArray
     half = np.diff(ends)[:, None] / 2
     u = (ends[:-1, None] + half) + half * _NODES
     others = np.arange(len(a)) != k
-    x = betaincinv(a[k], b[k], u)
+    x = np.nan_to_num(betaincinv(a[k], b[k], u))  # scipy answers nan for some u below NEGLIGIBLE
     beaten = betainc(a[others, None, None], b[others, None, None], x).prod(axis=0)
     return float((beaten * half * _WEIGHTS).sum())

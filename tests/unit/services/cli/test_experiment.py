@@ -11,7 +11,7 @@ from services import bootstrap
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.cli.experiment import app
-from services.cli.progress_report import Counted, progress
+from services.cli.progress_report import CountedSums, progress
 from services.control.decide import rule_values
 from services.errors import BadInputError, UnavailableError
 from services.ports.state import Positions
@@ -185,14 +185,14 @@ def test_show_says_when_units_mature_and_looks_are_due(log, sums):
     run("start", "pop-1")
     now, history = state(log), log.history("storefront")
     minute = 60_000
-    told = list(progress(now, Counted.of(sums, now, 4), history, now.started_ms + minute))
+    told = list(progress(now, CountedSums.of(sums, now, 4), history, now.started_ms + minute))
     mature, due = (time.strftime("%H:%M UTC", time.gmtime(now.started_ms / 1e3 + s)) for s in (1_920, 300))
     assert told[0].startswith("nothing has been counted yet; the first units mature at ")
     assert f"{mature} at the earliest" in told[0]
     assert told[1].startswith("the next look is due ")
     assert told[1].endswith(due)
-    late = list(progress(now, Counted.of(sums, now, 4), history, now.started_ms + 60 * minute))
+    late = list(progress(now, CountedSums.of(sums, now, 4), history, now.started_ms + 60 * minute))
     assert "is `ringside attribution` running?" in late[0]
     assert "is `ringside decider` running?" in late[1]
     run("pause")
-    assert len(list(progress(state(log), Counted.of(sums, now, 4), history, now.started_ms))) == 1
+    assert len(list(progress(state(log), CountedSums.of(sums, now, 4), history, now.started_ms))) == 1
