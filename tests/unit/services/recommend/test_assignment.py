@@ -8,10 +8,13 @@ from support.small_shop import START_MS, SmallShop, ids
 
 from experiments.allocation.assignment import DAY_MS, unit_life_ms
 from experiments.lifecycle import commands
+from experiments.lifecycle.fold import Rules
+from services.experiment_table import ExperimentTable
 from services.ports.pins import Pin
 from services.recommend.assignment import propose, resolve
 from services.recommend.slate_request import SlateRequest, Visitor
 from services.recommend.snapshot.snapshot import ServedExperiment
+from services.settings import Settings
 
 GOOGLEBOT = {"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}
 
@@ -216,3 +219,56 @@ def test_without_an_experiment_slates_are_popular_and_say_so(shop: SmallShop) ->
         answer = call.slate(n=2)
     assert (answer["experiment"], answer["arm"], answer["degraded"]) == (None, None, "popular")
     assert shop.exposures()[0].excluded == "no_experiment"
+
+
+# ---- several experiments -----------------------------------------------------------------------------------
+
+
+class TwoExperiments(Settings):
+    """Settings whose table has an experiment of its own for e-mails."""
+
+    @property
+    def experiments(self) -> ExperimentTable:
+        return ExperimentTable("storefront", {"email": "newsletter"})
+
+
+def test_each_placement_is_decided_by_its_own_experiment(shop: SmallShop) -> None:
+    shop.settings = TwoExperiments.model_construct(**vars(shop.settings))
+    shop.start("good")
+    arm = commands.Deployed("other", "other")
+    shop.log.append(commands.start("newsletter", arm, Rules(unit="user_day"), "salt", shop.provenance()))
+    with shop.client() as call:
+        home, email = call.slate(n=1), call.slate(n=1, placement="email")
+        forced = call.get("/recommend?placement=email&arm=other&n=1", "admin")
+        foreign = call.get("/recommend?placement=home&arm=other&n=1", "admin")
+        clicks = [
+            {
+                "event_id": answer["arm"],
+                "type": "click",
+                "item_id": ids(answer)[0],
+                "recommendation_id": answer["recommendation_id"],
+            }
+            for answer in (home, email)
+        ]
+        assert call.post("/events", clicks).json()["attributed"] == 2
+    assert [(answer["experiment"], answer["arm"]) for answer in (home, email)] == [
+        ("storefront", "good"),
+        ("newsletter", "other"),
+    ]
+    assert (forced.status_code, foreign.status_code) == (200, 422)
+    counted = {exposure.experiment: exposure.unit[0] for exposure in shop.exposures() if exposure.first}
+    assert counted == {"storefront": "s", "newsletter": "u"}
+
+
+def test_each_experiment_remembers_its_champion_offline(shop: SmallShop) -> None:
+    shop.settings = TwoExperiments.model_construct(**vars(shop.settings))
+    shop.start("good")
+    arm = commands.Deployed("other", "other")
+    shop.log.append(commands.start("newsletter", arm, Rules(), "salt", shop.provenance()))
+    with shop.client():
+        pass
+    for part in (shop.reader, shop.cache, shop.log, shop.broker, shop.overlay):
+        part.down = True
+    with shop.client() as call:
+        answers = [call.slate(n=1), call.slate(n=1, placement="email")]
+    assert [answer["model_version"] for answer in answers] == ["good", "other"]
