@@ -240,7 +240,7 @@ def running_installation(home: Path) -> Iterator[RealInstallation]:
             running.servers[name] = Server(
                 [RINGSIDE, *command], home / f"{name}.log", {**environment(settings), **one_thread}
             )
-        until(lambda: running.targets().keys() >= PROCESSES.keys() and _serves(running), within_s=60)
+        until(lambda: running.targets().keys() >= PROCESSES.keys() and _serves(running), within_s=200)
         yield running
 
 
