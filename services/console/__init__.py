@@ -1,1 +1,1 @@
-"""The analysts' console."""
+"""The analysts' console: a web application."""

@@ -1,4 +1,4 @@
-"""Log-in and log-out, and health for those who watch processes."""
+"""Login, logout and health endpoints."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -6,20 +6,20 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from services.console.deps import desk_of, reader
+from services.console.deps import deps_of, reader
 from services.console.sessions import COOKIE, MAX_AGE_S, Person, csrf_holds
 
 router = APIRouter()
 
 
 def local_path(target: str) -> str:
-    """`target` if it is a path on this console, else "/": nobody is sent elsewhere after logging in."""
+    """`target` if it is a path on this console, else "/", so that a login never leads to another site."""
     return target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
 
 
 @router.get("/login")
 def login_page(request: Request, next: str = "/") -> HTMLResponse:
-    """The form. A key after `#key=` in the address fills it in: a fragment never leaves the browser."""
+    """The login form. A key after `#key=` in the address fills it in; a fragment stays in the browser."""
     return _login(request, next, None, 200)
 
 
@@ -30,15 +30,15 @@ def login(
     next: Annotated[str, Form(max_length=2_000)] = "/",
 ) -> Response:
     """Exchange a key for a session."""
-    desk = desk_of(request)
-    if wait_s := desk.guesses.wait_s(request):
-        answer = _login(request, next, f"Too many attempts. Wait {wait_s} s.", 429)
+    deps = deps_of(request)
+    if wait_s := deps.login_throttle.wait_s(request):
+        answer = _login(request, next, f"Too many wrong keys from this address. Wait {wait_s} s.", 429)
         answer.headers["Retry-After"] = str(wait_s)
         return answer
-    cookie = desk.sessions.log_in(key)
+    cookie = deps.sessions.log_in(key)
     if cookie is None:
-        desk.guesses.failed(request)
-        return _login(request, next, "That is not the key of an analyst or admin.", 401)
+        deps.login_throttle.failed(request)
+        return _login(request, next, "This is not the key of an analyst or admin.", 401)
     response = RedirectResponse(local_path(next), 303)
     secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, cookie, max_age=MAX_AGE_S, httponly=True, samesite="strict", secure=secure)
@@ -49,10 +49,10 @@ def login(
 def logout(
     request: Request, person: Annotated[Person, Depends(reader)], csrf: Annotated[str, Form()] = ""
 ) -> RedirectResponse:
-    """Forget the session in this browser."""
+    """End the session."""
     if not csrf_holds(person, csrf):
-        raise HTTPException(403, "This form is not from this session; load the page again.")
-    desk_of(request).sessions.log_out(person)
+        raise HTTPException(403, "This form is not from your session. Reload the page and try again.")
+    deps_of(request).sessions.log_out(person)
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)
     return response
@@ -60,14 +60,14 @@ def logout(
 
 @router.get("/health/live")
 def alive() -> dict[str, str]:
-    """This process answers."""
+    """Liveness: this process runs."""
     return {"status": "live"}
 
 
 @router.get("/health/ready")
 def ready(request: Request) -> JSONResponse:
-    """The decision log was read to its end at least once."""
-    sources = desk_of(request).view.sources
+    """Readiness: the decision log has been read to its end at least once."""
+    sources = deps_of(request).view.sources
     ok = sources.read_at_ms > 0
     body = {
         "status": "ready" if ok else "waiting",
@@ -78,12 +78,12 @@ def ready(request: Request) -> JSONResponse:
 
 
 def _login(request: Request, target: str, problem: str | None, status_code: int) -> HTMLResponse:
-    desk = desk_of(request)
-    values = {"next": local_path(target), "problem": problem, "usable": desk.sessions.usable, "person": None}
-    return desk.templates.TemplateResponse(request, "login.html", values, status_code=status_code)
+    deps = deps_of(request)
+    values = {"next": local_path(target), "problem": problem, "usable": deps.sessions.usable, "person": None}
+    return deps.templates.TemplateResponse(request, "login.html", values, status_code=status_code)
 
 
 def login_address(request: Request) -> str:
-    """Where somebody goes who must log in first."""
+    """Address of the login form that leads back to this request."""
     query = f"?{request.url.query}" if request.url.query else ""
     return f"/login?next={quote(request.url.path + query)}"

@@ -15,7 +15,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from services import bootstrap
 from services.console import access, commands, metrics, pages, recount, web
 from services.console.deps import ConsoleDeps, LogInFirstError
-from services.console.log_follower import Follower
+from services.console.log_follower import LogFollower
 from services.console.sessions import COOKIE, LoginThrottle, Sessions
 from services.control.recount import RecountService
 from services.runtime.clock import wall_ms
@@ -29,13 +29,13 @@ FORM_BYTES = 16_384  # of a request's body: forms only
 
 def create_app(
     settings: Settings,
-    follower: Follower,
+    follower: LogFollower,
     recounting: RecountService,
     now_ms: Callable[[], int],
     *,
     follow: bool = True,
 ) -> FastAPI:
-    """The application. With `follow` a thread keeps the view fresh while it runs; tests refresh by hand."""
+    """The application. With `follow`, a thread refreshes the view while it runs."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -53,9 +53,9 @@ def create_app(
     app = FastAPI(
         title="Ringside console", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    guesses = LoginThrottle(lambda: now_ms() / 1_000)
-    app.state.desk = ConsoleDeps(
-        settings, follower, recounting, Sessions(settings), guesses, web.templates(), now_ms
+    throttle = LoginThrottle(lambda: now_ms() / 1_000)
+    app.state.deps = ConsoleDeps(
+        settings, follower, recounting, Sessions(settings), throttle, web.templates(), now_ms
     )
     app.middleware("http")(web.harden)
     app.add_middleware(GZipMiddleware, minimum_size=2_000)
@@ -70,9 +70,9 @@ def create_app(
 
 
 def plotting_script(digest: str) -> Response:
-    """The plotting script, compressed once; its address changes with its content."""
+    """The plotting script, compressed; its address changes with its content."""
     if digest != web.plotting_script()[0]:
-        raise HTTPException(404, "Another plotting script is installed; load the page again.")
+        raise HTTPException(404, "Another version of the plotting script is installed. Reload the page.")
     headers = {"Content-Encoding": "gzip", "Cache-Control": web.IMMUTABLE, "Vary": "Accept-Encoding"}
     return Response(web.plotting_script()[1], media_type="text/javascript", headers=headers)
 
@@ -81,7 +81,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Starts without Kafka and Redis; pages name what is missing."""
     bootstrap.configure_logging(settings, "console")
     many_connections()
-    follower = Follower(
+    follower = LogFollower(
         lambda: (bootstrap.decision_log(settings), bootstrap.state_cache(settings)),
         wall_ms,
         settings.kill_switch_path,
@@ -102,13 +102,16 @@ def _wants_json(request: Request) -> bool:
 
 async def _log_in_first(request: Request, _: Exception) -> Response:
     if _wants_json(request):
-        return JSONResponse({"error": "Log in first."}, 401)
+        return JSONResponse(
+            {"error": "Log in first: this address needs the session of an analyst or admin."}, 401
+        )
     return RedirectResponse(access.login_address(request), 303)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    return _error(request, error.status_code, str(error.detail))
+    detail = "There is no such page." if error.detail == "Not Found" else str(error.detail)
+    return _error(request, error.status_code, detail)
 
 
 async def _bad_request(request: Request, error: Exception) -> Response:
@@ -120,7 +123,7 @@ async def _bad_request(request: Request, error: Exception) -> Response:
 def _error(request: Request, status_code: int, message: str) -> Response:
     if _wants_json(request):
         return JSONResponse({"error": message}, status_code)
-    desk: ConsoleDeps = request.app.state.desk
-    person = desk.sessions.person(request.cookies.get(COOKIE))
+    deps: ConsoleDeps = request.app.state.deps
+    person = deps.sessions.person(request.cookies.get(COOKIE))
     values = {"message": message, "status_code": status_code, "person": person}
-    return desk.templates.TemplateResponse(request, "error.html", values, status_code=status_code)
+    return deps.templates.TemplateResponse(request, "error.html", values, status_code=status_code)

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
-from services.console.deps import Found, commander, desk_of, found
+from services.console.deps import SelectedExperiment, commander, deps_of, selected_experiment
 from services.console.sessions import Person, csrf_holds
 from services.control.commands import COMMANDS
 from services.errors import BadInputError, RingsideError, UnavailableError
@@ -53,25 +53,25 @@ def fields(
 def genuine(person: Annotated[Person, Depends(commander)], csrf: Annotated[str, Form()] = "") -> Person:
     """Dependency: an admin whose form comes from this session."""
     if not csrf_holds(person, csrf):
-        raise HTTPException(403, "This form is not from this session; load the page again.")
+        raise HTTPException(403, "This form is not from your session. Reload the page and try again.")
     return person
 
 
 @router.post("/experiments/{name}/commands/{kind}")
 def carry_out(
     request: Request,
-    chosen: Annotated[Found, Depends(found)],
+    selected: Annotated[SelectedExperiment, Depends(selected_experiment)],
     person: Annotated[Person, Depends(genuine)],
     form: Annotated[FormFields, Depends(fields)],
     kind: str,
     why: Annotated[str, Form(alias="reason", max_length=300)] = "",
 ) -> JSONResponse:
     """Append the command to the log, or answer with the reason why not."""
-    desk = desk_of(request)
+    deps = deps_of(request)
 
     def command() -> Experiment:
-        provenance = Provenance(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
-        return desk.follower.command(chosen.name, build(kind, form, provenance))
+        provenance = Provenance(author=person.name, now_ms=deps.now_ms(), reason=reason(why))
+        return deps.follower.command(selected.name, build(kind, form, provenance))
 
     return answered(command)
 

@@ -1,5 +1,4 @@
-"""What the routes of the console share: the desk they work at, who may read, which experiment was asked
-for."""
+"""Dependencies of the console's routes: shared objects, the person logged in, the selected experiment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request
 from fastapi.templating import Jinja2Templates
 
-from services.console.log_follower import Followed, Follower, View
+from services.console.log_follower import FollowedExperiment, LogFollower, View
 from services.console.sessions import COOKIE, LoginThrottle, Person, Sessions
 from services.control.recount import RecountService
 from services.settings import Settings
@@ -16,13 +15,13 @@ from services.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ConsoleDeps:
-    """Everything a request needs; one an application."""
+    """Objects that all requests of an application share."""
 
     settings: Settings
-    follower: Follower
+    follower: LogFollower
     recounting: RecountService
     sessions: Sessions
-    guesses: LoginThrottle
+    login_throttle: LoginThrottle
     templates: Jinja2Templates
     now_ms: Callable[[], int]
 
@@ -33,25 +32,26 @@ class ConsoleDeps:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An experiment that exists."""
+class SelectedExperiment:
+    """The experiment in the path of a request."""
 
     name: str
-    followed: Followed
+    followed: FollowedExperiment
 
 
 class LogInFirstError(Exception):
-    """Nobody is logged in: pages lead to the log-in, scripts get 401."""
+    """The request has no session: a page leads to the login form, a script gets 401."""
 
 
-def desk_of(request: Request) -> ConsoleDeps:
-    """The desk of this application."""
-    return request.app.state.desk
+def deps_of(request: Request) -> ConsoleDeps:
+    """The dependencies of this application."""
+    deps: ConsoleDeps = request.app.state.deps
+    return deps
 
 
 def reader(request: Request) -> Person:
     """Dependency: an analyst or admin. Raises LogInFirstError."""
-    person = desk_of(request).sessions.person(request.cookies.get(COOKIE))
+    person = deps_of(request).sessions.person(request.cookies.get(COOKIE))
     if person is None:
         raise LogInFirstError
     return person
@@ -60,13 +60,13 @@ def reader(request: Request) -> Person:
 def commander(person: Annotated[Person, Depends(reader)]) -> Person:
     """Dependency: an admin."""
     if not person.may_command:
-        raise HTTPException(403, "An analyst reads; commands need an admin key.")
+        raise HTTPException(403, "Commands need the key of an admin.")
     return person
 
 
-def found(request: Request, name: str) -> Found:
-    """Dependency: the experiment in the path, or 404."""
-    followed = desk_of(request).view.experiments.get(name)
+def selected_experiment(request: Request, name: str) -> SelectedExperiment:
+    """Dependency: the experiment in the path. Raises 404 if there is none."""
+    followed = deps_of(request).view.experiments.get(name)
     if followed is None:
-        raise HTTPException(404, f"The log knows no experiment {name}.")
-    return Found(name, followed)
+        raise HTTPException(404, f"There is no experiment {name}.")
+    return SelectedExperiment(name, followed)

@@ -1,5 +1,5 @@
-"""The log of an experiment as a file: JSON lines (every number) and CSV (one row a decision, one column
-a number)."""
+"""Downloads of an experiment's decisions: JSON lines, and CSV with a row for each decision and a column for
+each number."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ ACCOUNT_FIELDS = ("acknowledged", "counted", "late", "duplicate", "unmatched")
 
 
 def jsonl(history: Iterable[Decision]) -> Iterator[bytes]:
-    """One decision a line, as it stands in the log."""
+    """One decision a line, as in the log."""
     for decision in history:
         yield encode(decision) + b"\n"
 
@@ -56,7 +56,7 @@ def _cells(decision: Decision) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """A spreadsheet runs a text that starts like a formula: a quote in front keeps it a text."""
+    """Put a quote before text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 

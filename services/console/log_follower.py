@@ -1,5 +1,4 @@
-"""Follows the decision log and the heartbeats in the background, so that a page never waits for Kafka or
-Redis."""
+"""Follows the decision log and the heartbeats in the background, so that no page waits for Kafka or Redis."""
 
 import logging
 import threading
@@ -20,29 +19,29 @@ COMMAND_WAIT_S = 5.0
 
 
 @dataclass(slots=True)
-class Followed:
-    """One experiment: its state, its history, and the points of the time axis (both only ever grow)."""
+class FollowedExperiment:
+    """State of an experiment, its history, and its points on the time axis; both lists only grow."""
 
     state: Experiment
     history: list[Decision] = field(default_factory=list)
     axis: TimeAxis = field(default_factory=TimeAxis)
 
     def realised(self) -> Mapping[str, float]:
-        """Realised share at the newest look that had new units; empty if none had."""
+        """Share of recently counted units, by arm; empty if there are none."""
         return next((p["realised"] for p in reversed(self.axis.points) if p["realised"]), {})
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the pages read: replaced as a whole at every refresh."""
+    """Data of the pages; every refresh replaces it as a whole."""
 
-    experiments: Mapping[str, Followed] = field(default_factory=dict)
+    experiments: Mapping[str, FollowedExperiment] = field(default_factory=dict)
     heartbeats: tuple[Heartbeat, ...] = ()
     sources: Sources = field(default_factory=Sources)
 
 
-class Follower:
-    """Keeps a `View` fresh. The ports are synchronous and belong to whoever holds the lock."""
+class LogFollower:
+    """Refreshes a `View`. The ports are synchronous; a thread uses them only while it holds the lock."""
 
     def __init__(
         self,
@@ -53,37 +52,39 @@ class Follower:
         self.view = View()
         self._connect, self._now_ms, self._kill_switch = connect, now_ms, kill_switch
         self._ports: tuple[DecisionLog, StateCache] | None = None
-        self._followed: dict[str, Followed] = {}
+        self._followed: dict[str, FollowedExperiment] = {}
         self._lock = threading.Lock()
 
     def follow(self, stop: threading.Event, every_s: float) -> None:
-        """Refresh until `stop` is set. An unexpected error is shown on the page and tried again."""
+        """Refresh until `stop` is set. The page shows an unexpected error; the next refresh tries again."""
         while not stop.is_set():
             self.refresh()
             stop.wait(every_s)
 
     def refresh(self) -> None:
-        """Read what is new; a source that can't be reached leaves its last values and its error in
-        `Sources`."""
+        """Read new data. A source that can't be read keeps its last values, and its error is in `Sources`."""
         sources = replace(self.view.sources, champion_only=self._kill_switch.exists())
         beats = self.view.heartbeats
         with self._lock:
             try:
                 self._read_log()
                 sources = replace(sources, read_at_ms=self._now_ms(), log_error=None)
-            except Exception as error:  # noqa: BLE001 (the thread must outlive whatever the log holds)
+            except Exception as error:  # noqa: BLE001 (no record may end the thread)
                 sources = replace(sources, log_error=_reason(error))
             try:
                 beats = tuple(self._open()[1].heartbeats())
                 sources = replace(sources, cache_error=None)
-            except Exception as error:  # noqa: BLE001 (and whatever the cache holds)
+            except Exception as error:  # noqa: BLE001 (no cached value may either)
                 beats, sources = (), replace(sources, cache_error=_reason(error))
         self.view = View(dict(self._followed), beats, sources)
 
     def command(self, experiment: str, build: Callable[[Experiment], Decision]) -> Experiment:
-        """Append what `build` makes of the newest state. Raises UnavailableError, or what `build` raises."""
+        """Append the decision that `build` returns for the newest state. Raises UnavailableError, and what
+        `build` raises."""
         if not self._lock.acquire(timeout=COMMAND_WAIT_S):
-            raise UnavailableError("the decision log", "still waiting for the broker; nothing was changed")
+            raise UnavailableError(
+                "the decision log", "it is still being read; nothing was changed, try again"
+            )
         try:
             decisions, _ = self._open()
             return decide(decisions, experiment, build)
@@ -100,23 +101,25 @@ class Follower:
         for name, state in decisions.catch_up().items():
             followed = self._followed.get(name)
             if followed is None or _is_another_log(followed, state):
-                followed = self._followed[name] = Followed(state)
+                followed = self._followed[name] = FollowedExperiment(state)
             seen = followed.history[-1].revision if followed.history else 0
             if state.revision > seen:
                 for decision in decisions.history(name, after_revision=seen):
-                    followed.axis.extend([decision])  # first: what has no point there is read again
+                    followed.axis.extend(
+                        [decision]
+                    )  # first, so that a failure leaves the decision to be read again
                     followed.history.append(decision)
             followed.state = state
 
 
-def _is_another_log(followed: Followed, state: Experiment) -> bool:
-    """A broker that lost its data starts a new log: then what was followed never happened."""
+def _is_another_log(followed: FollowedExperiment, state: Experiment) -> bool:
+    """True if a broker that lost its data started a new log, so that the known history is void."""
     return state.revision < followed.state.revision or state.started_ms != followed.state.started_ms
 
 
 def _reason(error: Exception) -> str:
-    """For the page; an error that nobody foresaw goes to the log of this process as a whole."""
+    """Text for the page; an unexpected error is also logged with its traceback."""
     if isinstance(error, RingsideError | OSError):
         return f"{error}" or type(error).__name__
-    log.error("reading failed; it is tried again", exc_info=error)
+    log.error("reading the decision log or the cache failed; trying again", exc_info=error)
     return f"{type(error).__name__}: {error}"

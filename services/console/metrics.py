@@ -1,12 +1,12 @@
-"""What the console says beyond HTTP: how old its view is, and which of its sources fail."""
+"""Metrics of the console: the age of its view, and which sources cannot be read."""
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from services.console.log_follower import Follower
+from services.console.log_follower import LogFollower
 
 
-def watch(follower: Follower, registry: CollectorRegistry) -> None:
-    """Gauges that read the follower's view when they are scraped."""
+def watch(follower: LogFollower, registry: CollectorRegistry) -> None:
+    """Register gauges that read the follower's view at each scrape."""
     read = Gauge(
         "ringside_console_view_timestamp_seconds", "When the log was last read; 0: never.", registry=registry
     )

@@ -1,4 +1,4 @@
-"""The console's pages and their live data. Each route translates a `View` into HTML or JSON, nothing more."""
+"""The console's pages and their live data. Each route translates a `View` into HTML or JSON."""
 
 import json
 from dataclasses import dataclass
@@ -11,91 +11,90 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 from fastapi.templating import Jinja2Templates
 
 from experiments.lifecycle.fold import Decision, Experiment
-from services.console import exports, queries, series
-from services.console.deps import ConsoleDeps, Found, desk_of, found, reader
+from services.console import exports, queries, series, wording
+from services.console.deps import ConsoleDeps, SelectedExperiment, deps_of, reader, selected_experiment
 from services.console.sessions import Person
 
 router = APIRouter()
-POINTS = 1_200  # on the first load; later answers hold only what is new
-PAGE = 100  # decisions on one page of the log
+MAX_POINTS = 1_200  # on the first load; later responses contain only new points
+PAGE_SIZE = 100  # decisions
 LISTED_MARKS, LISTED_LOOKS = 30, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What every page needs: the desk, the request, and who reads."""
+    """A page request: its dependencies and the person who reads."""
 
     request: Request
-    desk: ConsoleDeps
+    deps: ConsoleDeps
     person: Person
 
     def render(self, template: str, status_code: int = 200, **values: Any) -> HTMLResponse:
         """A whole page."""
         values |= {
             "person": self.person,
-            "now_ms": self.desk.now_ms(),
-            "experiments": sorted(self.desk.view.experiments),
+            "now_ms": self.deps.now_ms(),
+            "experiments": sorted(self.deps.view.experiments),
         }
         return self.templates.TemplateResponse(self.request, template, values, status_code=status_code)
 
     def fragment(self, template: str, **values: Any) -> str:
-        """A part of a page."""
+        """A part of a page as HTML."""
         return self.templates.get_template(template).render(**values, person=self.person)
 
     @property
     def templates(self) -> Jinja2Templates:
         """The console's templates."""
-        return self.desk.templates
+        return self.deps.templates
 
 
 def page(request: Request, person: Annotated[Person, Depends(reader)]) -> Page:
-    """Dependency: a page for a reader who is logged in."""
-    return Page(request, desk_of(request), person)
+    """Dependency: a page request of a person who is logged in."""
+    return Page(request, deps_of(request), person)
 
 
 ReadPage = Annotated[Page, Depends(page)]
-Chosen = Annotated[Found, Depends(found)]
+Selected = Annotated[SelectedExperiment, Depends(selected_experiment)]
 
 
 @router.get("/")
 def home(page: ReadPage) -> RedirectResponse:
-    """The running experiment, or the list when there is none yet."""
-    name = page.desk.settings.experiments.default
-    known = name in page.desk.view.experiments
+    """The experiment of the settings, or the list of experiments if it does not exist yet."""
+    name = page.deps.settings.experiments.default
+    known = name in page.deps.view.experiments
     return RedirectResponse(f"/experiments/{quote(name)}" if known else "/experiments", 303)
 
 
 @router.get("/experiments")
 def experiments(page: ReadPage) -> HTMLResponse:
-    """Every experiment of this log, newest first."""
-    view = page.desk.view
+    """All experiments, newest first."""
+    view = page.deps.view
     listed = sorted(view.experiments.values(), key=lambda f: -f.state.started_ms)
-    rows = [(f, queries.wording.sentence(f.state, queries.last_look(f.history))) for f in listed]
+    rows = [(f, wording.sentence(f.state, queries.last_look(f.history))) for f in listed]
     return page.render(
-        "experiments.html", rows=rows, sources=view.sources, wanted=page.desk.settings.experiments.default
+        "experiments.html", rows=rows, sources=view.sources, wanted=page.deps.settings.experiments.default
     )
 
 
 @router.get("/experiments/{name}")
-def experiment(page: ReadPage, chosen: Chosen) -> HTMLResponse:
-    """The page of one experiment; its plots fill themselves from /live."""
-    return page.render("experiment.html", **_values(page.desk, chosen))
+def experiment(page: ReadPage, selected: Selected) -> HTMLResponse:
+    """The page of an experiment; its script loads the plots from /live."""
+    return page.render("experiment.html", **_values(page.deps, selected))
 
 
 @router.get("/experiments/{name}/live")
-def live(page: ReadPage, chosen: Chosen, after_revision: Annotated[int, Query(ge=0)] = 0) -> Response:
-    """What changed since `after_revision`: points of the time axis, densities, and the parts of the page
-    as HTML."""
-    values = _values(page.desk, chosen)
-    state, points = chosen.followed.state, chosen.followed.axis.points
+def live(page: ReadPage, selected: Selected, after_revision: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """Changes since `after_revision`: points, posterior densities, and the parts of the page as HTML."""
+    values = _values(page.deps, selected)
+    state, points = selected.followed.state, selected.followed.axis.points
     fresh = [point for point in points if point["revision"] > after_revision]
     parts = ("headline", "arms", "decisions", "replicas", "accounting")
     body = {
-        "now_ms": page.desk.now_ms(),
-        "read_at_ms": page.desk.view.sources.read_at_ms,
+        "now_ms": page.deps.now_ms(),
+        "read_at_ms": page.deps.view.sources.read_at_ms,
         "revision": state.revision,
         "log": state.started_ms,
-        "points": series.thin(fresh, POINTS),
+        "points": series.thin(fresh, MAX_POINTS),
         "styles": queries.styles(state),
         "roles": {arm.name: arm.role for arm in state.arms.values()},
         "densities": queries.densities(values["arms"]) if fresh else None,
@@ -108,22 +107,22 @@ def live(page: ReadPage, chosen: Chosen, after_revision: Annotated[int, Query(ge
 @router.get("/experiments/{name}/decisions")
 def decisions(
     page: ReadPage,
-    chosen: Chosen,
+    selected: Selected,
     before: Annotated[int | None, Query(ge=1)] = None,
     looks: bool = True,
 ) -> HTMLResponse:
-    """The whole log, newest first, a page at a time."""
-    history = chosen.followed.history
+    """One page of all decisions, newest first."""
+    history = selected.followed.history
     kept = [
         d
         for d in reversed(history)
         if (before is None or d.revision < before) and (looks or d.kind != "allocate")
     ]
-    older = kept[PAGE - 1].revision if len(kept) > PAGE else None
+    older = kept[PAGE_SIZE - 1].revision if len(kept) > PAGE_SIZE else None
     return page.render(
         "decisions.html",
-        experiment=chosen.name,
-        rows=kept[:PAGE],
+        experiment=selected.name,
+        rows=kept[:PAGE_SIZE],
         older=older,
         looks=looks,
         total=len(history),
@@ -131,40 +130,40 @@ def decisions(
 
 
 @router.get("/experiments/{name}/decisions/{revision}")
-def decision(page: ReadPage, chosen: Chosen, revision: int, part: bool = False) -> HTMLResponse:
-    """One decision with every number it was made from; `part`: only the record, for the dialog."""
-    history = chosen.followed.history
+def decision(page: ReadPage, selected: Selected, revision: int, part: bool = False) -> HTMLResponse:
+    """One decision with all its numbers; `part`: without the page around it, for the drawer."""
+    history = selected.followed.history
     at = next((i for i, d in enumerate(history) if d.revision == revision), None)
     if at is None:
-        raise HTTPException(404, f"Experiment {chosen.name} has no decision with revision {revision}.")
-    values = _record(history, at) | {"experiment": chosen.name, "part": part}
+        raise HTTPException(404, f"Experiment {selected.name} has no decision with revision {revision}.")
+    values = _record(history, at) | {"experiment": selected.name, "part": part}
     if part:
         return HTMLResponse(page.fragment("part_record.html", **values))
     return page.render("decision.html", **values)
 
 
 @router.get("/experiments/{name}/decisions/{revision}/record.json")
-def record(page: ReadPage, chosen: Chosen, revision: int) -> Response:
-    """One decision exactly as it stands in the log."""
-    for candidate in chosen.followed.history:
+def record(page: ReadPage, selected: Selected, revision: int) -> Response:
+    """One decision exactly as in the log."""
+    for candidate in selected.followed.history:
         if candidate.revision == revision:
             return Response(msgspec.json.encode(candidate), media_type="application/json")
-    raise HTTPException(404, f"Experiment {chosen.name} has no decision with revision {revision}.")
+    raise HTTPException(404, f"Experiment {selected.name} has no decision with revision {revision}.")
 
 
 @router.get("/experiments/{name}/log.jsonl")
-def log_jsonl(page: ReadPage, chosen: Chosen) -> StreamingResponse:
-    """The log, one decision a line."""
+def log_jsonl(page: ReadPage, selected: Selected) -> StreamingResponse:
+    """All decisions as JSON lines."""
     return _download(
-        exports.jsonl(list(chosen.followed.history)), f"{chosen.name}.jsonl", "application/x-ndjson"
+        exports.jsonl(list(selected.followed.history)), f"{selected.name}.jsonl", "application/x-ndjson"
     )
 
 
 @router.get("/experiments/{name}/log.csv")
-def log_csv(page: ReadPage, chosen: Chosen) -> StreamingResponse:
-    """The log as a table."""
+def log_csv(page: ReadPage, selected: Selected) -> StreamingResponse:
+    """All decisions as CSV."""
     return _download(
-        exports.csv_lines(list(chosen.followed.history)), f"{chosen.name}.csv", "text/csv; charset=utf-8"
+        exports.csv_lines(list(selected.followed.history)), f"{selected.name}.csv", "text/csv; charset=utf-8"
     )
 
 
@@ -173,17 +172,17 @@ def _download(lines: Any, filename: str, media_type: str) -> StreamingResponse:
     return StreamingResponse(lines, media_type=media_type, headers={"Content-Disposition": disposition})
 
 
-def _values(desk: ConsoleDeps, chosen: Found) -> dict[str, Any]:
-    """Everything the parts of an experiment's page show."""
-    followed, view = chosen.followed, desk.view
+def _values(deps: ConsoleDeps, selected: SelectedExperiment) -> dict[str, Any]:
+    """Values of all parts of an experiment's page."""
+    followed, view = selected.followed, deps.view
     history = followed.history
     summary = queries.summary(
-        followed.state, history, view.heartbeats, followed.realised(), view.sources, desk.now_ms()
+        followed.state, history, view.heartbeats, followed.realised(), view.sources, deps.now_ms()
     )
     counted = [row["numbers"] for row in summary["arms"] if row["counted"]]
     highest = max((numbers.get("high") or 0.0 for numbers in counted), default=0.0)
     return summary | {
-        "experiment": chosen.name,
+        "experiment": selected.name,
         "state": followed.state,
         "scale": highest * 1.05 or 1.0,
         "listed": listed(history),
@@ -193,9 +192,9 @@ def _values(desk: ConsoleDeps, chosen: Found) -> dict[str, Any]:
 
 
 def listed(history: list[Decision]) -> list[Decision]:
-    """For the page: the newest marks and a few of the newest looks, newest first."""
-    marks = [d for d in reversed(history) if d.kind in series.MARKED][:LISTED_MARKS]
-    looks = [d for d in reversed(history) if d.kind not in series.MARKED][:LISTED_LOOKS]
+    """Decisions on the page: the newest marked ones and a few of the newest looks, newest first."""
+    marks = [d for d in reversed(history) if d.kind in series.MARKED_KINDS][:LISTED_MARKS]
+    looks = [d for d in reversed(history) if d.kind not in series.MARKED_KINDS][:LISTED_LOOKS]
     return sorted(marks + looks, key=lambda d: -d.revision)
 
 

@@ -1,5 +1,4 @@
-"""What the console shows about an experiment, from its state, its log and the heartbeats. Pure; times in
-ms."""
+"""Data of an experiment's page, from its state, its decisions and the heartbeats. Pure; times in ms."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +9,17 @@ from experiments.lifecycle.fold import Arm, Decision, Experiment
 from services.console import series, wording
 from services.ports.state import Heartbeat
 
-LOOKS_OVERDUE = 3  # looks that may be missed before the page says that the decider is silent
+LOOKS_OVERDUE = 3  # looks that may be missed before the page warns
 STYLES = 7  # colours, dashes and markers an arm can have, by order of entry
 
-WRONG_SUMS = "broken-identity"  # the rule that holds for what only a recount mends
+WRONG_SUMS = "broken-identity"  # rule of a hold that only a recount resolves
 ROLE_ORDER = {"champion": 0, "challenger": 1, "holdback": 2, "retired": 3}
 ACCOUNTED = ("counted", "late", "duplicate", "unmatched")
 
 
 @dataclass(frozen=True, slots=True)
-class Warning:
-    """Something a reader must know before trusting the page. `level`: "bad" (wrong now) or "note"."""
+class PageWarning:
+    """A warning at the top of the page. `level`: "bad" (an error) or "note"."""
 
     level: str
     text: str
@@ -28,8 +27,8 @@ class Warning:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """How fresh the inputs are: when the log was last read to its end, and what could not be reached
-    (None: fine)."""
+    """State of the inputs: when the log was last read to its end, and the errors of log and cache (None: no
+    error)."""
 
     read_at_ms: int = 0
     log_error: str | None = None
@@ -38,18 +37,18 @@ class Sources:
 
 
 def last_look(history: Sequence[Decision]) -> Decision | None:
-    """The newest record with counts."""
+    """The newest decision with counts."""
     return next((d for d in reversed(history) if series.is_look(d)), None)
 
 
 def styles(state: Experiment) -> dict[str, int]:
-    """A style number for each arm, by order of entry: it never changes while the experiment lives."""
+    """A style number for each arm, by order of entry, so that it never changes."""
     ordered = sorted(state.arms.values(), key=lambda arm: (arm.entered_revision, arm.name))
     return {arm.name: index % STYLES for index, arm in enumerate(ordered)}
 
 
 def latest_evidence(history: Sequence[Decision], names: Iterable[str]) -> dict[str, tuple[int, ArmEvidence]]:
-    """For each arm: (revision, its numbers) of the newest look that had it, retired arms included."""
+    """For each arm, retired ones included: revision and numbers of the newest look that contains it."""
     wanted, found = set(names), {}
     for decision in reversed(history):
         for name in wanted & decision.evidence.arms.keys():
@@ -61,7 +60,7 @@ def latest_evidence(history: Sequence[Decision], names: Iterable[str]) -> dict[s
 
 
 def latest_race(history: Sequence[Decision], arm: str) -> RaceEvidence | None:
-    """The newest race of an arm, from a look or from the record that ended it."""
+    """The newest race of an arm, from a look or from the decision that ended it."""
     for decision in reversed(history):
         races = [race for race in decision.evidence.races if race.arm == arm]
         if races:
@@ -72,7 +71,7 @@ def latest_race(history: Sequence[Decision], arm: str) -> RaceEvidence | None:
 def arm_rows(
     state: Experiment, history: Sequence[Decision], realised: Mapping[str, float], beats: Sequence[Heartbeat]
 ) -> list[dict[str, Any]]:
-    """One row an arm: champion first, retired last, each with what the newest look knew of it."""
+    """A row for each arm, the champion first and retired arms last, with the numbers of its newest look."""
     numbers = latest_evidence(history, state.arms)
     live = [numbers[arm.name][1] for arm in state.live_arms() if arm.name in numbers]
     known = sum(map(wording.is_counted, live))
@@ -109,7 +108,7 @@ def _arm_row(
 
 
 def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Posterior density, mean and 95 % interval of each arm that may serve and has been counted."""
+    """Posterior density, mean and 95 % interval of each counted arm that is not retired."""
     found = {}
     for row in rows:
         numbers = row["numbers"]
@@ -123,7 +122,7 @@ def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def replica_rows(state: Experiment, beats: Iterable[Heartbeat]) -> list[dict[str, Any]]:
-    """What each live replica says it serves, and whether that is what the log says."""
+    """What each replica serves by its heartbeat, and whether that agrees with the log."""
     needed = {arm.model_version: arm.name for arm in state.live_arms()}
     kept = {arm.model_version: f"{arm.name} (kept for undo)" for arm in state.arms.values()}
     names = kept | needed
@@ -158,61 +157,73 @@ def accounting_rows(look: Decision | None) -> list[dict[str, Any]]:
 
 def warnings(
     state: Experiment, look: Decision | None, beats: Sequence[Heartbeat], sources: Sources, now_ms: int
-) -> list[Warning]:
-    """Everything that makes the page less than live and true, worst first."""
+) -> list[PageWarning]:
+    """Warnings about stale, missing or wrong data, the worst first."""
     found = [
         *_source_warnings(sources, now_ms),
         *_state_warnings(state),
         *_look_warnings(state, look, now_ms),
     ]
     if not beats and sources.cache_error is None:
-        found.append(Warning("bad", "No replica of the recommend service reports. Is it running?"))
+        found.append(PageWarning("bad", "No replica of the recommend service reports. Check that it runs."))
     broken = [row["arm"] for row in accounting_rows(look) if row["gap"]]
     if broken:
-        found.append(Warning("bad", f"The accounting identity is broken for {', '.join(broken)}."))
+        found.append(
+            PageWarning(
+                "bad", f"The events of {', '.join(broken)} do not add up; see the accounting of outcomes."
+            )
+        )
     return sorted(found, key=lambda warning: warning.level != "bad")
 
 
-def _source_warnings(sources: Sources, now_ms: int) -> Iterable[Warning]:
+def _source_warnings(sources: Sources, now_ms: int) -> Iterable[PageWarning]:
     if sources.log_error is not None:
         age = wording.seconds((now_ms - sources.read_at_ms) / 1_000) if sources.read_at_ms else None
-        since = f"what you see is {age} old" if age else "nothing has been read yet"
-        yield Warning("bad", f"The decision log can't be read, {since}. {sources.log_error}")
+        since = f"so this page is {age} old" if age else "so there are no data yet"
+        yield PageWarning("bad", f"The decision log can't be read, {since}. {sources.log_error}")
     if sources.cache_error is not None:
-        yield Warning("bad", f"Redis can't be reached, so replicas are unknown. {sources.cache_error}")
+        yield PageWarning(
+            "bad", f"Redis can't be reached, so the state of the replicas is unknown. {sources.cache_error}"
+        )
     if sources.champion_only:
-        yield Warning("bad", "Champion only: the kill switch is on, so weights are not in force.")
+        yield PageWarning(
+            "bad", "The kill switch is on: the champion serves all traffic, whatever the weights."
+        )
 
 
-def _state_warnings(state: Experiment) -> Iterable[Warning]:
+def _state_warnings(state: Experiment) -> Iterable[PageWarning]:
     if state.status == "held":
-        causes = "; ".join(state.causes) or "counting can't be trusted"
-        advice = " Recount the sums: to resume is to decide by them." if state.held_by == WRONG_SUMS else ""
-        yield Warning("bad", f"On hold, the last weights stay: {causes}.{advice}")
+        causes = "; ".join(state.causes) or "the counts can't be trusted"
+        advice = (
+            " Recount before resuming: resuming would base decisions on these counts."
+            if state.held_by == WRONG_SUMS
+            else ""
+        )
+        yield PageWarning("bad", f"On hold, so the weights stay as they are: {causes}.{advice}")
     if state.unconfirmed:
         revisions = ", ".join(str(revision) for revision in state.unconfirmed)
-        yield Warning("note", f"Revision {revisions} is not served by every replica yet.")
+        yield PageWarning("note", f"Not every replica serves revision {revisions} yet.")
     if state.retrain_pending:
-        yield Warning("note", "Retraining is under way; its model will enter as a challenger.")
+        yield PageWarning("note", "A model is being retrained; it will enter as a challenger.")
 
 
-def _look_warnings(state: Experiment, look: Decision | None, now_ms: int) -> Iterable[Warning]:
+def _look_warnings(state: Experiment, look: Decision | None, now_ms: int) -> Iterable[PageWarning]:
     if state.status != "running" or len(state.live_arms()) < 2:
         return
     rules = state.rules
     since_s = (now_ms - max(state.updated_ms, state.started_ms)) / 1_000
     if look is None:
         matures = wording.seconds(rules.window_s + rules.lateness_s)
-        yield Warning("note", f"No look yet: units mature {matures} after they are served.")
+        yield PageWarning("note", f"No look yet: a unit is counted {matures} after it begins.")
     if since_s > LOOKS_OVERDUE * rules.look_every_s:
         due = wording.seconds(rules.look_every_s)
-        yield Warning(
+        yield PageWarning(
             "bad", f"The decider has been silent for {wording.seconds(since_s)}; a look is due every {due}."
         )
     counted_ms = None if look is None else look.evidence.watermark_ms
     lag_s = (look.received_at - counted_ms) / 1_000 if look and counted_ms else 0.0
     if lag_s > rules.stall_s:
-        yield Warning("bad", f"Counting lags {wording.seconds(lag_s)} behind; decisions wait for it.")
+        yield PageWarning("bad", f"Counting is {wording.seconds(lag_s)} behind, and decisions wait for it.")
 
 
 def summary(
@@ -223,7 +234,7 @@ def summary(
     sources: Sources,
     now_ms: int,
 ) -> dict[str, Any]:
-    """Everything above the fold, as plain values for a template or JSON."""
+    """The page's values, for templates and JSON."""
     look = last_look(history)
     return {
         "sentence": wording.sentence(state, look),

@@ -8,13 +8,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Experiment, IllegalTransition
 from services.console.commands import answered, genuine, reason, refused
-from services.console.deps import Found, commander, desk_of, found
+from services.console.deps import SelectedExperiment, commander, deps_of, selected_experiment
 from services.console.sessions import Person
 from services.control.recount import RecountRequest
 from services.errors import RingsideError
 
 router = APIRouter()
-Chosen = Annotated[Found, Depends(found)]
+Selected = Annotated[SelectedExperiment, Depends(selected_experiment)]
 
 
 def recount_request(
@@ -25,30 +25,30 @@ def recount_request(
 
 
 @router.get("/experiments/{name}/recount")
-def question(request: Request, chosen: Chosen, person: Annotated[Person, Depends(commander)]) -> Response:
+def question(request: Request, selected: Selected, person: Annotated[Person, Depends(commander)]) -> Response:
     """The middle of the dialog: the sums that would be dropped, and whether the log can give them again."""
-    desk, state = desk_of(request), chosen.followed.state
+    deps, state = deps_of(request), selected.followed.state
     try:
-        preview = desk.recounting.preview(state, False, Provenance(person.name, desk.now_ms()))
+        preview = deps.recounting.preview(state, False, Provenance(person.name, deps.now_ms()))
     except (IllegalTransition, RingsideError) as error:
         return refused(error)
-    return HTMLResponse(desk.templates.get_template("part_recount.html").render(preview=preview))
+    return HTMLResponse(deps.templates.get_template("part_recount.html").render(preview=preview))
 
 
 @router.post("/experiments/{name}/commands/recount")
 def recount(
     request: Request,
-    chosen: Chosen,
+    selected: Selected,
     person: Annotated[Person, Depends(genuine)],
     wanted: Annotated[RecountRequest, Depends(recount_request)],
     why: Annotated[str, Form(alias="reason", max_length=300)] = "",
 ) -> JSONResponse:
     """Drop the previewed sums and count again, or answer with the reason why not."""
-    desk = desk_of(request)
+    deps = deps_of(request)
 
     def command() -> Experiment:
-        provenance = Provenance(author=person.name, now_ms=desk.now_ms(), reason=reason(why))
-        build = desk.recounting.builder(chosen.followed.state, wanted, provenance)
-        return desk.follower.command(chosen.name, build)
+        provenance = Provenance(author=person.name, now_ms=deps.now_ms(), reason=reason(why))
+        build = deps.recounting.builder(selected.followed.state, wanted, provenance)
+        return deps.follower.command(selected.name, build)
 
     return answered(command)

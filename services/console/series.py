@@ -1,5 +1,5 @@
-"""The time axis of an experiment: decisions → points that a plot can draw. Pure; every number comes from
-the log."""
+"""Time series of an experiment: points for the plots, one for each decision. Pure; all numbers are from the
+log."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +11,8 @@ from scipy.stats import beta
 from experiments.lifecycle.decisions import ArmEvidence, RaceEvidence
 from experiments.lifecycle.fold import Decision
 
-REALISED_UNITS = (
-    200  # a realised share is shown over the last looks that together counted at least this many units
-)
-MARKED = (
+REALISED_UNITS = 200  # a realised share is over the last looks with at least this many new units together
+MARKED_KINDS = (
     "start",
     "enter",
     "rollback",
@@ -36,18 +34,17 @@ Point = dict[str, Any]
 
 
 def is_look(decision: Decision) -> bool:
-    """True if the record carries the counts of every arm: one look of the decider."""
+    """True if the decision contains the counts of the arms, as a look of the decider does."""
     return bool(decision.evidence.arms)
 
 
 def counts(decision: Decision) -> dict[str, int]:
-    """Matured units of each arm as the look saw them."""
+    """Counted units of each arm at a look."""
     return {name: arm.n or 0 for name, arm in decision.evidence.arms.items()}
 
 
 class TimeAxis:
-    """Points of one experiment, extended as decisions arrive. `extend` over parts equals `extend` over
-    the whole."""
+    """Points of one experiment, extended as decisions arrive. Extending in parts gives the same points."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
@@ -60,11 +57,11 @@ class TimeAxis:
             self.points.append(point(decision, realised))
 
     def _realised(self, seen: dict[str, int]) -> dict[str, float] | None:
-        # A look tells of live arms; one that comes back has the units it had when it went.
+        # A look contains live arms only; an arm that returns has the units it had when it was retired.
         now = (self._looks[-1] if self._looks else {}) | seen
         self._looks.append(now)
-        # Forget a look only when the one after it still leaves enough units: the window depends on the
-        # past alone.
+        # Drop the oldest look only while the next one leaves enough units, so that the window depends on
+        # the past alone.
         while len(self._looks) > 2 and _new_units(self._looks[1], now) >= REALISED_UNITS:
             self._looks.pop(0)
         return realised_share(self._looks[0], now)
@@ -75,7 +72,7 @@ def _new_units(before: Mapping[str, int], now: Mapping[str, int]) -> int:
 
 
 def realised_share(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, float] | None:
-    """Share of the units that matured between two looks which each arm had; None if there were none."""
+    """Each arm's share of the units counted between two looks; None if there are none."""
     total = _new_units(before, now)
     if total == 0:
         return None
@@ -103,22 +100,21 @@ def point(decision: Decision, realised: Mapping[str, float] | None) -> Point:
 
 
 def race_fields(race: RaceEvidence) -> dict[str, Any]:
-    """What plots and tables show of a race."""
+    """Fields of a race in plots and tables."""
     return {name: getattr(race, name) for name in RACE_FIELDS}
 
 
 def numbers_of(arm: ArmEvidence) -> dict[str, Any]:
-    """An arm's numbers as a look told them, None where it did not; its interval as a whole or not at all."""
+    """An arm's numbers at a look, None where missing; mean, low and high are all present or all None."""
     numbers = {name: getattr(arm, name) for name in ARM_FIELDS}
     whole = None not in (numbers["posterior_mean"], numbers["low"], numbers["high"])
     return numbers if whole else numbers | {"posterior_mean": None, "low": None, "high": None}
 
 
 def thin(points: Sequence[Point], limit: int) -> list[Point]:
-    """At most about `limit` points: every mark, every first look under new weights that fits, the newest
-    always."""
-    marks = [p for p in points if p["kind"] in MARKED]
-    looks = [p for p in points if p["kind"] not in MARKED]
+    """At most about `limit` points: all marked decisions, and looks at equal distances, always the newest."""
+    marks = [p for p in points if p["kind"] in MARKED_KINDS]
+    looks = [p for p in points if p["kind"] not in MARKED_KINDS]
     room = max(1, limit - len(marks))
     if len(looks) > room:
         looks = [looks[(i + 1) * len(looks) // room - 1] for i in range(room)]
@@ -128,13 +124,13 @@ def thin(points: Sequence[Point], limit: int) -> list[Point]:
 def density(mean: float, low: float, high: float, points: int = 160) -> dict[str, list[float]] | None:
     """The Beta density with this mean and this central 95 % interval: {"x": rates, "y": density}.
 
-    A record holds mean and interval of each posterior, and these determine the Beta distribution. None if
-    they can't belong to one (an interval of no width, or outside (0, 1)).
+    A decision contains mean and interval of each posterior, which determine the Beta distribution. None if
+    they don't, say for an interval without width.
     """
     try:
         shape = beta_shape(mean, low, high)
         return None if shape is None else _curve(*shape, points)
-    except (ArithmeticError, ValueError):  # no float holds what these numbers ask for
+    except (ArithmeticError, ValueError):  # no float can represent the result
         return None
 
 
@@ -155,7 +151,7 @@ def beta_shape(mean: float, low: float, high: float) -> tuple[float, float] | No
         return float(ends[1] - ends[0]) - (high - low)
 
     narrowest, widest = 9.0, -math.log10(min(mean, 1 - mean))
-    while excess(widest) < 0:  # an interval grows as the total shrinks, until the mean has no room left
+    while excess(widest) < 0:  # the interval widens as the total shrinks
         widest -= 0.25
         if widest < -1.0:
             return None

@@ -1,4 +1,4 @@
-"""Who is at the console: log-in with an API key, a signed cookie, a token against forged forms."""
+"""Sessions of the console: login with an API key, a signed cookie, a token against forged forms (CSRF)."""
 
 import hmac
 import secrets
@@ -16,13 +16,13 @@ from services.web.rate_limit import RateLimiter
 COOKIE = "ringside_console"
 MAX_AGE_S = 12 * 3_600
 MOST_ENDED = 10_000
-GUESSES_PER_S, GUESSES_AT_ONCE_S = 1 / 6, 60.0  # of wrong keys by one address: ten, then one in six seconds
+WRONG_KEYS_PER_S, WRONG_KEYS_BURST_S = 1 / 6, 60.0  # an address may try ten, then one every six seconds
 READERS: tuple[Role, ...] = ("analyst", "admin")
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who is logged in. `name` goes into audit records: the role and the first eight digits of the key's
+    """Who is logged in. `name` is the author of commands: the role and the first eight digits of the key's
     hash."""
 
     role: str
@@ -31,34 +31,34 @@ class Person:
 
     @property
     def may_command(self) -> bool:
-        """Only admins change what shoppers get."""
+        """True for admins."""
         return self.role == "admin"
 
 
 class Sessions:
-    """Logs people in and recognises them again. A session is a signed cookie; log-outs are remembered."""
+    """Login and recognition of people. A session is a signed cookie; sessions that ended are remembered."""
 
     def __init__(self, settings: Settings) -> None:
         signing = signing_keys(settings)
         self._keys = Keys.of(settings)
         self._ended: dict[str, None] = {}
-        # itsdangerous signs with the last key of a list; ours has the newest first.
+        # itsdangerous signs with the last key of a list; the settings have the newest first.
         self._serializer = URLSafeTimedSerializer(signing[::-1], salt="console-session")
 
     @property
     def usable(self) -> bool:
-        """False when no analyst or admin key is configured, so nobody can log in."""
+        """False if no analyst or admin key is configured, so that a login is impossible."""
         return self._keys.configured(READERS)
 
     def log_in(self, key: str) -> str | None:
-        """Cookie for whoever holds `key`; None if it is not an analyst's or admin's."""
+        """A cookie for a session; None if `key` is not an analyst's or admin's."""
         digest = digest_of(key.strip())
         if self._reader(digest) is None:
             return None
         return self._serializer.dumps({"key": digest, "csrf": secrets.token_urlsafe(24)})
 
     def person(self, cookie: str | None) -> Person | None:
-        """Who a cookie belongs to; None if it is missing, forged, too old, or its key was withdrawn."""
+        """The person of a cookie; None if it is missing, forged, expired or ended, or its key is gone."""
         try:
             value = self._serializer.loads(cookie or "", max_age=MAX_AGE_S)
         except BadSignature:
@@ -71,9 +71,9 @@ class Sessions:
         )
 
     def log_out(self, person: Person) -> None:
-        """End this session, also for whoever holds a copy of its cookie.
+        """End this session, also for copies of its cookie.
 
-        Only this process knows, and it forgets the oldest: cookies end by themselves after `MAX_AGE_S`.
+        Only this process knows, and it forgets the oldest: cookies expire after `MAX_AGE_S`.
         """
         self._ended[person.csrf] = None
         if len(self._ended) > MOST_ENDED:
@@ -85,18 +85,18 @@ class Sessions:
 
 
 class LoginThrottle:
-    """Wrong keys by address. Keys can't be guessed; this keeps those who try from costing anything."""
+    """Limits wrong keys by address. Keys can't be guessed; this keeps attempts from using the CPU."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
-        self._buckets = RateLimiter(GUESSES_PER_S, GUESSES_AT_ONCE_S)
+        self._buckets = RateLimiter(WRONG_KEYS_PER_S, WRONG_KEYS_BURST_S)
         self._now_s = now_s
 
     def wait_s(self, request: Request) -> int:
-        """Seconds until this address may try again; 0: now."""
+        """Seconds until this address may try again; 0 if it may now."""
         return ceil(self._buckets.wait_s(_address(request), self._now_s()))
 
     def failed(self, request: Request) -> None:
-        """A wrong key came from this address."""
+        """Count a wrong key from this address."""
         self._buckets.take(_address(request), self._now_s())
 
 
@@ -106,4 +106,6 @@ def _address(request: Request) -> str:
 
 def csrf_holds(person: Person, token: str) -> bool:
     """True if a form carries the token of this session."""
-    return hmac.compare_digest(person.csrf.encode(), token.encode(errors="replace"))  # it may be no text
+    return hmac.compare_digest(
+        person.csrf.encode(), token.encode(errors="replace")
+    )  # may contain lone surrogates

@@ -1,4 +1,4 @@
-"""What every answer of the console shares: templates, security headers, static files, the plotting script."""
+"""Shared parts of the console's responses: templates, security headers, static files, plotting script."""
 
 import gzip
 import hashlib
@@ -18,8 +18,7 @@ from services.console import wording
 from services.errors import ConfigurationError
 
 HERE = Path(__file__).parent
-# 'unsafe-inline' is for styles alone: the plotting script sets style attributes. Scripts come from files
-# only.
+# 'unsafe-inline' is for styles only, because the plotting script sets style attributes.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -33,9 +32,9 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 async def harden(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Middleware: security headers on everything, no caching of anything that holds data."""
-    if request.method == "POST" and not from_here(request):
-        response = PlainTextResponse("This form was sent from another site.", 403)
+    """Middleware: security headers on every response, no caching of data, no forms from other sites."""
+    if request.method == "POST" and not is_same_origin(request):
+        response: Response = PlainTextResponse("This form was sent from another site.", 403)
     else:
         response = await call_next(request)
     response.headers.update(SECURITY_HEADERS)
@@ -43,8 +42,8 @@ async def harden(request: Request, call_next: Callable[[Request], Awaitable[Resp
     return response
 
 
-def from_here(request: Request) -> bool:
-    """False when the browser says that another site sent this request; also before anybody has a session."""
+def is_same_origin(request: Request) -> bool:
+    """False if the browser says that another site sent this request. Protects the login form too."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         return site in ("same-origin", "none")
@@ -53,10 +52,10 @@ def from_here(request: Request) -> bool:
 
 @lru_cache(maxsize=1)
 def plotting_script() -> tuple[str, bytes]:
-    """(digest, gzipped bytes) of the script in the plotly wheel. Raises ConfigurationError if it is not
-    there."""
+    """(digest, gzipped bytes) of the script in the plotly wheel. Raises ConfigurationError without one."""
     spec = importlib.util.find_spec("plotly")
-    path = Path(spec.submodule_search_locations[0], "package_data", "plotly.min.js") if spec else None
+    folders = spec.submodule_search_locations if spec else None
+    path = Path(folders[0], "package_data", "plotly.min.js") if folders else None
     if path is None or not path.is_file():
         raise ConfigurationError("the wheel `plotly` has no package_data/plotly.min.js; install plotly again")
     raw = path.read_bytes()
@@ -65,7 +64,7 @@ def plotting_script() -> tuple[str, bytes]:
 
 @lru_cache(maxsize=1)
 def assets_version() -> str:
-    """Digest of the static files: a new release is a new address, so browsers may keep them for ever."""
+    """Digest of the static files. It is part of their address, so browsers may cache them without limit."""
     digest = hashlib.sha256()
     for path in sorted((HERE / "static").iterdir()):
         digest.update(path.read_bytes())
@@ -73,7 +72,7 @@ def assets_version() -> str:
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits; an en dash when there is none."""
+    """A number with `digits` significant digits; an en dash for None."""
     return "–" if value is None else f"{value:.{digits}g}"
 
 
@@ -98,7 +97,7 @@ def moment(ms: int) -> datetime:
 
 
 def templates() -> Jinja2Templates:
-    """The console's pages; every value is escaped, an unknown name is an error."""
+    """The console's templates. They escape every value; an unknown name is an error."""
     env = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,

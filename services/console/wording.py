@@ -1,4 +1,4 @@
-"""What the numbers say, in plain words. Pure."""
+"""Sentences, titles and number formats of the console. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def seconds(span_s: float) -> str:
-    """A span for a person: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    """A duration as text: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
     span = max(0, round(span_s))
     for unit, size, lower, lower_size in (
         ("d", 86_400, "h", 3_600),
@@ -56,7 +56,7 @@ def evidence(log_e: float | None) -> str:
 
 
 def sentence(state: Experiment, last_look: Decision | None) -> str:
-    """Two or three sentences on top of the page: who gets traffic, who is best, what the evidence says."""
+    """Two or three sentences at the top of the page: traffic, the best arm, the evidence."""
     if state.status == "ended":
         return f"The experiment has ended; {state.champion} was the last champion."
     return " ".join(filter(None, (_traffic(state), _best(state, last_look), _against(state, last_look))))
@@ -64,19 +64,19 @@ def sentence(state: Experiment, last_look: Decision | None) -> str:
 
 def _traffic(state: Experiment) -> str:
     if state.status == "paused":
-        return f"Paused: {state.champion} serves everyone."
+        return f"Paused: {state.champion} serves all traffic."
     shares = sorted(state.weights.shares.items(), key=lambda pair: -pair[1])
     text = ", ".join(f"{percent(share)} {arm}" for arm, share in shares if share > 0)
     if len(shares) <= 1:
         return f"{state.champion} serves all traffic."
-    prefix = "On hold, last weights stay: " if state.status == "held" else "Traffic: "
+    prefix = "On hold, traffic stays at " if state.status == "held" else "Traffic: "
     return f"{prefix}{text}."
 
 
 def _best(state: Experiment, last_look: Decision | None) -> str:
     challengers = [arm for arm in state.live_arms() if arm.role != "champion"]
     if not challengers:
-        return "No challenger is in the ring."
+        return "There is no challenger."
     if last_look is None:
         return "No look yet: nothing has been counted."
     numbers = last_look.evidence.arms
@@ -84,10 +84,10 @@ def _best(state: Experiment, last_look: Decision | None) -> str:
     known = {arm: numbers[arm].p_best or 0.0 for arm in live if arm in numbers and is_counted(numbers[arm])}
     if not known:
         matures = seconds(state.rules.window_s + state.rules.lateness_s)
-        return f"Nothing has been counted yet: units mature {matures} after they are served."
+        return f"Nothing has been counted yet: a unit is counted {matures} after it begins."
     waiting = [arm for arm in live if arm not in known]
     note = f"{', '.join(waiting)} {'have' if len(waiting) > 1 else 'has'} not been counted yet."
-    if len(known) < 2:  # the other's chance is what was believed beforehand
+    if len(known) < 2:  # P(best) of an arm without units comes from the prior
         return note
     best = max(known, key=lambda arm: known[arm])
     claim = f"{best} is best with probability {_probability(known[best])}."
@@ -95,7 +95,7 @@ def _best(state: Experiment, last_look: Decision | None) -> str:
 
 
 def is_counted(numbers: ArmEvidence) -> bool:
-    """Whether an arm's numbers come from units: without any, they are what was believed beforehand."""
+    """True if an arm has counted units; without any, its numbers are those of the prior."""
     return bool(numbers.n) and numbers.p_best is not None
 
 
@@ -119,7 +119,7 @@ def _against(state: Experiment, last_look: Decision | None) -> str:
     progress, worst = max(known, key=lambda pair: pair[0])
     if progress < 0.25:
         return "No evidence against any arm."
-    needed = f"E = {evidence(worst.log_e)} of the {evidence(worst.log_threshold)} that a rollback needs"
+    needed = f"E = {evidence(worst.log_e)}, and a rollback needs {evidence(worst.log_threshold)}"
     if progress >= 1:
         return f"{worst.arm} has lost its race: {needed}."
     word = "Strong" if progress > 0.75 else "Some"
@@ -127,14 +127,14 @@ def _against(state: Experiment, last_look: Decision | None) -> str:
 
 
 def nearness(race: RaceEvidence) -> float | None:
-    """How far a race is on its way to the threshold, 1 there; None if its record does not say."""
+    """Progress of a race: log E over its limit, so 1 at the limit; None if the decision lacks the numbers."""
     if race.log_e is None or race.log_threshold is None:
         return None
     return race.log_e / race.log_threshold
 
 
 def title(decision: Decision) -> str:
-    """A decision in a few words, for lists and marks."""
+    """Title of a decision, for lists and plots."""
     detail = decision.detail
     retrains = isinstance(detail, RollbackDetail) and detail.retrain
     text = TITLES[decision.kind].format(detail, "changed" if _moved(decision) else "kept", decision)
@@ -142,5 +142,5 @@ def title(decision: Decision) -> str:
 
 
 def _moved(look: Decision) -> bool:
-    """Whether a look changed the weights: its evidence holds those before it."""
+    """True if a look changed the weights; its evidence contains the previous ones."""
     return any(look.weights.get(name) != arm.weight for name, arm in look.evidence.arms.items())

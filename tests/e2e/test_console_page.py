@@ -68,7 +68,7 @@ def console(tmp_path, played) -> Iterator[Console]:
     settings = Settings(
         keys=f"admin={digest('adm')},analyst={digest('ana')}", signing_key="s" * 32, home=tmp_path
     )
-    follower = Follower(lambda: (log, cache), lambda: story.now_ms + 900, settings.kill_switch_path)
+    follower = LogFollower(lambda: (log, cache), lambda: story.now_ms + 900, settings.kill_switch_path)
     follower.refresh()
     recounting = recounting_of(story)
     app = create_app(settings, follower, recounting, lambda: story.now_ms + 900, follow=False)
@@ -244,7 +244,7 @@ def console_of(story: Story, home) -> Iterator[Console]:
     cache = MemoryStateCache(lambda: story.now_ms)
     log = log_of(story, cache)
     settings = Settings(keys=f"analyst={digest('ana')}", signing_key="s" * 32, home=home)
-    follower = Follower(lambda: (log, cache), lambda: story.now_ms, settings.kill_switch_path)
+    follower = LogFollower(lambda: (log, cache), lambda: story.now_ms, settings.kill_switch_path)
     follower.refresh()
     recounting = recounting_of(story)
     with serve(create_app(settings, follower, recounting, lambda: story.now_ms, follow=False)) as url:
@@ -318,7 +318,7 @@ def hold_for_wrong_sums(console: Console) -> None:
 def test_an_admin_recounts_wrong_sums_after_seeing_what_goes(console, browser, watch):
     hold_for_wrong_sums(console)
     page = console.open(browser, watch, key="adm")
-    assert page.get_by_text("Recount the sums: to resume is to decide by them.").count() == 1
+    assert page.get_by_text("Recount before resuming:").count() == 1
     page.locator("#part-arms [data-command=recount]").click()
     dialog = page.locator("#command[open]")
     dialog.locator("[name=seen]").wait_for(state="attached")

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import dataclasses
 import json
 import random
 import re
@@ -23,7 +22,7 @@ from support.stub_api import KEY, FakeApi
 
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
-from services.console.log_follower import Follower
+from services.console.log_follower import LogFollower
 from services.settings import Settings
 from services.shop.app import create_app as create_shop
 
@@ -46,7 +45,7 @@ class Console:
         cache = MemoryStateCache(lambda: self.now_ms)
         pairs = ",".join(pair for _, pair in KEYS.values())
         self.settings = Settings(keys=pairs, signing_key=SIGNING, home=home)
-        follower = Follower(lambda: (self.log, cache), lambda: self.now_ms, self.settings.kill_switch_path)
+        follower = LogFollower(lambda: (self.log, cache), lambda: self.now_ms, self.settings.kill_switch_path)
         follower.refresh()
         self.app = create_app(
             self.settings, follower, recounting_of(story), lambda: self.now_ms, follow=False
@@ -416,4 +415,4 @@ def _hostile(raw: Any, source: Any) -> Any:
         "reason": f"{raw['reason']} {PAYLOADS[1]}",
         "author": PAYLOADS[6],
     }
-    return dataclasses.replace(source, **changes)
+    return msgspec.structs.replace(source, **changes)

@@ -13,7 +13,7 @@ from support.small_shop import KEYS, SIGNING
 
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
-from services.console.log_follower import Follower
+from services.console.log_follower import LogFollower
 from services.demo import installation
 from services.demo.profile import Profile
 from services.settings import Settings
@@ -74,7 +74,7 @@ def test_no_secret_in_pages_or_logs_of_the_console(tmp_path: Path, written: Any)
     settings = Settings(
         keys=pairs, signing_key=SIGNING, home=tmp_path, redis_url=f"redis://:{PASSWORD}@nowhere:1/0"
     )
-    follower = Follower(lambda: (log_of(story), cache), lambda: story.now_ms, settings.kill_switch_path)
+    follower = LogFollower(lambda: (log_of(story), cache), lambda: story.now_ms, settings.kill_switch_path)
     follower.refresh()
     app = create_app(settings, follower, recounting_of(story), lambda: story.now_ms, follow=False)
     client = TestClient(app)

@@ -19,7 +19,7 @@ from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import LATEST_MS
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
-from services.console.log_follower import Follower
+from services.console.log_follower import LogFollower
 from services.console.sessions import Sessions
 from services.console.web import grouped
 from services.errors import ConfigurationError
@@ -46,7 +46,7 @@ class Console:
         beat(self.cache, story.state)
         keys = f"admin={digest('adm')},analyst={digest('ana')},storefront={digest('pub')}"
         self.settings = Settings(keys=keys, signing_key="s" * 32, home=home)
-        self.follower = Follower(
+        self.follower = LogFollower(
             lambda: (self.log, self.cache), lambda: self.now_ms, self.settings.kill_switch_path
         )
         self.follower.refresh()
@@ -316,7 +316,7 @@ def test_dead_redis_and_log_are_named_and_numbers_stay(console):
     console.now_ms += 40_000
     live = client.get(f"{PAGE}/live").json()
     assert live["points"] == before
-    assert "what you see is 40 s old" in live["parts"]["headline"]
+    assert "so this page is 40 s old" in live["parts"]["headline"]
     assert "Redis can&#39;t be reached" in live["parts"]["headline"]
     console.cache.down = console.log.down = False
     console.follower.refresh()
@@ -349,7 +349,9 @@ def test_commands_answer_503_while_the_log_is_down(console):
 
 def test_before_the_first_read_the_console_is_not_ready(tmp_path, story):
     console = Console(tmp_path, story)
-    console.follower = Follower(lambda: (console.log, console.cache), lambda: 1, tmp_path / "champion-only")
+    console.follower = LogFollower(
+        lambda: (console.log, console.cache), lambda: 1, tmp_path / "champion-only"
+    )
     console.app = create_app(console.settings, console.follower, console.recounting, lambda: 1, follow=False)
     client = console.client("ana")
     assert client.get("/health/live").status_code == 200
@@ -362,7 +364,7 @@ def test_before_the_first_read_the_console_is_not_ready(tmp_path, story):
 def test_the_kill_switch_is_named(console):
     console.settings.kill_switch_path.touch()
     console.follower.refresh()
-    assert "Champion only" in console.client("ana").get(PAGE, headers=HTML).text
+    assert "The kill switch is on" in console.client("ana").get(PAGE, headers=HTML).text
 
 
 def test_a_broker_that_lost_its_data_starts_a_new_page(console, story):
@@ -518,7 +520,7 @@ def test_a_hold_for_wrong_sums_offers_a_recount_first(console, story):
     console.log.append(held)
     console.follower.refresh()
     parts = console.client("adm").get(f"{PAGE}/live").json()["parts"]
-    assert "Recount the sums: to resume is to decide by them." in parts["headline"]
+    assert "Recount before resuming: resuming would base decisions on these counts." in parts["headline"]
     assert parts["arms"].index('data-command="recount"') < parts["arms"].index('data-command="resume"')
     analyst = console.client("ana")
     assert "data-command" not in analyst.get(PAGE, headers=HTML).text

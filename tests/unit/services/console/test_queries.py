@@ -126,7 +126,7 @@ def test_while_paused_the_champion_has_everything(story):
     paused = apply(story.state, commands.pause(story.state, Provenance("me", 1)))
     rows = {row["name"]: row["weight"] for row in queries.arm_rows(paused, story.records, {}, [])}
     assert rows == {"popularity": 1.0, "als": 0.0, "broken": 0.0}
-    assert wording.sentence(paused, None).startswith("Paused: popularity serves everyone.")
+    assert wording.sentence(paused, None).startswith("Paused: popularity serves all traffic.")
 
 
 def test_the_sentence_names_traffic_the_best_arm_and_the_evidence(story):
@@ -147,9 +147,7 @@ def test_the_sentence_says_when_evidence_mounts(story):
 
 def test_the_sentence_before_the_first_look():
     story = Story(looks=0).play()
-    assert (
-        wording.sentence(story.state, None) == "popularity serves all traffic. No challenger is in the ring."
-    )
+    assert wording.sentence(story.state, None) == "popularity serves all traffic. There is no challenger."
     entered = apply(story.state, commands.enter(story.state, "als", "als-1", Provenance("me", 1)))
     assert wording.sentence(entered, None).endswith("No look yet: nothing has been counted.")
 
@@ -166,7 +164,7 @@ def counted(look, **units):
 def test_nothing_is_claimed_of_arms_without_units(story):
     look = story.records[-1]
     said = wording.sentence(story.state, counted(look, als=0, popularity=0))
-    assert "Nothing has been counted yet: units mature 8 s after they are served." in said
+    assert "Nothing has been counted yet: a unit is counted 8 s after it begins." in said
     said = wording.sentence(story.state, counted(look, als=0))
     assert "als has not been counted yet." in said
     assert "best" not in said
@@ -226,7 +224,7 @@ def test_warnings_name_what_cannot_be_reached_and_worst_comes_first(story):
     state = replace(story.state, unconfirmed=(7,))
     found = queries.warnings(state, story.records[-1], [], sources, START_MS + 90_000)
     texts = [warning.text for warning in found]
-    assert "what you see is 1 min 30 s old" in texts[0]
+    assert "so this page is 1 min 30 s old" in texts[0]
     assert any(text.startswith("Redis can't be reached") for text in texts)
     assert not any("No replica" in text for text in texts)  # unknown, since Redis is gone: not claimed
     assert found[-1].level == "note"
@@ -245,7 +243,9 @@ def test_a_broken_accounting_identity_is_found(story):
     accounts = {**look.evidence.accounting, "als": {"acknowledged": 10, "counted": 7, "late": 1}}
     broken = changed(look, evidence=msgspec.structs.replace(look.evidence, accounting=accounts))
     found = queries.warnings(story.state, broken, beats(story), FRESH, story.now_ms)
-    assert "The accounting identity is broken for als." in [warning.text for warning in found]
+    assert "The events of als do not add up; see the accounting of outcomes." in [
+        warning.text for warning in found
+    ]
 
 
 @pytest.mark.parametrize(
