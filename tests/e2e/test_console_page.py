@@ -19,7 +19,7 @@ from experiments.lifecycle.commands import Provenance
 from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
-from services.console.log_follower import Follower
+from services.console.log_follower import LogFollower
 from services.control.recount import RecountService
 from services.settings import Settings
 
@@ -37,7 +37,7 @@ class Console:
     story: Story
     log: MemoryDecisionLog
     cache: MemoryStateCache
-    follower: Follower
+    follower: LogFollower
     recounting: RecountService
     pages: list = field(default_factory=list)
 
