@@ -5,7 +5,7 @@ our own service): the only clock that rules use. `ts` is the client's clock and 
 wire.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -162,7 +162,7 @@ class ActivityRow(Message, frozen=True, kw_only=True):
 
 M = TypeVar("M")  # a message, or another type that msgspec decodes, like Decision
 _encoder = msgspec.json.Encoder()
-_decoders: dict[type, msgspec.json.Decoder] = {}
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 SCHEMA_VERSION = 1
 
 
@@ -178,7 +178,7 @@ def decode(kind: type[M], raw: bytes) -> M:
     if decoder is None:
         decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
     try:
-        message = decoder.decode(raw)
+        message: M = decoder.decode(raw)
     except msgspec.ValidationError as error:
         _check_version(kind, _version_in(raw))  # another version says more than the field it changed
         raise BadMessageError(f"not a {kind.__name__}: {error}") from error
