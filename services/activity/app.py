@@ -3,17 +3,19 @@ Redis."""
 
 import logging
 import time
+from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 
-from models.recommender import ProgressCallback
+from models.recommender import ProgressCallback, no_progress
 from services import bootstrap
 from services.activity.metrics import ActivityMetrics
-from services.activity.worker import ActivityWorker, Deps
+from services.activity.worker import ActivityWorker, Deps, Pair
 from services.errors import UnavailableError
 from services.messages.events import EVENTS
-from services.ports.event_log import EventConsumer
-from services.ports.features import ActivityStore
+from services.ports.event_log import EventConsumer, EventProducer
+from services.ports.features import ActivityStore, FeatureStore
 from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
 from services.runtime.worker_loop import WorkerLoop
@@ -34,22 +36,12 @@ def run(settings: Settings) -> None:
         store = meters.activity(bootstrap.activity_store(settings))
         warm_up(store)
         member = bootstrap.group_consumer(settings, GROUP, (EVENTS,))
-        consumer = meters.consumer(member)
-        producer = meters.producer(bootstrap.producer(settings))
-        deps = Deps(
-            consumer,
-            producer,
-            bootstrap.log_admin(settings),
-            store,
-            member.assignment,
-            bootstrap.feature_store(settings),
-            settings.activity_ttl_s * 1_000,
-        )
-        worker = ActivityWorker(
-            deps, wall_ms, most=settings.recent_items, horizon_ms=settings.activity_horizon_ms
-        )
-        try:
-            metrics = ActivityMetrics(meters.registry)
+        metrics, features = ActivityMetrics(meters.registry), bootstrap.feature_store(settings)
+        with (
+            closing(meters.producer(bootstrap.producer(settings))) as producer,
+            closing(meters.consumer(member)) as consumer,
+        ):
+            worker = make_worker(settings, consumer, producer, store, features, member.assignment)
             WorkerLoop(
                 "pushing activity",
                 lambda: worker.step(POLL_S),
@@ -60,9 +52,6 @@ def run(settings: Settings) -> None:
                 observe=lambda: metrics.update(worker.counts),
                 report=lambda: report(worker),
             ).run(stop)
-        finally:
-            consumer.close()
-            producer.close()
 
 
 def rebuild(settings: Settings, progress: ProgressCallback) -> str:
@@ -72,37 +61,40 @@ def rebuild(settings: Settings, progress: ProgressCallback) -> str:
     if not features.applied():
         return "nothing: no features are registered here (`ringside features apply`)"
     store = bootstrap.activity_store(settings)
-    consumer, producer = bootstrap.consumer(settings), bootstrap.producer(settings)
     pairs = frozenset((EVENTS, index) for index in range(settings.kafka_partitions))
-    ttl_ms = settings.activity_ttl_s * 1_000
-    deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, lambda: pairs, features, ttl_ms)
-    worker = ActivityWorker(
-        deps,
-        wall_ms,
-        most=settings.recent_items,
-        horizon_ms=settings.activity_horizon_ms,
-        progress=progress,
-    )
-    try:
+    with closing(bootstrap.producer(settings)) as producer, closing(bootstrap.consumer(settings)) as consumer:
+        worker = make_worker(settings, consumer, producer, store, features, lambda: pairs, progress)
         return read_to_the_end(worker, consumer, pairs, progress)
-    finally:
-        consumer.close()
-        producer.close()
+
+
+def make_worker(
+    settings: Settings,
+    consumer: EventConsumer,
+    producer: EventProducer,
+    store: ActivityStore,
+    features: FeatureStore,
+    owned: Callable[[], frozenset[Pair]],
+    progress: ProgressCallback = no_progress,
+) -> ActivityWorker:
+    """Compose the worker."""
+    ttl_ms = settings.activity_ttl_s * 1_000
+    deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, owned, features, ttl_ms)
+    most, horizon_ms = settings.recent_items, settings.activity_horizon_ms
+    return ActivityWorker(deps, wall_ms, most=most, horizon_ms=horizon_ms, progress=progress)
 
 
 def read_to_the_end(
     worker: ActivityWorker,
     consumer: EventConsumer,
-    pairs: frozenset[tuple[str, int]],
+    pairs: frozenset[Pair],
     progress: ProgressCallback,
 ) -> str:
     """Step until every event that is in the log now has been handled."""
     worker.step(POLL_S)
     ends = consumer.end_offsets(pairs)
-    while (done := sum(min(consumer.positions().get(pair, 0), end) for pair, end in ends.items())) < sum(
-        ends.values()
-    ):
-        progress(done, sum(ends.values()), "events read")
+    total = sum(ends.values())
+    while (done := sum(min(consumer.positions().get(pair, 0), end) for pair, end in ends.items())) < total:
+        progress(done, total, "events read")
         worker.step(POLL_S)
     views = ", ".join(f"{rows:,} of {view}" for view, rows in worker.restored.views.items() if rows)
     restored = f"recent activity of {worker.restored.activity:,} users restored"

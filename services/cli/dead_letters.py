@@ -1,11 +1,11 @@
 """`ringside dead-letters …`: list records that could not be decoded, and replay them once that is fixed."""
 
-import base64
 import getpass
-import json
 import time
-from typing import Annotated, TypedDict
+from contextlib import closing
+from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,7 @@ from services.dead_letters.reader import DeadLetter, DeadLetterFilter, read_dead
 from services.dead_letters.replay import Planned, plan
 from services.dead_letters.replay import replay as replay_letter
 from services.errors import BadInputError
+from services.runtime.dead_letters import source_of
 from services.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Records that no worker could decode, with bytes and reason.")
@@ -25,22 +26,6 @@ Reason = Annotated[str, typer.Option("--reason", help="Only those whose code or 
 Offsets = Annotated[list[int] | None, typer.Option("--offset", help="Only this offset; may be repeated.")]
 Scan = Annotated[int, typer.Option("--scan", min=1, help="Read this many of the newest records.")]
 FIRST_BYTES = 48
-
-
-class DeadLetterJson(TypedDict):
-    """One line of `ringside dead-letters show --json`; `origin` is topic/partition/offset."""
-
-    offset: int
-    at_ms: int
-    origin: str | None
-    code: str
-    reason: str
-    reader: str
-    cut: int
-    replay_of: int | None
-    replayed_ms: int | None
-    key_base64: str | None
-    value_base64: str
 
 
 @app.command()
@@ -56,7 +41,7 @@ def show(
     letters, unread = _read(Settings(), DeadLetterFilter(topic, reason, frozenset(offset or ())), scan)
     if as_json:
         for letter in letters[-last:]:
-            typer.echo(json.dumps(as_object(letter)))
+            typer.echo(msgspec.json.encode(letter))  # bytes become base64
         return
     console = Console()
     console.print(as_table(letters[-last:]))
@@ -101,7 +86,7 @@ def as_table(letters: list[DeadLetter]) -> Table:
         cells = (
             str(letter.offset),
             _time(letter.at_ms),
-            str(letter.source or "unknown"),
+            letter.source or "unknown",
             letter.code,
             letter.reason,
             _preview(letter.value),
@@ -111,40 +96,18 @@ def as_table(letters: list[DeadLetter]) -> Table:
     return table
 
 
-def as_object(letter: DeadLetter) -> DeadLetterJson:
-    """Return a JSON object, with key and value in base64 because they may be any bytes."""
-    return {
-        "offset": letter.offset,
-        "at_ms": letter.at_ms,
-        "origin": str(letter.source) if letter.source else None,
-        "code": letter.code,
-        "reason": letter.reason,
-        "reader": letter.reader,
-        "cut": letter.cut,
-        "replay_of": letter.replay_of,
-        "replayed_ms": letter.replayed_ms,
-        "key_base64": None if letter.key is None else base64.b64encode(letter.key).decode(),
-        "value_base64": base64.b64encode(letter.value).decode(),
-    }
-
-
 def _read(settings: Settings, selected: DeadLetterFilter, scan: int) -> tuple[list[DeadLetter], int]:
-    consumer = bootstrap.consumer(settings)
-    try:
+    with closing(bootstrap.consumer(settings)) as consumer:
         letters, unread = read_dead_letters(consumer, scan)
-    finally:
-        consumer.close()
     return [letter for letter in letters if selected.matches(letter)], unread
 
 
 def _replay(settings: Settings, console: Console, ready: list[DeadLetter]) -> None:
-    producer, author = bootstrap.producer(settings), f"shell:{getpass.getuser()}"
-    try:
+    author = f"shell:{getpass.getuser()}"
+    with closing(bootstrap.producer(settings)) as producer:
         for letter in ready:
             record = replay_letter(producer, letter, author)
-            console.print(f"dead letter {letter.offset} → {record.topic}/{record.partition}/{record.offset}")
-    finally:
-        producer.close()
+            console.print(f"dead letter {letter.offset} → {source_of(record)}")
     console.print(f"{len(ready)} dead letters were replayed.")
 
 

@@ -5,6 +5,7 @@ the workers start; it may also run while they do.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 from rich.console import Console
 from rich.table import Table
@@ -25,11 +26,9 @@ Part = Callable[[Settings, ProgressCallback], str]
 def rebuild_catalogue(settings: Settings, progress: ProgressCallback) -> str:
     """Apply the live changes of items again, up to the present end of their log; a sentence on the result.
     Raises UnavailableError."""
-    consumer, overlay = bootstrap.consumer(settings), bootstrap.item_overlay(settings)
-    try:
+    overlay = bootstrap.item_overlay(settings)
+    with closing(bootstrap.consumer(settings)) as consumer:
         position = ItemsFollower(consumer, bootstrap.log_admin(settings), overlay).catch_up()
-    finally:
-        consumer.close()
     progress(1, 1, "live catalogue")
     return f"changes of items applied up to offset {position.offset}"
 

@@ -8,7 +8,9 @@ returned, as a dead letter without a source. A replay is recorded on the same to
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from services.errors import UnavailableError
 from services.messages.events import DEAD_LETTERS
@@ -20,38 +22,34 @@ REPLAYED = "replayed"
 POLL_S = 0.2
 IDLE_S = 10.0  # without a record before the end of the topic: the broker is gone
 DIGITS = 19  # of the largest offset
-_SOURCE = re.compile(rf"([^/]*)/([0-9]{{1,{DIGITS}}})/([0-9]{{1,{DIGITS}}})")
+_SOURCE = re.compile(rf"[^/]*/[0-9]{{1,{DIGITS}}}/[0-9]{{1,{DIGITS}}}")
+_JSON_NAMES = {"source": "origin", "key": "key_base64", "value": "value_base64"}
 
 
-@dataclass(frozen=True, slots=True)
-class RecordId:
-    """The position of a record, written `topic/partition/offset`."""
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, rename=_JSON_NAMES):
+    """One dead letter. key, value: of the source record; `source`: topic/partition/offset of it; `cut`: its
+    size if it was truncated, else 0; `replay_of`: the dead letter of which the source record was a replay;
+    `replayed_ms`: when this dead letter, or another one of the same source record, was replayed.
 
-    topic: str
-    partition: int
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}/{self.partition}/{self.offset}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """One dead letter. key, value: of the source record; `cut`: size of a source record that was truncated,
-    else 0; `replay_of`: the dead letter of which the source record was a replay; `replayed_ms`: when this
-    dead letter, or another one of the same source record, was replayed."""
+    As JSON it is a line of `ringside dead-letters show --json`.
+    """
 
     offset: int
     at_ms: int
     key: bytes | None
     value: bytes
-    source: RecordId | None
+    source: str | None
     reason: str
     code: str
     reader: str
     cut: int = 0
     replay_of: int | None = None
     replayed_ms: int | None = None
+
+    @property
+    def topic(self) -> str:
+        """Topic of the source record; empty if that is unknown."""
+        return (self.source or "").partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ class DeadLetterFilter:
 
     def matches(self, letter: DeadLetter) -> bool:
         """Return whether `letter` is selected."""
-        by_topic = not self.topic or (letter.source is not None and letter.source.topic == self.topic)
+        by_topic = self.topic in ("", letter.topic)
         by_reason = self.reason.lower() in f"{letter.code} {letter.reason}".lower()
         return by_topic and by_reason and (not self.offsets or letter.offset in self.offsets)
 
@@ -100,7 +98,7 @@ def parse(record: Record) -> DeadLetter:
         at_ms=record.append_ms,
         key=record.key,
         value=record.value,
-        source=_source(text("origin")),
+        source=text("origin") if _SOURCE.fullmatch(text("origin")) else None,
         reason=text("reason"),
         code=text("code"),
         reader=text("reader"),
@@ -115,7 +113,7 @@ def _mark_replayed(letters: dict[int, DeadLetter], replayed: dict[int, int]) -> 
     by_source = {letters[offset].source: at_ms for offset, at_ms in replayed.items() if offset in letters}
     for offset, letter in letters.items():
         at_ms = replayed.get(offset) or (letter.source and by_source.get(letter.source))
-        yield replace(letter, replayed_ms=at_ms) if at_ms else letter
+        yield msgspec.structs.replace(letter, replayed_ms=at_ms) if at_ms else letter
 
 
 def _records(consumer: EventConsumer, first: int, end: int) -> Iterator[Record]:
@@ -131,8 +129,3 @@ def _records(consumer: EventConsumer, first: int, end: int) -> Iterator[Record]:
 
 def _number(text: bytes | None) -> int | None:
     return int(text) if text is not None and len(text) <= DIGITS and text.isdigit() else None
-
-
-def _source(text: str) -> RecordId | None:
-    match = _SOURCE.fullmatch(text)
-    return RecordId(match[1], int(match[2]), int(match[3])) if match else None

@@ -10,7 +10,7 @@ counts by its append time: one replayed after its attribution window is `late` o
 from collections.abc import Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from services.dead_letters.reader import REPLAYED, DeadLetter, RecordId
+from services.dead_letters.reader import REPLAYED, DeadLetter
 from services.errors import UnavailableError
 from services.messages.events import DEAD_LETTERS
 from services.ports.event_log import EventProducer, Record
@@ -23,7 +23,7 @@ Planned = tuple[DeadLetter, str]  # why it is not replayed; empty if it is
 
 def plan(letters: Iterable[DeadLetter]) -> list[Planned]:
     """Decide for each dead letter whether to replay it: each source record once, and only if it is whole."""
-    taken: set[RecordId] = set()
+    taken: set[str] = set()
     planned: list[Planned] = []
     for letter in letters:
         reason = _obstacle(letter) or ("a copy of a dead letter above" if letter.source in taken else "")
@@ -42,7 +42,7 @@ def replay(producer: EventProducer, letter: DeadLetter, author: str) -> Record:
     if letter.source is None:
         raise ValueError(f"dead letter {letter.offset} has no source record")
     link = [(REPLAY_OF, str(letter.offset).encode())]
-    where = _append(producer, letter.source.topic, letter, letter.value, link)
+    where = _append(producer, letter.topic, letter, letter.value, link)
     done = [(REPLAYED, str(letter.offset).encode()), ("by", author.encode())]
     _append(producer, DEAD_LETTERS, letter, b"", done)
     return where
@@ -51,8 +51,8 @@ def replay(producer: EventProducer, letter: DeadLetter, author: str) -> Record:
 def _obstacle(letter: DeadLetter) -> str:
     if letter.source is None:
         return "its source record is unknown"
-    if letter.source.topic not in DEAD_LETTERED_BY:
-        return f"{letter.source.topic} is not a topic for replays"
+    if letter.topic not in DEAD_LETTERED_BY:
+        return f"{letter.topic} is not a topic for replays"
     if letter.cut:
         return f"only {len(letter.value)} of its {letter.cut} bytes were kept"
     if letter.replayed_ms:

@@ -1,6 +1,7 @@
 """`ringside lake`: write topics to Parquet until SIGTERM, and then the records that wait for their file."""
 
 import logging
+from contextlib import closing
 
 from services import bootstrap
 from services.errors import UnavailableError
@@ -23,19 +24,15 @@ def run(settings: Settings) -> None:
     stop = stop_on_signal(settings, "lake")
     with bootstrap.metered(settings, "lake") as meters:
         member = bootstrap.group_consumer(settings, GROUP, tuple(TABLES))
-        consumer = meters.consumer(member)
-        producer = meters.producer(bootstrap.producer(settings))
-        deps = Deps(
-            consumer=consumer,
-            producer=producer,
-            admin=bootstrap.log_admin(settings),
-            files=meters.lake(bootstrap.lake_files(settings)),
-            features=bootstrap.feature_store(settings),
-            owned=member.assignment,
-        )
-        flush_ms = round(settings.lake_flush_s * 1_000)
-        worker = LakeWorker(deps, wall_ms, flush_ms=flush_ms, max_records=settings.lake_flush_records)
-        try:
+        with (
+            closing(meters.producer(bootstrap.producer(settings))) as producer,
+            closing(meters.consumer(member)) as consumer,
+        ):
+            admin, features = bootstrap.log_admin(settings), bootstrap.feature_store(settings)
+            files = meters.lake(bootstrap.lake_files(settings))
+            deps = Deps(consumer, producer, admin, files, features, member.assignment)
+            flush_ms = round(settings.lake_flush_s * 1_000)
+            worker = LakeWorker(deps, wall_ms, flush_ms=flush_ms, max_records=settings.lake_flush_records)
             WorkerLoop(
                 "writing to the lake",
                 lambda: worker.step(POLL_S),
@@ -44,6 +41,3 @@ def run(settings: Settings) -> None:
                 report=lambda: logger.info("%d rows written", worker.written),
             ).run(stop)
             worker.close()
-        finally:
-            consumer.close()
-            producer.close()

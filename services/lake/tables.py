@@ -62,7 +62,7 @@ DEAD_LETTERS = _schema(received_at=_MS, value=pa.binary(), headers=_TEXT)
 
 
 Value = str | int | float | bool | bytes | list[str] | list[int] | None
-Row = dict[str, Value]  # the keys are the columns of a schema; missing ones become null
+Row = dict[str, Value]  # by column of a schema; missing ones become null, other keys are ignored
 Malformed = list[tuple[Record, BadMessageError]]
 
 
@@ -74,35 +74,9 @@ class TopicTable:
     row: Callable[[Record], Row]
 
 
-class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision, with the fields that hold objects as JSON."""
-
-    received_at: int
-    experiment: str
-    revision: int
-    kind: str
-    author: str
-    rule: str
-    reason: str
-    weights_version: int
-    weights: str
-    positions: str
-    sums_digest: str
-    evidence: str
-    detail: str
-    code_version: str
-
-
-class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of `dead-letters` with its headers as a JSON object."""
-
-    received_at: int
-    value: bytes
-    headers: str
-
-
-def _exposure(record: Record) -> Row:
-    return asdict(events.decode(events.Exposure, record.value))
+def _fields_of(kind: type[msgspec.Struct]) -> Callable[[Record], Row]:
+    """Return the conversion for a message of which each field is a column."""
+    return lambda record: asdict(events.decode(kind, record.value))
 
 
 def _event(record: Record) -> Row:
@@ -110,38 +84,20 @@ def _event(record: Record) -> Row:
     return asdict(event) | (asdict(event.attribution) if event.attribution else {})
 
 
-def _activity(record: Record) -> Row:
-    return asdict(events.decode(events.ActivityRow, record.value))
-
-
 def _decision(record: Record) -> Row:
+    """The fields of a decision; those that hold objects as JSON."""
     decision = events.decode(Decision, record.value)
-    row = DecisionRow(
-        received_at=decision.received_at,
-        experiment=decision.experiment,
-        revision=decision.revision,
-        kind=decision.kind,
-        author=decision.author,
-        rule=decision.rule,
-        reason=decision.reason,
-        weights_version=decision.weights_version,
-        weights=_json(decision.weights),
-        positions=_json(decision.positions),
-        sums_digest=decision.sums_digest,
-        evidence=_json(decision.evidence_json),
-        detail=_json(decision.detail_json),
-        code_version=decision.code_version,
-    )
-    return asdict(row)
-
-
-def _item(record: Record) -> Row:
-    return asdict(events.decode(events.ItemChanged, record.value))
+    return asdict(decision) | {
+        "weights": _json(decision.weights),
+        "positions": _json(decision.positions),
+        "evidence": _json(decision.evidence_json),
+        "detail": _json(decision.detail_json),
+    }
 
 
 def _dead_letter(record: Record) -> Row:
     headers = {name: value.decode(errors="replace") for name, value in record.headers}
-    return asdict(DeadLetterRow(received_at=record.append_ms, value=record.value, headers=_json(headers)))
+    return {"received_at": record.append_ms, "value": record.value, "headers": _json(headers)}
 
 
 def _json(value: object) -> str:
@@ -149,11 +105,11 @@ def _json(value: object) -> str:
 
 
 TABLES: Mapping[str, TopicTable] = {
-    events.EXPOSURES: TopicTable(EXPOSURES, _exposure),
+    events.EXPOSURES: TopicTable(EXPOSURES, _fields_of(events.Exposure)),
     events.EVENTS: TopicTable(EVENTS, _event),
     events.DECISIONS: TopicTable(DECISIONS, _decision),
-    events.ITEMS: TopicTable(ITEMS, _item),
-    events.ACTIVITY: TopicTable(ACTIVITY, _activity),
+    events.ITEMS: TopicTable(ITEMS, _fields_of(events.ItemChanged)),
+    events.ACTIVITY: TopicTable(ACTIVITY, _fields_of(events.ActivityRow)),
     events.DEAD_LETTERS: TopicTable(DEAD_LETTERS, _dead_letter),
 }
 

@@ -233,7 +233,7 @@ def assert_decided(site: EveryReader) -> None:
 def assert_dead_lettered(site: EveryReader) -> None:
     """Each malformed record has a dead letter with its bytes, key and reason; there are no others."""
     letters, _ = read_dead_letters(site.consumer(), 10_000)
-    by_source = {str(letter.source): letter for letter in letters if letter.source}
+    by_source = {letter.source: letter for letter in letters if letter.source}
     bad = [record for record in site.sent if record.topic in DEAD_LETTERED_BY and not _readable(record)]
     bad += [record for record in site.sent if record.topic == DECISIONS and NO_COLUMN in record.value]
     assert by_source.keys() == {source_of(record) for record in bad}

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 from models.recommender import ProgressCallback
 from services import bootstrap
@@ -13,8 +14,8 @@ from services.bandit.attribution.rebuild import count_to_the_end, restore_pins
 from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.errors import StalePositionError, UnavailableError
 from services.messages.events import EVENTS, EXPOSURES
-from services.ports.event_log import EventConsumer
-from services.ports.state import DecisionLog
+from services.ports.event_log import EventConsumer, EventProducer
+from services.ports.state import DecisionLog, SumStore
 from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
 from services.runtime.worker_loop import REPORT_S, WorkerLoop
@@ -36,18 +37,16 @@ def run(settings: Settings) -> None:
     stop = stop_on_signal(settings, PROCESS)
     member, owned = connect(settings)
     with bootstrap.metered(settings, PROCESS) as meters:
-        consumer, producer = meters.consumer(member), meters.producer(bootstrap.producer(settings))
-        deps = Deps(
-            consumer=consumer,
-            admin=bootstrap.log_admin(settings),
-            store=meters.sums(bootstrap.sum_store(settings)),
-            decisions=bootstrap.decision_log(settings, history=False),
-            decoder=Decoder(producer),
-        )
-        worker = Worker(deps, owned, wall_ms, pace(settings))
-        recovery = pin_recovery_of(settings, deps.decisions, owned)
+        decisions = bootstrap.decision_log(settings, history=False)
+        sums = meters.sums(bootstrap.sum_store(settings))
         metrics = AttributionMetrics(meters.registry)
-        try:
+        with (
+            closing(meters.producer(bootstrap.producer(settings))) as producer,
+            closing(meters.consumer(member)) as consumer,
+            closing(bootstrap.consumer(settings)) as pin_consumer,
+        ):
+            worker = make_worker(settings, consumer, producer, sums, decisions, owned)
+            recovery = make_recovery(settings, pin_consumer, decisions, owned)
             WorkerLoop(
                 "counting",
                 Step(worker, recovery),
@@ -57,10 +56,6 @@ def run(settings: Settings) -> None:
                 observe=lambda: metrics.update(worker, wall_ms()),
                 report=Report(worker),
             ).run(stop)
-        finally:
-            recovery.consumer.close()
-            consumer.close()
-            producer.close()
 
 
 class Step:
@@ -101,52 +96,42 @@ class Report:
 def rebuild(settings: Settings, progress: ProgressCallback) -> str:
     """Count all partitions up to the present end of the log; a sentence on the result. Raises
     UnavailableError."""
-    consumer, producer = bootstrap.consumer(settings), bootstrap.producer(settings)
     everything = frozenset(range(settings.kafka_partitions))
-    deps = Deps(
-        consumer,
-        bootstrap.log_admin(settings),
-        bootstrap.sum_store(settings),
-        bootstrap.decision_log(settings),
-        Decoder(producer),
-    )
-    try:
-        worker = Worker(deps, lambda: everything, wall_ms, pace(settings))
+    sums, decisions = bootstrap.sum_store(settings), bootstrap.decision_log(settings)
+    with closing(bootstrap.producer(settings)) as producer, closing(bootstrap.consumer(settings)) as consumer:
+        worker = make_worker(settings, consumer, producer, sums, decisions, lambda: everything)
         return count_to_the_end(worker, consumer, everything, progress)
-    finally:
-        consumer.close()
-        producer.close()
 
 
 def rebuild_pins(settings: Settings, progress: ProgressCallback) -> str:
     """Restore every pin that has not expired, and mark pins as complete; a sentence on how many. Raises
     UnavailableError."""
     everything = frozenset(range(settings.kafka_partitions))
-    recovery = pin_recovery_of(settings, bootstrap.decision_log(settings), lambda: everything)
-    try:
+    with closing(bootstrap.consumer(settings)) as consumer:
+        decisions = bootstrap.decision_log(settings)
+        recovery = make_recovery(settings, consumer, decisions, lambda: everything)
         return restore_pins(recovery, settings.kafka_partitions, progress)
-    finally:
-        recovery.consumer.close()
 
 
-def pace(settings: Settings) -> Pace:
-    """How often the worker stores sums, and the margin of its watermark."""
-    return Pace(safety_ms=round(settings.watermark_safety_s * 1_000))
+def make_worker(
+    settings: Settings,
+    consumer: EventConsumer,
+    producer: EventProducer,
+    sums: SumStore,
+    decisions: DecisionLog,
+    owned: Callable[[], frozenset[int]],
+) -> Worker:
+    """Compose the worker; `producer` writes its dead letters."""
+    deps = Deps(consumer, bootstrap.log_admin(settings), sums, decisions, Decoder(producer))
+    return Worker(deps, owned, wall_ms, Pace(safety_ms=round(settings.watermark_safety_s * 1_000)))
 
 
-def pin_recovery_of(
-    settings: Settings, decisions: DecisionLog, owned: Callable[[], frozenset[int]]
+def make_recovery(
+    settings: Settings, consumer: EventConsumer, decisions: DecisionLog, owned: Callable[[], frozenset[int]]
 ) -> PinRecovery:
-    """Compose the recovery of pins, with its own consumer."""
-    return PinRecovery(
-        bootstrap.pin_store(settings),
-        bootstrap.consumer(settings),
-        decisions,
-        owned,
-        settings.kafka_partitions,
-        wall_ms,
-        round(settings.watermark_safety_s * 1_000),
-    )
+    """Compose the recovery of pins, whose consumer is not that of the worker."""
+    pins, safety_ms = bootstrap.pin_store(settings), round(settings.watermark_safety_s * 1_000)
+    return PinRecovery(pins, consumer, decisions, owned, settings.kafka_partitions, wall_ms, safety_ms)
 
 
 def connect(settings: Settings) -> tuple[EventConsumer, Callable[[], frozenset[int]]]:

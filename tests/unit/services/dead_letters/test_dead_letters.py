@@ -143,7 +143,7 @@ def test_a_failed_replay_makes_a_letter_naming_the_first(broker):
     dead_letter(broker, again)
     old, new = dead_letters_of(broker)
     assert (old.replayed_ms is not None, new.replayed_ms, new.replay_of) == (True, None, old.offset)
-    assert str(new.source) == f"events/{again.partition}/{again.offset}"
+    assert new.source == f"events/{again.partition}/{again.offset}"
     assert [why for _, why in plan(dead_letters_of(broker))] == ["already replayed", ""]
 
 
