@@ -15,7 +15,7 @@ from services.activity.worker import ActivityWorker, Deps, Pair
 from services.errors import UnavailableError
 from services.messages.events import EVENTS
 from services.ports.event_log import EventConsumer, EventProducer
-from services.ports.features import ActivityStore, FeatureStore
+from services.ports.features import ActivityStore
 from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal
 from services.runtime.worker_loop import WorkerLoop
@@ -36,12 +36,12 @@ def run(settings: Settings) -> None:
         store = meters.activity(bootstrap.activity_store(settings))
         warm_up(store)
         member = bootstrap.group_consumer(settings, GROUP, (EVENTS,))
-        metrics, features = ActivityMetrics(meters.registry), bootstrap.feature_store(settings)
+        metrics = ActivityMetrics(meters.registry)
         with (
             closing(meters.producer(bootstrap.producer(settings))) as producer,
             closing(meters.consumer(member)) as consumer,
         ):
-            worker = make_worker(settings, consumer, producer, store, features, member.assignment)
+            worker = make_worker(settings, consumer, producer, store, member.assignment)
             WorkerLoop(
                 "pushing activity",
                 lambda: worker.step(POLL_S),
@@ -57,13 +57,12 @@ def run(settings: Settings) -> None:
 def rebuild(settings: Settings, progress: ProgressCallback) -> str:
     """Restore the rows that Redis lost and read the log to its present end; other workers may run meanwhile.
     Returns a sentence on what was done. Raises UnavailableError."""
-    features = bootstrap.feature_store(settings)
-    if not features.applied():
+    if not bootstrap.feature_store(settings).applied():
         return "nothing: no features are registered here (`ringside features apply`)"
     store = bootstrap.activity_store(settings)
     pairs = frozenset((EVENTS, index) for index in range(settings.kafka_partitions))
     with closing(bootstrap.producer(settings)) as producer, closing(bootstrap.consumer(settings)) as consumer:
-        worker = make_worker(settings, consumer, producer, store, features, lambda: pairs, progress)
+        worker = make_worker(settings, consumer, producer, store, lambda: pairs, progress)
         return read_to_the_end(worker, consumer, pairs, progress)
 
 
@@ -72,12 +71,11 @@ def make_worker(
     consumer: EventConsumer,
     producer: EventProducer,
     store: ActivityStore,
-    features: FeatureStore,
     owned: Callable[[], frozenset[Pair]],
     progress: ProgressCallback = no_progress,
 ) -> ActivityWorker:
     """Compose the worker."""
-    ttl_ms = settings.activity_ttl_s * 1_000
+    features, ttl_ms = bootstrap.feature_store(settings), settings.activity_ttl_s * 1_000
     deps = Deps(consumer, producer, bootstrap.log_admin(settings), store, owned, features, ttl_ms)
     most, horizon_ms = settings.recent_items, settings.activity_horizon_ms
     return ActivityWorker(deps, wall_ms, most=most, horizon_ms=horizon_ms, progress=progress)

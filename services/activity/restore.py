@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.recommender import ProgressCallback, no_progress
 from services.activity import rows
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore, FeatureStore
+from services.runtime.arrow_sql import latest_rows
 from services.runtime.row_turns import write_in_turns
 
 logger = logging.getLogger(__name__)
@@ -75,16 +74,6 @@ def restore(
         restored.views[view] = table.num_rows
         progress(table.num_rows, table.num_rows, view)
     return restored
-
-
-def latest_rows(history: pa.Table, key: str) -> pa.Table:
-    """Return the latest row of each key by event timestamp; of equal ones the last in the table."""
-    if not history.num_rows:
-        return history
-    codes = pc.dictionary_encode(history[key].combine_chunks()).indices.to_numpy()
-    order = np.lexsort((pc.cast(history["event_timestamp"], pa.int64()).to_numpy(), codes))
-    last = np.append(np.diff(codes[order]) != 0, True)
-    return history.take(order[last])
 
 
 def _chunks(history: pa.Table, oldest_ms: int) -> Iterator[list[ActivityRow]]:

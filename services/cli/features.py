@@ -36,7 +36,7 @@ def materialize(
 @app.command()
 def environment() -> None:
     """Print the environment variables that feature_repo needs when `feast` is run by hand."""
-    from services.features import app as features
+    from services import bootstrap
 
-    for name, value in features.environment(Settings()).items():
+    for name, value in bootstrap.feast_environment(Settings()).items():
         typer.echo(f"export {name}={shlex.quote(value)}")

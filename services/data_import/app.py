@@ -4,25 +4,25 @@ An import either succeeds or changes nothing on disk.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from services import bootstrap
-from services.data_import import online_retail, schemas, storefront, synthetic
+from services.data_import import online_retail, storefront, synthetic
 from services.data_import.dataset_draft import INTERACTIONS, DatasetDraft
 from services.data_import.download import without_secrets
 from services.data_import.source_file import local_file
 from services.data_import.timeline import Timeline, arrange, shifted
 from services.errors import BadInputError
 from services.ports.training import DataFacts, DataManifest
+from services.runtime.arrow_sql import query
 from services.settings import Settings
 
 SYNTHETIC = "synthetic"
@@ -67,8 +67,6 @@ def import_data(
     rebase = None if request.source == SYNTHETIC else request.rebase
     timeline = arrange(draft.interactions, split=request.split, rebase=rebase)
     tables = _tables(draft, timeline)
-    schemas.check(tables["items"], schemas.ITEMS_OUT, "items")
-    schemas.check(tables["users"], schemas.USERS_OUT, "users")
     on_step("writing")
     store = bootstrap.data_store(settings)
     version = store.write(tables, _facts(draft, timeline, request, now))
@@ -95,10 +93,7 @@ def _tables(draft: DatasetDraft, timeline: Timeline) -> dict[str, pa.Table]:
         items = online_retail.items_of(timeline.interactions)
     else:
         items = shifted(draft.items, "first_seen", timedelta(seconds=timeline.shift_s))
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("lines", timeline.interactions)
-        users = connection.sql(_USERS).to_arrow_table()
+    users = query(_USERS, {"lines": timeline.interactions})
     interactions = timeline.interactions.select(INTERACTIONS.names)
     tables = {"items": items, "users": users, "interactions": interactions}
     if timeline.holdout is not None:
@@ -139,8 +134,9 @@ def run(settings: Settings, request: ImportRequest, console: Console | None = No
     """Import with progress on the terminal, then print the data version."""
     console = console or Console()
     started = time.perf_counter()
-    with _progress(console) as on_step:
-        manifest = import_data(settings, request, datetime.now(UTC), on_step)
+    with console.status("starting") as status:
+        now = datetime.now(UTC)
+        manifest = import_data(settings, request, now, lambda step: status.update(f"{step} …"))
     show(settings, manifest["version"], console)
     console.print(f"imported in {time.perf_counter() - started:.1f} s and made current")
 
@@ -174,9 +170,3 @@ def _rows(manifest: DataManifest) -> dict[str, str]:
         "shifted by": f"{manifest['shift_s']:.0f} s",
         "holds": ", ".join(f"{count:,} {name}" for name, count in manifest["counts"].items()),
     }
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Step]:
-    with console.status("starting") as status:
-        yield lambda step: status.update(f"{step} …")

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from services.ports.training import RuleFacts
+from services.runtime.arrow_sql import query
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +25,12 @@ def clean(table: pa.Table, rules: Sequence[Rule]) -> tuple[pa.Table, list[RuleFa
     A row is counted for the first rule that drops it. Returns the rows that are left, in file order, and the
     result of each rule.
     """
-    with duckdb.connect() as connection:
-        connection.register("matched", _match(table, rules))
-        by_rule = connection.sql("SELECT rule, count(*) FROM matched GROUP BY rule").fetchall()
-        kept = connection.sql("SELECT * EXCLUDE (rule) FROM matched WHERE rule IS NULL").to_arrow_table()
-    dropped, left = dict(by_rule), table.num_rows
+    cases = " ".join(f"WHEN {rule.drop} THEN {index}" for index, rule in enumerate(rules))
+    matched = query(f"SELECT *, CASE {cases} END AS rule FROM lines", {"lines": table})
+    dropped = {row["values"]: row["counts"] for row in matched["rule"].value_counts().to_pylist()}
+    left = table.num_rows
     results: list[RuleFacts] = []
     for index, rule in enumerate(rules):
         left -= dropped.get(index, 0)
         results.append(RuleFacts(name=rule.name, why=rule.why, dropped=dropped.get(index, 0), left=left))
-    return kept, results
-
-
-def _match(table: pa.Table, rules: Sequence[Rule]) -> pa.Table:
-    """Add the column `rule`: index of the first rule that drops the row, null if none does."""
-    cases = " ".join(f"WHEN {rule.drop} THEN {index}" for index, rule in enumerate(rules))
-    first = f"CASE {cases} END" if cases else "NULL"
-    with duckdb.connect() as connection:
-        connection.register("lines", table)
-        return connection.sql(f"SELECT *, {first} AS rule FROM lines").to_arrow_table()
+    return matched.filter(pc.is_null(matched["rule"])).drop_columns("rule"), results

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import duckdb
 
-from services.data_import.validation_error import SHOWN, FileValidationError, InvalidValue
+from services.data_import.validation_error import check_values
 
 LONGEST_LINE = 1 << 20  # bytes read at once
 
@@ -100,12 +100,4 @@ def _check_quotes_are_closed(connection: duckdb.DuckDBPyConnection, name: str, q
         column: f"""{text} LIKE '"%' AND (length({text}) - length(replace({text}, '"', ''))) % 2 = 1"""
         for column, text in columns.items()
     }
-    counts = ", ".join(f"count(*) FILTER ({condition})" for condition in odd.values())
-    unclosed = dict(zip(odd, connection.sql(f"SELECT {counts} FROM ({query})").fetchall()[0], strict=True))
-    invalid = []
-    for column in filter(unclosed.get, odd):
-        where = f"FROM ({query}) WHERE {odd[column]} ORDER BY row LIMIT {SHOWN}"
-        rows = connection.sql(f"SELECT row, {columns[column]} {where}").fetchall()
-        invalid += [InvalidValue("", row, column, "closes its quotes", value) for row, value in rows]
-    if invalid:
-        raise FileValidationError(name, invalid, sum(unclosed.values()))
+    check_values(connection, name, f"({query})", odd, dict.fromkeys(odd, "closes its quotes"))

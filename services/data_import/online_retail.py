@@ -6,7 +6,6 @@ has two sheets, which both contain 1-9 December 2010. Times have no zone and are
 
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from services.data_import import schemas
@@ -15,6 +14,7 @@ from services.data_import.dataset_draft import INTERACTIONS, ITEMS, DatasetDraft
 from services.data_import.readers import read
 from services.data_import.source_file import modified_at
 from services.data_import.title_categories import categories, title
+from services.runtime.arrow_sql import query
 
 COLUMNS = {
     "Invoice": "VARCHAR",
@@ -58,6 +58,12 @@ RULES = (
     ),
 )
 
+_LINES = """
+SELECT "Customer ID" AS user_id, upper(StockCode) AS item_id, InvoiceDate AS "at", 'purchase' AS kind,
+       Quantity AS quantity, Price AS price, Invoice AS order_id,
+       coalesce(trim(Description), '') AS description
+FROM kept ORDER BY "at", order_id, sheet, row
+"""
 # The current catalogue: of each item the description used most in its last 200 lines (of equals the latest),
 # and the median price of those of its last 50 lines that have one.
 _LATEST = """
@@ -84,16 +90,8 @@ def draft(path: Path, source: str) -> DatasetDraft:
     raw = read(path, COLUMNS, hint=_HINT)
     schemas.check(raw, schemas.RETAIL_LINES, path.name)
     kept, rules = clean(raw, RULES)
-    with duckdb.connect() as connection:
-        connection.register("kept", kept)
-        lines = connection.sql(
-            """SELECT "Customer ID" AS user_id, upper(StockCode) AS item_id, InvoiceDate AS "at",
-               'purchase' AS kind, Quantity AS quantity, Price AS price, Invoice AS order_id,
-               coalesce(trim(Description), '') AS description
-               FROM kept ORDER BY "at", order_id, sheet, row"""
-        ).to_arrow_table()
     schema = INTERACTIONS.append(pa.field("description", pa.string()))
-    interactions = lines.select(schema.names).cast(schema)
+    interactions = query(_LINES, {"kept": kept}).cast(schema)
     return DatasetDraft(
         interactions, None, source, LICENCE, CITATION, tuple(rules), FIELDS, modified_at(path)
     )
@@ -104,16 +102,9 @@ def items_of(interactions: pa.Table) -> pa.Table:
 
     Titles and categories are made from the descriptions.
     """
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("lines", interactions)
-        items = connection.sql(_LATEST).to_arrow_table()
-    titles = [
-        title(text) or code
-        for text, code in zip(
-            *map(pa.ChunkedArray.to_pylist, (items["description"], items["item_id"])), strict=True
-        )
-    ]
+    items = query(_LATEST, {"lines": interactions})
+    descriptions, codes = items["description"].to_pylist(), items["item_id"].to_pylist()
+    titles = [title(text) or code for text, code in zip(descriptions, codes, strict=True)]
     n = len(titles)
     columns = {
         "item_id": items["item_id"],

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from services.data_import.csv_reader import csv_query, quoted_path, unified_line_endings
 from services.data_import.source_file import FORMATS
-from services.data_import.validation_error import SHOWN, FileValidationError, InvalidValue
+from services.data_import.validation_error import check_values
 from services.errors import BadInputError
 
 _TYPE_NAMES = {"DOUBLE": "a number", "TIMESTAMPTZ": "a time", "BOOLEAN": "true or false"}
@@ -123,16 +123,5 @@ def _check_types(
         column: f"""nullif(trim("{column}"::VARCHAR), '') IS NOT NULL AND ({expression}) IS NULL"""
         for column, expression in casts.items()
     }
-    if not wrong:
-        return
-    counts = ", ".join(f"count(*) FILTER ({condition})" for condition in wrong.values())
-    total = sum(connection.sql(f"SELECT {counts} FROM raw").fetchall()[0])
-    if not total:
-        return
-    invalid: list[InvalidValue] = []
-    for column, condition in wrong.items():
-        where = f"FROM raw WHERE {condition} ORDER BY sheet, row LIMIT {SHOWN}"
-        rows = connection.sql(f'SELECT sheet, row, "{column}"::VARCHAR {where}').fetchall()
-        rule = f"is {_TYPE_NAMES[kinds[column]]}"
-        invalid += [InvalidValue(sheet, row, column, rule, value) for sheet, row, value in rows]
-    raise FileValidationError(name, invalid, total)
+    rules = {column: f"is {_TYPE_NAMES[kinds[column]]}" for column in wrong}
+    check_values(connection, name, "raw", wrong, rules)

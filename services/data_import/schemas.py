@@ -1,4 +1,4 @@
-"""Pandera schemas of the tables that are read from files, and of those that an import writes."""
+"""Pandera schemas of the tables that are read from files."""
 
 from datetime import UTC, datetime
 
@@ -86,30 +86,6 @@ INTERACTIONS = pandera.DataFrameSchema(
         "price": _number(_not_negative, nullable=True),
         "order_id": _text(_short, _plain, nullable=True),
     }
-)
-
-# The tables that every import writes.
-ITEMS_OUT = pandera.DataFrameSchema(
-    {
-        "item_id": _text(_short, _plain, unique=True),
-        "title": _text(),
-        "category": _text(),
-        "price": _number(_not_negative),
-        "description": _text(),
-        "stock": _number(_whole),
-        "hidden": Column(None),
-        "first_seen": Column(None, nullable=True),
-    },
-    strict=True,
-)
-USERS_OUT = pandera.DataFrameSchema(
-    {
-        "user_id": _text(_short, _plain, unique=True),
-        "first_seen": Column(None),
-        "last_seen": Column(None),
-        "interactions": _number(Check.gt(0, error="is positive")),
-    },
-    strict=True,
 )
 
 

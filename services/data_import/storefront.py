@@ -10,7 +10,8 @@ ignored.
 
 from pathlib import Path
 
-import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from services.data_import import schemas
 from services.data_import.cleaning_rules import Rule, clean
@@ -19,26 +20,17 @@ from services.data_import.readers import read
 from services.data_import.source_file import FORMATS, modified_at
 from services.errors import BadInputError
 from services.messages.events import ITEM_FIELDS
+from services.runtime.arrow_sql import query
 
-CATALOGUE_COLUMNS = {
-    "item_id": "VARCHAR",
-    "title": "VARCHAR",
-    "category": "VARCHAR",
-    "price": "DOUBLE",
-    "description": "VARCHAR",
-    "stock": "DOUBLE",
-    "hidden": "BOOLEAN",
-    "first_seen": "TIMESTAMPTZ",
+_SQL_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.float32(): "DOUBLE",
+    pa.int32(): "DOUBLE",  # checked to be whole after reading
+    pa.bool_(): "BOOLEAN",
+    pa.timestamp("us", "UTC"): "TIMESTAMPTZ",
 }
-INTERACTION_COLUMNS = {
-    "user_id": "VARCHAR",
-    "item_id": "VARCHAR",
-    "at": "TIMESTAMPTZ",
-    "kind": "VARCHAR",
-    "quantity": "DOUBLE",
-    "price": "DOUBLE",
-    "order_id": "VARCHAR",
-}
+CATALOGUE_COLUMNS = {field.name: _SQL_TYPES[field.type] for field in ITEMS}
+INTERACTION_COLUMNS = {field.name: _SQL_TYPES[field.type] for field in INTERACTIONS}
 LONGEST_DESCRIPTION = 1_000  # characters kept, because arrays of text are as wide as their longest entry
 
 _EVERY_COLUMN = ", ".join(f'"{name}"' for name in INTERACTION_COLUMNS)
@@ -85,17 +77,10 @@ def draft(items_path: Path, interactions_path: Path, source: str, licence: str) 
     optional = frozenset(INTERACTION_COLUMNS) - {"user_id", "item_id", "at"}
     raw = read(interactions_path, INTERACTION_COLUMNS, optional)
     schemas.check(raw, schemas.INTERACTIONS, interactions_path.name)
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("catalogue", catalogue)
-        connection.register("raw", raw)
-        to_clean = connection.sql(
-            "SELECT *, item_id IN (SELECT item_id FROM catalogue) AS known FROM raw"
-        ).to_arrow_table()
-        kept, rules = clean(to_clean, RULES)
-        connection.register("lines", kept)
-        interactions = connection.sql(_LINES).to_arrow_table().cast(INTERACTIONS)
-        items = connection.sql(_ITEMS).to_arrow_table().cast(ITEMS)
+    to_clean = raw.append_column("known", pc.is_in(raw["item_id"], catalogue["item_id"]))
+    kept, rules = clean(to_clean, RULES)
+    tables = {"catalogue": catalogue, "lines": kept}
+    interactions, items = query(_LINES, tables).cast(INTERACTIONS), query(_ITEMS, tables).cast(ITEMS)
     fields = frozenset(name for name in ITEM_FIELDS if catalogue[name].null_count < len(catalogue))
     as_of = modified_at(items_path)
     return DatasetDraft(interactions, items, source, licence, "", tuple(rules), fields, as_of)

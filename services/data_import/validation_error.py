@@ -1,7 +1,9 @@
 """The error for a file with invalid values, which names each by column, row and rule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import duckdb
 
 from services.errors import BadInputError
 
@@ -35,3 +37,29 @@ class FileValidationError(BadInputError):
         if total > SHOWN:
             lines.append(f"  … and {total - SHOWN} more")
         super().__init__(name, "\n".join(lines))
+
+
+def check_values(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    relation: str,
+    wrong: Mapping[str, str],
+    rules: Mapping[str, str],
+) -> None:
+    """Raise FileValidationError if any value of `relation` is wrong.
+
+    name: of the file; wrong: SQL condition of a wrong value, by column; rules: what it breaks, by column.
+    """
+    if not wrong:
+        return
+    counts = ", ".join(f"count(*) FILTER ({condition})" for condition in wrong.values())
+    total = sum(connection.sql(f"SELECT {counts} FROM {relation}").fetchall()[0])
+    if not total:
+        return
+    invalid: list[InvalidValue] = []
+    for column, condition in wrong.items():
+        quoted = '"' + column.replace('"', '""') + '"'
+        where = f"FROM {relation} WHERE {condition} ORDER BY sheet, row LIMIT {SHOWN}"
+        rows = connection.sql(f"SELECT sheet, row, {quoted}::VARCHAR {where}").fetchall()
+        invalid += [InvalidValue(sheet, row, column, rules[column], value) for sheet, row, value in rows]
+    raise FileValidationError(name, invalid, total)

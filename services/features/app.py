@@ -7,7 +7,6 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 
-import duckdb
 import pyarrow as pa
 from rich.console import Console
 
@@ -16,6 +15,7 @@ from services.features import backfill, statistics
 from services.features.metrics import FeaturesMetrics, Materialized
 from services.ports.features import FeatureStore
 from services.ports.training import DataStore
+from services.runtime.arrow_sql import query
 from services.runtime.process import stop_on_signal
 from services.runtime.worker_loop import WorkerLoop
 from services.settings import Settings
@@ -42,11 +42,6 @@ QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY received_at) = 1
 def apply(settings: Settings) -> None:
     """Register entities, views and feature services with Feast; idempotent."""
     bootstrap.feature_store(settings).apply()
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """Variables that feature_repo reads, so that the `feast` command can be used by hand."""
-    return bootstrap.feast_environment(settings)
 
 
 def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: None) -> Materialized:
@@ -114,11 +109,7 @@ def _interactions(settings: Settings, imported: pa.Table, items: pa.Table) -> pa
     files = [str(path) for path in sorted((settings.lake_path / "events").glob("**/*.parquet"))]
     if not files:
         return imported
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("items", items)
-        connection.register("imported", imported)
-        live = connection.sql(_LIVE, params={"files": files}).to_arrow_table()
+    live = query(_LIVE, {"items": items, "imported": imported}, files=files)
     return pa.concat_tables([imported, live.select(columns).cast(imported.schema)])
 
 

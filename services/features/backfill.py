@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore, FeatureStore
 from services.ports.training import DataStore
+from services.runtime.arrow_sql import latest_rows, query
 from services.runtime.row_turns import write_in_turns
 
 CHUNK = 1_000  # rows of a write, which takes tenths of a second; row locks last seconds
@@ -35,18 +35,11 @@ SELECT user_id, list(item_id ORDER BY age) AS item_ids, list(epoch_ms("at") ORDE
        date_trunc('milliseconds', max("at")) AS event_timestamp
 FROM numbered WHERE age <= $most GROUP BY user_id ORDER BY user_id
 """
-_LATEST = """
-SELECT * FROM rows QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1
-ORDER BY user_id
-"""
 
 
 def recent_activity(interactions: pa.Table, version: str, now: datetime, most: int) -> pa.Table:
     """Return rows of `user_activity`: the last `most` interactions of each user up to `now`, latest first."""
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("interactions", interactions)
-        return connection.sql(_RECENT, params={"now": now, "most": most, "version": version}).to_arrow_table()
+    return query(_RECENT, {"interactions": interactions}, now=now, most=most, version=version)
 
 
 def backfill_activity(
@@ -146,11 +139,7 @@ def _from_history(store: FeatureStore, rows: pa.Table, online: OnlineRows) -> pa
     users = rows["user_id"].to_pylist()
     if not users or not _since(online.oldest, _of(store.history(VIEW, _STAMPS), users)).num_rows:
         return rows.slice(0, 0)
-    history = _since(online.oldest, _of(store.history(VIEW), users))
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("rows", history)
-        latest = connection.sql(_LATEST).to_arrow_table()
+    latest = latest_rows(_since(online.oldest, _of(store.history(VIEW), users)), "user_id")
     stamps = dict(zip(users, rows["event_timestamp"].to_pylist(), strict=True))
     columns = (latest[name].to_pylist() for name in ("user_id", "event_timestamp", "event_ids"))
     kept = [

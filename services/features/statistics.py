@@ -6,8 +6,9 @@ version. now: interactions after it are ignored. stamp: event timestamp of the r
 
 from datetime import datetime
 
-import duckdb
 import pyarrow as pa
+
+from services.runtime.arrow_sql import query as run
 
 DAYS = (1, 7, 30)
 
@@ -30,7 +31,7 @@ def user_profile(interactions: pa.Table, now: datetime, stamp: datetime) -> pa.T
     columns = ", ".join([*_counts(), *spend, _age("view", _VIEWED), _age("purchase", _BOUGHT)])
     query = f"""SELECT user_id, {columns}, $stamp AS event_timestamp FROM interactions
                 WHERE "at" <= $now GROUP BY user_id ORDER BY user_id"""
-    return _query(query, {"interactions": interactions}, now=now, stamp=stamp)
+    return run(query, {"interactions": interactions}, now=now, stamp=stamp)
 
 
 def item_statistics(interactions: pa.Table, items: pa.Table, now: datetime, stamp: datetime) -> pa.Table:
@@ -44,15 +45,15 @@ def item_statistics(interactions: pa.Table, items: pa.Table, now: datetime, stam
                date_diff('second', any_value(first_seen), $now) / 86400.0 AS age_days, $stamp AS
                event_timestamp
         FROM items LEFT JOIN known USING (item_id) GROUP BY item_id ORDER BY item_id"""
-    return _query(query, {"interactions": interactions, "items": items}, now=now, stamp=stamp)
+    return run(query, {"interactions": interactions, "items": items}, now=now, stamp=stamp)
 
 
 def item_content(items: pa.Table, before: pa.Table, stamp: datetime) -> pa.Table:
     """Return category and text hash of each item that is new or differs from its latest row in `before`."""
     query = """SELECT item_id, category, sha256(title || chr(10) || description) AS text_hash,
                $stamp AS event_timestamp FROM items"""
-    rows = _query(query, {"items": items}, stamp=stamp)
-    return _query(_CONTENT_CHANGED, {"rows": rows, "before": before})
+    rows = run(query, {"items": items}, stamp=stamp)
+    return run(_CONTENT_CHANGED, {"rows": rows, "before": before})
 
 
 def _counts() -> list[str]:
@@ -69,11 +70,3 @@ def _within(days: int) -> str:
 
 def _age(what: str, condition: str) -> str:
     return f"""epoch($now - max("at") FILTER ({condition}))::DOUBLE AS {what}_age_s"""
-
-
-def _query(query: str, tables: dict[str, pa.Table], **times: datetime) -> pa.Table:
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, table in tables.items():
-            connection.register(name, table)
-        return connection.sql(query, params=times or None).to_arrow_table()
