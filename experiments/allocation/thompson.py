@@ -17,9 +17,9 @@ from experiments.inference.beta_posterior import Posterior, p_best
 from experiments.lifecycle.state import Arm, Experiment
 
 Shares = dict[str, float]
-LEAST_MOVE = 0.005  # half a point: less is not worth a weights version, which lives as long as its sums
-NOTHING = 1e-9  # of a share: rounding
-DIGITS = 4  # of a share: what is immutable may as well be readable
+LEAST_MOVE = 0.005  # a smaller change is not worth a weights version, which lives as long as its sums
+NOTHING = 1e-9  # rounding error of a share
+DIGITS = 4  # decimals of a share
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Update:
 
 
 def new_units(state: Experiment, sums: ExperimentSums) -> int:
-    """Units matured since the last update of the weights; all of them where counting began anew after a
+    """Units matured since the last update of the weights; all of them where counting restarted after a
     loss."""
     known = state.units_at_update
     return sums.units - known if sums.units >= known else sums.units
@@ -100,11 +100,11 @@ def _scaled(shares: Shares, room: float) -> Shares:
 def _champion_first(shares: Shares, champion: str, least: float, floor: float) -> Shares:
     """Give the champion at least `least`, taken from what the others have above the floor."""
     missing = least - shares[champion]
-    mutate = {name: w - floor for name, w in shares.items() if name != champion}
+    surplus = {name: w - floor for name, w in shares.items() if name != champion}
     if missing <= NOTHING:
         return shares
-    left = 1 - missing / math.fsum(mutate.values())
-    return {champion: least} | {name: floor + w * left for name, w in mutate.items()}
+    left = 1 - missing / math.fsum(surplus.values())
+    return {champion: least} | {name: floor + w * left for name, w in surplus.items()}
 
 
 def _towards(shares: Mapping[str, float], target: Shares, cap: float) -> Shares:

@@ -68,7 +68,7 @@ _SENSE = {
 
 
 def _holds(rule: Callable[[Any], Any], value: Any) -> bool:
-    """Whether `value` keeps `rule`; what can't even be compared does not, and True is no number."""
+    """Whether `value` satisfies `rule`. Values that can't be compared do not, nor do booleans."""
     try:
         return not isinstance(value, bool) and bool(rule(value))
     except TypeError:
@@ -77,8 +77,8 @@ def _holds(rule: Callable[[Any], Any], value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What an experiment is decided by. Times in seconds; shares and rates in [0, 1]. Source: statistics.md
-    1-3, 7."""
+    """Parameters of the decisions on an experiment. Times in seconds; shares and rates in [0, 1]. Source:
+    statistics.md 1-3, 7."""
 
     unit: Unit = "session"
     outcome: str = "click"
@@ -102,7 +102,7 @@ class Rules:
     fallback_limit: float = 0.20  # hard limit: share of an arm's units that the champion had to answer
 
     def __post_init__(self) -> None:
-        """Raises ValueError naming the field that makes no sense."""
+        """Raise ValueError naming the field that is out of range."""
         if isinstance(self.ramp, list):
             object.__setattr__(self, "ramp", tuple(self.ramp))
         for name, (holds, expected) in _SENSE.items():
@@ -142,9 +142,9 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """Which sums are this experiment's: those of the latest recount (`generation`, 0: there was none). Only
-    units first exposed at `from_ms` or later count, and only records appended at most the allowed lateness
-    before; 0: all that the log holds."""
+    """Which sums are this experiment's: those of the latest recount (`generation`, 0: there was none). Units
+    count if first exposed at `from_ms` or later, and records if appended at most the allowed lateness before;
+    0: the whole log."""
 
     generation: int = 0
     from_ms: int = 0
@@ -161,7 +161,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """What `undo` needs: the roles that a rollback or promotion changed, before and after."""
+    """Data for `undo`: the roles that a rollback or promotion changed, before and after."""
 
     kind: Kind
     before: Mapping[str, Role]
@@ -231,7 +231,7 @@ def from_dict(plain: Mapping[str, Any]) -> Experiment:
     fields["weights"] = Weights(**fields["weights"])
     fields["arms"] = {name: Arm(**arm) for name, arm in fields["arms"].items()}
     fields["versions"] = {int(version): dict(shares) for version, shares in fields["versions"].items()}
-    fields["reversals"] = {int(rev): Reversal(**found) for rev, found in fields.get("reversals", {}).items()}
+    fields["reversals"] = {int(rev): Reversal(**roles) for rev, roles in fields.get("reversals", {}).items()}
     fields["counting"] = Counting(**fields.get("counting", {}))
     fields["races"] = tuple(Race(**race) for race in fields.get("races", ()))
     for name in ("unconfirmed", "causes", "acknowledged"):

@@ -1,4 +1,4 @@
-"""Wire messages: what travels on each topic. A message is a frozen value that knows its codec.
+"""Messages on topics. A message is a frozen value with a JSON codec.
 
 Every message carries `v` (schema version) and `received_at` (milliseconds since the epoch, UTC, stamped by
 our own service): the only clock that rules use. `ts` is the client's clock and information only. JSON on the
@@ -76,7 +76,7 @@ class Exposure(Message, frozen=True, kw_only=True):
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):
-    """What a valid recommendation id says about an event: enough to count it without a look-up."""
+    """The content of a valid recommendation id: everything that is needed to count an event."""
 
     recommendation_id: str
     experiment: str
@@ -91,8 +91,8 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """What a shopper did. `attribution` is set only if the recommendation id was valid, its exposure counts,
-    and the item stood in its slate."""
+    """Something a shopper did. `attribution` is set only if the recommendation id was valid, its exposure
+    counts, and the item stood in its slate."""
 
     event_id: Id
     type: EventType
@@ -130,23 +130,24 @@ class ItemChanged(Message, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """Key in the log: the item and which fields this says. A later record with the same key says all of
-        it anew, so a compacted log folds to the same as a whole one (of partial changes by item it would
-        not)."""
-        said = [name for name in ITEM_FIELDS if getattr(self, name) is not None]
-        return f"{self.item_id}\n{'deleted' if self.deleted else ','.join(said)}"
+        """Compaction key: item id and the set of changed fields. A later record with the same key overwrites
+        the same fields, so compaction preserves the result of the fold."""
+        changed = [name for name in ITEM_FIELDS if getattr(self, name) is not None]
+        return f"{self.item_id}\n{'deleted' if self.deleted else ','.join(changed)}"
 
     def then(self, later: "ItemChanged") -> "ItemChanged":
-        """This change followed by `later`: what `later` leaves None stays, a deletion forgets all."""
+        """This change followed by `later`. Fields that `later` leaves None stay; a deletion clears all."""
         if later.deleted or self.deleted:
             return later
-        said = {name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None}
-        return msgspec.structs.replace(self, **said)
+        changed = {
+            name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None
+        }
+        return msgspec.structs.replace(self, **changed)
 
 
 class ActivityRow(Message, frozen=True, kw_only=True):
     """One row of the feature view `user_activity` as it was pushed; `received_at` is its event timestamp.
-    Raises ValueError if its lists differ in length: everybody who reads one walks them side by side."""
+    Raises ValueError if its lists differ in length, because readers iterate over them in parallel."""
 
     user_id: Id
     item_ids: list[Id]  # most recent first, at most Settings.recent_items
@@ -167,20 +168,20 @@ SCHEMA_VERSION = 1
 
 
 def encode(message: object) -> bytes:
-    """Encode a message (or any frozen dataclass, such as a Decision) as JSON bytes."""
+    """Encode a message as JSON bytes."""
     return _encoder.encode(message)
 
 
 def decode(kind: type[M], raw: bytes) -> M:
     """Decode `raw` as `kind`. Raises BadMessageError naming the field when bytes, types or version are
     wrong."""
-    decoder = _decoders.get(kind)
+    decoder: msgspec.json.Decoder[M] | None = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
     try:
         message: M = decoder.decode(raw)
     except msgspec.ValidationError as error:
-        _check_version(kind, _version_in(raw))  # another version says more than the field it changed
+        _check_version(kind, _version_in(raw))  # the version explains more than the field
         raise BadMessageError(f"not a {kind.__name__}: {error}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessageError(f"not a {kind.__name__}: {error}", "not-json") from error
@@ -189,12 +190,12 @@ def decode(kind: type[M], raw: bytes) -> M:
 
 
 def _version_in(raw: bytes) -> object:
-    """What bytes that are no message say about their version."""
+    """The version in bytes that are no message of this schema."""
     try:
-        found = msgspec.json.decode(raw)
+        fields = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return SCHEMA_VERSION
-    return found.get("v", SCHEMA_VERSION) if isinstance(found, dict) else SCHEMA_VERSION
+    return fields.get("v", SCHEMA_VERSION) if isinstance(fields, dict) else SCHEMA_VERSION
 
 
 def _check_version(kind: type, version: object) -> None:

@@ -1,7 +1,8 @@
-"""The decider: looks at the sums of all partitions at intervals, and at what replicas serve every second.
+"""The decider: analyses the sums of all partitions at intervals, and confirms every second what replicas
+serve.
 
-Everything it knows comes from the log of decisions, the sums and the heartbeats; its own memory only spares
-it work. Two deciders at once do no harm: of two decisions with one revision the log takes the first.
+Its state is in the log of decisions, the sums and the heartbeats; its memory is only a cache. Two deciders at
+once do no harm, because of two decisions with one revision the log takes the first.
 """
 
 import logging
@@ -19,11 +20,11 @@ from services.ports.state import DecisionLog, Heartbeat, StateCache, SumStore
 logger = logging.getLogger(__name__)
 
 AUTHOR = "decider"
-LOOKS = ("allocate", "hold", "rollback", "retrain")  # what looks leave in the log (retrain: older ones)
+LOOKS = ("allocate", "hold", "rollback", "retrain")  # kinds that a look writes (retrain: earlier releases)
 
 
 class LooksFailedError(DegradedError):
-    """Some experiments can't be looked at; all others were. The message names them and why."""
+    """The looks of some experiments failed; all others succeeded. The message names them and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Deps:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who decides. `holder`: name of this process; `lease_s`: how long others wait when it is gone."""
+    """Identity of a decider. `holder`: name of this process; `lease_s`: how long others wait when it is
+    gone."""
 
     holder: str
     code_version: str
@@ -75,49 +77,48 @@ class Decider:
             try:
                 decided += self._tend(state)
                 self._went_well(state.name)
-            except UnavailableError as error:  # perhaps its sums alone: it keeps no other one waiting
+            except UnavailableError as error:  # perhaps only its sums: the others go on
                 missed = error
-            except Exception as error:  # noqa: BLE001 (nor does whatever its sums, state and records hold)
+            except Exception as error:  # noqa: BLE001 (whatever its sums, state and records hold)
                 self._failed(state.name, error)
         self._accept_losses(states)
         if self.failing:
-            told = "; ".join(f"{name}: {why}" for name, (why, _) in sorted(self.failing.items()))
-            raise LooksFailedError(f"looks fail: {told}")
+            summary = "; ".join(f"{name}: {why}" for name, (why, _) in sorted(self.failing.items()))
+            raise LooksFailedError(f"looks fail: {summary}")
         if missed is not None:
             raise missed
         return decided
 
     def _failed(self, name: str, error: Exception) -> None:
-        """Logged as a whole once, not at every tick or look."""
+        """Log the traceback once, not at every tick or look."""
         why = f"{type(error).__name__}: {error}"
         if self.failing.get(name, ("", None))[0] != why:
             logger.error("%s: a look failed; it is tried again", name, exc_info=error)
         self.failing[name] = why, self.looked_ms.get(name)
 
     def _went_well(self, name: str) -> None:
-        """A tick between two looks says nothing of the look that failed."""
+        """Clear a failure once a later look succeeded; a tick between two looks proves nothing."""
         if name in self.failing and self.failing[name][1] != self.looked_ms.get(name):
             del self.failing[name]
             logger.info("%s: looks succeed again", name)
 
     def _tend(self, state: Experiment) -> list[Decision]:
         """All that is due now for one experiment."""
-        self.deps.cache.put(state)  # a killed writer or an emptied Redis is repaired within a second
+        self.deps.cache.put(state)  # repairs the cache after a killed writer or an emptied Redis
         confirmed = self._confirm(state)
         return confirmed + self._look(self._state(state.name) if confirmed else state)
 
     # ---- looks ---------------------------------------------------------------------------------------------
 
     def _look(self, state: Experiment) -> list[Decision]:
-        """One look, if it is time: whatever follows from it, in order. What did not get through, because
-        something was unavailable or somebody else decided in between, is looked at again at the next
-        tick."""
+        """One look, if it is due: the decisions that follow from it, in order. If one is not appended,
+        because something was unavailable or another process decided first, the next tick looks again."""
         now_ms = self.clock()
         waited_ms = now_ms - self._last_look_ms(state)
         if waited_ms < 1_000 * state.rules.look_every_s and state.name not in self.unfinished:
             return []
         self.unfinished.discard(state.name)
-        self.looked_ms[state.name] = now_ms  # also if it fails by itself: not each second
+        self.looked_ms[state.name] = now_ms  # also if it fails, so that it is not repeated each second
         decided: list[Decision] = []
         try:
             through = self._append(look(state, self.observe(state)), decided)
@@ -129,14 +130,14 @@ class Decider:
         return decided
 
     def _look_again(self, name: str, decided: list[Decision]) -> None:
-        """At the next tick, unless the log shows that somebody else looked. What we `decided` ourselves
-        stands there too, and is no whole look."""
+        """Look again at the next tick, unless the log shows a look of another process. Our own `decided`
+        records are there too, but they are only part of a look."""
         del self.looked_ms[name]
         if decided:
             self.unfinished.add(name)
 
     def observe(self, state: Experiment) -> Observation:
-        """What there is to see of one experiment."""
+        """Read everything that a look at one experiment needs."""
         unreadable = ""
         try:
             sums, positions, watermark_ms = self.deps.store.load_all(
@@ -159,8 +160,8 @@ class Decider:
         )
 
     def _restarting(self, state: Experiment) -> frozenset[int]:
-        """Partitions whose loss was accepted, and whose workers have not begun anew: their positions are
-        still those of the loss."""
+        """Partitions whose loss was accepted and whose workers have not restarted counting: their positions
+        are still those of the loss."""
         if not any(cause.startswith(LOSS_PREFIX) for cause in state.acknowledged):
             return frozenset()
         store, every = self.deps.store, range(self.partitions)
@@ -170,7 +171,8 @@ class Decider:
         return frozenset(accepted | {index for index, cause in told.items() if cause in state.acknowledged})
 
     def _last_look_ms(self, state: Experiment) -> int:
-        """Of whoever decided last: a restart, or a second decider, does not look more often."""
+        """Time of the latest look of any decider, so that a restart or a second decider does not look more
+        often."""
         history, now_ms = self.deps.decisions.history(state.name), self.clock()
         ours_ms = self.looked_ms.get(state.name, 0)
         return max(last_look_ms(state, history, now_ms), ours_ms if ours_ms <= now_ms else 0)
@@ -183,7 +185,7 @@ class Decider:
         beats = self.deps.cache.heartbeats() if state.unconfirmed else []
         for revision in filter(lambda revision: serves_everywhere(beats, revision), state.unconfirmed):
             now = self._state(state.name)
-            if revision in now.unconfirmed:  # nobody else was faster
+            if revision in now.unconfirmed:  # no other decider was faster
                 self._append([self._confirmation(now, revision, beats)], decided)
         return decided
 
@@ -200,7 +202,7 @@ class Decider:
     # ---- data loss -----------------------------------------------------------------------------------------
 
     def _accept_losses(self, states: Mapping[str, Experiment]) -> None:
-        """`resume` of every experiment that a loss held is a person's word that counting may go on without
+        """Accept a loss once an operator has resumed every experiment that it held: counting goes on without
         it."""
         living = [state for state in states.values() if state.status != "ended"]
         for partition, loss in self.deps.store.losses().items():
@@ -208,7 +210,7 @@ class Decider:
             if not living or not all(cause in state.acknowledged for state in living):
                 continue
             if self.deps.store.acknowledge_loss(partition, loss):
-                logger.warning("%s: accepted, counting begins anew", cause)
+                logger.warning("%s: accepted, counting restarts", cause)
 
     # ---- the log -------------------------------------------------------------------------------------------
 
@@ -216,13 +218,13 @@ class Decider:
         return self.deps.decisions.catch_up()[name]
 
     def _append(self, decisions: list[Decision], decided: list[Decision]) -> bool:
-        """Append in order, and note each in `decided`; False at the first one before which somebody else
-        decided. Raises UnavailableError."""
+        """Append in order, and add each to `decided`. Returns False at the first one whose revision another
+        process took. Raises UnavailableError."""
         for decision in decisions:
             try:
                 self.deps.decisions.append(decision)
             except StalePositionError as error:
-                logger.info("%s", error)  # the next tick sees what they decided
+                logger.info("%s", error)  # the next tick reads their decision
                 return False
             logger.info(
                 "%s %d: %s: %s", decision.experiment, decision.revision, decision.kind, decision.reason
@@ -232,17 +234,16 @@ class Decider:
 
 
 def last_look_ms(state: Experiment, history: Sequence[Decision], now_ms: int) -> int:
-    """When the latest look that left a decision was; the start if there was none. A time later than now is
-    of a clock that was wrong: it puts off no look."""
+    """Time of the latest look that wrote a decision; the start if there was none. A time later than now comes
+    from a wrong clock and delays no look."""
     looks = (d.received_at for d in reversed(history) if d.author == AUTHOR and d.kind in LOOKS)
     found = next((at_ms for at_ms in looks if at_ms <= now_ms), state.started_ms)
     return found if found <= now_ms else 0
 
 
 def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:
-    """Positions of the latest decision that was made from sums, unless somebody accepted a cause since, or
-    let counting start at a moment: who accepts a loss accepts that counting stands elsewhere. Older records
-    don't say what a `resume` accepted."""
+    """Positions of the latest decision that was made from sums. Empty if an operator has accepted a cause or
+    restarted counting since, because then the sums may stand elsewhere."""
     for decision in reversed(history):
         match decision.detail:
             case ResumeDetail(accepts=accepts) if accepts != []:
