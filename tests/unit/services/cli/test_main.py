@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from services.cli import main
+from services.errors import BadInputError
 from services.runtime.liveness import StopEvent, liveness_file
 from services.settings import Settings
 
@@ -25,7 +26,6 @@ from services.settings import Settings
         ("health lake --within -1", "--within"),
         ("recommend --reload --within nan", "--within"),
         ("simulate --sessions nan", "--sessions"),
-        ("experiment undo 9223372036854775808", "revision"),
         ("experiment show --last 0", "--last"),
         ("simulate --for 0", "--for"),
         ("demo --headless --for nan", "--for"),
@@ -36,6 +36,12 @@ def test_an_invalid_number_is_refused_by_its_option(words: str, option: str) -> 
     assert isinstance(told.exception, SystemExit)
     assert told.exit_code == 2
     assert f"Invalid value for '{option}'" in told.output
+
+
+def test_a_number_beyond_the_log_is_refused_by_its_field() -> None:
+    result = CliRunner().invoke(main.app, ["experiment", "undo", "9223372036854775808"])
+    assert isinstance(result.exception, BadInputError)
+    assert result.exception.field == "revision"
 
 
 def test_an_invalid_setting_is_named_and_never_repeated(
