@@ -46,9 +46,8 @@ class ExposureLike(Protocol):
 
 
 class EventLike(Protocol):
-    """What the join reads of an event (services.messages.events.Event is one)
-    ; `attribution` has experiment, unit,
-     unit_at, arm, weights_version."""
+    """What the join reads of an event (services.messages.events.Event is one). `attribution` has experiment,
+    unit, unit_at, arm and weights_version."""
 
     event_id: str
     type: str
@@ -58,7 +57,7 @@ class EventLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Offsets:
-    """Where a partition's sums stand: next exposure to pop, next event to account for, and the exposure from
+    """Positions of a partition's sums: next exposure to pop, next event to account for, and the exposure from
     which the join must be read again after a restart (those below `exposures` are known to be popped)."""
 
     exposures: int = 0
@@ -222,7 +221,9 @@ class Join:
         self.offsets = Offsets(exposures, before.events, before.rebuild)
         events = self._pass_events(sums)
         self.offsets = Offsets(exposures, events, self._release(exposures))
-        return Batch(before, self.offsets, {name: dict(found) for name, found in sums.by_experiment.items()})
+        return Batch(
+            before, self.offsets, {name: dict(counts) for name, counts in sums.by_experiment.items()}
+        )
 
     def _pop_exposures(self, sums: _Sums) -> int:
         while self._exposures:

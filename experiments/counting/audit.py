@@ -1,4 +1,4 @@
-"""What a partition's log holds, counted by position alone: the other side of the accounting identity.
+"""Count what a partition's log holds by position alone: the other side of the accounting identity.
 
 The join decides what becomes of each record; nothing here knows how. Records are noted by offset when they
 are read, before the join sees them, and booked when the positions pass them. So a record that the join drops,
@@ -76,4 +76,4 @@ class Account:
             while noted and noted[0][0] < end:
                 _, experiment, arm = noted.popleft()
                 booked[experiment][account_key(arm, what)] += 1
-        return {experiment: dict(found) for experiment, found in booked.items()}
+        return {experiment: dict(counts) for experiment, counts in booked.items()}

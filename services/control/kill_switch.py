@@ -14,7 +14,7 @@ audit = logging.getLogger("ringside.audit")
 
 
 def turn(path: Path, *, on: bool, author: str, now_ms: int, reason: str) -> dict[str, object]:
-    """Put the file there, or take it away; the audit record, which the file holds too."""
+    """Write or delete the file. Returns the audit record, which the file holds too."""
     at = datetime.fromtimestamp(now_ms / 1_000, UTC).isoformat()
     record: dict[str, object] = {"on": on, "author": author, "at": at, "reason": reason}
     if on:
@@ -27,7 +27,8 @@ def turn(path: Path, *, on: bool, author: str, now_ms: int, reason: str) -> dict
 
 
 def command(settings: Settings, what: str, reason: str) -> str:
-    """`ringside champion-only on|off|show`: a sentence for the operator. Raises ConfigurationError."""
+    """Run `ringside champion-only on|off|show`. Returns a sentence for the operator; raises
+    ConfigurationError."""
     path = settings.kill_switch_path
     if what not in ("on", "off", "show"):
         raise ConfigurationError(f"champion-only: {what!r} is none of on, off, show")

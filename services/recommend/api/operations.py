@@ -30,7 +30,7 @@ class Switch(BaseModel):
 def operation_routes(
     deps: Deps, access: AccessControl, refresher: SnapshotRefresher, metrics: Metrics, leaving: Event
 ) -> APIRouter:
-    """Health answers everybody, and says more than its status to an analyst's or admin's key; metrics take
+    """Health answers every caller, with details for an analyst's or admin's key; metrics take
     such a key, the switch an admin's."""
     router = APIRouter(route_class=KeyFirstRoute, tags=["operations"])
     admin = Annotated[Principal, Depends(Caller(access, "admin"))]
@@ -50,8 +50,8 @@ def operation_routes(
     async def ready(request: Request) -> Response:
         """Slates can be made; tells an analyst's or admin's key what is served."""
         status = "draining" if leaving.is_set() else refresher.status
-        told = _served(deps, refresher) if access.may_see_details(request) else {}
-        return JSONResponse({"status": status, **told}, 200 if status == "ready" else 503)
+        details = _served(deps, refresher) if access.may_see_details(request) else {}
+        return JSONResponse({"status": status, **details}, 200 if status == "ready" else 503)
 
     @router.get(
         "/metrics",
@@ -68,10 +68,10 @@ def operation_routes(
         openapi_extra={"security": ANY_KEY},
         responses=failures("400", "401", "403", "413", "422", "429"),
     )
-    async def champion_only(said: Switch, by: admin) -> Switch:
+    async def champion_only(switch: Switch, by: admin) -> Switch:
         """Champion only, on or off: a file, so it works without Redis and Kafka."""
-        turn(path, on=said.on, author=by.name, now_ms=deps.clock_ms(), reason=said.reason)
-        return said
+        turn(path, on=switch.on, author=by.name, now_ms=deps.clock_ms(), reason=switch.reason)
+        return switch
 
     return router
 
