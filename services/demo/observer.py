@@ -6,9 +6,13 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
+from experiments.lifecycle.decisions import Decision
 from services.client.client import CallError, Client
 from services.demo.installation import responds
 from services.demo.state import DemoState
+from services.messages.events import decode
 
 EVERY_S = 0.5
 
@@ -39,9 +43,10 @@ def poll_pages(state: DemoState, pages: Mapping[str, str], responds: Callable[[s
 def poll_decisions(state: DemoState, admin: Client, experiment: str) -> None:
     """Read the decisions after the newest known one."""
     try:
-        decisions = admin.decisions(experiment, state.revision())
+        rows = admin.decisions(experiment, state.revision())
+        decisions = [decode(Decision, msgspec.json.encode(row)) for row in rows]
         if decisions:
-            state.add_decisions(list(decisions))
+            state.add_decisions(decisions)
             newest = admin.experiment(experiment)
             with state.lock:
                 state.experiment = newest

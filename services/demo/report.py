@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+import msgspec
+
+from experiments.lifecycle.decisions import ConfirmDetail, Decision
 from services.demo.actions import BETTER, BROKEN, CHAMPION, MIN_SAMPLE, MOST_TRAFFIC, TEXT
 from services.demo.state import DemoState, Json, SlateValue
 
@@ -104,20 +107,20 @@ def removal_of(state: DemoState, arm: str, replicas: list[str]) -> Removal | Non
     decision = state.newest("rollback", arm)
     if decision is None:
         return None
-    decided_ms, entered = decision["received_at"], state.newest("enter", arm)
-    confirmed = state.confirmation(decision["revision"])
+    decided_ms, entered = decision.received_at, state.newest("enter", arm)
+    confirmed = state.confirmation(decision.revision)
     return {
         "arm": arm,
-        "rule": decision["rule"],
-        "author": decision["author"],
-        "reason": decision["reason"],
-        "evidence": decision["evidence"],
-        "positions": decision["positions"],
-        "detail": decision["detail"],
+        "rule": decision.rule,
+        "author": decision.author,
+        "reason": decision.reason,
+        "evidence": msgspec.to_builtins(decision.evidence),
+        "positions": dict(decision.positions),
+        "detail": msgspec.to_builtins(decision.detail),
         "decided_at_ms": decided_ms,
-        "seconds_after_entering": (decided_ms - entered["received_at"]) / 1e3 if entered else None,
-        "confirmed_at_ms": confirmed["received_at"] if confirmed else None,
-        "confirmed_by": confirmed["detail"].get("replicas") if confirmed else None,
+        "seconds_after_entering": (decided_ms - entered.received_at) / 1e3 if entered else None,
+        "confirmed_at_ms": confirmed.received_at if confirmed else None,
+        "confirmed_by": _replicas(confirmed),
         "served_before": _served(state.shoppers, replicas, arm, until_s=decided_ms / 1e3),
         "served_after": _served(state.shoppers, replicas, arm, since_s=_after_s(confirmed)),
     }
@@ -211,8 +214,13 @@ def _gone_after(removal: Removal | None) -> Check:
     )
 
 
-def _after_s(confirmed: Json | None) -> float:
-    return confirmed["received_at"] / 1e3 + 1.0 if confirmed else float("inf")
+def _replicas(confirmed: Decision | None) -> list[str] | None:
+    detail = confirmed.detail if confirmed else None
+    return list(detail.replicas) if isinstance(detail, ConfirmDetail) else None
+
+
+def _after_s(confirmed: Decision | None) -> float:
+    return confirmed.received_at / 1e3 + 1.0 if confirmed else float("inf")
 
 
 def _served(

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from experiments.lifecycle.decisions import ConfirmDetail, Decision, EnterDetail, RollbackDetail
+
 Json = Mapping[str, Any]
 
 
@@ -38,7 +40,7 @@ class DemoState:
     steps: list[Step] = field(default_factory=list)
     notices: list[tuple[float, str]] = field(default_factory=list)
     experiment: Json = field(default_factory=dict)
-    decisions: list[Json] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
     weights: list[tuple[float, dict[str, float]]] = field(default_factory=list)
     shoppers: Json = field(default_factory=dict)
     responding: set[str] = field(default_factory=set)
@@ -46,14 +48,14 @@ class DemoState:
     facts: dict[str, float | str] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def add_decisions(self, decisions: list[Json]) -> None:
+    def add_decisions(self, decisions: list[Decision]) -> None:
         """Append decisions, oldest first."""
         with self.lock:
             self.decisions.extend(decisions)
             for decision in decisions:
-                shares = dict(decision["weights"])
+                shares = dict(decision.weights)
                 if not self.weights or self.weights[-1][1] != shares:
-                    self.weights.append(((decision["received_at"] - self.began_ms) / 1e3, shares))
+                    self.weights.append(((decision.received_at - self.began_ms) / 1e3, shares))
 
     def set_shoppers(self, summary: Json) -> None:
         """Replace the simulator's summary; the request rate is measured between the two."""
@@ -66,26 +68,29 @@ class DemoState:
     def revision(self) -> int:
         """Revision of the newest decision; 0 without any."""
         with self.lock:
-            return int(self.decisions[-1]["revision"]) if self.decisions else 0
+            return self.decisions[-1].revision if self.decisions else 0
 
     def weight(self, arm: str) -> float:
         """Current share of `arm`; 0 if it is not in the experiment."""
         with self.lock:
             return self.weights[-1][1].get(arm, 0.0) if self.weights else 0.0
 
-    def newest(self, kind: str, arm: str | None = None) -> Json | None:
-        """The newest decision of a kind, about an arm if one is named."""
+    def newest(self, kind: str, arm: str) -> Decision | None:
+        """The newest entry or rollback of an arm."""
         with self.lock:
             for decision in reversed(self.decisions):
-                if decision["kind"] == kind and arm in (None, decision["detail"].get("arm")):
+                detail = decision.detail
+                about = detail.arm if isinstance(detail, EnterDetail | RollbackDetail) else None
+                if decision.kind == kind and about == arm:
                     return decision
         return None
 
-    def confirmation(self, revision: int) -> Json | None:
+    def confirmation(self, revision: int) -> Decision | None:
         """The decision that confirms that every replica serves `revision`."""
         with self.lock:
             for decision in self.decisions:
-                if decision["kind"] == "confirm" and decision["detail"].get("confirms") == revision:
+                detail = decision.detail
+                if isinstance(detail, ConfirmDetail) and detail.confirms == revision:
                     return decision
         return None
 

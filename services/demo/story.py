@@ -8,8 +8,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from experiments.lifecycle.decisions import Decision
 from services.demo.actions import BETTER, BROKEN, CHAMPION, MIN_SAMPLE, MOST_TRAFFIC, TEXT, Actions
-from services.demo.state import Json
 from services.demo.supervisor import ProcessSpec, run_command
 from services.errors import UnavailableError
 from services.ports.training import DataStore
@@ -132,22 +132,22 @@ class Story(Actions):
         with self.step("The click race rolls it back") as step:
             self.wait(lambda: self.rollback() is not None, 120.0, "rollback of the broken challenger")
             if rollback := self.rollback():
-                step.note = rollback["reason"]
+                step.note = rollback.reason
         with self.step("Every replica stops serving it") as step:
             self.wait(lambda: self.rollback_confirmation() is not None, 60.0, "confirmation by all replicas")
             if confirmation := self.rollback_confirmation():
-                self._await_slates_without_it(confirmation["received_at"] / 1e3 + 1.0)
-                served = self.state.served(BROKEN, confirmation["received_at"] / 1e3 + 1.0)
+                self._await_slates_without_it(confirmation.received_at / 1e3 + 1.0)
+                served = self.state.served(BROKEN, confirmation.received_at / 1e3 + 1.0)
                 step.note = f"{served} of its slates since"
 
-    def rollback(self) -> Json | None:
+    def rollback(self) -> Decision | None:
         """The rollback of the broken challenger, once it is decided."""
         return self.state.newest("rollback", BROKEN)
 
-    def rollback_confirmation(self) -> Json | None:
+    def rollback_confirmation(self) -> Decision | None:
         """The decision that confirms that every replica serves the rollback."""
         rollback = self.rollback()
-        return None if rollback is None else self.state.confirmation(rollback["revision"])
+        return None if rollback is None else self.state.confirmation(rollback.revision)
 
     def _await_slates_without_it(self, since_s: float) -> None:
         replicas = self.installation.replica_urls

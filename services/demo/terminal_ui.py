@@ -8,6 +8,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from experiments.lifecycle.decisions import RaceEvidence
 from services.demo.state import DemoState, Json, Step
 
 LONGEST_BAR = 30
@@ -124,19 +125,19 @@ def _arms(state: DemoState, bar: int) -> RenderableType:
     return Group(table, _line(line, "dim"))
 
 
-def _races(state: DemoState) -> dict[str, Json]:
+def _races(state: DemoState) -> dict[str, RaceEvidence]:
     """Newest numbers of each race, by arm."""
     for decision in reversed(state.decisions):
-        if "races" in decision.get("evidence", {}):
-            return {race["arm"]: race for race in decision["evidence"]["races"]}
+        if decision.evidence.races:
+            return {race.arm: race for race in decision.evidence.races}
     return {}
 
 
-def _evidence(race: Json | None) -> str:
+def _evidence(race: RaceEvidence | None) -> str:
     """The e-value of the click race, and the e-value at which the arm is rolled back (1/alpha)."""
-    if race is None:
+    if race is None or race.log_e is None or race.log_threshold is None:
         return ""
-    return f"E = {_exp(race['log_e'])}, limit {_exp(race['log_threshold'])}"
+    return f"E = {_exp(race.log_e)}, limit {_exp(race.log_threshold)}"
 
 
 def _exp(log_value: float) -> str:
@@ -153,8 +154,8 @@ def _clicked(shoppers: Json, arm: str) -> str:
 def _decisions(state: DemoState, console: Console, width: int, rows: int) -> list[Text]:
     """The newest decisions and notices under a heading: in full if they fit into `rows`, else one row each,
     else fewer."""
-    newest = [decision for decision in state.decisions if decision["kind"] != "allocate"][-DECISIONS_SHOWN:]
-    lines = [(f"  {decision['kind']}: {decision['reason']}", "") for decision in newest]
+    newest = [decision for decision in state.decisions if decision.kind != "allocate"][-DECISIONS_SHOWN:]
+    lines = [(f"  {decision.kind}: {decision.reason}", "") for decision in newest]
     lines += [(f"  {at_s:.0f} s: {notice}", "yellow") for at_s, notice in state.notices[-DECISIONS_SHOWN:]]
     texts = [Text(text, style) for text, style in lines]
     if sum(len(text.wrap(console, width)) for text in texts) >= rows:

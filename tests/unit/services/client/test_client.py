@@ -12,6 +12,7 @@ import httpx
 import pytest
 from support.small_shop import KEYS, Caller, SmallShop
 
+from experiments.lifecycle.decisions import Decision
 from services.client import client as shop_client
 from services.client.client import (
     BATCH,
@@ -22,6 +23,7 @@ from services.client.client import (
     OutboxFullError,
     Slate,
 )
+from services.messages.events import decode
 
 
 @pytest.fixture
@@ -164,7 +166,8 @@ def test_an_operator_reads_decisions_and_sends_commands(call: Caller) -> None:
     name = str(admin.decisions("storefront")[0]["experiment"])
     assert admin.experiment(name)["status"] == "running"
     assert admin.command(name, "pause", reason="prices are wrong")["status"] == "paused"
-    assert [row["kind"] for row in admin.decisions(name, after_revision=1)] == ["pause"]
+    records = [decode(Decision, json.dumps(row).encode()) for row in admin.decisions(name, after_revision=1)]
+    assert [record.kind for record in records] == ["pause"]
     with pytest.raises(CallError, match="409") as refused:
         admin.command(name, "pause")
     assert refused.value.reply is not None

@@ -1,18 +1,22 @@
 """The headless report: a story that happened passes; what did not happen fails its own check."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
+from experiments.lifecycle.decisions import Decision
 from services.demo.observer import poll_pages
 from services.demo.profile import Profile
 from services.demo.report import report
 from services.demo.state import DemoState, Step
 from services.demo.supervisor import last_line
 from services.demo.terminal_ui import TerminalUi
+from services.messages.events import decode
 from services.settings import Settings
 
 ORIGINS = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
@@ -20,16 +24,34 @@ BEGAN_MS = 1_790_000_000_000
 BEGAN_S = BEGAN_MS // 1_000
 
 
-def decision(revision: int, kind: str, at_s: float, weights: dict[str, float], **said: Any) -> dict[str, Any]:
-    made = {
-        "rule": "command",
+def decision(revision: int, kind: str, at_s: float, weights: dict[str, float], **fields: Any) -> Decision:
+    row = {
+        "experiment": "storefront",
+        "revision": revision,
+        "kind": kind,
+        "received_at": BEGAN_MS + int(1_000 * at_s),
         "author": "admin:demo",
+        "rule": "command",
         "reason": f"{kind} happened",
-        "evidence": {},
-        "detail": {},
+        "weights_version": revision,
+        "weights": weights,
+        "detail": DETAILS.get(kind, {}),
     }
-    made |= {"positions": {}, "revision": revision, "kind": kind, "received_at": BEGAN_MS + int(1_000 * at_s)}
-    return {**made, "weights": weights, **said}
+    return decode(Decision, json.dumps(row | fields).encode())
+
+
+DETAILS: dict[str, dict[str, Any]] = {
+    "start": {"champion": {"name": "popularity", "model_version": "popularity-1"}, "rules": {}, "salt": "s"},
+    "allocate": {"updated": True, "units": 100, "ramp": {}},
+    "confirm": {"confirms": 6, "replicas": ["a", "b"], "seconds": 1.0},
+}
+
+
+REMOVED = {"arm": "broken", "version_out": "b", "version_in": "p", "restored": None}
+
+
+def entry(arm: str) -> dict[str, str]:
+    return {"arm": arm, "model_version": f"{arm}-1"}
 
 
 def shoppers() -> dict[str, Any]:
@@ -60,14 +82,28 @@ def state() -> DemoState:
     state = DemoState(began_ms=BEGAN_MS, facts={"first_slate_s": 21.0}, steps=[Step("Importing", 1.0, 9.0)])
     three = {"popularity": 0.2, "als": 0.55, "broken": 0.25}
     race = {"arm": "broken", "log_e": 5.9, "log_threshold": 5.7}
-    rolled_back = {"rule": "click-race", "author": "decider", "detail": {"arm": "broken"}}
+    rolled_back = {
+        "rule": "click-race",
+        "author": "decider",
+        "detail": REMOVED,
+    }
     state.add_decisions(
         [
             decision(1, "start", 20, {"popularity": 1.0}),
-            decision(2, "enter", 40, {"popularity": 1.0, "als": 0.0}, detail={"arm": "als"}),
+            decision(
+                2,
+                "enter",
+                40,
+                {"popularity": 1.0, "als": 0.0},
+                detail=entry("als"),
+            ),
             decision(3, "allocate", 50, {"popularity": 0.2, "als": 0.8}),
             decision(
-                4, "enter", 58, {"popularity": 0.2, "als": 0.8, "broken": 0.0}, detail={"arm": "broken"}
+                4,
+                "enter",
+                58,
+                {"popularity": 0.2, "als": 0.8, "broken": 0.0},
+                detail=entry("broken"),
             ),
             decision(5, "allocate", 60, three, evidence={"races": [race]}),
             decision(
@@ -78,7 +114,7 @@ def state() -> DemoState:
                 "confirm",
                 91,
                 {"popularity": 0.2, "als": 0.8},
-                detail={"confirms": 6, "replicas": ["a", "b"]},
+                author="decider",
             ),
         ],
     )
@@ -128,7 +164,7 @@ def spoil_clicks(state: DemoState) -> None:
 
 
 def spoil_rule(state: DemoState) -> None:
-    state.decisions[5]["rule"] = "command"
+    state.decisions[5] = msgspec.structs.replace(state.decisions[5], rule="command")
 
 
 def spoil_confirmation(state: DemoState) -> None:
