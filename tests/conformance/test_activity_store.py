@@ -70,8 +70,8 @@ def test_each_user_is_written_by_one_at_a_time(two) -> None:
             assert none == set()
     with two.other.lock_rows(["u", "v"]) as free:
         assert free == {"u", "v"}
-    with two.one.lock_rows([]) as nobody:
-        assert nobody == set()
+    with two.one.lock_rows([]) as locked:
+        assert locked == set()
 
 
 def test_who_fails_while_writing_keeps_nobody_waiting(two) -> None:

@@ -37,7 +37,7 @@ def enter(state: Experiment, arm: str = "als") -> Decision:
 
 def held_decisions(log: KafkaDecisionLog) -> int:
     """How many records a log keeps in memory."""
-    kept = [part for part in vars(log._projection).values() if isinstance(part, dict)]
+    kept = [part for part in vars(log.projection).values() if isinstance(part, dict)]
     return sum(isinstance(found, Decision) for part in kept for of in part.values() for found in _all(of))
 
 
@@ -121,7 +121,7 @@ def test_a_log_without_history_decides_alike_and_keeps_nothing(broker):
         bare[0].append(stale)
     broker.append(events.DECISIONS, b"storefront", events.encode(stale))
     assert log.catch_up() == bare[0].catch_up() == bare[1].catch_up() == {EXPERIMENT: winner}
-    assert log.void == bare[0].void == bare[1].void == 1
+    assert log.projection.void == bare[0].projection.void == bare[1].projection.void == 1
     with pytest.raises(RuntimeError, match="keeps no history"):
         bare[0].history(EXPERIMENT)
     assert held_decisions(bare[0]) == held_decisions(bare[1]) == 0 < held_decisions(log)
@@ -190,7 +190,7 @@ def test_void_illegal_and_unreadable_records_change_nothing_and_are_distinguishe
     log.append(entered)
     reader = topic_log(broker, cache)
     assert reader.catch_up()[EXPERIMENT].revision == 2
-    assert (reader.void, reader.illegal, reader.unreadable) == (2, 2, 2)
+    assert (reader.projection.void, reader.projection.illegal, reader.projection.unreadable) == (2, 2, 2)
     assert broker.records(events.DEAD_LETTERS) == []  # the lake worker buries decisions
 
 
@@ -369,7 +369,7 @@ def test_what_only_the_cache_can_explain_waits_for_it(broker):
     cache.down = False
     assert reader.catch_up() == {EXPERIMENT: later}
     assert [d.revision for d in reader.history(EXPERIMENT)] == [3, 4]
-    assert reader.void == 0
+    assert reader.projection.void == 0
 
 
 @pytest.fixture
@@ -391,7 +391,11 @@ def test_a_breaking_record_is_skipped_and_later_ones_count(broker, senseless):
     fresh = topic_log(broker, MemoryStateCache())
     for reader in (log, fresh):
         assert reader.catch_up()[EXPERIMENT].status == "paused"
-        assert (reader.illegal, reader.unreadable, reader.void) == (len(senseless), 0, 0)
+        assert (reader.projection.illegal, reader.projection.unreadable, reader.projection.void) == (
+            len(senseless),
+            0,
+            0,
+        )
     assert fresh.catch_up() == log.catch_up()
 
 
@@ -400,14 +404,14 @@ def test_a_reader_that_fails_resumes_at_that_record(broker, monkeypatch):
     log = topic_log(broker, cache)
     log.append(enter(log.append(start())))
     other = topic_log(broker, MemoryStateCache())
-    apply, failing = other._projection.apply, [True]
+    apply, failing = other.projection.apply, [True]
 
     def fails_once(offset: int, decision: Decision) -> bool:
         if failing.pop() if failing else False:
             raise RuntimeError("a bug")
         return apply(offset, decision)
 
-    monkeypatch.setattr(other._projection, "apply", fails_once)
+    monkeypatch.setattr(other.projection, "apply", fails_once)
     with pytest.raises(RuntimeError, match="a bug"):
         other.catch_up()
     assert other.catch_up() == log.catch_up()
@@ -433,7 +437,7 @@ def test_an_append_is_confirmed_even_if_others_appended_since(broker, monkeypatc
 def test_a_log_without_history_keeps_nothing_a_record(broker):
     log = topic_log(broker, MemoryStateCache(), history=False)
     state = log.append(start())
-    held = [len(part) for part in vars(log._projection).values() if isinstance(part, dict)]
+    held = [len(part) for part in vars(log.projection).values() if isinstance(part, dict)]
     for _ in range(10):
         state = log.append(commands.resume(log.append(commands.pause(state, ORIGIN)), ORIGIN))
-    assert [len(part) for part in vars(log._projection).values() if isinstance(part, dict)] == held
+    assert [len(part) for part in vars(log.projection).values() if isinstance(part, dict)] == held

@@ -158,7 +158,7 @@ def test_bounds_are_the_first_offset_and_the_next_one(log: Any) -> None:
     assert consumer.end_offsets([]) == {}
 
 
-def test_no_later_record_lies_before_the_offset_of_a_time(log: Any) -> None:
+def test_no_later_record_precedes_the_offset_of_a_time(log: Any) -> None:
     producer, consumer = log.producer(), log.consumer()
     (first,) = produced(producer, EVENTS, ["ada"])
     pair = (EVENTS, first.partition)
@@ -194,7 +194,7 @@ def test_the_end_of_the_log_is_no_data_loss(log: Any) -> None:
     assert consumer.positions() == {pair: 3}
 
 
-def test_topics_are_made_once_and_with_the_partitions_asked_for(log: Any) -> None:
+def test_topics_are_created_once_with_the_requested_partitions(log: Any) -> None:
     admin = log.admin()
     admin.create_topics(PARTITIONS)
     assert admin.create_topics(PARTITIONS) == []
@@ -210,8 +210,8 @@ def test_log_id_stays_while_the_log_does(log: Any) -> None:
     assert log.admin().log_id() == admin.log_id() == before
 
 
-def test_a_topic_that_was_made_anew_alone_is_another_log(kafka_broker: Any, settings_for: Callable) -> None:
-    """Even when it has grown past the place where somebody stood."""
+def test_a_topic_that_was_recreated_alone_is_another_log(kafka_broker: Any, settings_for: Callable) -> None:
+    """Even if it has grown past the position of a consumer."""
     settings = settings_for(broker=kafka_broker)
     admin = KafkaLogAdmin(settings)
     counted, items = admin.log_id(), admin.log_id([ITEMS])
@@ -322,7 +322,7 @@ def test_members_share_matching_partitions_and_give_them_back(log: Any) -> None:
 
 
 @pytest.mark.parametrize("log", SHARING, indirect=True)
-def test_a_member_reads_on_when_another_comes_and_goes_unseen(log: Any) -> None:
+def test_a_member_continues_when_another_joins_and_leaves_unseen(log: Any) -> None:
     first = log.member("counting", BOTH)
     assert eventually(lambda: settled(first))
     first.assign(dict.fromkeys(EVERYTHING, 0))

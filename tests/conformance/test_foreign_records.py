@@ -34,19 +34,19 @@ class Raw(str):
 
 def read(settings: Settings, count: int, partition: int = 0) -> list[Record]:
     """In a thread of its own, so that a reader that hangs fails the test rather than the run."""
-    found: list[Record] = []
+    read: list[Record] = []
 
     def reading() -> None:
         consumer = KafkaEventConsumer(settings)
         consumer.assign({(EVENTS, partition): 0})
-        found.extend(consumed(consumer, count))
+        read.extend(consumed(consumer, count))
         consumer.close()
 
     thread = threading.Thread(target=reading, daemon=True)
     thread.start()
     thread.join(30)
     assert not thread.is_alive(), "poll does not return"
-    return found
+    return read
 
 
 def test_a_header_may_have_any_bytes_as_its_name(kafka_broker: Any, settings_for: Callable) -> None:
@@ -95,18 +95,18 @@ def test_what_cannot_be_read_keeps_no_other_partition_waiting(
         return record
 
     monkeypatch.setattr(LenientHeaderBatch, "_read_msg", torn)
-    found: list[Record] = []
+    read: list[Record] = []
 
     def reading() -> None:
         consumer = KafkaEventConsumer(settings)
         consumer.assign({(EVENTS, 0): 0, (EVENTS, 1): 0})
         for _ in range(20):
-            found.extend(consumer.poll(0.2))
+            read.extend(consumer.poll(0.2))
         assert consumer.positions() == {(EVENTS, 0): 0, (EVENTS, 1): 1}
         consumer.close()
-        found.append(None)  # type: ignore[arg-type]
+        read.append(None)  # type: ignore[arg-type]
 
     thread = threading.Thread(target=reading, daemon=True)
     thread.start()
     thread.join(30)
-    assert [record and record.value for record in found] == [b"good", None]
+    assert [record and record.value for record in read] == [b"good", None]

@@ -22,8 +22,8 @@ def overlay(request: pytest.FixtureRequest, settings_for: Callable[..., Settings
         yield RedisItemOverlay(settings_for(redis=request.getfixturevalue("redis_server")))
 
 
-def change(item: str, **said: Any) -> ItemChanged:
-    return ItemChanged(received_at=1, item_id=item, **said)
+def change(item: str, **fields: Any) -> ItemChanged:
+    return ItemChanged(received_at=1, item_id=item, **fields)
 
 
 def at(offset: int, log: str = "log") -> OverlayPosition:
@@ -67,7 +67,7 @@ def test_another_log_comes_on_top_of_what_was_laid(overlay: ItemOverlay) -> None
 
 
 def test_of_many_who_lay_the_same_one_succeeds(overlay: ItemOverlay) -> None:
-    def lay(_: int) -> bool:
+    def apply(_: int) -> bool:
         try:
             overlay.apply(None, at(2), [change("a", stock=1), change("b", stock=1)])
         except StalePositionError:
@@ -75,7 +75,7 @@ def test_of_many_who_lay_the_same_one_succeeds(overlay: ItemOverlay) -> None:
         return True
 
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(lay, range(12))) == 1
+        assert sum(pool.map(apply, range(12))) == 1
     assert len(overlay.changes()[1]) == 2
 
 

@@ -59,19 +59,19 @@ def test_the_first_writer_of_a_pin_wins(reader) -> None:
 
 
 def test_while_pins_may_be_missing_nobody_is_pinned(redis_server, settings_for) -> None:
-    """The key that vouches for them went with them: from then on no unit is taken for a new one."""
+    """The mark of complete pins was lost with them, so no unit counts as new."""
     settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
     store, reader = RedisPinStore(settings), FeastOnlineReader(settings)
 
     async def story(reader) -> list:
-        found = [await reader.read("u", UNIT, pin, 60) for pin in (FIRST, SECOND)]
+        results = [await reader.read("u", UNIT, pin, 60) for pin in (FIRST, SECOND)]
         store.restore({UNIT: (FIRST, 60_000)})
-        found.append(await reader.read("u", UNIT, SECOND, 60))
+        results.append(await reader.read("u", UNIT, SECOND, 60))
         assert store.mark_complete(["shop"], 0)
-        return found + [await reader.read("u", UNIT, SECOND, 60) for _ in range(2)]
+        return results + [await reader.read("u", UNIT, SECOND, 60) for _ in range(2)]
 
-    nobody = (UserRow(), None, False)
-    assert run(reader, story) == [nobody, nobody, nobody, nobody, (UserRow(), FIRST, False)]
+    empty = (UserRow(), None, False)
+    assert run(reader, story) == [empty, empty, empty, empty, (UserRow(), FIRST, False)]
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -88,7 +88,7 @@ def empty(pins: PinStore) -> None:
         pins._redis.flushall()
 
 
-def test_pins_are_vouched_for_only_while_every_partition_is_restored(pins) -> None:
+def test_pins_are_complete_only_while_every_partition_is_restored(pins) -> None:
     pins.begin_restore([0, 1])
     assert pins.mark_restored(0)
     assert not pins.mark_complete(["shop"], 2)

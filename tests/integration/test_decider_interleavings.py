@@ -128,8 +128,8 @@ class Scene:
         assert state == fold(records)
         assert self.cache.get(EXPERIMENT) == state
         assert [d.revision for d in history] == list(range(1, state.revision + 1))
-        assert reader.void == len(records) - len(history)
-        assert reader.illegal == 0
+        assert reader.projection.void == len(records) - len(history)
+        assert reader.projection.illegal == 0
         decided = [
             (d.kind, getattr(d.detail, "arm", None), getattr(d.detail, "confirms", None)) for d in history[5:]
         ]

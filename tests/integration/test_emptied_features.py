@@ -89,9 +89,9 @@ class ActivityOnRedis:
         self.lake.step(0)
 
     def rows(self, store: Any) -> dict[str, Any]:
-        found = store.load(USERS)
+        rows = store.load(USERS)
         return {
-            user: (row.item_ids, row.item_at, row.item_types, row.event_ids) for user, row in found.items()
+            user: (row.item_ids, row.item_at, row.item_types, row.event_ids) for user, row in rows.items()
         }
 
 
@@ -140,7 +140,7 @@ def test_a_wipe_is_noticed_without_traffic_and_reported_once(site, redis_server)
     site.click(rng, 40)
     site.drain()
     site.keep()
-    told = len(site.broker.records(ACTIVITY))
+    records = len(site.broker.records(ACTIVITY))
     with redis.Redis.from_url(redis_server.url) as raw:
         raw.flushall()
         site.now_ms += 2_000
@@ -148,7 +148,7 @@ def test_a_wipe_is_noticed_without_traffic_and_reported_once(site, redis_server)
             site.worker.step(0)
         assert site.rows(site.store) == site.rows(site.twin)
         assert raw.hget(entity("u1"), "_ts:user_profile")
-    assert len(site.broker.records(ACTIVITY)) == told  # history has them all
+    assert len(site.broker.records(ACTIVITY)) == records  # history has them all
 
 
 def entity(user: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Redis forgets everything: sums are counted again from the log, or said to be lost; never something in
+"""Redis loses everything: sums are counted again from the log, or reported as lost; never something in
 between."""
 
 import random

@@ -19,8 +19,8 @@ def test_a_null_value_reads_as_no_bytes(embedded_broker: Any, settings_for: Call
     client.close()
     consumer = KafkaEventConsumer(settings)
     consumer.assign({(EVENTS, 0): 0})
-    found, end = [], time.monotonic() + 20
-    while not found and time.monotonic() < end:
-        found = consumer.poll(0.2)
+    records, end = [], time.monotonic() + 20
+    while not records and time.monotonic() < end:
+        records = consumer.poll(0.2)
     consumer.close()
-    assert [(record.key, record.value) for record in found] == [(b"ada", b"")]
+    assert [(record.key, record.value) for record in records] == [(b"ada", b"")]

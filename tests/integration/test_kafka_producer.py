@@ -26,7 +26,7 @@ PARTITIONS = 4
 
 @pytest.fixture
 def producer_to(settings_for: Callable[..., Settings]) -> Iterator[Callable[..., KafkaEventProducer]]:
-    """`producer_to(broker, **settings)`, closed afterwards; broker None: an address where nobody listens."""
+    """`producer_to(broker, **settings)`, closed afterwards; broker None: an address without a listener."""
     made: list[KafkaEventProducer] = []
 
     def make(broker: Any = None, **values: Any) -> KafkaEventProducer:
@@ -44,15 +44,15 @@ def values_in_log(settings: Settings, topic: str, count: int) -> Counter[bytes]:
     """Everything in the log of `topic`, once `count` records were read and nothing more comes."""
     consumer = KafkaEventConsumer(settings)
     consumer.assign({(topic, index): 0 for index in range(PARTITIONS)})
-    found: Counter[bytes] = Counter()
+    values: Counter[bytes] = Counter()
     end = time.monotonic() + 60
     while time.monotonic() < end:
         records = consumer.poll(0.5)
-        found.update(record.value for record in records)
-        if not records and found.total() >= count:
+        values.update(record.value for record in records)
+        if not records and values.total() >= count:
             break
     consumer.close()
-    return found
+    return values
 
 
 def failure(future: "Future[Any]") -> BaseException | None:
@@ -77,7 +77,7 @@ def test_a_full_queue_fails_at_once_and_says_so(producer_to: Any) -> None:
     assert not any(future.done() for future in waiting)
 
 
-def test_closing_fails_what_is_left_and_refuses_what_comes(producer_to: Any) -> None:
+def test_closing_fails_queued_and_later_records(producer_to: Any) -> None:
     producer = producer_to(broker_ack_deadline_ms=20_000)
     left = producer.send(EVENTS, "ada", b"x")
     producer.close(0.1)
@@ -86,7 +86,7 @@ def test_closing_fails_what_is_left_and_refuses_what_comes(producer_to: Any) -> 
     assert "closed" in str(failure(producer.send(EVENTS, "ada", b"x")))
 
 
-def test_what_failed_without_a_broker_is_kept_no_longer(producer_to: Any) -> None:
+def test_a_failed_record_is_released_from_memory(producer_to: Any) -> None:
     producer = producer_to(broker_ack_deadline_ms=200)
     future = producer.send(EVENTS, "ada", b"x")
     kept = weakref.ref(future)
@@ -115,7 +115,7 @@ def test_a_stuck_record_does_not_delay_later_ones(embedded_broker: Any, producer
     assert not stuck.done()
 
 
-def test_nobody_can_cancel_what_is_on_its_way(producer_to: Any) -> None:
+def test_a_queued_record_cannot_be_cancelled(producer_to: Any) -> None:
     assert not producer_to(broker_ack_deadline_ms=5_000).send(EVENTS, "ada", b"x").cancel()
 
 
@@ -126,7 +126,7 @@ def test_only_a_record_too_large_is_refused(embedded_broker: Any, producer_to: A
     assert failure(small) is None
 
 
-def test_another_number_of_partitions_is_refused_by_name(
+def test_a_wrong_number_of_partitions_is_rejected_by_name(
     embedded_broker: Any, producer_to: Any, caplog: Any
 ) -> None:
     producer = producer_to(embedded_broker, kafka_partitions=8, broker_ack_deadline_ms=20_000)
@@ -138,7 +138,7 @@ def test_another_number_of_partitions_is_refused_by_name(
     assert sum("topic events has 4 partitions" in line for line in caplog.messages) == 1
 
 
-def test_many_threads_may_send(embedded_broker: Any, producer_to: Any, settings_for: Any) -> None:
+def test_many_threads_can_send(embedded_broker: Any, producer_to: Any, settings_for: Any) -> None:
     producer = producer_to(embedded_broker, broker_ack_deadline_ms=20_000)
     sent: list[Future[Any]] = []
 
@@ -166,9 +166,9 @@ def test_exposures_survive_a_broker_crash_exactly_once(
     during = [producer.send(EXPOSURES, f"u{number}", f"during{number}".encode()) for number in range(200)]
     kafka_broker.restart()
     assert {future.exception(timeout=90) for future in before + during} == {None}
-    found = values_in_log(settings_for(kafka_broker), EXPOSURES, 400)
-    assert len(found) == 400
-    assert set(found.values()) == {1}
+    values = values_in_log(settings_for(kafka_broker), EXPOSURES, 400)
+    assert len(values) == 400
+    assert set(values.values()) == {1}
 
 
 def test_requests_sent_again_to_a_hung_broker_leave_one_copy(
@@ -186,9 +186,9 @@ def test_requests_sent_again_to_a_hung_broker_leave_one_copy(
         assert not producer.flush(1.0)
         kafka_broker.server.thaw()
     assert {failure(future) for future in sent} == {None}
-    found = values_in_log(settings_for(kafka_broker), EXPOSURES, 501)
-    assert set(found.values()) == {1}
-    assert len(found) == 501
+    values = values_in_log(settings_for(kafka_broker), EXPOSURES, 501)
+    assert set(values.values()) == {1}
+    assert len(values) == 501
 
 
 def test_the_brokers_clock_stamps_records_whatever_the_client_says(
@@ -207,7 +207,7 @@ def test_the_brokers_clock_stamps_records_whatever_the_client_says(
     assert records[0].append_ms > 1_700_000_000_000
 
 
-def test_after_a_fatal_error_a_new_client_goes_on(embedded_broker: Any, producer_to: Any) -> None:
+def test_a_new_client_continues_after_a_fatal_error(embedded_broker: Any, producer_to: Any) -> None:
     producer = producer_to(embedded_broker, broker_ack_deadline_ms=20_000)
     assert failure(producer.send(EVENTS, "ada", b"before")) is None
     (queue,) = producer._queues.values()

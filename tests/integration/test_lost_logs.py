@@ -1,5 +1,5 @@
-"""A broker that lost its data: said with its range, held, never counted silently; on a person's word it goes
-on."""
+"""A broker that lost its data: reported with its range, held, never counted silently; an operator lets
+counting continue."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -61,8 +61,8 @@ class Rig:
 
     def visit(self, count: int) -> None:
         """So many units, each with a click, acknowledged; the producers have found their broker before."""
-        nobody = exposure(0, now_ms(), excluded="bot")
-        self.producer.send(events.EXPOSURES, nobody.routing_key, events.encode(nobody)).result(30)
+        bot = exposure(0, now_ms(), excluded="bot")
+        self.producer.send(events.EXPOSURES, bot.routing_key, events.encode(bot)).result(30)
         self.producer.send(events.EVENTS, "nobody", b"{}").result(30)
         for _ in range(count):
             self.shown += 1

@@ -201,10 +201,10 @@ def known(
     features: Any, view: str, names: tuple[str, ...], served: list[Served], at_ms: list[int]
 ) -> list[tuple]:
     """What point-in-time retrieval knows, as tuples of comparable values; None: no row."""
-    found = features.rows_as_of(view, names, [one.user for one in served], at_ms)
+    rows = features.rows_as_of(view, names, [one.user for one in served], at_ms)
     return [
         None if absent(row) else tuple(map(comparable, row))
-        for row in found[list(names)].itertuples(index=False)
+        for row in rows[list(names)].itertuples(index=False)
     ]
 
 
@@ -267,7 +267,7 @@ def test_served_vectors_equal_point_in_time_retrieval(story, record_property) ->
         as_served = [vector(one.row) for one in served]
         by_version = [stamp(one.row) for one in served]
         assert known(features, view, names, served, by_version) == as_served
-        if on_time:  # what is read before its time is told, and exact by version alone
+        if on_time:  # a row read before its time is marked, and exact by version alone
             by_time = [max(one.at_ms, stamp(one.row)) for one in served]
             assert known(features, view, names, served, by_time) == as_served
     facts = story.facts()

@@ -226,8 +226,8 @@ def assert_decided(site: EveryReader) -> None:
     """Malformed and illegal decisions are counted, and a later legal one applies."""
     state = site.decisions.catch_up()[EXPERIMENT]
     assert (state.revision, "text" in state.arms) == (3, True)
-    assert site.decisions.unreadable == len(unreadable(DECISIONS, site.clock()))
-    assert site.decisions.illegal == len(illegal(state, site.clock()))
+    assert site.decisions.projection.unreadable == len(unreadable(DECISIONS, site.clock()))
+    assert site.decisions.projection.illegal == len(illegal(state, site.clock()))
 
 
 def assert_dead_lettered(site: EveryReader) -> None:

@@ -19,7 +19,7 @@ PARTITIONS = 2
 POISON = {
     "more successes than units": {"1|als|472222|s": 10_000},
     "a version that never was": {"77|als|472222|n": 3},
-    "a key that nobody wrote": {"what|is|this": 1},
+    "an unknown key": {"what|is|this": 1},
     "events that were never acknowledged": {"acct|als|counted": 3},
     "less than nothing": {"1|als|472222|s": -10_000},
 }
@@ -84,13 +84,17 @@ def _later(sent: Sent, ms: int) -> Sent:
 
 def _shifted(kind: type, value: bytes, ms: int) -> bytes:
     try:
-        said = events.decode(kind, value)
+        message = events.decode(kind, value)
     except events.BadMessageError:
         return value
     if kind is events.Exposure:
-        later = msgspec.structs.replace(said, received_at=said.received_at + ms, unit_at=said.unit_at + ms)
+        later = msgspec.structs.replace(
+            message, received_at=message.received_at + ms, unit_at=message.unit_at + ms
+        )
         return events.encode(later)
-    to = said.attribution
+    to = message.attribution
     if to is not None:
         to = msgspec.structs.replace(to, unit_at=to.unit_at + ms, exposed_at=to.exposed_at + ms)
-    return events.encode(msgspec.structs.replace(said, received_at=said.received_at + ms, attribution=to))
+    return events.encode(
+        msgspec.structs.replace(message, received_at=message.received_at + ms, attribution=to)
+    )

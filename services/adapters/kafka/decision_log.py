@@ -136,26 +136,11 @@ class KafkaDecisionLog:
         history: bool = True,
     ) -> None:
         self._settings, self._producer, self._consumer, self._cache = settings, producer, consumer, cache
-        self._projection = DecisionProjection(cache.get, history)
+        self.projection = DecisionProjection(cache.get, history)
         self._keeps_history = history
         self._changed: set[str] = set()  # experiments whose newest state is not in the cache yet
         self._cache_problem = ""  # why a state that the log lacks could not be read from the cache
         self._lock = threading.RLock()
-
-    @property
-    def void(self) -> int:
-        """Records read so far whose revision another record got."""
-        return self._projection.void
-
-    @property
-    def illegal(self) -> int:
-        """Records read so far that no legal history contains."""
-        return self._projection.illegal
-
-    @property
-    def unreadable(self) -> int:
-        """Records read so far that are no decision."""
-        return self._projection.unreadable
 
     def catch_up(self) -> Mapping[str, Experiment]:
         """See DecisionLog. Changed states go to the cache if Redis is available.
@@ -165,7 +150,7 @@ class KafkaDecisionLog:
         with self._lock:
             self._read_to_end()
             self._load_missing_states()
-            states = self._projection.snapshot()
+            states = self.projection.snapshot()
             for experiment in sorted(self._changed):
                 self._refresh(states[experiment])
             self._changed.clear()
@@ -178,7 +163,7 @@ class KafkaDecisionLog:
         with self._lock:
             if PAIR not in self._consumer.positions():
                 self.catch_up()
-            kept = self._projection.history.get(experiment, [])
+            kept = self.projection.history.get(experiment, [])
             return kept[bisect_right(kept, after_revision, key=lambda decision: decision.revision) :]
 
     def append(self, decision: Decision) -> Experiment:
@@ -193,12 +178,12 @@ class KafkaDecisionLog:
                 why = f"it can't say whether {decision.experiment} runs already ({self._cache_problem})"
                 raise UnavailableError("the cache of the decision log", f"{why}; nothing was changed")
             try:
-                self._projection.await_revision(decision)
+                self.projection.await_revision(decision)
                 offset = self._send(decision).offset
                 states = self.catch_up()
             except UnavailableError as error:
                 raise UnavailableError("the decision log", _maybe_appended(decision, error)) from error
-            if not self._projection.accepted(offset):
+            if not self.projection.accepted(offset):
                 raise _stale(decision, states[decision.experiment].revision + 1)
             if state is None:
                 self._mark_complete(decision.experiment)
@@ -214,12 +199,12 @@ class KafkaDecisionLog:
 
     def _load_missing_states(self) -> None:
         """The log may have forgotten our experiment; without the cache we go on with what the log says."""
-        missing = [name for name in self._settings.experiments.names() if name not in self._projection.states]
+        missing = [name for name in self._settings.experiments.names() if name not in self.projection.states]
         if not missing:
             return
         try:
             for name in missing:
-                self._projection.load_snapshot(name)
+                self.projection.load_snapshot(name)
         except UnavailableError as error:
             if not self._cache_problem:
                 logger.warning("the state before the first record of the log is unknown: %s", error)
@@ -267,10 +252,10 @@ class KafkaDecisionLog:
         try:
             decision = events.decode(Decision, record.value)
         except BadMessageError as error:
-            self._projection.unreadable += 1
+            self.projection.unreadable += 1
             logger.error("decisions/%d cannot be decoded and does not count: %s", record.offset, error)
             return None
-        return decision.experiment if self._projection.apply(record.offset, decision) else None
+        return decision.experiment if self.projection.apply(record.offset, decision) else None
 
     def _mark_complete(self, experiment: str) -> None:
         try:

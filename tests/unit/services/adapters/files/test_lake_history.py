@@ -28,11 +28,11 @@ def write(lake, hour: str, rows: list[tuple], date: str = "2026-11-23", **more: 
 def test_later_events_come_once_in_order_with_routing_key(tmp_path):
     write(tmp_path, "10", ROWS[:3])
     write(tmp_path, "11", ROWS[2:], value=[1.0] * 4)  # a later file with a column more
-    found = LakeEventHistory(tmp_path).since(1_000)
-    assert found.user.tolist() == ["s9", "u1"]
-    assert found.item.tolist() == ["i2", "i1"]
-    assert found.at.tolist() == [4.0, 5.0]
-    assert [KINDS[kind] for kind in found.kind.tolist()] == ["purchase", "click"]
+    events = LakeEventHistory(tmp_path).since(1_000)
+    assert events.user.tolist() == ["s9", "u1"]
+    assert events.item.tolist() == ["i2", "i1"]
+    assert events.at.tolist() == [4.0, 5.0]
+    assert [KINDS[kind] for kind in events.kind.tolist()] == ["purchase", "click"]
 
 
 def test_a_lake_without_events_or_none_at_all_is_empty(tmp_path):
@@ -43,7 +43,7 @@ def test_a_lake_without_events_or_none_at_all_is_empty(tmp_path):
 
 
 def test_files_of_hours_before_are_not_opened(tmp_path):
-    """Training asks for days; the lake keeps years."""
+    """Training needs days, and the lake has years."""
     noon_ms = 1_795_435_200_000  # 2026-11-23 12:00 UTC
     for date, hour in (("2026-11-22", "12"), ("2026-11-23", "10"), ("2025-12-31", "23")):
         folder = tmp_path / "events" / f"date={date}" / f"hour={hour}"

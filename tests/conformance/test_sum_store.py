@@ -74,7 +74,7 @@ KEY = "{bandit:0}:sums:a"
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (("hset", KEY, "f1999", "abc"), "'f1999' holds 'abc'"),
         (("hset", KEY, "f0", "9" * 19), f"'f0' holds '{'9' * 19}'"),
@@ -82,7 +82,7 @@ KEY = "{bandit:0}:sums:a"
         (("set", "{bandit:0}:experiments", "abc"), "{bandit:0}:experiments is a string"),
     ],
 )
-def test_where_something_is_no_sum_nothing_is_added(redis_server, settings_for, spoil, told):
+def test_an_invalid_stored_sum_is_reported_and_nothing_added(redis_server, settings_for, spoil, message):
     """In a batch of two thousand fields, of which the spoiled one may be the last; dropping it helps."""
     store = RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS))
     many = {f"f{index}": 1 for index in range(2_000)}
@@ -94,7 +94,7 @@ def test_where_something_is_no_sum_nothing_is_added(redis_server, settings_for, 
         for _ in range(2):
             with pytest.raises(UnavailableError) as refused:
                 store.apply(0, at(1), at(2), {"b": {"x": 1}, "a": many})
-            assert told in str(refused.value)
+            assert message in str(refused.value)
         assert store.positions([0]) == {0: at(1)}
         assert hand.hget("{bandit:0}:sums:b", "x") == "1"
         if key == KEY:
@@ -106,7 +106,7 @@ def test_where_something_is_no_sum_nothing_is_added(redis_server, settings_for, 
             assert store.load(0) == (at(2), {"a": many, "b": {"x": 2}})
 
 
-def test_what_is_no_position_is_told_with_what_to_do(redis_server, settings_for):
+def test_invalid_positions_are_reported_with_what_to_do(redis_server, settings_for):
     store = RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS))
     store.apply(0, None, at(1), {"a": {"x": 1}})
     with redis.Redis.from_url(redis_server.url) as hand:
@@ -128,7 +128,7 @@ def test_a_loss_stands_until_it_is_accepted_for_these_positions(store):
 
 
 def test_a_loss_is_accepted_once_however_often_it_is_tried(store):
-    """The answer was lost, or two try at once; counting has begun anew in between, where nothing is lost."""
+    """The answer was lost, or two try at once; counting has restarted in between, where nothing is lost."""
     store.apply(2, None, at(7), {})
     store.report_loss(2, "offsets 7 to 9 are gone")
     assert store.acknowledge_loss(2, "offsets 7 to 9 are gone")
