@@ -198,7 +198,7 @@ class KafkaDecisionLog:
             raise UnavailableError("the broker", f"no acknowledgement in {deadline_ms} ms") from error
 
     def _load_missing_states(self) -> None:
-        """The log may have forgotten our experiment; without the cache we go on with what the log says."""
+        """Load the snapshots of configured experiments that have no record in the log."""
         missing = [name for name in self._settings.experiments.names() if name not in self.projection.states]
         if not missing:
             return
@@ -237,9 +237,7 @@ class KafkaDecisionLog:
     def _poll(self) -> list[Record]:
         try:
             return self._consumer.poll(_POLL_S)
-        except (
-            DataLossError
-        ) as error:  # it was truncated since `bounds`; the next call reads the bounds again
+        except DataLossError as error:  # truncated since `bounds`, which the next call reads again
             raise UnavailableError("the decision log", str(error)) from error
 
     def _seek_within(self, start: int, end: int) -> None:

@@ -30,9 +30,7 @@ MAX_RECORD_BYTES = 1_048_576
 STEP_S = 0.1  # longest wait of the thread, and so the precision of deadlines
 FULL_S = 0.005  # wait of the thread while the buffers of librdkafka are full
 RECHECK_S = 1.0  # between two checks whether a topic was recreated with the right number of partitions
-MAX_METADATA_S = (
-    1.0  # of a request for the topics; deadlines are as imprecise until a broker has answered once
-)
+MAX_METADATA_S = 1.0  # of a request for the topics; until a broker answers, deadlines are as imprecise
 LOG_AFTER_S = 1.0  # a problem is logged if it lasts longer; connecting takes less
 SETTLED_KEPT = 1_000  # settled entries that may stay behind an unsettled one, beyond as many as are unsettled
 
@@ -126,9 +124,8 @@ class ProducerQueue:
         self._client.poll(0)
 
     def _step(self) -> None:
-        self._client.poll(
-            FULL_S if self._waiting and time.monotonic() >= self._check_at else STEP_S
-        )  # settles
+        full = self._waiting and time.monotonic() >= self._check_at
+        self._client.poll(FULL_S if full else STEP_S)  # settles records
         if time.monotonic() >= self._check_at and not self._all_checked():
             self._check_topics()
         with self._queue_lock:
@@ -148,9 +145,8 @@ class ProducerQueue:
             described = self._client.list_topics(timeout=self._metadata_timeout_s).topics
         except KafkaException as error:  # no broker yet: records wait until their deadlines
             self._report(error.args[0])
-            self._metadata_timeout_s = min(
-                MAX_METADATA_S, 2 * self._metadata_timeout_s
-            )  # the broker may only be slow
+            # The broker may only be slow.
+            self._metadata_timeout_s = min(MAX_METADATA_S, 2 * self._metadata_timeout_s)
             return
         self._metadata_timeout_s = STEP_S
         existing = {topic: len(described[topic].partitions) for topic in TOPICS if topic in described}
@@ -231,8 +227,7 @@ class ProducerQueue:
         )
 
     def _replace_client(self) -> None:
-        """Make a new client with a new producer id, because a fatal error ends the idempotence of the old
-        one."""
+        """Make a new client with a new producer id; a fatal error ended the idempotence of the old one."""
         with self._queue_lock:
             old, self._client, self._fatal = self._client, self._connect(), False
             self._checked = frozenset()
@@ -262,9 +257,7 @@ class ProducerQueue:
     def _expire(self, everything: bool = False) -> None:
         now = time.monotonic()
         with self._queue_lock:
-            if (
-                len(self._deadlines) > 2 * self._unsettled + SETTLED_KEPT
-            ):  # settled ones behind an unsettled one
+            if len(self._deadlines) > 2 * self._unsettled + SETTLED_KEPT:  # behind an unsettled entry
                 self._deadlines = deque(entry for entry in self._deadlines if not entry.future.done())
         queue = self._deadlines
         while queue and (everything or queue[0].future.done() or queue[0].deadline <= now):
