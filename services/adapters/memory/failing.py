@@ -10,4 +10,4 @@ class Failing:
 
     def _check(self) -> None:
         if self.down:
-            raise UnavailableError("Redis", "it is down")
+            raise UnavailableError("redis", "it is down")
