@@ -78,7 +78,7 @@ def test_redis_hangs_or_dies_and_comes_back(
         redis_server.server.thaw()
         assert healthy_again(call)["arm"] == before["arm"]  # the pin outlived the hang
     else:
-        redis_server.restart()  # it comes back empty: nobody is pinned until the pins are vouched for
+        redis_server.restart()  # it comes back empty; no unit is pinned until its pins are marked complete
         bootstrap.pin_store(shop.settings).mark_complete(["storefront"], 0)
         assert healthy_again(call)["items"]
 

@@ -75,9 +75,9 @@ def test_two_workers_share_a_port_and_are_replaced(
         assert len(served) == 2
         answer = client.get("/recommend?user_id=a&session_id=s&n=3").json()
         assert (answer["arm"], answer["degraded"]) == ("first", None)
-        for said in (scraped(home), client.get("/metrics").text):
-            assert 'ringside_http_responses_total{route="/recommend",status="200"} 1.0' in said
-            assert said.count("ringside_models_loaded{") == 2
+        for text in (scraped(home), client.get("/metrics").text):
+            assert 'ringside_http_responses_total{route="/recommend",status="200"} 1.0' in text
+            assert text.count("ringside_models_loaded{") == 2
         statuses = [_analyst(client) for _ in range(20)]
         assert set(statuses) == {200, 429}
         assert statuses.count(200) <= 2  # one of each worker

@@ -126,7 +126,7 @@ class SmallShop(MemoryInstallation):
         super().__init__(clock=Clock(START_MS))
         self._ids = 0
         pairs = ",".join(pair for _, pair in KEYS.values())
-        patient = {"refresh_s": 3_600.0, "rank_deadline_ms": 5_000}  # a busy machine makes nobody late
+        patient = {"refresh_s": 3_600.0, "rank_deadline_ms": 5_000}  # no model is late on a busy machine
         chosen = {**patient, "keys": pairs, "signing_key": SIGNING, **settings}
         self.settings = Settings(home=home, **chosen)
         self.reader = MemoryOnlineReader(clock=self.clock)
@@ -186,8 +186,8 @@ class SmallShop(MemoryInstallation):
 
     def exposures(self) -> list[Exposure]:
         """Everything in the topic, in the order of the slates."""
-        found = [decode(Exposure, record.value) for record in self.broker.records(EXPOSURES)]
-        return sorted(found, key=lambda exposure: exposure.recommendation_id)
+        exposures = [decode(Exposure, record.value) for record in self.broker.records(EXPOSURES)]
+        return sorted(exposures, key=lambda exposure: exposure.recommendation_id)
 
     def events(self) -> list[Event]:
         """Everything in the topic."""

@@ -52,8 +52,8 @@ def test_get_and_post_give_the_same_slate(shop: SmallShop) -> None:
     shop.start()
     with shop.client() as call:
         got = call.get("/recommend?user_id=a&n=4&exclude=i0,i1&exclude=i5&category=lamps&category=mugs")
-        said = {"user_id": "a", "n": 4, "exclude": ["i0", "i1", "i5"], "category": ["lamps", "mugs"]}
-        posted = call.post("/recommend", said)
+        body = {"user_id": "a", "n": 4, "exclude": ["i0", "i1", "i5"], "category": ["lamps", "mugs"]}
+        posted = call.post("/recommend", body)
     assert ids(got.json()) == ids(posted.json()) == ["i4", "i8", "i9", "i12"]
 
 
@@ -129,9 +129,9 @@ def test_categories_are_asked_for_by_name_whatever_is_in_it(
 
 def test_lists_of_a_query_say_how_they_are_written(shop: SmallShop) -> None:
     asked = create_app(shop.deps()).openapi()["paths"]["/popular"]["get"]["parameters"]
-    told = {part["name"]: part.get("description", "") for part in asked}
-    assert "%2C" in told["category"]
-    assert "commas" in told["exclude"]
+    descriptions = {part["name"]: part.get("description", "") for part in asked}
+    assert "%2C" in descriptions["category"]
+    assert "commas" in descriptions["exclude"]
 
 
 def categories(answer: dict) -> Counter[str]:
@@ -234,7 +234,7 @@ def test_rerank_orders_what_is_given_and_nothing_else(shop: SmallShop) -> None:
     assert ids(kept) == ["i9", "i3", "i7"]
 
 
-def test_popular_is_nobodys_slate(shop: SmallShop) -> None:
+def test_popular_items_belong_to_no_arm(shop: SmallShop) -> None:
     with shop.client() as call:
         answer = call.get("/popular?n=2&exclude=i39").json()
     assert ids(answer) == ["i38", "i37"]
@@ -349,9 +349,9 @@ def test_a_cached_slate_shows_items_as_they_are_now(shop: SmallShop) -> None:
         call.send("PATCH", "/items/i0", "admin", json={"price": 99.0})
         call.refresh()
         shop.good.fails = True
-        told, bare = call.slate(n=2), call.slate(n=2, metadata="false")
-    assert told["degraded"] == bare["degraded"] == "failed:good,cached_slate"
-    assert told["items"][0]["metadata"] == {"title": "Item 0", "category": "lamps", "price": 99.0}
+        full, bare = call.slate(n=2), call.slate(n=2, metadata="false")
+    assert full["degraded"] == bare["degraded"] == "failed:good,cached_slate"
+    assert full["items"][0]["metadata"] == {"title": "Item 0", "category": "lamps", "price": 99.0}
     assert bare["items"] == good["items"]
 
 

@@ -1,4 +1,4 @@
-"""Who is assigned, who is left out, and what a pin is worth."""
+"""Which visitors are assigned, which are excluded, and when a pin holds."""
 
 from collections import Counter
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_units_follow_the_rules(shop: SmallShop, unit: str, prefix: str) -> None
 
 
 @pytest.mark.parametrize("visitor", [Visitor("anna", None), Visitor(None, "a cookie of a year")])
-def test_who_returns_each_day_is_drawn_anew_each_day(shop: SmallShop, visitor: Visitor) -> None:
+def test_a_daily_returning_visitor_is_drawn_again_each_day(shop: SmallShop, visitor: Visitor) -> None:
     """And within a day keeps the arm, though the weights and the calendar's day change."""
     experiment = ServedExperiment("storefront", shop.race(0.5))
 

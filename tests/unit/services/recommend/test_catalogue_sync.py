@@ -1,4 +1,4 @@
-"""The log of item changes: what it folds to, compacted or not, and beside a newer import."""
+"""The log of item changes: its result, compacted or not, and with a newer import."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ from services.ports.catalogue import CatalogueProvenance, OverlayPosition
 from services.recommend.catalogue_sync import BATCH, IDLE_S, ItemsFollower
 from services.recommend.snapshot.item_changes import exists, in_force
 
-said = st.fixed_dictionaries(
+partial = st.fixed_dictionaries(
     {}, optional={"title": st.sampled_from("TU"), "price": st.integers(0, 3), "stock": st.integers(0, 3)}
 )
 WHOLE = {"title": "W", "category": "c", "price": 1.0, "stock": 1, "hidden": False, "description": "d"}
@@ -26,7 +26,7 @@ change = st.one_of(
         st.sampled_from("ab"),
         st.integers(0, 3),
     ),
-    st.builds(lambda item, fields: {"item_id": item, **fields}, st.sampled_from("ab"), said),
+    st.builds(lambda item, fields: {"item_id": item, **fields}, st.sampled_from("ab"), partial),
     st.builds(lambda item: {"item_id": item, "deleted": True}, st.sampled_from("ab")),
 )
 ANY = st.lists(change, max_size=12)
@@ -43,7 +43,7 @@ def compacted(changes: list[ItemChanged]) -> list[ItemChanged]:
 
 
 def meaning(held: dict[str, ItemChanged]) -> dict[str, tuple]:
-    """Without `received_at`, and without items of which nothing is said."""
+    """Without `received_at`, and without items that no change sets."""
     fields = {item: tuple(getattr(now, name) for name in ITEM_FIELDS) for item, now in held.items()}
     return {
         item: (held[item].deleted, *row)
@@ -134,8 +134,8 @@ def follower(shop: SmallShop, now_s: list[float] | None = None) -> ItemsFollower
 
 
 def write(shop: SmallShop, *changes: ItemChanged) -> None:
-    for said in changes:
-        shop.broker.append(ITEMS, said.key.encode(), encode(said))
+    for change in changes:
+        shop.broker.append(ITEMS, change.key.encode(), encode(change))
 
 
 def stock(item: str, left: int = 0) -> ItemChanged:
@@ -187,7 +187,7 @@ def test_a_change_that_failed_is_applied_by_the_next_poll(shop: SmallShop, call:
 def test_many_changes_are_applied_in_batches_and_in_order(shop: SmallShop) -> None:
     write(shop, *(stock(f"i{step % 7}", step) for step in range(2 * BATCH + 5)))
     assert follower(shop).catch_up() == OverlayPosition(shop.broker.log_id, 2 * BATCH + 5)
-    left = {said.item_id: said.stock for said in shop.overlay.changes()[1]}
+    left = {change.item_id: change.stock for change in shop.overlay.changes()[1]}
     assert sorted(left.values()) == list(range(2 * BATCH - 2, 2 * BATCH + 5))
 
 
@@ -206,7 +206,7 @@ def test_several_who_lay_at_once_do_no_harm(shop: SmallShop) -> None:
         if step == 3:
             shop.overlay.forget()
     one.catch_up()
-    assert [said.stock for said in shop.overlay.changes()[1]] == [5, 5]
+    assert [change.stock for change in shop.overlay.changes()[1]] == [5, 5]
 
 
 def test_a_bad_record_is_skipped_once_and_others_count(shop: SmallShop) -> None:
@@ -217,14 +217,14 @@ def test_a_bad_record_is_skipped_once_and_others_count(shop: SmallShop) -> None:
     one.catch_up()
     other.catch_up()
     assert one.bad + other.bad == {"schema": 1}
-    assert [said.item_id for said in shop.overlay.changes()[1]] == ["i0", "i1"]
+    assert [change.item_id for change in shop.overlay.changes()[1]] == ["i0", "i1"]
 
 
 @pytest.mark.parametrize(
-    "said", [{"stock": 3_000_000_000}, {"stock": -2}, {"price": 1e300}, {"title": "t" * 501}]
+    "change", [{"stock": 3_000_000_000}, {"stock": -2}, {"price": 1e300}, {"title": "t" * 501}]
 )
-def test_a_change_the_index_rejects_is_skipped(said: dict, shop: SmallShop, call: Caller) -> None:
-    write(shop, ItemChanged(received_at=START_MS, item_id="i0", **said))
+def test_a_change_the_index_rejects_is_skipped(change: dict, shop: SmallShop, call: Caller) -> None:
+    write(shop, ItemChanged(received_at=START_MS, item_id="i0", **change))
     write(shop, ItemChanged(received_at=START_MS, item_id="i0", deleted=True))
     following = follower(shop)
     following.catch_up()
@@ -292,7 +292,7 @@ def test_a_longer_new_log_is_applied_from_its_start(shop: SmallShop, busy: bool)
         now_s[0] += IDLE_S / 3
         (following.catch_up if busy else following.poll)()
     assert shop.overlay.changes()[0] == OverlayPosition("another log", 3)
-    assert {said.item_id for said in shop.overlay.changes()[1]} == {f"i{index}" for index in range(5)}
+    assert {change.item_id for change in shop.overlay.changes()[1]} == {f"i{index}" for index in range(5)}
 
 
 def test_a_truncated_log_is_applied_from_its_first_record(shop: SmallShop) -> None:
@@ -302,10 +302,10 @@ def test_a_truncated_log_is_applied_from_its_first_record(shop: SmallShop) -> No
     write(shop, stock("i1"), stock("i2"))
     shop.broker.truncate(ITEMS, 0, before=2)
     assert following.catch_up().offset == 3
-    assert [said.item_id for said in shop.overlay.changes()[1]] == ["i0", "i2"]
+    assert [change.item_id for change in shop.overlay.changes()[1]] == ["i0", "i2"]
 
 
-def test_without_broker_or_redis_a_look_waits_for_better_times(shop: SmallShop) -> None:
+def test_a_poll_without_broker_or_redis_changes_nothing(shop: SmallShop) -> None:
     following = follower(shop)
     for part in (shop.broker, shop.overlay):
         part.down = True
@@ -318,7 +318,7 @@ def test_without_broker_or_redis_a_look_waits_for_better_times(shop: SmallShop) 
     assert len(shop.overlay.changes()[1]) == 1
 
 
-# ---- beside an import --------------------------------------------------------------------------------------
+# ---- after an import ---------------------------------------------------------------------------------------
 
 
 def imports(shop: SmallShop, version: str, as_of_ms: int, fields: frozenset[str]) -> None:
@@ -326,7 +326,7 @@ def imports(shop: SmallShop, version: str, as_of_ms: int, fields: frozenset[str]
     shop.data.provenance[version] = CatalogueProvenance(as_of_ms, fields)
 
 
-def test_a_newer_import_is_not_overlaid_by_older_changes(shop: SmallShop, call: Caller) -> None:
+def test_older_changes_do_not_override_a_newer_import(shop: SmallShop, call: Caller) -> None:
     call.send("PATCH", "/items/i0", "admin", json={"price": 99.0, "stock": 0})
     call.send("DELETE", "/items/i1", "admin")
     call.post("/items", [{"item_id": "new", "title": "New", "category": "novelties"}], "admin")

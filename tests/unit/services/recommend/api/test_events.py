@@ -39,10 +39,15 @@ def test_a_click_carries_what_its_slate_was(shop: SmallShop) -> None:
     (event,) = shop.events()
     first, second = shop.exposures()
     assert (event.received_at, event.ts, event.key) == (START_MS + 5_000, START_MS - 9_000_000, "anna")
-    said = event.attribution
-    assert said is not None
-    assert (said.unit, said.unit_at, said.arm, said.propensity) == (first.unit, START_MS, answer["arm"], 0.5)
-    assert (said.exposed_at, said.position, said.recommendation_id) == (
+    attribution = event.attribution
+    assert attribution is not None
+    assert (attribution.unit, attribution.unit_at, attribution.arm, attribution.propensity) == (
+        first.unit,
+        START_MS,
+        answer["arm"],
+        0.5,
+    )
+    assert (attribution.exposed_at, attribution.position, attribution.recommendation_id) == (
         second.received_at,
         2,
         second.recommendation_id,
@@ -72,8 +77,8 @@ def test_tokens_of_the_longest_slates_can_be_clicked(tmp_path: Path) -> None:
         assert call.post("/items", items, "admin").status_code == 200
         call.refresh()
 
-        def send(path: str, said: Any) -> Any:
-            answer = call.send("POST", path, content=json.dumps(said, ensure_ascii=False).encode())
+        def send(path: str, body: Any) -> Any:
+            answer = call.send("POST", path, content=json.dumps(body, ensure_ascii=False).encode())
             assert answer.status_code in (200, 202), answer.text[:300]
             return answer.json()
 
@@ -107,8 +112,8 @@ def test_a_forged_foreign_expired_or_misused_token_counts_for_nothing(shop: Smal
         ]
         taken = call.post("/events", rows).json()
         assert (taken["accepted"], taken["attributed"], len(taken["rejected"])) == (3, 0, 1)
-        said = [(row["index"], row["reason"]) for row in taken["unattributed"]]
-        assert said == [(1, "forged"), (2, "not_in_slate")]
+        reasons = [(row["index"], row["reason"]) for row in taken["unattributed"]]
+        assert reasons == [(1, "forged"), (2, "not_in_slate")]
         shop.now_ms += round(shop.settings.recommendation_ttl_s * 1_000) + 1
         late = call.post("/events", [click(item, token, "late")]).json()
         assert late["unattributed"] == [{"index": 0, "reason": "expired"}]

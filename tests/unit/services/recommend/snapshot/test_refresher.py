@@ -1,4 +1,4 @@
-"""Hot reload: what a replica takes up, when it goes on alone, and what it tells the others."""
+"""Hot reload: what a replica loads, when only the champion serves, and what it reports."""
 
 import threading
 from pathlib import Path
@@ -18,7 +18,7 @@ def shop(tmp_path: Path) -> SmallShop:
     return SmallShop(tmp_path, category_share=1.0)
 
 
-def test_new_weights_and_a_new_champion_are_taken_up(shop: SmallShop) -> None:
+def test_new_weights_and_a_new_champion_are_loaded(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         shop.decide(commands.promote, "other")
@@ -138,10 +138,10 @@ def test_a_text_with_control_characters_is_refused_by_its_name(shop: SmallShop, 
     shop.start()
     with shop.client() as call:
         for text in ("\x00", "Tea\x00", "Tea\x1b[2J"):
-            said = call.send("PATCH", "/items/i0", "admin", json={field: text})
-            assert (said.status_code, said.json()["error"]["field"]) == (422, field)
-        said = call.send("PATCH", "/items/i0", "admin", json={field: "two\nlines,\ttabbed"})
-    assert said.status_code == 200
+            answer = call.send("PATCH", "/items/i0", "admin", json={field: text})
+            assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+        answer = call.send("PATCH", "/items/i0", "admin", json={field: "two\nlines,\ttabbed"})
+    assert answer.status_code == 200
 
 
 def test_a_change_that_the_log_did_not_take_changes_nothing(shop: SmallShop) -> None:
@@ -154,7 +154,7 @@ def test_a_change_that_the_log_did_not_take_changes_nothing(shop: SmallShop) -> 
         assert "i0" in ids(call.slate(n=1))
 
 
-# ---- alone -------------------------------------------------------------------------------------------------
+# ---- champion only -----------------------------------------------------------------------------------------
 
 
 def test_the_kill_switch_works_without_redis_and_broker(shop: SmallShop) -> None:
@@ -208,20 +208,20 @@ def test_a_replica_starts_offline_on_its_last_champion(shop: SmallShop) -> None:
     for part in (shop.reader, shop.cache, shop.log, shop.broker, shop.overlay):
         part.down = True
     with shop.client() as call:
-        known, nobody = call.slate(n=2), call.slate(n=2, user_id=None, session_id=None)
+        known, anonymous = call.slate(n=2), call.slate(n=2, user_id=None, session_id=None)
         for part in (shop.reader, shop.cache, shop.log, shop.broker, shop.overlay):
             part.down = False
         call.refresh()
         assert call.slate(n=2, user_id=None, session_id=None)["degraded"] is None
     assert (ids(known), known["model_version"]) == (["i39", "i38"], "other")
-    assert (known["degraded"], nobody["degraded"]) == (
+    assert (known["degraded"], anonymous["degraded"]) == (
         "cut_off,no_fresh_features,exposure_lost",
         "cut_off,exposure_lost",
     )
     assert shop.settings.kill_switch_path.parent.joinpath("recommend/champion.json").exists()
 
 
-def test_a_disk_that_takes_nothing_silences_nobody(
+def test_a_full_disk_stops_no_replica(
     shop: SmallShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -246,7 +246,7 @@ def test_a_disk_that_takes_nothing_silences_nobody(
     assert (folder / "champion.json").exists()
 
 
-def test_a_lost_cache_is_refilled_by_whoever_still_knows(shop: SmallShop) -> None:
+def test_a_lost_cache_is_refilled_by_a_replica(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
         shop.cache.forget()
@@ -255,7 +255,7 @@ def test_a_lost_cache_is_refilled_by_whoever_still_knows(shop: SmallShop) -> Non
     assert shop.cache.get("storefront") == shop.state
 
 
-def test_an_older_state_is_never_taken_up(shop: SmallShop) -> None:
+def test_an_older_state_is_never_loaded(shop: SmallShop) -> None:
     old = shop.start()
     shop.decide(commands.enter, "other", "other")
     with shop.client() as call:
