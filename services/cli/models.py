@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ def report(
     if markdown:
         markdown.write_text(result.to_markdown())
     if json_file:
-        json_file.write_text(json.dumps(result.to_json(), indent=1))
+        json_file.write_text(json.dumps(asdict(result), indent=1))
 
 
 @models_app.command("list")

@@ -17,15 +17,7 @@ vintage white yellow
 _SMALL_TEXT = "a an and at by for from in of on or per the to with"
 _MODIFIERS = frozenset(_MODIFIERS_TEXT.split())
 _SMALL = frozenset(_SMALL_TEXT.split())
-_SINGULAR = (
-    ("ies", "y"),
-    ("sses", "ss"),
-    ("shes", "sh"),
-    ("ches", "ch"),
-    ("xes", "x"),
-    ("ss", "ss"),
-    ("s", ""),
-)
+_SINGULAR = {"ies": "y", "sses": "ss", "shes": "sh", "ches": "ch", "xes": "x", "ss": "ss", "s": ""}
 
 
 def title(description: str) -> str:
@@ -42,9 +34,7 @@ def title(description: str) -> str:
 
 def _cased(word: str, *, first: bool) -> str:
     lower = word.lower()
-    if lower in _SMALL and not first:
-        return lower
-    if lower[:1].isdigit():
+    if (lower in _SMALL and not first) or lower[:1].isdigit():
         return lower
     return re.sub(r"(^|[-/&+(\"])([a-z])", lambda match: match[1] + match[2].upper(), lower)
 
@@ -72,7 +62,7 @@ def _singular(word: str) -> str:
     >>> [_singular(word) for word in ("boxes", "candles", "glass", "glasses", "trays")]
     ['box', 'candle', 'glass', 'glass', 'tray']
     """
-    for ending, replacement in _SINGULAR:
+    for ending, replacement in _SINGULAR.items():
         if word.endswith(ending) and len(word) > len(ending) + 1:
             return word[: -len(ending)] + replacement
     return word

@@ -27,11 +27,11 @@ class InvalidValue:
 
 
 class FileValidationError(BadInputError):
-    """A file has invalid values; nothing of it was imported. `invalid`: the first of them, in file order."""
+    """A file has invalid values; nothing of it was imported. `invalid`: the first of them, in file order;
+    `total`: number of all."""
 
-    def __init__(self, name: str, invalid: Sequence[InvalidValue], total: int | None = None):
+    def __init__(self, name: str, invalid: Sequence[InvalidValue], total: int):
         self.invalid = tuple(sorted(invalid))
-        total = len(self.invalid) if total is None else total
         lines = [f"{total} invalid value{'s' * (total != 1)}; correct them and import the file again"]
         lines += [f"  {value}" for value in self.invalid[:SHOWN]]
         if total > SHOWN:

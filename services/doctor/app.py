@@ -1,11 +1,12 @@
 """`ringside doctor`: run every check in turn and print one line each. The exit status is 1 if one fails."""
 
-import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TextIO
+
+import msgspec
 
 from services import bootstrap
 from services.doctor.check_result import CheckResult, fail
@@ -44,7 +45,7 @@ def run(*, as_json: bool, out: TextIO = sys.stdout) -> int:
     finally:
         logging.disable(logging.NOTSET)
     if as_json:
-        out.write(json.dumps([result.to_json() for result in results], indent=1) + "\n")
+        out.write(msgspec.json.format(msgspec.json.encode(results), indent=1).decode() + "\n")
     return int(any(result.level == "fail" for result in results))
 
 

@@ -1,23 +1,17 @@
 """The result of one check: its level, one line of text, and what to do."""
 
-from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal
+
+import msgspec
 
 Level = Literal["ok", "warn", "fail"]
 
 
-class CheckJson(TypedDict):
-    """One result in the output of `ringside doctor --json`."""
+class CheckResult(msgspec.Struct, frozen=True, rename={"message": "said", "action": "todo"}):
+    """`check`: name of the check; `message`: what it observed; `action`: what to do about it, empty if ok.
 
-    level: Level
-    check: str
-    said: str
-    todo: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """`check`: name of the check; `message`: what it observed; `action`: what to do about it, empty if ok."""
+    As JSON it is a result in the output of `ringside doctor --json`.
+    """
 
     level: Level
     check: str
@@ -35,10 +29,6 @@ class CheckResult:
         message = self.message.rstrip(".")  # error messages of libraries may end with a full stop
         action = f"; {self.action}" if self.action and self.action not in message else ""
         return f"{self.level:<5} {self.check:<12} {message}{action}"
-
-    def to_json(self) -> CheckJson:
-        """Return the result with the keys of `ringside doctor --json`."""
-        return {"level": self.level, "check": self.check, "said": self.message, "todo": self.action}
 
 
 def ok(check: str, message: str) -> CheckResult:

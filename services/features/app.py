@@ -54,8 +54,11 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     data.table("items")  # raises ConfigurationError without data, before Feast takes its seconds
     store = bootstrap.feature_store(settings)
     on_step("opening Feast")
-    now += _taken(store.open)
-    started, stamp = time.perf_counter(), _readable_at(settings, now)
+    opening = time.perf_counter()
+    store.open()
+    started = time.perf_counter()
+    now += timedelta(seconds=started - opening)
+    stamp = _readable_at(settings, now)
     on_step("computing user and item statistics")
     tables = _batch_views(settings, data, store, now, stamp)
     for view, rows in tables.items():
@@ -75,13 +78,6 @@ def materialize(settings: Settings, now: datetime, on_step: Step = lambda step: 
     late_s = seconds - settings.materialize_horizon_ms / 1_000
     counts = {view: rows.num_rows for view, rows in tables.items()} | {"user_activity": backfilled}
     return Materialized(stamp, counts, seconds, max(0.0, late_s))
-
-
-def _taken(task: Callable[[], None]) -> timedelta:
-    """Call `task`; return how long it took."""
-    started = time.perf_counter()
-    task()
-    return timedelta(seconds=time.perf_counter() - started)
 
 
 def _readable_at(settings: Settings, now: datetime) -> datetime:

@@ -16,7 +16,6 @@ CONFIRM_MS confirm the buffers and write those that are due.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,7 +88,6 @@ class LakeWorker:
         self._assigned: frozenset[Pair] | None = None  # None: the consumer must be assigned again
         self._dead_letters = DeadLetterWriter(deps.producer, READER)
         self.written = 0  # rows
-        self.bad: Counter[tuple[str, str]] = Counter()  # skipped records, by (topic, code)
 
     def step(self, timeout_s: float) -> int:
         """Fetch records and write the buffers that are due; return the number of records fetched.
@@ -232,13 +230,12 @@ class LakeWorker:
         self.written += rows.num_rows
 
     def _skip(self, topic: str, malformed: Malformed) -> None:
-        """Count malformed records and write their dead letters, unless another worker writes those.
+        """Write the dead letters of malformed records, unless another worker writes those.
 
         Waits for the acknowledgement, because the file that follows covers the offsets of these records.
         """
-        for record, error in malformed:
-            self.bad[topic, error.code] += 1
-            if DEAD_LETTERED_BY.get(topic) == READER:
+        if DEAD_LETTERED_BY.get(topic) == READER:
+            for record, error in malformed:
                 self._dead_letters.dead_letter(record, error)
         self._dead_letters.flush()
 

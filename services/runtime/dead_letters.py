@@ -11,7 +11,6 @@ skip a bad record and count it.
 """
 
 import logging
-from collections import Counter
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 
@@ -44,21 +43,19 @@ class _InFlight:
 
 
 class DeadLetterWriter:
-    """Writes the dead letters of one reader. `written` counts them by (topic, code) since it started."""
+    """Writes the dead letters of one reader."""
 
     def __init__(self, producer: EventProducer, reader: str):
         self._producer = producer
         self._reader = reader
         self._in_flight: dict[str, _InFlight] = {}  # by source record
         self._acknowledged: FIFOCache[str, None] = FIFOCache(REMEMBERED)
-        self.written: Counter[tuple[str, str]] = Counter()
 
     def dead_letter(self, record: Record, error: BadMessageError) -> None:
         """Send a dead letter without waiting, unless one of this record is in flight or acknowledged."""
         source = source_of(record)
         if source in self._in_flight or source in self._acknowledged:
             return
-        self.written[record.topic, error.code] += 1
         logger.warning("skipping %s: %s", source, error)
         self._in_flight[source] = self._send(record, str(error), error.code)
 

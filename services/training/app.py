@@ -49,13 +49,8 @@ def run(settings: Settings) -> None:
 
 def make_worker(settings: Settings) -> TrainingWorker:
     """The worker on real adapters."""
-    return TrainingWorker(
-        experiment=settings.experiments.default,
-        decisions=bootstrap.decision_log(settings),
-        models=bootstrap.model_store(settings),
-        registry=bootstrap.model_registry(settings),
-        pipeline=make_pipeline(settings),
-    )
+    decisions = bootstrap.decision_log(settings)
+    return TrainingWorker(settings.experiments.default, decisions, make_pipeline(settings))
 
 
 def make_pipeline(settings: Settings) -> TrainingPipeline:

@@ -6,14 +6,7 @@ from typing import Any
 
 from models.algorithms import UnknownAlgorithmError, algorithm_class
 from models.algorithms.content import texts
-from models.recommender import (
-    Catalogue,
-    Interactions,
-    Manifest,
-    ProgressCallback,
-    Recommender,
-    no_progress,
-)
+from models.recommender import Catalogue, Interactions, Manifest, ProgressCallback, Recommender, no_progress
 from services.errors import BadInputError
 from services.ports.training import TextEncoder
 

@@ -4,7 +4,6 @@ import textwrap
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,20 +62,9 @@ class Row:
     rank_us_median: float
     rank_us_p99: float
 
-    def times(self) -> list[str]:
-        """Cells of the columns `TIMES`."""
-        return [f"{self.fit_s:.1f}", f"{self.rank_us_median:.0f}"]
-
-    def overall(self) -> dict[str, float]:
-        """Metrics on all items, under their own names."""
-        return {
-            name.removeprefix("all "): value
-            for name, value in self.metrics.items()
-            if name.startswith("all ")
-        }
-
-
-TIMES = ("fit, s", "rank, µs")
+    def cells(self, prefix: str) -> list[str]:
+        """Cells of COLUMNS. prefix: of the names of the metrics."""
+        return [f"{self.metrics[prefix + name]:.4f}" for name in COLUMNS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +84,20 @@ class Report:
     embed_s: float  # spent on embedding texts that were not cached
     lines: tuple[Row, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """The report in JSON types."""
-        return asdict(self)
-
     def to_markdown(self) -> str:
         """The protocol, a table on new items and one on all items."""
         cut, until = (
             time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at)) for at in (self.cut_s, self.until_s)
         )
         protocol = PROTOCOL.format(**asdict(self), cut=cut, until=until)
-        new = table("new items", [(row, row.metrics, row.times()) for row in self.lines], TIMES)
-        overall = table("all items", [(row, row.overall(), []) for row in self.lines])
+        new = table(
+            ["new items", *COLUMNS, "fit, s", "rank, µs"],
+            [
+                [row.name, *row.cells(""), f"{row.fit_s:.1f}", f"{row.rank_us_median:.0f}"]
+                for row in self.lines
+            ],
+        )
+        overall = table(["all items", *COLUMNS], [[row.name, *row.cells("all ")] for row in self.lines])
         return "\n\n".join([textwrap.fill(protocol, 110), new, overall]) + "\n"
 
 
@@ -122,16 +112,10 @@ PROTOCOL = (
 )
 
 
-def table(
-    title: str, rows: Sequence[tuple[Row, Mapping[str, float], list[str]]], more: Sequence[str] = ()
-) -> str:
-    """A Markdown table of COLUMNS and the columns `more`, whose cells come with each row."""
-    head = "| " + " | ".join([title, *COLUMNS, *more]) + " |"
-    lines = [head, "|---|" + "---:|" * (len(COLUMNS) + len(more))]
-    for row, metrics, extra_cells in rows:
-        cells = [f"{metrics[name]:.4f}" for name in COLUMNS] + extra_cells
-        lines.append("| " + " | ".join([row.name, *cells]) + " |")
-    return "\n".join(lines)
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with numbers in all columns but the first."""
+    first, *others = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([first, "|---|" + "---:|" * (len(head) - 1), *others])
 
 
 def make_report(

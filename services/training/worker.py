@@ -15,15 +15,8 @@ from models.recommender import ProgressCallback
 from services.control.decide import decide
 from services.errors import ArtifactError, BadInputError, RingsideError
 from services.ports.state import DecisionLog
-from services.ports.training import ModelRegistry, ModelStore
 from services.training.model_spec import ModelSpec, spec_of
-from services.training.pipeline import (
-    AnsweredError,
-    TrainingPipeline,
-    TrainingResult,
-    enter,
-    require_pending,
-)
+from services.training.pipeline import AnsweredError, TrainingPipeline, TrainingResult, enter, require_pending
 
 log = logging.getLogger(__name__)
 AUTHOR = "trainer"  # of its decisions; the fold and recorded logs know the process by this name
@@ -45,15 +38,12 @@ class TrainingWorker:
 
     experiment: str
     decisions: DecisionLog
-    models: ModelStore
-    registry: ModelRegistry
     pipeline: TrainingPipeline
     mirrored_revision: int = 0
     registry_retry_ms: int = 0
     registered: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     fitted: tuple[int, TrainingResult] | None = None
-    aliases: dict[str, str | None] = field(default_factory=dict)
 
     def poll(self, progress: ProgressCallback) -> TrainingResult | None:
         """Answer a pending request, or else update the registry. Returns the model that was trained."""
@@ -162,7 +152,7 @@ class TrainingWorker:
     def _spec(self, state: Experiment, name: str) -> ModelSpec:
         """Spec of an arm's model; the champion's, if the experiment no longer knows the arm."""
         arm = state.arms.get(name) or state.arms[state.champion]
-        _, manifest = self.models.load(arm.model_version)
+        _, manifest = self.pipeline.models.load(arm.model_version)
         return spec_of(manifest)
 
     def _mirror(self, state: Experiment) -> None:
@@ -185,14 +175,12 @@ class TrainingWorker:
             if decision.kind in TAGGED_KINDS:
                 self._tag(state, decision)
         for alias, model in aliases_of(state).items():
-            if alias not in self.aliases or self.aliases[alias] != model:
-                self.registry.alias(alias, model)
-                self.aliases[alias] = model
+            self.pipeline.registry.alias(alias, model)
 
     def _register(self, arm: Arm) -> None:
         """Register an arm's model. A retired model may have been deleted; it is skipped with a warning."""
         try:
-            _, manifest = self.models.load(arm.model_version)
+            _, manifest = self.pipeline.models.load(arm.model_version)
         except ArtifactError as error:
             if arm.role != "retired":
                 raise
@@ -200,7 +188,7 @@ class TrainingWorker:
                 log.warning("a retired model is not registered, because its artifact is missing: %s", error)
             self.missing.add(arm.model_version)
             return
-        self.registry.register(manifest)
+        self.pipeline.registry.register(manifest)
         self.registered.add(arm.model_version)
 
     def _tag(self, state: Experiment, decision: Decision) -> None:
@@ -215,7 +203,7 @@ class TrainingWorker:
                     "author": decision.author,
                 }
             )
-            self.registry.tag(model, {f"decision.{decision.kind}": text})
+            self.pipeline.registry.tag(model, {f"decision.{decision.kind}": text})
 
 
 def _model_of(state: Experiment, decision: Decision) -> str | None:

@@ -42,7 +42,7 @@ class TrainingShop:
         return self.now_ms
 
     def restarted(self) -> TrainingWorker:
-        return TrainingWorker(EXPERIMENT, self.decisions, self.models, self.registry, self.pipeline)
+        return TrainingWorker(EXPERIMENT, self.decisions, self.pipeline)
 
     def provenance(self, author="decider") -> Provenance:
         return Provenance(author=author, now_ms=self.clock())
