@@ -14,8 +14,8 @@ from weakref import WeakSet
 import prometheus_client  # noqa: F401 (before Feast, which would make it count in files)
 import pytest
 from hypothesis import settings as hypothesis_settings
+from support.breakable import BreakableBroker
 
-from services.adapters.memory.broker import MemoryBroker
 from services.settings import Settings
 
 MARKER_OF_FIXTURE = {
@@ -125,10 +125,10 @@ def _close_kafka_consumers(_kafka_consumers: WeakSet[Any]) -> Iterator[None]:
 
 
 @pytest.fixture
-def memory_broker() -> MemoryBroker:
+def memory_broker() -> BreakableBroker:
     """A broker in memory with four partitions, of which every append is a millisecond later."""
     now_ms = iter(range(1_700_000_000_000, 1_800_000_000_000))
-    return MemoryBroker(partitions=4, clock=lambda: next(now_ms))
+    return BreakableBroker(partitions=4, clock=lambda: next(now_ms))
 
 
 @pytest.fixture

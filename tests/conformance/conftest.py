@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from support.breakable import BreakableBroker
 
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import (
     MemoryEventConsumer,
     MemoryEventProducer,
@@ -21,7 +21,7 @@ from services.settings import Settings
 class MemoryLog:
     """The in-memory broker."""
 
-    broker: MemoryBroker
+    broker: BreakableBroker
     name: str = "memory"
 
     def producer(self) -> EventProducer:

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 import redis
+from support.breakable import BreakableActivityStore
 
-from services.adapters.memory.activity_store import MemoryActivityStore
 from services.errors import StalePositionError, UnavailableError
 from services.messages.events import ActivityRow
 
@@ -30,7 +30,7 @@ def row(user: str, at_ms: int, *items: str) -> ActivityRow:
 @pytest.fixture(params=["memory", "feast"])
 def store(request, settings_for) -> Any:
     if request.param == "memory":
-        return MemoryActivityStore()
+        return BreakableActivityStore()
     from services.adapters.feast.activity_store import FeastActivityStore
     from services.adapters.feast.feature_store import FeastFeatureStore
 
@@ -50,7 +50,7 @@ class Two:
 
 @pytest.fixture
 def two(store, settings_for, request) -> Two:
-    if isinstance(store, MemoryActivityStore):
+    if isinstance(store, BreakableActivityStore):
         return Two(store, store, store.expire)
     server = request.getfixturevalue("redis_server")
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.breakable import BreakableBroker, BreakableDecisionLog, BreakableStateCache
 from support.decisions import changed
 from support.malformed_records import illegal
 from support.traffic import EXPERIMENT, RULES, START_MS
@@ -13,10 +14,7 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition, apply, fold, to_dict
 from services.adapters.kafka import decision_log
 from services.adapters.kafka.decision_log import KafkaDecisionLog
-from services.adapters.memory.broker import MemoryBroker
-from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
-from services.adapters.memory.sum_store import MemoryStateCache
 from services.errors import StalePositionError, UnavailableError
 from services.messages import events
 from services.ports.event_log import Record
@@ -46,11 +44,11 @@ def _all(of: object) -> list[object]:
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker(partitions=2)
+def broker() -> BreakableBroker:
+    return BreakableBroker(partitions=2)
 
 
-def topic_log(broker: MemoryBroker, cache: MemoryStateCache, history: bool = True) -> KafkaDecisionLog:
+def topic_log(broker: BreakableBroker, cache: BreakableStateCache, history: bool = True) -> KafkaDecisionLog:
     consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
     return KafkaDecisionLog(Settings(experiment=EXPERIMENT), producer, consumer, cache, history)
 
@@ -58,17 +56,17 @@ def topic_log(broker: MemoryBroker, cache: MemoryStateCache, history: bool = Tru
 @pytest.fixture(params=["memory", "topic", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def opened(request: pytest.FixtureRequest, settings_for: Callable) -> Open:
     """A way to open the log as another process would."""
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     if request.param == "memory":
-        one = MemoryDecisionLog(apply, cache)
+        one = BreakableDecisionLog(apply, cache)
         return lambda: one
     if request.param == "topic":
-        broker = MemoryBroker(partitions=2)
+        broker = BreakableBroker(partitions=2)
         return lambda: topic_log(broker, cache)
     return _over_kafka(request, settings_for, cache)
 
 
-def _over_kafka(request: pytest.FixtureRequest, settings_for: Callable, cache: MemoryStateCache) -> Open:
+def _over_kafka(request: pytest.FixtureRequest, settings_for: Callable, cache: BreakableStateCache) -> Open:
     from services.adapters.kafka.consumer import KafkaEventConsumer
     from services.adapters.kafka.producer import KafkaEventProducer
 
@@ -111,7 +109,7 @@ def test_a_state_that_was_handed_out_stays_what_it_was(opened):
 
 
 def test_a_log_without_history_decides_alike_and_keeps_nothing(broker):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     bare = [topic_log(broker, cache, history=False) for _ in range(2)]
     state = bare[0].append(enter(bare[0].append(start())))
@@ -165,7 +163,7 @@ def insist(log: DecisionLog, arm: str) -> None:
 
 
 def test_an_invalid_decision_is_refused_and_not_appended(broker):
-    log = topic_log(broker, MemoryStateCache())
+    log = topic_log(broker, BreakableStateCache())
     state = log.append(start())
     with pytest.raises(IllegalTransition, match="already in"):
         log.append(changed(enter(state), detail={"arm": "pop", "model_version": "pop-2"}))
@@ -173,7 +171,7 @@ def test_an_invalid_decision_is_refused_and_not_appended(broker):
 
 
 def test_void_illegal_and_unreadable_records_change_nothing_and_are_distinguished(broker):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     state = log.append(start())
     entered = enter(state)
@@ -195,7 +193,7 @@ def test_void_illegal_and_unreadable_records_change_nothing_and_are_distinguishe
 
 
 def test_the_cache_follows_and_is_repaired_by_the_next_reader(broker):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     state = log.append(start())
     assert cache.get(EXPERIMENT) == state
@@ -208,7 +206,7 @@ def test_the_cache_follows_and_is_repaired_by_the_next_reader(broker):
 
 
 def test_a_truncated_log_continues_from_the_cached_state(broker):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     state = log.append(enter(log.append(start())))
     later = log.append(commands.pause(state, ORIGIN))
@@ -221,7 +219,7 @@ def test_a_truncated_log_continues_from_the_cached_state(broker):
 
 
 def test_a_new_log_goes_on_from_the_cached_state(broker):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     state = log.append(enter(log.append(start())))
     broker.lose_everything("memory-2")
@@ -232,7 +230,7 @@ def test_a_new_log_goes_on_from_the_cached_state(broker):
 
 
 def test_a_log_that_cannot_be_reached_is_unavailable_and_recovers(broker):
-    log = topic_log(broker, MemoryStateCache())
+    log = topic_log(broker, BreakableStateCache())
     broker.down = True
     with pytest.raises(UnavailableError):
         log.catch_up()
@@ -241,7 +239,7 @@ def test_a_log_that_cannot_be_reached_is_unavailable_and_recovers(broker):
 
 
 def test_a_log_cut_while_being_read_is_reread(broker):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     state = log.append(enter(log.append(start())))
 
@@ -262,7 +260,7 @@ def test_a_log_cut_while_being_read_is_reread(broker):
 def test_without_an_acknowledgement_nothing_is_claimed(broker):
     consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
     settings = Settings(experiment=EXPERIMENT, broker_ack_deadline_ms=20)
-    log = KafkaDecisionLog(settings, producer, consumer, MemoryStateCache())
+    log = KafkaDecisionLog(settings, producer, consumer, BreakableStateCache())
     broker.stall()
     with pytest.raises(UnavailableError, match="acknowledgement.*may be in the log or not"):
         log.append(start())
@@ -271,7 +269,7 @@ def test_without_an_acknowledgement_nothing_is_claimed(broker):
 
 
 def test_without_the_cache_no_experiment_is_started(broker):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     cache.down = True
     assert log.catch_up() == {}
@@ -292,7 +290,7 @@ def test_without_the_cache_no_experiment_is_started(broker):
 class Slow(MemoryEventConsumer):
     """A consumer that takes `poll_s` seconds of `time` for each record."""
 
-    def __init__(self, broker: MemoryBroker, time: "Time", poll_s: float):
+    def __init__(self, broker: BreakableBroker, time: "Time", poll_s: float):
         super().__init__(broker)
         self._time, self._poll_s = time, poll_s
 
@@ -311,7 +309,7 @@ class Time:
         return self.now_s
 
 
-def slow_log(broker: MemoryBroker, cache: MemoryStateCache, monkeypatch: Any, poll_s: float) -> Any:
+def slow_log(broker: BreakableBroker, cache: BreakableStateCache, monkeypatch: Any, poll_s: float) -> Any:
     time = Time()
     monkeypatch.setattr(decision_log, "time", time)
     consumer = Slow(broker, time, poll_s)
@@ -321,7 +319,7 @@ def slow_log(broker: MemoryBroker, cache: MemoryStateCache, monkeypatch: Any, po
 
 
 def test_a_long_log_is_read_to_its_end(broker, monkeypatch):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     state = log.append(start())
     for arm in range(10):
@@ -332,7 +330,7 @@ def test_a_long_log_is_read_to_its_end(broker, monkeypatch):
 
 def test_a_stalled_log_is_unavailable_and_loses_nothing_read(broker, monkeypatch):
     """Half of it is read; whoever reads the other half also caches what the first one changed."""
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     other = changed(start(), experiment="another")
     log.append(other)
@@ -356,7 +354,7 @@ def nothing(consumer: Slow) -> list[Record]:
 
 def test_what_only_the_cache_can_explain_waits_for_it(broker):
     """The log begins at revision 3 and Redis is away: nothing of it is passed over as void meanwhile."""
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     state = log.append(enter(log.append(start())))
     later = log.append(commands.resume(log.append(commands.pause(state, ORIGIN)), ORIGIN))
@@ -375,20 +373,20 @@ def test_what_only_the_cache_can_explain_waits_for_it(broker):
 @pytest.fixture
 def senseless(broker) -> dict[str, bytes]:
     """Records that take the next revision of an experiment and make no sense, by what is wrong."""
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     return illegal(log.append(enter(log.append(start()))), START_MS)
 
 
 def test_a_breaking_record_is_skipped_and_later_ones_count(broker, senseless):
     """In one poll: nothing behind a senseless record is passed over."""
-    log = topic_log(broker, MemoryStateCache())
+    log = topic_log(broker, BreakableStateCache())
     state = log.catch_up()[EXPERIMENT]
     for value in senseless.values():
         broker.append(events.DECISIONS, b"storefront", value)
     pause = commands.pause(state, ORIGIN)
     broker.append(events.DECISIONS, b"storefront", events.encode(pause))
-    fresh = topic_log(broker, MemoryStateCache())
+    fresh = topic_log(broker, BreakableStateCache())
     for reader in (log, fresh):
         assert reader.catch_up()[EXPERIMENT].status == "paused"
         assert (reader.projection.illegal, reader.projection.unreadable, reader.projection.void) == (
@@ -400,10 +398,10 @@ def test_a_breaking_record_is_skipped_and_later_ones_count(broker, senseless):
 
 
 def test_a_reader_that_fails_resumes_at_that_record(broker, monkeypatch):
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log = topic_log(broker, cache)
     log.append(enter(log.append(start())))
-    other = topic_log(broker, MemoryStateCache())
+    other = topic_log(broker, BreakableStateCache())
     apply, failing = other.projection.apply, [True]
 
     def fails_once(offset: int, decision: Decision) -> bool:
@@ -419,7 +417,7 @@ def test_a_reader_that_fails_resumes_at_that_record(broker, monkeypatch):
 
 def test_an_append_is_confirmed_even_if_others_appended_since(broker, monkeypatch):
     """What comes behind the record before its writer reads it back does not make it a loser."""
-    cache = MemoryStateCache()
+    cache = BreakableStateCache()
     log, other = (topic_log(broker, cache, history=False) for _ in range(2))
     state = log.append(start())
     send = log._send
@@ -435,7 +433,7 @@ def test_an_append_is_confirmed_even_if_others_appended_since(broker, monkeypatc
 
 
 def test_a_log_without_history_keeps_nothing_a_record(broker):
-    log = topic_log(broker, MemoryStateCache(), history=False)
+    log = topic_log(broker, BreakableStateCache(), history=False)
     state = log.append(start())
     held = [len(part) for part in vars(log.projection).values() if isinstance(part, dict)]
     for _ in range(10):

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from support.breakable import BreakableItemOverlay
 
-from services.adapters.memory.item_overlay import MemoryItemOverlay
 from services.adapters.redis.item_overlay import RedisItemOverlay
 from services.errors import StalePositionError, UnavailableError
 from services.messages.events import ItemChanged
@@ -17,7 +17,7 @@ from services.settings import Settings
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def overlay(request: pytest.FixtureRequest, settings_for: Callable[..., Settings]) -> Iterator[ItemOverlay]:
     if request.param == "memory":
-        yield MemoryItemOverlay()
+        yield BreakableItemOverlay()
     else:
         yield RedisItemOverlay(settings_for(redis=request.getfixturevalue("redis_server")))
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.breakable import BreakableModelStore
 
 from models.algorithms.popularity import Popularity
 from models.recommender import Catalogue, Interactions, Manifest, Query, Recommender
 from services.adapters.files.model_store import FolderModelStore
-from services.adapters.memory.stores import MemoryModelRegistry, MemoryModelStore
+from services.adapters.memory.stores import MemoryModelRegistry
 from services.errors import ArtifactError, ConfigurationError
 from services.ports.training import ModelStore
 
@@ -17,7 +18,7 @@ NOW_MS = 1_700_000_000_000
 
 @pytest.fixture(params=["memory", "folder"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ModelStore:
-    return MemoryModelStore() if request.param == "memory" else FolderModelStore(tmp_path)
+    return BreakableModelStore() if request.param == "memory" else FolderModelStore(tmp_path)
 
 
 def popularity(bought: list[int]) -> Recommender:
@@ -69,7 +70,7 @@ def test_a_version_that_is_not_there_is_refused_by_name(store: ModelStore) -> No
 
 
 def test_the_memory_registry_refuses_unknown_versions() -> None:
-    registry, manifest = MemoryModelRegistry(), save(MemoryModelStore(), popularity([1]))
+    registry, manifest = MemoryModelRegistry(), save(BreakableModelStore(), popularity([1]))
     with pytest.raises(ConfigurationError):
         registry.alias("champion", manifest.model_version)
     registry.register(manifest)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.breakable import BreakableOnlineReader, BreakablePinStore
 
 from services.adapters.feast.online_reader import FeastOnlineReader
 from services.adapters.feast.redis_layout import PROFILE_FEATURES, USER_ACTIVITY, USER_PROFILE
 from services.adapters.feast.schemas import SCHEMAS
-from services.adapters.memory.pins import MemoryOnlineReader, MemoryPinStore
 from services.adapters.redis.pin_store import RedisPinStore
 from services.errors import UnavailableError
 from services.ports.features import OnlineReader, UserRow
@@ -40,7 +40,7 @@ def run(reader: Any, story: Callable[[Any], Awaitable[Any]]) -> Any:
 @pytest.fixture(params=["memory", "feast"])
 def reader(request, settings_for) -> OnlineReader:
     if request.param == "memory":
-        return MemoryOnlineReader()
+        return BreakableOnlineReader()
     redis_server = request.getfixturevalue("redis_server")
     settings = settings_for(redis=redis_server, redis_deadline_ms=2_000)
     RedisPinStore(settings).mark_complete(["shop"], 0)
@@ -77,12 +77,12 @@ def test_while_pins_may_be_missing_nobody_is_pinned(redis_server, settings_for) 
 @pytest.fixture(params=["memory", "redis"])
 def pins(request, settings_for) -> PinStore:
     if request.param == "memory":
-        return MemoryPinStore(MemoryOnlineReader())
+        return BreakablePinStore(BreakableOnlineReader())
     return RedisPinStore(settings_for(redis=request.getfixturevalue("redis_server")))
 
 
 def empty(pins: PinStore) -> None:
-    if isinstance(pins, MemoryPinStore):
+    if isinstance(pins, BreakablePinStore):
         pins.forget()
     else:
         pins._redis.flushall()

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import redis
+from support.breakable import BreakableStateCache
 from support.traffic import EXPERIMENT, RULES, START_MS
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Experiment, apply
-from services.adapters.memory.sum_store import MemoryStateCache
 from services.adapters.redis.state_cache import RedisStateCache
 from services.errors import UnavailableError
 from services.ports.state import Heartbeat, StateCache
@@ -22,7 +22,7 @@ TTL_S = 0.1
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def cache(request: pytest.FixtureRequest, settings_for: Callable) -> StateCache:
     if request.param == "memory":
-        return MemoryStateCache()
+        return BreakableStateCache()
     return RedisStateCache(settings_for(redis=request.getfixturevalue("redis_server")))
 
 

@@ -8,8 +8,8 @@ import redis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from support.breakable import BreakableSumStore
 
-from services.adapters.memory.sum_store import MemorySumStore
 from services.adapters.redis.sum_store import RedisSumStore
 from services.errors import StalePositionError, UnavailableError
 from services.ports.state import Positions, SumStore
@@ -24,7 +24,7 @@ def at(exposures: int, events: int = 0, rebuild: int = 0) -> Positions:
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def store(request: pytest.FixtureRequest, settings_for: Callable) -> SumStore:
     if request.param == "memory":
-        return MemorySumStore()
+        return BreakableSumStore()
     server = request.getfixturevalue("redis_server")
     return RedisSumStore(settings_for(redis=server, kafka_partitions=PARTITIONS))
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
+from support.breakable import BreakableDecisionLog, BreakableStateCache
 from support.console_story import Story, beat, log_of, recounting_of
 from support.decisions import changed
 from support.page_server import Watch, scrolls_sideways, serve
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from services.adapters.memory.decision_log import MemoryDecisionLog
-from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
 from services.console.log_follower import LogFollower
 from services.control.recount import RecountService
@@ -35,8 +34,8 @@ def digest(key: str) -> str:
 class Console:
     url: str
     story: Story
-    log: MemoryDecisionLog
-    cache: MemoryStateCache
+    log: BreakableDecisionLog
+    cache: BreakableStateCache
     follower: LogFollower
     recounting: RecountService
     pages: list = field(default_factory=list)
@@ -62,7 +61,7 @@ def played() -> Story:
 @pytest.fixture
 def console(tmp_path, played) -> Iterator[Console]:
     story = copy.deepcopy(played)
-    cache = MemoryStateCache(lambda: story.now_ms)
+    cache = BreakableStateCache(lambda: story.now_ms)
     log = log_of(story, cache)
     beat(cache, story.state)
     settings = Settings(
@@ -242,7 +241,7 @@ def test_times_and_theme_can_be_switched_and_are_remembered(console, browser, wa
 @contextmanager
 def console_of(story: Story, home) -> Iterator[Console]:
     """A console whose replicas are all gone."""
-    cache = MemoryStateCache(lambda: story.now_ms)
+    cache = BreakableStateCache(lambda: story.now_ms)
     log = log_of(story, cache)
     settings = Settings(keys=f"analyst={digest('ana')}", signing_key="s" * 32, home=home)
     follower = LogFollower(lambda: (log, cache), lambda: story.now_ms, settings.kill_switch_path)

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.breakable import BreakableDecisionLog, BreakableSumStore
 from support.sql_recount import added, recount
 from support.traffic import EXPERIMENT, RULES, click, exposure
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import apply
 from services import bootstrap
-from services.adapters.memory.decision_log import MemoryDecisionLog
-from services.adapters.memory.sum_store import MemorySumStore
 from services.bandit.attribution.app import connect
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
@@ -59,8 +58,8 @@ class Member:
 @pytest.mark.kafka
 def test_rebalances_lose_and_double_nothing(kafka_broker: Any, settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(kafka_broker, window_s=WINDOW_S, lateness_s=LATENESS_S)
-    store = MemorySumStore()
-    decisions = MemoryDecisionLog(apply)
+    store = BreakableSumStore()
+    decisions = BreakableDecisionLog(apply)
     champion = commands.Deployed("als", "als-1")
     origin = commands.Provenance("anna", now_ms())
     decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))

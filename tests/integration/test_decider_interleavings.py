@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.breakable import BreakableBroker, BreakableStateCache, BreakableSumStore
 from support.traffic import EXPERIMENT, RULES, START_MS, Clock
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Decision, Experiment, fold
 from services.adapters.kafka.decision_log import KafkaDecisionLog
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.decider.decider import Decider, Deps, Identity
 from services.messages import events
 from services.ports.state import Heartbeat, Positions
@@ -64,7 +63,7 @@ class Hook:
             self._then()
 
 
-class Unleased(MemoryStateCache):
+class Unleased(BreakableStateCache):
     """A cache whose lease keeps nobody away."""
 
     def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
@@ -77,9 +76,9 @@ class Scene:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.broker = MemoryBroker(partitions=1, clock=self.clock)
+        self.broker = BreakableBroker(partitions=1, clock=self.clock)
         self.cache = Unleased(self.clock)
-        self.store = MemorySumStore()
+        self.store = BreakableSumStore()
         log = self.log()
         origin = commands.Provenance("anna", self.clock.now_ms)
         rules = replace(RULES, look_every_s=60.0)

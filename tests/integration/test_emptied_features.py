@@ -7,12 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import redis
+from support.breakable import BreakableActivityStore, BreakableBroker
 
 from services.activity.worker import ActivityWorker, Deps
 from services.adapters.feast.schemas import SCHEMAS
 from services.adapters.files.lake_files import LakeFiles
-from services.adapters.memory.activity_store import MemoryActivityStore
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.errors import UnavailableError
 from services.lake.worker import Deps as LakeDeps
@@ -33,10 +32,10 @@ class ActivityOnRedis:
         from services.adapters.feast.feature_store import FeastFeatureStore
 
         self.now_ms, self.settings, self.sent = NOW_MS, settings, 0
-        self.broker = MemoryBroker(partitions=4, clock=self.clock)
+        self.broker = BreakableBroker(partitions=4, clock=self.clock)
         self.features = FeastFeatureStore(settings)
         self.features.apply()
-        self.store, self.twin = FeastActivityStore(settings), MemoryActivityStore()
+        self.store, self.twin = FeastActivityStore(settings), BreakableActivityStore()
         self.worker = self.make(self.store, self.features)
         self.undisturbed = self.make(self.twin, None)
         self.lake = self.make_lake()
@@ -49,7 +48,7 @@ class ActivityOnRedis:
     def make(self, store: Any, features: Any) -> ActivityWorker:
         pairs = frozenset((EVENTS, index) for index in range(4))
         broker = self.broker
-        producer = MemoryEventProducer(broker if features else MemoryBroker(4))
+        producer = MemoryEventProducer(broker if features else BreakableBroker(4))
         deps = Deps(
             MemoryEventConsumer(broker), producer, MemoryLogAdmin(broker), store, lambda: pairs, features
         )

@@ -5,11 +5,11 @@ import random
 
 import pytest
 import redis
+from support.breakable import BreakableStateCache, BreakableSumStore
 from support.traffic import EXPERIMENT, play, traffic
 
 from experiments.lifecycle import commands
 from services.adapters.memory.event_log import MemoryEventConsumer
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.decider.decider import Decider, Deps, Identity
 from services.errors import DataLossError, UnavailableError
 from services.messages import events
@@ -17,7 +17,7 @@ from tests.integration.test_exactly_once import PARTITIONS, WorkedInstallation, 
 
 
 def empty(of: WorkedInstallation) -> None:
-    if isinstance(of.store, MemorySumStore):
+    if isinstance(of.store, BreakableSumStore):
         of.store.forget()
         return
     with redis.Redis.from_url(of.store._settings.redis_url) as client:
@@ -30,7 +30,7 @@ def resume(of: WorkedInstallation) -> None:
 
 
 def decider(of: WorkedInstallation) -> Decider:
-    deps = Deps(of.log, of.store, MemoryStateCache(of.clock))
+    deps = Deps(of.log, of.store, BreakableStateCache(of.clock))
     return Decider(deps, Identity("one", "test"), PARTITIONS, of.clock)
 
 

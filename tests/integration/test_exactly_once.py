@@ -5,14 +5,12 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
+from support.breakable import BreakableSumStore
 from support.memory_installation import MemoryInstallation
 from support.sql_recount import added
 from support.traffic import LATENESS_MS, WINDOW_MS, play, traffic
 
-from services.adapters.memory.event_log import (
-    MemoryGroupConsumer,
-)
-from services.adapters.memory.sum_store import MemorySumStore
+from services.adapters.memory.event_log import MemoryGroupConsumer
 from services.adapters.redis.sum_store import RedisSumStore
 from services.bandit.attribution.worker import Pace, Worker
 from services.errors import UnavailableError
@@ -99,7 +97,7 @@ def attempt(worker: Worker) -> bool:
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def store(request: pytest.FixtureRequest, settings_for: Callable) -> SumStore:
     if request.param == "memory":
-        return MemorySumStore()
+        return BreakableSumStore()
     redis = request.getfixturevalue("redis_server")
     return RedisSumStore(settings_for(redis=redis, kafka_partitions=PARTITIONS))
 
@@ -187,7 +185,7 @@ def test_a_replay_from_nothing_gives_the_same_sums(shop):
         attempt(live)
     shop.finish(live)
     replayed = WorkedInstallation.__new__(WorkedInstallation)
-    replayed.__dict__ |= shop.__dict__ | {"store": MemorySumStore()}
+    replayed.__dict__ |= shop.__dict__ | {"store": BreakableSumStore()}
     replayed.finish(replayed.worker())
     assert replayed.counted() == shop.counted() == shop.truth()
 

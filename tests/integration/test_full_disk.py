@@ -9,10 +9,10 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from support.breakable import BreakableBroker
 
 from services.adapters.feast.offline_files import OfflineFolder
 from services.adapters.files.lake_files import LakeFiles
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.lake.worker import Deps, LakeWorker
 from services.messages import events
@@ -41,7 +41,7 @@ class LakeOnSmallDisk:
     def __init__(self, disk: Path):
         self.now_ms = START_MS
         self.disk = disk
-        self.broker = MemoryBroker(2, lambda: self.now_ms)
+        self.broker = BreakableBroker(2, lambda: self.now_ms)
         self.producer = MemoryEventProducer(self.broker)
         self.history = OfflineFolder(disk / "offline")
         self.history.prepare()

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.breakable import BreakableStateCache, BreakableSumStore
 from support.traffic import EXPERIMENT, click, exposure
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Decision, Rules
 from services import bootstrap
 from services.adapters.kafka.decision_log import KafkaDecisionLog
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.bandit.decider.decider import Decider, Identity
@@ -36,7 +36,7 @@ def now_ms() -> int:
 class Rig:
     """A worker and a decider on a broker; the state in Redis (here in memory) outlives brokers."""
 
-    def __init__(self, settings: Settings, store: MemorySumStore, cache: MemoryStateCache):
+    def __init__(self, settings: Settings, store: BreakableSumStore, cache: BreakableStateCache):
         self.store, self.shown = store, 0
         self.consumer, reader = bootstrap.consumer(settings), bootstrap.consumer(settings)
         self.producer, admin = bootstrap.producer(settings), bootstrap.log_admin(settings)
@@ -100,7 +100,7 @@ class Rig:
 
 @pytest.fixture
 def rig_on() -> Iterator[Callable[[Settings], Rig]]:
-    store, cache = MemorySumStore(), MemoryStateCache()
+    store, cache = BreakableSumStore(), BreakableStateCache()
     with ExitStack() as opened:
 
         def make(settings: Settings) -> Rig:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.breakable import BreakablePinStore
 from support.small_shop import SmallShop
 
 from services.adapters.memory.event_log import MemoryEventConsumer
-from services.adapters.memory.pins import MemoryPinStore
 from services.bandit.attribution.pin_recovery import PinRecovery, pins_of
 from services.errors import UnavailableError
 from services.ports.event_log import Record
@@ -23,7 +23,7 @@ class PinnedShop(SmallShop):
     def __init__(self, home: Path, unit: str):
         super().__init__(home)
         self.race(0.5, unit=unit)
-        self.pins = MemoryPinStore(self.reader)
+        self.pins = BreakablePinStore(self.reader)
         self.keeper = self.make_keeper(frozenset(range(PARTITIONS)))
 
     def make_keeper(self, owned: frozenset[int]) -> PinRecovery:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.breakable import BreakableBroker
 
 from services.activity.worker import ActivityWorker
 from services.activity.worker import Deps as ActivityDeps
 from services.adapters.feast.online_reader import FeastOnlineReader
 from services.adapters.feast.redis_layout import PROFILE_FEATURES
 from services.adapters.files.lake_files import LakeFiles
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.data_import.app import ImportRequest, import_data
 from services.features.app import Materialized, materialize
@@ -56,7 +56,7 @@ class Traffic:
 
     settings: Settings
     worker: ActivityWorker
-    broker: MemoryBroker
+    broker: BreakableBroker
     stop: threading.Event = field(default_factory=threading.Event)
     runs: list[Materialized] = field(default_factory=list)
     trouble: list[BaseException] = field(default_factory=list)
@@ -156,7 +156,7 @@ def import_shop(settings: Settings) -> None:
     import_data(settings, ImportRequest(str(folder)), datetime.now(UTC))
 
 
-def activity_worker(settings: Settings, broker: MemoryBroker) -> ActivityWorker:
+def activity_worker(settings: Settings, broker: BreakableBroker) -> ActivityWorker:
     from services.adapters.feast.activity_store import FeastActivityStore
 
     pairs = frozenset((EVENTS, index) for index in range(PARTITIONS))
@@ -167,7 +167,7 @@ def activity_worker(settings: Settings, broker: MemoryBroker) -> ActivityWorker:
     return ActivityWorker(deps, now_ms, most=settings.recent_items, horizon_ms=settings.activity_horizon_ms)
 
 
-def drain_into_lake(settings: Settings, broker: MemoryBroker, features: Any) -> None:
+def drain_into_lake(settings: Settings, broker: BreakableBroker, features: Any) -> None:
     pairs = frozenset((events.ACTIVITY, index) for index in range(PARTITIONS))
     consumer, producer = MemoryEventConsumer(broker), MemoryEventProducer(broker)
     files = LakeFiles(settings.lake_path)
@@ -231,7 +231,7 @@ def story(settings) -> ServedVectors:
     """Serve, click, materialise, all at once; then let the lake write the history."""
     from services.adapters.feast.feature_store import FeastFeatureStore
 
-    broker = MemoryBroker(partitions=PARTITIONS, clock=now_ms)
+    broker = BreakableBroker(partitions=PARTITIONS, clock=now_ms)
     features = FeastFeatureStore(settings)
     features.apply()
     worker = activity_worker(settings, broker)

@@ -9,6 +9,13 @@ from typing import Any
 
 import duckdb
 import pytest
+from support.breakable import (
+    BreakableActivityStore,
+    BreakableBroker,
+    BreakableItemOverlay,
+    BreakableStateCache,
+    BreakableSumStore,
+)
 from support.malformed_records import HEADERS, good, illegal, odd_items, odd_rows, senseless, unreadable
 from support.sql_recount import added, recount
 from support.traffic import EXPERIMENT, RULES, click, exposure
@@ -18,11 +25,7 @@ from services.activity.worker import ActivityWorker
 from services.activity.worker import Deps as ActivityDeps
 from services.adapters.files.lake_files import LakeFiles
 from services.adapters.kafka.decision_log import KafkaDecisionLog
-from services.adapters.memory.activity_store import MemoryActivityStore
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.adapters.memory.item_overlay import MemoryItemOverlay
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.dead_letters.reader import read_dead_letters
@@ -76,7 +79,7 @@ class EveryReader:
     sent: list[Record] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.store, self.cache = MemorySumStore(), MemoryStateCache()
+        self.store, self.cache = BreakableSumStore(), BreakableStateCache()
         settings = Settings(experiment=EXPERIMENT, broker_ack_deadline_ms=10_000)
         self.decisions = KafkaDecisionLog(settings, self.producer, self.consumer(), self.cache)
         champion = commands.Deployed("als", "als-1")
@@ -87,10 +90,10 @@ class EveryReader:
         everything = frozenset(range(PARTITIONS))
         self.bandit = Worker(bandit, lambda: everything, self.clock, Pace(safety_ms=1_000, commit_ms=0))
         pairs = frozenset((EVENTS, index) for index in range(PARTITIONS))
-        self.rows = MemoryActivityStore()
+        self.rows = BreakableActivityStore()
         activity = ActivityDeps(self.consumer(), self.producer, self.admin, self.rows, lambda: pairs)
         self.activity = ActivityWorker(activity, self.clock, most=50, horizon_ms=0)
-        overlay = MemoryItemOverlay()
+        overlay = BreakableItemOverlay()
         self.items = ItemsFollower(self.consumer(), self.admin, overlay)
         self.catalogue = CatalogueSource(NoImport(), overlay)  # type: ignore[arg-type]
         self.history = History()
@@ -156,7 +159,7 @@ def site(
         return time.time_ns() // 1_000_000 + now_ms[0]
 
     if request.param == "memory":
-        broker = MemoryBroker(PARTITIONS)
+        broker = BreakableBroker(PARTITIONS)
         producer = MemoryEventProducer(broker)
         admin = MemoryLogAdmin(broker)
         yield EveryReader(tmp_path, producer, lambda: MemoryEventConsumer(broker), admin, clock)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from support.breakable import BreakableSumStore
 from support.counted_installation import LOOK_MS, PARTITIONS, CountedInstallation
 from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, exposure
 
 from experiments.counting.sums import HOUR_MS
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Experiment
-from services.adapters.memory.sum_store import MemorySumStore
 from services.adapters.redis.sum_store import RedisSumStore
 from services.bandit.attribution.worker import Pace
 from services.messages import events
@@ -25,7 +25,7 @@ LOSS = "offsets 5 to 7 of exposures/0 are gone, the log begins at 8"
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def shop(request: pytest.FixtureRequest, settings_for: Callable) -> CountedInstallation:
     if request.param == "memory":
-        return CountedInstallation(MemorySumStore())
+        return CountedInstallation(BreakableSumStore())
     server = request.getfixturevalue("redis_server")
     return CountedInstallation(RedisSumStore(settings_for(redis=server, kafka_partitions=PARTITIONS)))
 
@@ -88,7 +88,7 @@ def test_nor_does_it_where_redis_lost_truncated_records(shop: CountedInstallatio
 
 def with_nothing_stored(shop: CountedInstallation) -> None:
     losses = shop.store.losses()
-    if isinstance(shop.store, MemorySumStore):
+    if isinstance(shop.store, BreakableSumStore):
         shop.store.forget()
     else:
         shop.store._redis.flushall()

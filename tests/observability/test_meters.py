@@ -11,6 +11,13 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from support.breakable import (
+    BreakableActivityStore,
+    BreakableBroker,
+    BreakableDecisionLog,
+    BreakableStateCache,
+    BreakableSumStore,
+)
 from support.decisions import evidence_of
 from support.scraping import parsed, samples, value
 from support.small_shop import SmallShop, manifest
@@ -22,11 +29,7 @@ from services.activity.metrics import ActivityMetrics
 from services.activity.worker import ActivityCounts
 from services.adapters.instrumented import decision_log, event_log, stores
 from services.adapters.instrumented.meters import Meters
-from services.adapters.memory.activity_store import MemoryActivityStore
-from services.adapters.memory.broker import MemoryBroker
-from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.metrics import AttributionMetrics
 from services.errors import ArtifactError, BadMessageError, StalePositionError, UnavailableError
 from services.features.metrics import FeaturesMetrics, Materialized
@@ -66,7 +69,7 @@ def test_what_is_not_measured_goes_to_the_port_itself(wrapper: type, meters: Met
     assert wrapper(Inner(), meters.registry).answers(1) == 2
 
 
-def test_reading_is_counted_and_lag_is_what_is_left(meters: Meters, memory_broker: MemoryBroker) -> None:
+def test_reading_is_counted_and_lag_is_what_is_left(meters: Meters, memory_broker: BreakableBroker) -> None:
     for number in range(10):
         memory_broker.append(EVENTS, None, b"%d" % number)
     consumer = meters.consumer(MemoryEventConsumer(memory_broker))  # type: ignore[arg-type]
@@ -81,7 +84,7 @@ def test_reading_is_counted_and_lag_is_what_is_left(meters: Meters, memory_broke
     assert value(samples(meters.registry), "ringside_consumer_lag_records", topic=EVENTS) == 0
 
 
-def test_sending_is_counted_by_what_the_broker_said(meters: Meters, memory_broker: MemoryBroker) -> None:
+def test_sending_is_counted_by_what_the_broker_said(meters: Meters, memory_broker: BreakableBroker) -> None:
     producer = meters.producer(MemoryEventProducer(memory_broker))
     producer.send(EVENTS, "ada", b"1")
     memory_broker.down = True
@@ -93,7 +96,7 @@ def test_sending_is_counted_by_what_the_broker_said(meters: Meters, memory_broke
 
 
 def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
-    meters: Meters, memory_broker: MemoryBroker
+    meters: Meters, memory_broker: BreakableBroker
 ) -> None:
     producer = meters.producer(MemoryEventProducer(memory_broker))
     letters = DeadLetterWriter(producer, "bandit")
@@ -108,7 +111,7 @@ def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
 
 
 def test_sums_are_counted_by_meaning_once_applied(meters: Meters) -> None:
-    store = meters.sums(MemorySumStore())
+    store = meters.sums(BreakableSumStore())
     begun = Positions("log", 0, 0, 0)
     store.apply(0, None, begun, {})
     sums = {"3|als|490|n": 5, "3|als|490|s": 2, "3|als|490|f": 1, "acct|als|late": 4, "acct|als|exposed": 9}
@@ -200,8 +203,8 @@ def test_a_malformed_number_stops_no_reader_and_is_logged_once(
 
 
 def test_another_log_is_told_from_its_start(meters: Meters) -> None:
-    cache = MemoryStateCache(clock=lambda: 1)
-    switched = [MemoryDecisionLog(apply, cache), MemoryDecisionLog(apply, cache)]
+    cache = BreakableStateCache(clock=lambda: 1)
+    switched = [BreakableDecisionLog(apply, cache), BreakableDecisionLog(apply, cache)]
 
     class Switching:
         at = 0
@@ -222,7 +225,7 @@ def test_another_log_is_told_from_its_start(meters: Meters) -> None:
 
 
 def test_pushes_and_files_are_timed(meters: Meters) -> None:
-    store = meters.activity(MemoryActivityStore())
+    store = meters.activity(BreakableActivityStore())
     store.push([])
     assert value(samples(meters.registry), "ringside_activity_push_seconds_count") == 1
     late = ActivityMetrics(meters.registry)

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from support.breakable import BreakableActivityStore
 from support.small_shop import Caller, SmallShop
 
 from services import bootstrap
@@ -74,7 +75,6 @@ def test_one_click_is_one_trace_up_to_the_worker(
     spans.clear()
     assert caller.post("/events", [click(slate)], headers=TRACEPARENT).status_code == 202
     from services.activity.worker import ActivityWorker, Deps
-    from services.adapters.memory.activity_store import MemoryActivityStore
     from services.adapters.memory.event_log import MemoryLogAdmin
 
     shop: SmallShop = caller.shop  # type: ignore[attr-defined]
@@ -85,7 +85,7 @@ def test_one_click_is_one_trace_up_to_the_worker(
         "consumer": consumer,
         "producer": meters.producer(MemoryEventProducer(shop.broker)),
         "admin": MemoryLogAdmin(shop.broker),
-        "store": MemoryActivityStore(),
+        "store": BreakableActivityStore(),
         "owned": lambda: pairs,
     }
     more = {"features": MemoryFeatures(), "ttl_ms": 10**12}

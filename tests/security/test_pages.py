@@ -14,13 +14,13 @@ import msgspec
 import pytest
 from fastapi.testclient import TestClient
 from support.asgi_calls import Got, Sent, call
+from support.breakable import BreakableStateCache
 from support.console_story import Story, log_of, recounting_of
 from support.malformed_requests import HOSTILE, Verbatim, dumps
 from support.page_server import Watch, serve
 from support.small_shop import KEYS, SIGNING
 from support.stub_api import KEY, FakeApi
 
-from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
 from services.console.log_follower import LogFollower
 from services.settings import Settings
@@ -41,8 +41,8 @@ class Console:
 
     def __init__(self, home: Path, story: Story):
         self.now_ms = story.now_ms + 1_000
-        self.log = log_of(story, MemoryStateCache(lambda: self.now_ms))
-        cache = MemoryStateCache(lambda: self.now_ms)
+        self.log = log_of(story, BreakableStateCache(lambda: self.now_ms))
+        cache = BreakableStateCache(lambda: self.now_ms)
         pairs = ",".join(pair for _, pair in KEYS.values())
         self.settings = Settings(keys=pairs, signing_key=SIGNING, home=home)
         follower = LogFollower(lambda: (self.log, cache), lambda: self.now_ms, self.settings.kill_switch_path)

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 from support.asgi_calls import Sent, call, key, running
+from support.breakable import BreakableSumStore
 from support.small_shop import SIGNING, START_MS, Caller, SmallShop, ids
 
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.adapters.memory.sum_store import MemorySumStore
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.recommend.recommendation_id import RecommendationClaims, RecommendationIds
@@ -35,7 +35,7 @@ class Ring(SmallShop):
     def sums(self) -> Counter[str]:
         """What is counted when everything has matured: n and s by arm, and the accounts."""
         self.now_ms += OVER_MS
-        store, producer = MemorySumStore(), MemoryEventProducer(self.broker)
+        store, producer = BreakableSumStore(), MemoryEventProducer(self.broker)
         admin, consumer = MemoryLogAdmin(self.broker), MemoryEventConsumer(self.broker)
         deps = Deps(consumer, admin, store, self.log, Decoder(producer))
         worker = Worker(deps, lambda: PARTITIONS, lambda: self.now_ms, Pace(max_records=100_000))

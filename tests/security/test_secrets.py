@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from support.asgi_calls import racing_shop
+from support.breakable import BreakableStateCache
 from support.console_story import Story, log_of, recounting_of
 from support.raw_sockets import exchange, served
 from support.small_shop import KEYS, SIGNING
 
-from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
 from services.console.log_follower import LogFollower
 from services.demo import installation
@@ -69,7 +69,7 @@ def test_no_secret_in_answers_metrics_or_logs_of_the_service(tmp_path: Path, wri
 
 def test_no_secret_in_pages_or_logs_of_the_console(tmp_path: Path, written: Any) -> None:
     story = Story(looks=4).play()
-    cache = MemoryStateCache(lambda: story.now_ms)
+    cache = BreakableStateCache(lambda: story.now_ms)
     pairs = ",".join(pair for _, pair in KEYS.values())
     settings = Settings(
         keys=pairs, signing_key=SIGNING, home=tmp_path, redis_url=f"redis://:{PASSWORD}@nowhere:1/0"

@@ -16,12 +16,10 @@ from experiments.decision_rules import Observation
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Decision, Experiment, Rules, apply
-from services.adapters.memory.broker import MemoryBroker
-from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.control.recount import RecountService
 from services.ports.state import Heartbeat, Positions
+from support.breakable import BreakableBroker, BreakableDecisionLog, BreakableStateCache, BreakableSumStore
 
 START_MS = 1_790_000_000_000
 LOOK_MS = 5_000
@@ -113,9 +111,9 @@ def _deployed(name: str) -> commands.Deployed:
     return commands.Deployed(name, f"{name}-20261123T140500-{digest}")
 
 
-def log_of(story: Story, cache: MemoryStateCache | None = None) -> MemoryDecisionLog:
+def log_of(story: Story, cache: BreakableStateCache | None = None) -> BreakableDecisionLog:
     """The story in an in-memory decision log."""
-    log = MemoryDecisionLog(apply, cache)
+    log = BreakableDecisionLog(apply, cache)
     for record in story.records:
         log.append(record)
     return log
@@ -123,12 +121,12 @@ def log_of(story: Story, cache: MemoryStateCache | None = None) -> MemoryDecisio
 
 def recounting_of(story: Story) -> RecountService:
     """The story's sums, all in one partition, and a log that holds everything (`.store`, `.open_log`)."""
-    store, broker = MemorySumStore(), MemoryBroker(partitions=4, clock=lambda: story.now_ms)
+    store, broker = BreakableSumStore(), BreakableBroker(partitions=4, clock=lambda: story.now_ms)
     store.apply(0, None, Positions("memory-1", 1, 1, 1), {story.name: dict(story.sums)})
     return RecountService(store, lambda: MemoryEventConsumer(broker), broker.keyed_partitions)
 
 
-def beat(cache: MemoryStateCache, state: Experiment, replicas: int = 2) -> None:
+def beat(cache: BreakableStateCache, state: Experiment, replicas: int = 2) -> None:
     """Live replicas that serve what the log says."""
     loaded = tuple(arm.model_version for arm in state.live_arms())
     for index in range(replicas):

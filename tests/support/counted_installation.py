@@ -7,11 +7,11 @@ import msgspec
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Decision
 from services.adapters.memory.event_log import MemoryEventConsumer
-from services.adapters.memory.sum_store import MemorySumStore
 from services.bandit.attribution.worker import Pace, Worker
 from services.control.recount import RecountService
 from services.messages import events
 from services.ports.state import SumStore
+from support.breakable import BreakableSumStore
 from support.memory_installation import MemoryInstallation
 from support.traffic import EXPERIMENT, RULES, Sent, play, traffic
 
@@ -45,7 +45,7 @@ class CountedInstallation(MemoryInstallation):
 
     def poison(self, sums: dict[str, int]) -> None:
         """As a bug, or a hand in Redis, would. In memory only."""
-        assert isinstance(self.store, MemorySumStore)
+        assert isinstance(self.store, BreakableSumStore)
         mine = self.store._sums[0].setdefault(EXPERIMENT, {})
         mine.update({key: mine.get(key, 0) + count for key, count in sums.items()})
 

@@ -4,10 +4,7 @@ from typing import Any
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Experiment, apply
-from services.adapters.memory.broker import MemoryBroker
-from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
 from services.bandit.decider.decider import Decider, Identity
@@ -15,6 +12,7 @@ from services.bandit.decider.decider import Deps as DeciderDeps
 from services.messages import events
 from services.ports.event_log import EventConsumer
 from services.ports.state import DecisionLog, StateCache, SumStore
+from support.breakable import BreakableBroker, BreakableDecisionLog, BreakableStateCache, BreakableSumStore
 from support.sql_recount import added, recount
 from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock
 
@@ -30,10 +28,10 @@ class MemoryInstallation:
     def __init__(self, partitions: int = 4, *, store: SumStore | None = None, clock: Clock | None = None):
         self.clock = Clock() if clock is None else clock
         self.partitions = partitions
-        self.broker = MemoryBroker(partitions=partitions, clock=self.clock)
-        self.cache = MemoryStateCache(self.clock)
-        self.log = MemoryDecisionLog(apply, self.cache)
-        self.store: Any = MemorySumStore() if store is None else store
+        self.broker = BreakableBroker(partitions=partitions, clock=self.clock)
+        self.cache = BreakableStateCache(self.clock)
+        self.log = BreakableDecisionLog(apply, self.cache)
+        self.store: Any = BreakableSumStore() if store is None else store
 
     @property
     def state(self) -> Experiment:

@@ -14,9 +14,7 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.fold import Experiment, Rules
 from models.recommender import Catalogue, Interactions, Manifest, Query, Ranking
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
-from services.adapters.memory.item_overlay import MemoryItemOverlay
-from services.adapters.memory.pins import MemoryOnlineReader
-from services.adapters.memory.stores import MemoryDataStore, MemoryModelStore
+from services.adapters.memory.stores import MemoryDataStore
 from services.control.recount import RecountService
 from services.messages.events import EVENTS, EXPOSURES, Event, Exposure, decode
 from services.ports.training import Dataset
@@ -24,6 +22,7 @@ from services.recommend.deps import Deps
 from services.recommend.http_app import create_app, fast_path
 from services.settings import Settings
 from services.web.api_keys import new_key
+from support.breakable import BreakableItemOverlay, BreakableModelStore, BreakableOnlineReader
 from support.memory_installation import MemoryInstallation
 from support.traffic import Clock
 
@@ -129,9 +128,9 @@ class SmallShop(MemoryInstallation):
         patient = {"refresh_s": 3_600.0, "rank_deadline_ms": 5_000}  # no model is late on a busy machine
         chosen = {**patient, "keys": pairs, "signing_key": SIGNING, **settings}
         self.settings = Settings(home=home, **chosen)
-        self.reader = MemoryOnlineReader(clock=self.clock)
-        self.overlay = MemoryItemOverlay()
-        self.models = MemoryModelStore()
+        self.reader = BreakableOnlineReader(clock=self.clock)
+        self.overlay = BreakableItemOverlay()
+        self.models = BreakableModelStore()
         self.data = MemoryDataStore(Dataset("d1", catalogue(), interactions(), "test"))
         self.good = self.add("good", Ordered(list(range(40))))
         self.other = self.add("other", Ordered(list(range(39, -1, -1)), reason="backwards"))

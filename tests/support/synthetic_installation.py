@@ -18,7 +18,6 @@ from models.algorithms.reversed_popularity import ReversedPopularity
 from models.recommender import Catalogue, Interactions
 from services.activity.worker import ActivityWorker
 from services.activity.worker import Deps as ActivityDeps
-from services.adapters.memory.activity_store import MemoryActivityStore
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.stores import MemoryDataStore
 from services.bandit.attribution.worker import Pace
@@ -30,6 +29,7 @@ from services.recommend.http_app import create_app, fast_path
 from services.simulator.measurements import Measurements
 from services.simulator.session import Habits, Session, Visitor
 from services.simulator.shoppers import synthetic_shoppers
+from support.breakable import BreakableActivityStore
 from support.small_shop import KEYS, SmallShop
 from support.small_shop import manifest as small_manifest
 
@@ -152,7 +152,7 @@ class SyntheticInstallation(SmallShop):
     def _add_workers(self) -> None:
         self.counting = self.attribution_worker(Pace(max_records=100_000))
         self.decider = self.new_decider()
-        self.online = MemoryActivityStore()
+        self.online = BreakableActivityStore()
         pairs = frozenset((EVENTS, partition) for partition in range(PARTITIONS))
         producer, admin = MemoryEventProducer(self.broker), MemoryLogAdmin(self.broker)
         deps = ActivityDeps(MemoryEventConsumer(self.broker), producer, admin, self.online, lambda: pairs)

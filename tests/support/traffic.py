@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from experiments.lifecycle.fold import Rules
-from services.adapters.memory.broker import MemoryBroker
 from services.messages import events
+from support.breakable import BreakableBroker
 
 START_MS = 1_700_000_000_000
 RULES = Rules(window_s=4.0, lateness_s=1.0)
@@ -45,7 +45,7 @@ def traffic(seed: int, units: int, per_s: float = 40.0) -> list[Sent]:
     return sorted(sent, key=lambda record: record.at_ms)
 
 
-def play(broker: MemoryBroker, clock: Clock, sent: list[Sent], step_ms: int) -> Iterator[None]:
+def play(broker: BreakableBroker, clock: Clock, sent: list[Sent], step_ms: int) -> Iterator[None]:
     """Append the records that are due; yields after each step of the clock."""
     waiting = list(sent)
     while waiting:

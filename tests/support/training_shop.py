@@ -3,13 +3,13 @@
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import Rules
-from services.adapters.memory.decision_log import MemoryDecisionLog
-from services.adapters.memory.stores import MemoryModelRegistry, MemoryModelStore
+from services.adapters.memory.stores import MemoryModelRegistry
 from services.adapters.text_encoder import CachedTextEncoder, bag_of_words
 from services.ports.training import Dataset
 from services.training.model_spec import model_spec
 from services.training.pipeline import TrainingPipeline
 from services.training.worker import TrainingWorker
+from support.breakable import BreakableDecisionLog, BreakableModelStore
 from support.fitted_models import catalogue, two_tastes
 
 EXPERIMENT = "storefront"
@@ -25,8 +25,8 @@ class TrainingShop:
 
     def __init__(self, tmp_path, registry=None):
         self.now_ms = 1_000
-        self.decisions = MemoryDecisionLog()
-        self.models = MemoryModelStore()
+        self.decisions = BreakableDecisionLog()
+        self.models = BreakableModelStore()
         self.registry = registry or MemoryModelRegistry()
         self.pipeline = TrainingPipeline(
             dataset=dataset,

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from services.adapters.memory.failing import Failing
 from services.errors import StalePositionError, UnavailableError
 from services.messages.events import ActivityRow
 
 
-class MemoryActivityStore(Failing):
+class MemoryActivityStore:
     """See `services.ports.ActivityStore`. `rows`, `pushes` and `saved` are there for tests to read."""
 
     def __init__(self) -> None:
@@ -20,7 +19,6 @@ class MemoryActivityStore(Failing):
     @contextmanager
     def lock_rows(self, users: Sequence[str]) -> Iterator[frozenset[str]]:
         """See ActivityStore."""
-        self._check()
         holder = object()
         locked = frozenset(user for user in users if self._holders.setdefault(user, holder) is holder)
         try:
@@ -32,18 +30,12 @@ class MemoryActivityStore(Failing):
         if len(held) < len(locked):
             raise UnavailableError("rows of users", "writing them took too long")
 
-    def expire(self) -> None:
-        """Let all locks expire."""
-        self._holders.clear()
-
     def load(self, users: Sequence[str]) -> dict[str, ActivityRow]:
         """See ActivityStore."""
-        self._check()
         return {user: self.rows[user] for user in users if user in self.rows}
 
     def push(self, rows: Sequence[ActivityRow]) -> None:
         """See ActivityStore."""
-        self._check()
         self.pushes.append(list(rows))
         for row in rows:
             before = self.rows.get(row.user_id)
@@ -52,27 +44,17 @@ class MemoryActivityStore(Failing):
 
     def warm_up(self) -> None:
         """See ActivityStore."""
-        self._check()
 
     def positions(self, log_id: str) -> dict[tuple[str, int], int]:
         """See ActivityStore."""
-        self._check()
         return dict(self.saved.get(log_id, {}))
 
     def initialize_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
         """See ActivityStore."""
-        self._check()
         self.saved.setdefault(log_id, {}).update(positions)
 
     def save_positions(self, log_id: str, positions: Mapping[tuple[str, int], int]) -> None:
         """See ActivityStore."""
-        self._check()
         if not positions.keys() <= self.saved.get(log_id, {}).keys():
             raise StalePositionError("the positions of the activity worker are gone")
         self.saved.setdefault(log_id, {}).update(positions)
-
-    def forget(self) -> None:
-        """Lose everything, as an emptied Redis does."""
-        self.rows.clear()
-        self.saved.clear()
-        self._holders.clear()

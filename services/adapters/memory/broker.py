@@ -1,14 +1,15 @@
 """A broker in memory, which producers, consumers, group members and admins of
 services.adapters.memory.event_log share.
 
-It behaves as real brokers do (order within a partition, positions, gaps, retention, loss of everything,
-stalls), so tests of processes use it instead of mocks.
+It behaves as real brokers do (order within a partition, positions, retention, loss of everything), so tests
+of processes use it instead of mocks.
 """
 
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
 from services.errors import DataLossError, UnavailableError
 from services.messages.topics import partition_of, topic_partitions
@@ -30,7 +31,7 @@ class _Partition:
 
 
 class MemoryBroker:
-    """A broker in this process. `clock` (ms) stamps `append_ms`; a test may set `down` and call `stall`.
+    """A broker in this process. `clock` (ms) stamps `append_ms`.
 
     >>> broker = MemoryBroker(partitions=2, clock=lambda: 7)
     >>> broker.append("events", b"ada", b"hello").append_ms
@@ -41,20 +42,16 @@ class MemoryBroker:
         self.keyed_partitions = partitions
         self.clock = clock
         self.log_id = log_id
-        self.down = False  # fails at once, as a dead broker does after the producer's deadline
         self.changed = threading.Condition()
         self.created: set[str] = set()
         self.groups: dict[tuple[str, tuple[str, ...]], list[object]] = {}  # members, in order of joining
         self._partitions: dict[Pair, _Partition] = {}
-        self._stalled: list[Callable[[], None]] | None = None
 
     def partitions(self, topic: str) -> int:
         """How many partitions `topic` has."""
         return topic_partitions(topic, self.keyed_partitions)
 
-    def append(
-        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
-    ) -> Record:
+    def append(self, topic: str, key: bytes | None, value: bytes, headers: Headers = ()) -> Record:
         """Append to the partition of `key`, and return the record in the log."""
         index = partition_of(key, self.partitions(topic))
         with self.changed:
@@ -64,6 +61,16 @@ class MemoryBroker:
             log.end += 1
             self.changed.notify_all()
         return record
+
+    def send(self, topic: str, key: bytes | None, value: bytes, headers: Headers = ()) -> "Future[Record]":
+        """Append, and acknowledge at once."""
+        future: Future[Record] = Future()
+        future.set_result(replace(self.append(topic, key, value, headers), value=b""))
+        return future
+
+    def idle(self) -> bool:
+        """Whether every record that was sent is appended."""
+        return True
 
     def read(self, pair: Pair, offset: int, limit: int) -> tuple[list[Record], int]:
         """At most `limit` records from `offset` on, and the position after them. Raises DataLossError."""
@@ -84,65 +91,25 @@ class MemoryBroker:
             log = self._log(pair)
             return log.start, log.end
 
+    def end(self, pair: Pair) -> int:
+        """Offset after the last record."""
+        return self._log(pair).end
+
+    def identity(self) -> str:
+        """Identity of this log; another one after its data were lost."""
+        return self.log_id
+
     def since(self, pair: Pair, at_ms: int) -> int:
         """Offset of the first record appended at or after `at_ms`; after the last if there is none."""
         with self.changed:
             log = self._log(pair)
             return next((record.offset for record in log.records if record.append_ms >= at_ms), log.end)
 
-    def records(self, topic: str) -> list[Record]:
-        """All kept records of a topic, by partition and offset."""
-        with self.changed:
-            return [
-                record
-                for index in range(self.partitions(topic))
-                for record in self._log((topic, index)).records
-            ]
-
-    def skip(self, topic: str, partition: int, offsets: int = 1) -> None:
-        """Leave a gap of `offsets` offsets without a record, as transaction markers and compaction do."""
-        with self.changed:
-            self._log((topic, partition)).end += offsets
-            self.changed.notify_all()
-
-    def truncate(self, topic: str, partition: int, before: int) -> None:
-        """Delete every record below offset `before`, as retention does."""
-        with self.changed:
-            log = self._log((topic, partition))
-            log.start = before
-            log.end = max(log.end, before)
-            log.records = [record for record in log.records if record.offset >= before]
-
     def lose_everything(self, log_id: str) -> None:
         """Restart without the data: an empty log with another identity."""
         with self.changed:
             self._partitions.clear()
             self.log_id = log_id
-
-    def stall(self) -> None:
-        """Leave sends unacknowledged until `release`."""
-        with self.changed:
-            self._stalled = [] if self._stalled is None else self._stalled
-
-    def release(self) -> None:
-        """Append in order what was sent since `stall`."""
-        with self.changed:
-            waiting, self._stalled = self._stalled or [], None
-        for deliver in waiting:
-            deliver()
-
-    def submit(self, deliver: Callable[[], None]) -> None:
-        """Call `deliver` now, or at `release` if the broker is stalled."""
-        with self.changed:
-            if self._stalled is not None:
-                self._stalled.append(deliver)
-                return
-        deliver()
-
-    def idle(self) -> bool:
-        """Whether no record waits to be appended."""
-        with self.changed:
-            return not self._stalled
 
     def _log(self, pair: Pair) -> _Partition:
         topic, index = pair

@@ -4,14 +4,13 @@ import threading
 from collections.abc import Callable, Mapping
 
 from experiments.lifecycle.fold import Decision, Experiment, apply
-from services.adapters.memory.failing import Failing
 from services.errors import StalePositionError
 from services.ports.state import StateCache
 
 Fold = Callable[[Experiment | None, Decision], Experiment]
 
 
-class MemoryDecisionLog(Failing):
+class MemoryDecisionLog:
     """DecisionLog over a list. `fold(state, decision)` is the pure function that returns the next state."""
 
     def __init__(self, fold: Fold = apply, cache: StateCache | None = None):
@@ -23,17 +22,14 @@ class MemoryDecisionLog(Failing):
 
     def catch_up(self) -> Mapping[str, Experiment]:
         """See DecisionLog."""
-        self._check()
         return dict(self._states)
 
     def history(self, experiment: str, after_revision: int = 0) -> list[Decision]:
         """See DecisionLog."""
-        self._check()
         return [record for record in self._history.get(experiment, []) if record.revision > after_revision]
 
     def append(self, decision: Decision) -> Experiment:
         """See DecisionLog."""
-        self._check()
         with self._lock:
             state = self._states.get(decision.experiment)
             following = 1 if state is None else state.revision + 1

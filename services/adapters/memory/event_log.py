@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 from services.adapters.memory.broker import Headers, MemoryBroker, Pair
-from services.errors import ConfigurationError, UnavailableError
+from services.errors import ConfigurationError
 from services.messages.events import EVENTS, EXPOSURES
 from services.messages.topics import TOPICS
 from services.ports.event_log import Record
@@ -21,31 +21,15 @@ class MemoryEventProducer:
         self, topic: str, key: str | bytes | None, value: bytes, headers: Headers = ()
     ) -> "Future[Record]":
         """See EventProducer."""
-        future: Future[Record] = Future()
-        self._broker.submit(lambda: self._deliver(future, topic, key, value, headers))
-        return future
+        raw = key.encode() if isinstance(key, str) else key
+        return self._broker.send(topic, raw, value, headers)
 
     def flush(self, timeout_s: float) -> bool:
-        """See EventProducer. It does not wait, because only the test can release a stalled broker."""
+        """See EventProducer. It does not wait, because records are appended in the caller's thread."""
         return self._broker.idle()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """See EventProducer."""
-
-    def _deliver(
-        self,
-        future: "Future[Record]",
-        topic: str,
-        key: str | bytes | None,
-        value: bytes,
-        headers: Headers,
-    ) -> None:
-        if self._broker.down:
-            future.set_exception(UnavailableError("broker", "no acknowledgement before the deadline"))
-            return
-        raw = key.encode() if isinstance(key, str) else key
-        record = self._broker.append(topic, raw, value, headers)
-        future.set_result(Record(topic, record.partition, record.offset, record.append_ms, record.key, b""))
 
 
 class MemoryEventConsumer:
@@ -76,12 +60,10 @@ class MemoryEventConsumer:
 
     def lag(self) -> dict[Pair, int]:
         """See EventConsumer."""
-        return {pair: self._broker.bounds(pair)[1] - at for pair, at in self._positions.items()}
+        return {pair: self._broker.end(pair) - at for pair, at in self._positions.items()}
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See EventConsumer."""
-        if self._broker.down:
-            raise UnavailableError("broker", "it is down")
         return self._broker.bounds((topic, partition))
 
     def end_offsets(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
@@ -98,8 +80,6 @@ class MemoryEventConsumer:
 
     def _read(self, max_records: int) -> list[Record]:
         records: list[Record] = []
-        if self._broker.down:
-            return records
         for pair in sorted(self._positions):
             more, after = self._broker.read(pair, self._positions[pair], max_records - len(records))
             records += more
@@ -138,9 +118,8 @@ class MemoryGroupConsumer(MemoryEventConsumer):
             self._members.remove(self)
 
     def _read(self, max_records: int) -> list[Record]:
-        if not self._broker.down:
-            self._owned = self._share()
-            self.assign(self.positions())
+        self._owned = self._share()
+        self.assign(self.positions())
         return super()._read(max_records)
 
     def _share(self) -> frozenset[Pair]:
@@ -183,6 +162,4 @@ class MemoryLogAdmin:
 
     def log_id(self, topics: Sequence[str] = (EXPOSURES, EVENTS)) -> str:
         """See LogAdmin."""
-        if self._broker.down:
-            raise UnavailableError("broker", "it is down")
-        return self._broker.log_id
+        return self._broker.identity()

@@ -3,13 +3,12 @@
 import threading
 from collections.abc import Sequence
 
-from services.adapters.memory.failing import Failing
 from services.errors import StalePositionError
 from services.messages.events import ItemChanged
 from services.ports.catalogue import OverlayPosition
 
 
-class MemoryItemOverlay(Failing):
+class MemoryItemOverlay:
     """See `services.ports.ItemOverlay`."""
 
     def __init__(self) -> None:
@@ -19,12 +18,10 @@ class MemoryItemOverlay(Failing):
 
     def position(self) -> OverlayPosition | None:
         """See ItemOverlay."""
-        self._check()
         return self._position
 
     def changes(self) -> tuple[OverlayPosition | None, list[ItemChanged]]:
         """See ItemOverlay."""
-        self._check()
         with self._lock:
             return self._position, list(self._changes.values())
 
@@ -32,7 +29,6 @@ class MemoryItemOverlay(Failing):
         self, fetched_from: OverlayPosition | None, moved_to: OverlayPosition, changes: Sequence[ItemChanged]
     ) -> None:
         """See ItemOverlay."""
-        self._check()
         with self._lock:
             if self._position != fetched_from:
                 raise StalePositionError(f"the item overlay is no longer at position {fetched_from}")
@@ -40,8 +36,3 @@ class MemoryItemOverlay(Failing):
                 self._changes.pop(change.key, None)
                 self._changes[change.key] = change
             self._position = moved_to
-
-    def forget(self) -> None:
-        """Lose everything, as an emptied Redis does."""
-        with self._lock:
-            self._changes, self._position = {}, None

@@ -1,22 +1,19 @@
 """OnlineReader and PinStore in memory: rows, and pins that expire by `clock` (ms)."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 
 from services.adapters.memory.broker import Clock
-from services.adapters.memory.failing import Failing
 from services.ports.features import UserRow
 from services.ports.pins import Pin
 from services.runtime.clock import wall_ms
 
 
-class MemoryOnlineReader(Failing):
-    """OnlineReader: `rows` by user, pins that expire by `clock`. `delay_s` makes it slow."""
+class MemoryOnlineReader:
+    """OnlineReader: `rows` by user, pins that expire by `clock`."""
 
     def __init__(self, clock: Clock = wall_ms):
         self.rows: dict[str, UserRow] = {}
         self.pins: dict[str, tuple[Pin, float]] = {}
-        self.delay_s = 0.0
         self.complete = True
         self.clock = clock
 
@@ -24,9 +21,6 @@ class MemoryOnlineReader(Failing):
         self, user: str, unit_key: str | None, proposal: Pin | None, ttl_s: float
     ) -> tuple[UserRow, Pin | None, bool]:
         """See OnlineReader."""
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
-        self._check()
         row = self.rows.get(user, UserRow())
         if unit_key is None:
             return row, None, False
@@ -42,11 +36,10 @@ class MemoryOnlineReader(Failing):
 
     async def replace_pin(self, unit_key: str, pin: Pin, ttl_s: float) -> None:
         """See OnlineReader."""
-        self._check()
         self.pins[unit_key] = (pin, self.clock() + ttl_s * 1_000)
 
 
-class MemoryPinStore(Failing):
+class MemoryPinStore:
     """PinStore that restores the pins of a MemoryOnlineReader and marks them as complete."""
 
     def __init__(self, reader: MemoryOnlineReader):
@@ -56,36 +49,24 @@ class MemoryPinStore(Failing):
 
     def restored_partitions(self) -> frozenset[int]:
         """See PinStore."""
-        self._check()
         return frozenset(self.restored)
 
     def begin_restore(self, partitions: Iterable[int]) -> None:
         """See PinStore."""
-        self._check()
         self._begun.update(partitions)
 
     def restore(self, pins: Mapping[str, tuple[Pin, int]]) -> None:
         """See PinStore."""
-        self._check()
         now_ms = self._reader.clock()
         self._reader.pins.update({key: (pin, now_ms + ttl_ms) for key, (pin, ttl_ms) in pins.items()})
 
     def mark_restored(self, partition: int) -> bool:
         """See PinStore."""
-        self._check()
         if partition in self._begun:
             self.restored.add(partition)
         return partition in self._begun
 
     def mark_complete(self, experiments: Iterable[str], partitions: int) -> bool:
         """See PinStore."""
-        self._check()
         self._reader.complete = self._reader.complete or len(self.restored) >= partitions
         return len(self.restored) >= partitions
-
-    def forget(self) -> None:
-        """Lose everything, as an emptied Redis does."""
-        self.restored.clear()
-        self._begun.clear()
-        self._reader.pins.clear()
-        self._reader.complete = False

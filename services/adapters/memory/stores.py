@@ -42,12 +42,11 @@ class MemoryDataStore:
 
 
 class MemoryModelStore:
-    """ModelStore in memory. A version passed to `damage` is rejected, as an artifact with a wrong hash is."""
+    """ModelStore in memory."""
 
     def __init__(self, code_version: str = "test") -> None:
         self._code_version = code_version
         self._artifacts: dict[str, tuple[Recommender, Manifest]] = {}
-        self._damaged: dict[str, str] = {}
 
     def save(
         self,
@@ -70,18 +69,10 @@ class MemoryModelStore:
         self._artifacts[kept.model_version] = (model, kept)
         return kept
 
-    def damage(
-        self, model_version: str, problem: str = "arrays.npz: sha256 differs from the manifest"
-    ) -> None:
-        """Reject this version from now on, with `problem`."""
-        self._damaged[model_version] = problem
-
     def load(self, model_version: str) -> tuple[Recommender, Manifest]:
         """See ModelStore."""
         if model_version not in self._artifacts:
             raise ArtifactError(f"{model_version}: no such artifact")
-        if model_version in self._damaged:
-            raise ArtifactError(f"{model_version}: {self._damaged[model_version]}")
         return self._artifacts[model_version]
 
     def versions(self) -> list[str]:

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from experiments.lifecycle.fold import Experiment
 from services.adapters.memory.broker import Clock
-from services.adapters.memory.failing import Failing
 from services.errors import StalePositionError
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.state import Heartbeat, Positions, Sums
 from services.runtime.clock import wall_ms
 
 
-class MemorySumStore(Failing):
+class MemorySumStore:
     """See `services.ports.SumStore`."""
 
     def __init__(self) -> None:
@@ -26,22 +25,15 @@ class MemorySumStore(Failing):
 
     def load(self, partition: int) -> tuple[Positions | None, dict[str, Sums]]:
         """See SumStore."""
-        self._check()
         with self._lock:
             sums = {experiment: dict(of) for experiment, of in self._sums.get(partition, {}).items()}
             return self._positions.get(partition), sums
 
     def positions(self, partitions: Iterable[int]) -> dict[int, Positions]:
         """See SumStore."""
-        self._check()
         return {
             partition: self._positions[partition] for partition in partitions if partition in self._positions
         }
-
-    def forget(self) -> None:
-        """Lose everything, as an emptied Redis does."""
-        for part in (self._positions, self._sums, self._watermarks, self._losses, self._accepted):
-            part.clear()
 
     def apply(
         self,
@@ -52,7 +44,6 @@ class MemorySumStore(Failing):
         drop: Iterable[str] = (),
     ) -> None:
         """See SumStore."""
-        self._check()
         if fetched_from == moved_to and deltas:
             raise ValueError(
                 f"partition {partition}: a batch that moves no position would count twice on a retry"
@@ -73,14 +64,12 @@ class MemorySumStore(Failing):
 
     def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
         """See SumStore."""
-        self._check()
         self._watermarks[partition] = (watermark_ms, lag)
 
     def load_all(
         self, experiment: str, partitions: int, generation: int = 0
     ) -> tuple[Sums, dict[str, int], int | None]:
         """See SumStore."""
-        self._check()
         with self._lock:
             counted = {
                 partition: at
@@ -102,17 +91,14 @@ class MemorySumStore(Failing):
 
     def report_loss(self, partition: int, message: str) -> None:
         """See SumStore."""
-        self._check()
         self._losses[partition] = message
 
     def losses(self) -> dict[int, str]:
         """See SumStore."""
-        self._check()
         return dict(self._losses)
 
     def acknowledge_loss(self, partition: int, message: str) -> bool:
         """See SumStore."""
-        self._check()
         with self._lock:
             if self._losses.get(partition) != message:
                 return False
@@ -122,18 +108,16 @@ class MemorySumStore(Failing):
 
     def withdraw_loss(self, partition: int, message: str) -> None:
         """See SumStore."""
-        self._check()
         with self._lock:
             if self._losses.get(partition) == message:
                 del self._losses[partition]
 
     def loss_acknowledged(self, partition: int, positions: Positions | None) -> bool:
         """See SumStore."""
-        self._check()
         return partition in self._accepted and self._accepted[partition] == positions
 
 
-class MemoryStateCache(Failing):
+class MemoryStateCache:
     """See `services.ports.StateCache`. Heartbeats and leases expire by `clock` (ms)."""
 
     def __init__(self, clock: Clock = wall_ms):
@@ -144,7 +128,6 @@ class MemoryStateCache(Failing):
 
     def put(self, state: Experiment) -> bool:
         """See StateCache."""
-        self._check()
         stored = self._states.get(state.name)
         if stored is not None and stored.revision >= state.revision:
             return False
@@ -153,33 +136,22 @@ class MemoryStateCache(Failing):
 
     def get(self, experiment: str) -> Experiment | None:
         """See StateCache."""
-        self._check()
         return self._states.get(experiment)
-
-    def forget(self) -> None:
-        """Lose everything, as an emptied Redis does."""
-        self._states.clear()
-        self._beats.clear()
-        self._leases.clear()
 
     def put_heartbeat(self, heartbeat: Heartbeat, ttl_s: float) -> None:
         """See StateCache."""
-        self._check()
         self._beats[heartbeat.replica] = (heartbeat, self._clock() + ttl_s * 1_000)
 
     def heartbeats(self) -> list[Heartbeat]:
         """See StateCache."""
-        self._check()
         now = self._clock()
         return [beat for _, (beat, until) in sorted(self._beats.items()) if until > now]
 
     def mark_complete(self, experiment: str) -> None:
         """See StateCache. Pins are in another double, so this changes nothing."""
-        self._check()
 
     def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """See StateCache."""
-        self._check()
         now = self._clock()
         owner, until = self._leases.get(name, (holder, 0.0))
         if owner != holder and until > now:

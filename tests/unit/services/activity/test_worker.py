@@ -11,12 +11,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.breakable import BreakableActivityStore, BreakableBroker
 
 from services.activity import rows
 from services.activity.restore import RowSettings, restore
 from services.activity.worker import CHECK_MS, ActivityWorker, Deps
-from services.adapters.memory.activity_store import MemoryActivityStore
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.errors import BadMessageError, UnavailableError
 from services.messages import events
@@ -93,8 +92,8 @@ def test_a_row_belongs_to_its_requests_routing_key(act: Event, owner: str | None
 
 @dataclass
 class ActivityInMemory:
-    broker: MemoryBroker
-    store: MemoryActivityStore
+    broker: BreakableBroker
+    store: BreakableActivityStore
     now_ms: int = NOW_MS
 
     def worker(self, most: int = 50, partitions: Iterable[int] = range(4)) -> ActivityWorker:
@@ -140,7 +139,7 @@ class HistoryOf:
 
 @pytest.fixture
 def world(memory_broker) -> ActivityInMemory:
-    return ActivityInMemory(memory_broker, MemoryActivityStore())
+    return ActivityInMemory(memory_broker, BreakableActivityStore())
 
 
 def test_what_was_pushed_is_what_history_gets(world) -> None:

@@ -5,8 +5,8 @@ from concurrent.futures import Future
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.breakable import BreakableBroker
 
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventProducer
 from services.bandit.attribution.data_loss import after_loss, find_loss
 from services.bandit.attribution.decoder import Decoder
@@ -83,7 +83,7 @@ def fresh(topic: str, offset: int) -> bool:
 
 
 def test_a_failed_dead_letter_is_resent_until_acknowledged():
-    broker = MemoryBroker(1)
+    broker = BreakableBroker(1)
     decoder = Decoder(MemoryEventProducer(broker))
     broker.down = True
     assert decoder.decode([BAD], fresh) == []
@@ -98,7 +98,7 @@ def test_a_failed_dead_letter_is_resent_until_acknowledged():
 
 
 def test_a_record_that_is_read_again_is_not_buried_again():
-    broker = MemoryBroker(1)
+    broker = BreakableBroker(1)
     Decoder(MemoryEventProducer(broker)).decode([BAD], lambda topic, offset: True)
     assert broker.records(events.DEAD_LETTERS) == []
 
@@ -115,7 +115,7 @@ class Narrow(MemoryEventProducer):
 
 
 def test_what_is_too_large_for_a_dead_letter_is_cut():
-    broker = MemoryBroker(1)
+    broker = BreakableBroker(1)
     decoder = Decoder(Narrow(broker))
     decoder.decode([Record(EVENTS, 0, 7, 1_000, None, b"x" * 100_000)], fresh)
     with pytest.raises(UnavailableError):

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pytest
+from support.breakable import BreakableDecisionLog, BreakableStateCache, BreakableSumStore
 from support.memory_installation import MemoryInstallation
 from support.traffic import EXPERIMENT, RULES
 
@@ -13,8 +14,6 @@ from experiments.counting.sums import ExperimentSums
 from experiments.lifecycle import commands
 from experiments.lifecycle.decisions import LATEST_MS, ConfirmDetail, ResumeDetail
 from experiments.lifecycle.fold import Decision, Experiment
-from services.adapters.memory.decision_log import MemoryDecisionLog
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.bandit.decider.decider import (
     Decider,
     LooksFailedError,
@@ -370,10 +369,10 @@ def test_a_rolled_back_champions_request_survives_any_failed_append(site, lost):
     assert site.state.retrain_pending
 
 
-class Interrupted(MemoryDecisionLog):
+class Interrupted(BreakableDecisionLog):
     """A log whose `at`-th append does not get through."""
 
-    def __init__(self, log: MemoryDecisionLog, at: int = 1) -> None:
+    def __init__(self, log: BreakableDecisionLog, at: int = 1) -> None:
         self.__dict__ = log.__dict__
         self._left = at
 
@@ -384,10 +383,10 @@ class Interrupted(MemoryDecisionLog):
         return super().append(decision)
 
 
-class Overtaken(MemoryDecisionLog):
+class Overtaken(BreakableDecisionLog):
     """A log in which somebody else always decides between our look and our append."""
 
-    def __init__(self, log: MemoryDecisionLog, first) -> None:
+    def __init__(self, log: BreakableDecisionLog, first) -> None:
         self.__dict__ = log.__dict__
         self._first = first
 
@@ -396,7 +395,7 @@ class Overtaken(MemoryDecisionLog):
         return super().append(decision)
 
 
-class NoLease(MemoryStateCache):
+class NoLease(BreakableStateCache):
     """A cache in which everybody holds every lease."""
 
     def acquire_lease(self, name: str, holder: str, ttl_s: float) -> bool:
@@ -477,10 +476,10 @@ def test_a_look_right_after_an_accepted_loss_decides_nothing(site):
     assert [d.rule for d in decider.tick()] == ["sums-behind"]
 
 
-class SeenBefore(MemorySumStore):
+class SeenBefore(BreakableSumStore):
     """A decider that was slow: it has read the losses, and meanwhile somebody else accepted them."""
 
-    def __init__(self, inner: MemorySumStore, meanwhile: Callable[[], object]):
+    def __init__(self, inner: BreakableSumStore, meanwhile: Callable[[], object]):
         self.__dict__ = inner.__dict__
         self._meanwhile = meanwhile
 

@@ -4,12 +4,11 @@ import getpass
 import time
 
 import pytest
+from support.breakable import BreakableDecisionLog, BreakableStateCache, BreakableSumStore
 from typer.testing import CliRunner
 
 from experiments.lifecycle.fold import Experiment, Rules, apply
 from services import bootstrap
-from services.adapters.memory.decision_log import MemoryDecisionLog
-from services.adapters.memory.sum_store import MemoryStateCache, MemorySumStore
 from services.cli.experiment import app
 from services.cli.progress_report import CountedSums, progress
 from services.control.decide import rule_values
@@ -25,22 +24,24 @@ class Shelf:
 
 
 @pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch) -> MemoryStateCache:
-    cache = MemoryStateCache()
+def cache(monkeypatch: pytest.MonkeyPatch) -> BreakableStateCache:
+    cache = BreakableStateCache()
     monkeypatch.setattr(bootstrap, "state_cache", lambda settings: cache)
     return cache
 
 
 @pytest.fixture
-def sums(monkeypatch: pytest.MonkeyPatch) -> MemorySumStore:
-    sums = MemorySumStore()
+def sums(monkeypatch: pytest.MonkeyPatch) -> BreakableSumStore:
+    sums = BreakableSumStore()
     monkeypatch.setattr(bootstrap, "sum_store", lambda settings: sums)
     return sums
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch, cache: MemoryStateCache, sums: MemorySumStore) -> MemoryDecisionLog:
-    log = MemoryDecisionLog(apply, cache)
+def log(
+    monkeypatch: pytest.MonkeyPatch, cache: BreakableStateCache, sums: BreakableSumStore
+) -> BreakableDecisionLog:
+    log = BreakableDecisionLog(apply, cache)
     monkeypatch.setattr(bootstrap, "decision_log", lambda settings: log)
     monkeypatch.setattr(bootstrap, "model_store", lambda settings: Shelf())
     return log
@@ -54,7 +55,7 @@ def run(*words: str) -> str:
     return result.output
 
 
-def state(log: MemoryDecisionLog, experiment: str = "storefront") -> Experiment:
+def state(log: BreakableDecisionLog, experiment: str = "storefront") -> Experiment:
     return log.catch_up()[experiment]
 
 

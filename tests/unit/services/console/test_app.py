@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from support.breakable import BreakableStateCache
 from support.console_story import Story, beat, log_of, recounting_of
 from support.decisions import evidence_of
 
@@ -17,7 +18,6 @@ from experiments.counting.sums import ExperimentSums
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import LATEST_MS
-from services.adapters.memory.sum_store import MemoryStateCache
 from services.console.app import create_app
 from services.console.log_follower import LogFollower
 from services.console.sessions import Sessions
@@ -41,7 +41,7 @@ class Console:
     def __init__(self, home: Path, story: Story):
         self.story = story
         self.now_ms = story.now_ms + 1_000
-        self.cache = MemoryStateCache(lambda: self.now_ms)
+        self.cache = BreakableStateCache(lambda: self.now_ms)
         self.log = log_of(story, self.cache)
         beat(self.cache, story.state)
         keys = f"admin={digest('adm')},analyst={digest('ana')},storefront={digest('pub')}"

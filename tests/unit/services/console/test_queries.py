@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
+from support.breakable import BreakableStateCache
 from support.console_story import LOOK_MS, RULES, START_MS, Story, beat
 from support.decisions import changed
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.fold import apply
-from services.adapters.memory.sum_store import MemoryStateCache
 from services.console import queries, series, wording
 from services.console.queries import Sources
 
@@ -27,7 +27,7 @@ def story() -> Story:
 
 
 def beats(story: Story) -> list:
-    cache = MemoryStateCache(lambda: story.now_ms)
+    cache = BreakableStateCache(lambda: story.now_ms)
     beat(cache, story.state)
     return cache.heartbeats()
 

@@ -6,10 +6,10 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from support.breakable import BreakableBroker
 from typer.testing import CliRunner
 
 from services import bootstrap
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
 from services.cli.main import app
 from services.dead_letters import reader
@@ -27,21 +27,21 @@ SCHEMA = BadMessageError("not an Event: `ts` is wrong", "schema")
 
 
 @pytest.fixture
-def broker(memory_broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
+def broker(memory_broker: BreakableBroker, monkeypatch: pytest.MonkeyPatch) -> BreakableBroker:
     monkeypatch.setattr(bootstrap, "consumer", lambda settings: MemoryEventConsumer(memory_broker))
     monkeypatch.setattr(bootstrap, "producer", lambda settings: MemoryEventProducer(memory_broker))
     return memory_broker
 
 
 def dead_letter(
-    broker: MemoryBroker, record: Record, error: BadMessageError = SCHEMA, reader: str = "lake"
+    broker: BreakableBroker, record: Record, error: BadMessageError = SCHEMA, reader: str = "lake"
 ) -> None:
     dead = DeadLetterWriter(MemoryEventProducer(broker), reader)
     dead.dead_letter(record, error)
     dead.flush()
 
 
-def dead_letters_of(broker: MemoryBroker, newest: int = 100) -> list[reader.DeadLetter]:
+def dead_letters_of(broker: BreakableBroker, newest: int = 100) -> list[reader.DeadLetter]:
     return read_dead_letters(MemoryEventConsumer(broker), newest)[0]
 
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
+from support.breakable import BreakableActivityStore
 
 from services.adapters.feast.schemas import SCHEMAS
-from services.adapters.memory.activity_store import MemoryActivityStore
 from services.errors import UnavailableError
 from services.features import backfill
 from services.messages.events import ActivityRow
@@ -57,7 +57,7 @@ class Features:
     """A FeatureStore over an ActivityStore in memory. `broken`: writing online fails."""
 
     def __init__(self, *history: ActivityRow):
-        self.online = MemoryActivityStore()
+        self.online = BreakableActivityStore()
         self.files = {"history": table_of(*history)}
         self.read: list[Sequence[str] | None] = []
         self.broken = False

@@ -8,13 +8,13 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from support.breakable import BreakableBroker
 from support.decisions import json
 
 from experiments.lifecycle.fold import Decision
 from services.adapters.feast.feature_store import FeastFeatureStore
 from services.adapters.files import lake_files
 from services.adapters.files.lake_files import LakeFiles
-from services.adapters.memory.broker import MemoryBroker
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.errors import StalePositionError, UnavailableError
 from services.lake.tables import TABLES, table
@@ -62,7 +62,7 @@ class LakeInMemory:
     fail_writes: bool = False
 
     def __post_init__(self) -> None:
-        self.broker = MemoryBroker(partitions=2, clock=lambda: self.now_ms)
+        self.broker = BreakableBroker(partitions=2, clock=lambda: self.now_ms)
         self.settings = Settings(home=self.home)
         self.features = FeastFeatureStore(self.settings)
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from support.breakable import BreakableDecisionLog
 from support.small_shop import KEYS, SmallShop
 
 from experiments.lifecycle import commands
-from services.adapters.memory.decision_log import MemoryDecisionLog
 from services.errors import StalePositionError
 
 BASE = "/experiments/storefront"
@@ -128,7 +128,7 @@ def test_without_log_the_cached_state_shows_and_commands_fail(shop: SmallShop) -
 
 
 def test_without_redis_the_log_answers_and_takes_commands(shop: SmallShop) -> None:
-    shop.log = MemoryDecisionLog()  # the real one caches as well as it can
+    shop.log = BreakableDecisionLog()  # the real one caches as well as it can
     with shop.client() as call:
         shop.start()
         shop.cache.down = True
