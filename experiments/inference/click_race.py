@@ -1,5 +1,5 @@
 """The click race: evidence, valid at any stopping time and under adaptive weights, that an arm's rate is
-below (or above) a bound times another's.
+below a bound times another's.
 
 Given that a success comes from one of two arms with propensities p_a and p_0, it comes from `a` with
 probability q = p_a r / (p_a r + p_0), where r is the ratio of their rates, whatever common trend both follow.
@@ -27,8 +27,7 @@ GRID = 14
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Hypothesis of a race: null "rate ratio >= bound" (alternatives below it) or "<= bound" (alternatives
-    above)."""
+    """Hypothesis of a race: null "rate ratio >= bound", alternatives below it."""
 
     bound: float
     alternatives: NDArray[np.float64]  # [14], log-spaced
@@ -37,19 +36,6 @@ class Hypothesis:
 def rollback_side(margin: float) -> Hypothesis:
     """Null: the challenger's rate is at least (1 - margin) times the champion's. E >= 1/α takes it out."""
     return Hypothesis(1 - margin, np.geomspace(0.30, 0.98, GRID) * (1 - margin))
-
-
-# Nothing but tests calls the two sides below, because promotion is an operator's decision today.
-
-
-def promotion_side() -> Hypothesis:
-    """Null: challenger <= champion. E >= 1/α is evidence for promotion."""
-    return Hypothesis(1.0, np.geomspace(1.02, 1.30, GRID))
-
-
-def non_inferiority_side(margin: float) -> Hypothesis:
-    """Null: challenger <= (1 - margin) x champion. E >= 1/α passes the guardrail."""
-    return Hypothesis(1 - margin, np.geomspace((1 - margin) * 1.02, 1.30, GRID))
 
 
 def log_stakes(
@@ -91,12 +77,9 @@ class RaceStatus:
         return self.log_e >= self.log_threshold
 
 
-def race_status(
-    state: Experiment, sums: ExperimentSums, race: Race, side: Hypothesis | None = None
-) -> RaceStatus:
-    """Status of a race by the sums, over weights versions in which both arms had weight. `side`: what is
-    raced for, by default the rollback."""
-    side = side or rollback_side(state.rules.margin)
+def race_status(state: Experiment, sums: ExperimentSums, race: Race) -> RaceStatus:
+    """Status of a race by the sums, over weights versions in which both arms had weight."""
+    side = rollback_side(state.rules.margin)
     arm, against = (sums.by_version(name, race.from_version) for name in (race.arm, race.against))
     stakes = np.zeros(GRID)
     for version in sorted(arm.keys() | against.keys()):

@@ -61,7 +61,10 @@ def _add(spec: CommandSpec[Any]) -> None:
     def run(experiment: str, **fields: Any) -> None:
         if words := fields.pop("rules", None):
             fields["rules"] = rule_values(words)
-        body = spec.parse({name: value for name, value in fields.items() if value is not None})
+        try:
+            body = spec.parse({name: value for name, value in fields.items() if value is not None})
+        except BadInputError as error:
+            raise typer.BadParameter(error.problem, param_hint=f"'{error.field}'") from error
         if isinstance(body, Enter):
             _require_model(Settings(), body.model_version)
         _decide(experiment, lambda state: spec.build(state, body, _provenance(body.reason)))
