@@ -18,8 +18,9 @@ from experiments.inference.click_race import RaceStatus, race_status
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import ArmEvidence, Decision, Evidence, RaceEvidence
-from experiments.lifecycle.fold import LIFTED_BY_A_LOOK, apply
+from experiments.lifecycle.fold import apply
 from experiments.lifecycle.state import Experiment
+from experiments.lifecycle.transitions import LIFTED_BY_A_LOOK
 
 LOSS_PREFIX = "partition "  # of the causes of holds for lost data
 

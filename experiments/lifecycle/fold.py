@@ -12,21 +12,11 @@ from dataclasses import replace
 from experiments.lifecycle.decisions import Decision
 from experiments.lifecycle.state import (
     Arm,
-    Counting,
     Experiment,
-    Kind,
-    Race,
-    Reversal,
-    Role,
     Rules,
-    Status,
-    Unit,
-    Weights,
-    from_dict,
     to_dict,
 )
 from experiments.lifecycle.transitions import (
-    LIFTED_BY_A_LOOK,
     TABLE,
     IllegalTransition,
     require,
@@ -36,24 +26,14 @@ from experiments.lifecycle.transitions import (
 )
 
 __all__ = [
-    "LIFTED_BY_A_LOOK",
     "Arm",
-    "Counting",
     "Decision",
     "Experiment",
     "IllegalTransition",
-    "Kind",
-    "Race",
-    "Reversal",
-    "Role",
     "Rules",
-    "Status",
-    "Unit",
     "VoidRevision",
-    "Weights",
     "apply",
     "fold",
-    "from_dict",
     "retraining_request",
     "to_dict",
 ]

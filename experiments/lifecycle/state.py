@@ -194,9 +194,7 @@ class Experiment:
     retrain_revision: int = 0  # of the latest request
     retrain_attempts: int = 0  # to fit what it asks for
     retrain_tried_ms: int = 0  # when the latest attempt began
-    unconfirmed: tuple[
-        int, ...
-    ] = ()  # revisions of rollbacks, promotions and undos not yet confirmed as served
+    unconfirmed: tuple[int, ...] = ()  # revisions of role changes not yet confirmed as served
     reversals: Mapping[int, Reversal] = field(default_factory=dict)  # by revision: what can be undone
     held_by: str = ""  # rule of the present hold
     causes: tuple[str, ...] = ()  # of the present hold
@@ -217,23 +215,8 @@ class Experiment:
 
 
 def to_dict(state: Experiment) -> dict[str, Any]:
-    """JSON-able form of a state; inverse of `from_dict`. Integer keys become strings, tuples lists."""
+    """JSON-able form of a state. Integer keys become strings, tuples lists."""
     plain = asdict(state)
     for name in ("versions", "reversals"):
         plain[name] = {str(key): value for key, value in plain[name].items()}
     return plain
-
-
-def from_dict(plain: Mapping[str, Any]) -> Experiment:
-    """A state from its JSON form. Raises TypeError, KeyError or ValueError when it isn't one."""
-    fields = dict(plain)
-    fields["rules"] = Rules(**fields["rules"])
-    fields["weights"] = Weights(**fields["weights"])
-    fields["arms"] = {name: Arm(**arm) for name, arm in fields["arms"].items()}
-    fields["versions"] = {int(version): dict(shares) for version, shares in fields["versions"].items()}
-    fields["reversals"] = {int(rev): Reversal(**roles) for rev, roles in fields.get("reversals", {}).items()}
-    fields["counting"] = Counting(**fields.get("counting", {}))
-    fields["races"] = tuple(Race(**race) for race in fields.get("races", ()))
-    for name in ("unconfirmed", "causes", "acknowledged"):
-        fields[name] = tuple(fields.get(name, ()))
-    return Experiment(**fields)

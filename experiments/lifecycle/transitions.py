@@ -9,22 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from experiments.lifecycle.decisions import (
-    AllocateDetail,
-    AnswerDetail,
-    AttemptDetail,
-    ConfirmDetail,
-    Decision,
-    EnterDetail,
-    HoldDetail,
-    PromoteDetail,
-    RecountDetail,
-    ResumeDetail,
-    RetrainDetail,
-    RollbackDetail,
-    StartDetail,
-    UndoDetail,
-)
+from experiments.lifecycle import decisions as records
+from experiments.lifecycle.decisions import Decision
 from experiments.lifecycle.state import (
     COUNTING,
     Arm,
@@ -40,10 +26,8 @@ from experiments.lifecycle.state import (
 )
 
 ARM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-LIFTED_BY_A_LOOK = (
-    "stalled-watermark",
-    "sums-behind",
-)  # holds that the next good look ends; all others need `resume`
+# holds that the next good look ends; all others need `resume`
+LIFTED_BY_A_LOOK = ("stalled-watermark", "sums-behind")
 NOTICE_MS = 10_000  # in which every worker has seen a recount before it counts what the recount is about
 
 
@@ -56,7 +40,7 @@ class IllegalTransition(ValueError):  # noqa: N818 (a refusal, named as the doma
 
 def start(d: Decision) -> Experiment:
     """The first state, still without weights."""
-    detail = d.detail_of(StartDetail)
+    detail = d.detail_of(records.StartDetail)
     name = _arm_name(detail.champion.name)
     champion = Arm(name, detail.champion.model_version, "champion", d.revision, since_version=1)
     return Experiment(
@@ -75,7 +59,7 @@ def start(d: Decision) -> Experiment:
 
 
 def _enter(s: Experiment, d: Decision) -> Experiment:
-    detail = d.detail_of(EnterDetail)
+    detail = d.detail_of(records.EnterDetail)
     name = _arm_name(detail.arm)
     taken = f"arm {name} is already in {s.name}; choose another name, or undo its rollback"
     require(name not in s.arms, taken)
@@ -88,7 +72,7 @@ def _enter(s: Experiment, d: Decision) -> Experiment:
 
 
 def _allocate(s: Experiment, d: Decision) -> Experiment:
-    detail = d.detail_of(AllocateDetail)
+    detail = d.detail_of(records.AllocateDetail)
     by_command = s.status == "held" and s.held_by not in LIFTED_BY_A_LOOK
     require(not by_command, f"{s.name} is held by {s.held_by}: it needs resume")
     steps = detail.ramp
@@ -99,7 +83,7 @@ def _allocate(s: Experiment, d: Decision) -> Experiment:
 
 
 def _rollback(s: Experiment, d: Decision) -> Experiment:
-    detail = d.detail_of(RollbackDetail)
+    detail = d.detail_of(records.RollbackDetail)
     arm, holdback = _live(s, detail.arm), s.holdback()
     roles: dict[str, Role] = {arm.name: "retired"}
     if arm.role == "champion":
@@ -111,14 +95,14 @@ def _rollback(s: Experiment, d: Decision) -> Experiment:
 
 
 def _promote(s: Experiment, d: Decision) -> Experiment:
-    arm, holdback = _live(s, d.detail_of(PromoteDetail).arm), s.holdback()
+    arm, holdback = _live(s, d.detail_of(records.PromoteDetail).arm), s.holdback()
     require(arm.role == "challenger", f"arm {arm.name} is {arm.role}; only a challenger can be promoted")
     leaving: dict[str, Role] = {holdback.name: "retired"} if holdback else {}
     return _recast(s, d, {arm.name: "champion", s.champion: "holdback", **leaving})
 
 
 def _undo(s: Experiment, d: Decision) -> Experiment:
-    revision = d.detail_of(UndoDetail).reverts
+    revision = d.detail_of(records.UndoDetail).reverts
     reversal = s.reversals.get(revision)
     if reversal is None:
         raise IllegalTransition(f"revision {revision} is nothing that can be undone")
@@ -137,7 +121,7 @@ def _undo(s: Experiment, d: Decision) -> Experiment:
 
 
 def _retrain(s: Experiment, d: Decision) -> Experiment:
-    d.detail_of(RetrainDetail)  # training reads it
+    d.detail_of(records.RetrainDetail)  # training reads it
     return _requested(s, d)
 
 
@@ -147,17 +131,17 @@ def _requested(s: Experiment, d: Decision) -> Experiment:
 
 
 def _attempt(s: Experiment, d: Decision) -> Experiment:
-    _require_waiting(s, d.detail_of(AttemptDetail).answers)
+    _require_waiting(s, d.detail_of(records.AttemptDetail).answers)
     return replace(s, retrain_attempts=s.retrain_attempts + 1, retrain_tried_ms=d.received_at)
 
 
 def _answer(s: Experiment, d: Decision) -> Experiment:
-    _require_waiting(s, d.detail_of(AnswerDetail).answers)
+    _require_waiting(s, d.detail_of(records.AnswerDetail).answers)
     return replace(s, retrain_pending=False)
 
 
 def _hold(s: Experiment, d: Decision) -> Experiment:
-    return replace(s, status="held", held_by=d.rule, causes=tuple(d.detail_of(HoldDetail).causes))
+    return replace(s, status="held", held_by=d.rule, causes=tuple(d.detail_of(records.HoldDetail).causes))
 
 
 def _pause(s: Experiment, d: Decision) -> Experiment:
@@ -167,7 +151,7 @@ def _pause(s: Experiment, d: Decision) -> Experiment:
 def _resume(s: Experiment, d: Decision) -> Experiment:
     """A pause covers a hold and ends with the hold as it was: only the causes that the record names are
     accepted."""
-    detail = d.detail_of(ResumeDetail)
+    detail = d.detail_of(records.ResumeDetail)
     accepted = set(s.causes if detail.accepts is None else detail.accepts)
     left = tuple(cause for cause in s.causes if cause not in accepted)
     known = tuple(dict.fromkeys(s.acknowledged + tuple(cause for cause in s.causes if cause in accepted)))
@@ -190,7 +174,7 @@ def _resume(s: Experiment, d: Decision) -> Experiment:
 def _recount(s: Experiment, d: Decision) -> Experiment:
     """Counted again from the log, the evidence is the same and races go on. Where evidence is dropped, every
     race starts again."""
-    from_ms = d.detail_of(RecountDetail).from_ms
+    from_ms = d.detail_of(records.RecountDetail).from_ms
     notice_ms = d.received_at + round(1_000 * s.rules.lateness_s) + NOTICE_MS
     possible = from_ms == 0 or from_ms >= notice_ms
     require(possible, f"recount: from_ms must be 0 (the whole log) or at least {notice_ms}, not {from_ms}")
@@ -207,7 +191,7 @@ def _recount(s: Experiment, d: Decision) -> Experiment:
 
 
 def _confirm(s: Experiment, d: Decision) -> Experiment:
-    revision = d.detail_of(ConfirmDetail).confirms
+    revision = d.detail_of(records.ConfirmDetail).confirms
     require(revision in s.unconfirmed, f"revision {revision} does not wait for confirmation")
     return replace(s, unconfirmed=tuple(rev for rev in s.unconfirmed if rev != revision))
 
@@ -319,9 +303,9 @@ def retraining_request(d: Decision) -> tuple[str, str] | None:
     """(arm, reason) if a record requests retraining: a `retrain`, or the rollback of a fresh champion, which
     carries its request. Earlier releases wrote two records for the latter."""
     match d.detail:
-        case RetrainDetail(arm=arm, reason=reason):
+        case records.RetrainDetail(arm=arm, reason=reason):
             return arm, reason
-        case RollbackDetail(arm=arm, retrain=reason) if reason:
+        case records.RollbackDetail(arm=arm, retrain=reason) if reason:
             return arm, reason
     return None
 
