@@ -61,10 +61,7 @@ def _add(spec: CommandSpec[Any]) -> None:
     def run(experiment: str, **fields: Any) -> None:
         if words := fields.pop("rules", None):
             fields["rules"] = rule_values(words)
-        try:
-            body = spec.parse({name: value for name, value in fields.items() if value is not None})
-        except BadInputError as error:
-            raise typer.BadParameter(error.problem, param_hint=f"'{error.field}'") from error
+        body = spec.parse({name: value for name, value in fields.items() if value is not None})
         if isinstance(body, Enter):
             _require_model(Settings(), body.model_version)
         _decide(experiment, lambda state: spec.build(state, body, _provenance(body.reason)))
