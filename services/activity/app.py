@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-import numpy as np
-
 from models.recommender import ProgressCallback, no_progress
 from services import bootstrap
 from services.activity.metrics import ActivityMetrics
@@ -113,13 +111,5 @@ def warm_up(store: ActivityStore) -> None:
 def report(worker: ActivityWorker) -> None:
     """One line a minute for the operator."""
     counts = worker.counts
-    p50, p99 = np.percentile(counts.push_ms or [0.0], [50, 99])
-    logger.info(
-        "%d events, %d rows pushed, %d bad, push p50 %.0f ms, p99 %.0f ms, %d late",
-        counts.events,
-        counts.rows,
-        counts.bad.total(),
-        p50,
-        p99,
-        counts.late,
-    )
+    message = "%d events, %d rows pushed, %d bad, %d pushes late"
+    logger.info(message, counts.events, counts.rows, counts.bad.total(), counts.late)

@@ -6,6 +6,8 @@ idempotent and its order irrelevant, so a replay after a crash changes nothing.
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from services.messages.events import ActedType, ActivityRow, Event
 
 Entry = tuple[int, str, str, ActedType]  # received_at, event_id, item_id, type
@@ -44,14 +46,7 @@ def stamp(row: ActivityRow, now_ms: int, horizon_ms: int) -> ActivityRow:
 
     It is always later than that of the row it replaces, because Feast silently drops a row that is not later.
     """
-    return ActivityRow(
-        received_at=max(now_ms + horizon_ms, row.received_at + 1),
-        user_id=row.user_id,
-        item_ids=row.item_ids,
-        item_at=row.item_at,
-        item_types=row.item_types,
-        event_ids=row.event_ids,
-    )
+    return replace(row, received_at=max(now_ms + horizon_ms, row.received_at + 1))
 
 
 def _latest(entries: Iterable[Entry], user: str, at_ms: int, most: int) -> ActivityRow:

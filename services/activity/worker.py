@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 ACKNOWLEDGE_S = 5.0
 CHECK_MS = 1_000  # between two checks that Redis and the log are still the same
-KEPT_PUSH_TIMES = 10_000
 Pair = tuple[str, int]  # (topic, partition)
 
 
@@ -38,14 +37,13 @@ Pair = tuple[str, int]  # (topic, partition)
 class ActivityCounts:
     """What a worker did since it started. bad: skipped events by code (the attribution worker writes their
     dead letters); late: pushes that ended after their rows' timestamp; unpublished: rows that are online and
-    in no history, because they are too large for a record; push_ms: duration of the last pushes."""
+    in no history, because they are too large for a record."""
 
     events: int = 0
     rows: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     late: int = 0
     unpublished: int = 0
-    push_ms: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +212,8 @@ class ActivityWorker:
         reading a whole log again would publish every row again."""
         return self.restored.published.get(row.user_id) != row.received_at
 
-    def _note_push(self, took_ms: float, pushed: int) -> None:
+    def _note_push(self, took_ms: int, pushed: int) -> None:
         self.counts.rows += pushed
-        self.counts.push_ms = [*self.counts.push_ms[1 - KEPT_PUSH_TIMES :], took_ms]
         if took_ms > self._settings.horizon_ms:
             self.counts.late += 1
             logger.warning(

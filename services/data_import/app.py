@@ -130,21 +130,18 @@ def parse_time(field: str, text: str | None) -> datetime | None:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def run(settings: Settings, request: ImportRequest, console: Console | None = None) -> None:
+def run(settings: Settings, request: ImportRequest) -> None:
     """Import with progress on the terminal, then print the data version."""
-    console = console or Console()
-    started = time.perf_counter()
+    console, now, started = Console(), datetime.now(UTC), time.perf_counter()
     with console.status("starting") as status:
-        now = datetime.now(UTC)
         manifest = import_data(settings, request, now, lambda step: status.update(f"{step} …"))
-    show(settings, manifest["version"], console)
+    show(settings, manifest["version"])
     console.print(f"imported in {time.perf_counter() - started:.1f} s and made current")
 
 
-def show(settings: Settings, version: str | None = None, console: Console | None = None) -> None:
+def show(settings: Settings, version: str | None = None) -> None:
     """Print a data version (None: the current one): source, window, counts, rows dropped by each rule."""
-    console = console or Console()
-    manifest = bootstrap.data_store(settings).manifest(version)
+    console, manifest = Console(), bootstrap.data_store(settings).manifest(version)
     facts = Table(title=f"data version {manifest['version']}", show_header=False)
     for name, value in _rows(manifest).items():
         if value:

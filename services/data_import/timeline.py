@@ -31,11 +31,12 @@ def arrange(interactions: pa.Table, *, split: datetime | None, rebase: datetime 
             "split", f"{split.isoformat()} must be after {first.isoformat()} and not after {last.isoformat()}"
         )
     shift = timedelta(0) if rebase is None else rebase - (split or last)
+    moved = shifted(interactions, "at", shift)
     if split is None:
-        return Timeline(shifted(interactions, "at", shift), None, shift.total_seconds())
-    before = interactions.filter(pc.less(at, pa.scalar(split)))
-    after = interactions.filter(pc.greater_equal(at, pa.scalar(split)))
-    return Timeline(shifted(before, "at", shift), shifted(after, "at", shift), shift.total_seconds())
+        return Timeline(moved, None, shift.total_seconds())
+    is_before = pc.less(at, pa.scalar(split))
+    after = moved.filter(pc.invert(is_before))
+    return Timeline(moved.filter(is_before), after, shift.total_seconds())
 
 
 def shifted(table: pa.Table, column: str, shift: timedelta) -> pa.Table:

@@ -146,18 +146,17 @@ def _materialize_in_child(settings: Settings, first: bool) -> Materialized:
     return materialize(settings, datetime.now(UTC), lambda step: logger.info("%s", step))
 
 
-def run_apply(settings: Settings, console: Console | None = None) -> None:
+def run_apply(settings: Settings) -> None:
     """`ringside features apply` on a terminal."""
-    console = console or Console()
-    started = time.perf_counter()
+    console, started = Console(), time.perf_counter()
     with console.status("importing Feast and applying feature_repo …"):
         apply(settings)
     console.print(f"applied in {time.perf_counter() - started:.1f} s")
 
 
-def run_materialize(settings: Settings, console: Console | None = None) -> None:
+def run_materialize(settings: Settings) -> None:
     """`ringside features materialize` on a terminal."""
-    console = console or Console()
+    console = Console()
     with console.status("starting") as status:
         done = materialize(settings, datetime.now(UTC), lambda step: status.update(f"{step} …"))
     for view, rows in done.rows.items():

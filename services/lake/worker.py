@@ -55,11 +55,6 @@ class Buffer:
     since_ms: int = 0
     records: list[Record] = field(default_factory=list)
 
-    @classmethod
-    def empty(cls, start: int) -> "Buffer":
-        """Return a buffer without records that begins at `start`."""
-        return cls(start, start, start)
-
 
 @dataclass(frozen=True, slots=True)
 class Deps:
@@ -142,7 +137,7 @@ class LakeWorker:
             covered = self._deps.files.acquire(topic, partitions, self._log)
             for partition in partitions:
                 start = self._start((topic, partition), covered.get(partition))
-                self._buffers[topic, partition] = Buffer.empty(start)
+                self._buffers[topic, partition] = Buffer(start, start, start)
 
     def _start(self, pair: Pair, covered: int | None) -> int:
         """Return the offset after the last file, or the first one that the log still has."""
@@ -155,7 +150,8 @@ class LakeWorker:
     def _fetch_again(self) -> None:
         """Drop buffered records and keep the partitions: `LakeFiles.hold` fails if another worker has one."""
         self._assigned = None
-        self._buffers = {pair: Buffer.empty(buffer.start) for pair, buffer in self._buffers.items()}
+        starts = {pair: buffer.start for pair, buffer in self._buffers.items()}
+        self._buffers = {pair: Buffer(start, start, start) for pair, start in starts.items()}
 
     def _release(self) -> None:
         self._assigned = None

@@ -123,16 +123,15 @@ def make_report(
     encoder: EncoderFactory,
     progress: ProgressCallback,
     *,
+    entries: Sequence[Entry],
     test_days: float = 28.0,
     skip: int = 0,
-    entries: Sequence[Entry] | None = None,
 ) -> Report:
-    """Fit and evaluate every entry (None: `line_up()`).
+    """Fit and evaluate every entry.
 
     `skip` = 1 evaluates on the test window before the last (for tuning). Raises BadInputError if the data are
     too short for the split.
     """
-    entries = line_up() if entries is None else entries
     try:
         split = split_last(dataset.interactions, test_days * DAY_S, skip)
     except ValueError as error:
@@ -151,7 +150,7 @@ def make_report(
         test_rows=len(split.test.at),
         items=len(dataset.catalogue),
         users_judged=len(users),
-        users_judged_new=int(rows[0].metrics["users"]) if rows else 0,
+        users_judged_new=int(rows[0].metrics["users"]),
         embed_s=embed_s,
         lines=rows,
     )

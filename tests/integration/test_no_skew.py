@@ -117,7 +117,6 @@ class ServedVectors:
         """What the proof covered."""
         fresh = [one for one in self.served if one.row.activity_at]
         too_old = {one.user for one in self.served[-300:] if not one.row.activity_at}
-        push_ms = pd.Series(self.traffic.worker.counts.push_ms)
         return {
             "vectors": len(self.served),
             "with activity": len(fresh),
@@ -128,7 +127,6 @@ class ServedVectors:
             "clicks": self.traffic.clicks,
             "materialisations": len(self.traffic.runs),
             "late": self.late,
-            "push p50, p99 ms": push_ms.quantile([0.5, 0.99]).tolist(),
         }
 
 

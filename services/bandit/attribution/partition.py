@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from experiments.counting.attribution_join import Fed, Join, Offsets
 from experiments.counting.audit import Account
@@ -133,5 +132,5 @@ class Partition:
         self._pending = None
 
     def _positions(self, offsets: Offsets) -> Positions:
-        at = Positions(self.log_id, offsets.exposures, offsets.events, offsets.rebuild)
-        return replace(at, counts=self.stored.counts)
+        exposures, events, rebuild = offsets.exposures, offsets.events, offsets.rebuild
+        return Positions(self.log_id, exposures, events, rebuild, counts=self.stored.counts)

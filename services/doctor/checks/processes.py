@@ -67,11 +67,8 @@ def replicas(installation: Installation) -> Iterator[CheckResult]:
         if heartbeat.revision >= newest:
             yield ok("replicas", message)
         else:
-            yield warn(
-                "replicas",
-                f"{message}, the newest is {newest}",
-                "see its log: it does not follow the decisions",
-            )
+            action = "see its log: it does not follow the decisions"
+            yield warn("replicas", f"{message}, the newest is {newest}", action)
 
 
 def _duration(age_s: float) -> str:

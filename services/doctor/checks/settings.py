@@ -86,11 +86,8 @@ def _keys(settings: Settings, keys: Keys) -> Iterator[CheckResult]:
         yield ok("keys", "keys of storefront and admin are configured")
     shop = settings.storefront_key
     if shop and keys.holder(digest_of(shop)) is None:
-        yield fail(
-            "shop's key",
-            "RINGSIDE_STOREFRONT_KEY is not in RINGSIDE_KEYS",
-            "add its hash there, or use a key that is in it",
-        )
+        action = "add its hash there, or use a key that is in it"
+        yield fail("shop's key", "RINGSIDE_STOREFRONT_KEY is not in RINGSIDE_KEYS", action)
 
 
 def ports(installation: Installation) -> Iterator[CheckResult]:

@@ -80,10 +80,7 @@ def broker(installation: Installation) -> Iterator[CheckResult]:
     for topic, of_topic in facts.items():
         wanted = topic_partitions(topic, settings.kafka_partitions)
         if of_topic.partitions and of_topic.partitions != wanted:
-            action = (
-                "set RINGSIDE_KAFKA_PARTITIONS to the number that exposures and events have; it is fixed "
-                "at creation"
-            )
+            action = "set RINGSIDE_KAFKA_PARTITIONS to what exposures and events have; creation fixes it"
             yield fail("topics", f"{topic} has {of_topic.partitions} partitions, not {wanted}", action)
         yield from _configs(settings, topic, of_topic.configs)
     if not missing:

@@ -47,4 +47,4 @@ def test_the_line_up_holds_every_algorithm_and_its_variants():
 
 def test_a_split_that_leaves_nothing_to_learn_from_is_refused():
     with pytest.raises(BadInputError, match="test_days"):
-        make_report(dataset(), lambda: None, lambda *_: None, test_days=1_000.0)
+        make_report(dataset(), lambda: None, lambda *_: None, entries=line_up(), test_days=1_000.0)
