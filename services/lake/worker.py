@@ -16,6 +16,7 @@ CONFIRM_MS confirm the buffers and write those that are due.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class LakeWorker:
         self._assigned: frozenset[Pair] | None = None  # None: the consumer must be assigned again
         self._dead_letters = DeadLetterWriter(deps.producer, READER)
         self.written = 0  # rows
+        self.bad: Counter[tuple[str, str]] = Counter()  # skipped records, by (topic, code)
 
     def step(self, timeout_s: float) -> int:
         """Fetch records and write the buffers that are due; return the number of records fetched.
@@ -226,12 +228,13 @@ class LakeWorker:
         self.written += rows.num_rows
 
     def _skip(self, topic: str, malformed: Malformed) -> None:
-        """Write the dead letters of malformed records, unless another worker writes those.
+        """Count malformed records and write their dead letters, unless another worker writes those.
 
         Waits for the acknowledgement, because the file that follows covers the offsets of these records.
         """
-        if DEAD_LETTERED_BY.get(topic) == READER:
-            for record, error in malformed:
+        for record, error in malformed:
+            self.bad[topic, error.code] += 1
+            if DEAD_LETTERED_BY.get(topic) == READER:
                 self._dead_letters.dead_letter(record, error)
         self._dead_letters.flush()
 

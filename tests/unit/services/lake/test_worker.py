@@ -537,3 +537,4 @@ def test_a_number_out_of_range_is_one_bad_record(world) -> None:
         pass
     assert [(row["item_id"], row["stock"]) for row in world.rows("items")] == [("b", 3)]
     assert len(world.rows("dead-letters")) == 1
+    assert sum(worker.bad.values()) == 1
