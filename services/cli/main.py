@@ -1,6 +1,7 @@
 """`ringside …`: all commands, each translated into one call. A command imports its modules when called."""
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -59,65 +60,31 @@ def recommend(
     run(Settings())
 
 
-@app.command()
-def attribution() -> None:
-    """Join exposures with events and count matured units."""
-    from services.bandit.attribution.app import run
+def _add_process(name: str, module: str, text: str, former: str = "") -> None:
+    """Add the command that runs a process without options. `former`: the name that it had before."""
 
-    run(Settings())
+    def process() -> None:
+        import_module(module).run(Settings())
 
-
-@app.command()
-def decider() -> None:
-    """Turn sums into weights and rollbacks."""
-    from services.bandit.decider.app import run
-
-    run(Settings())
+    app.command(name, help=text)(process)
+    if former:
+        app.command(former, help=text, hidden=True)(process)
 
 
-@app.command()
-def activity() -> None:
-    """Push recent activity of users into the online features."""
-    from services.activity.app import run
-
-    run(Settings())
-
-
-@app.command()
-def lake() -> None:
-    """Write topics to Parquet."""
-    from services.lake.app import run
-
-    run(Settings())
-
-
-@app.command()
-def training() -> None:
-    """Answer retraining requests with new challengers."""
-    from services.training.app import run
-
-    run(Settings())
-
-
-# The names of these processes before the folders were renamed.
-app.command("bandit", hidden=True)(attribution)
-app.command("trainer", hidden=True)(training)
-
-
-@app.command()
-def console() -> None:
-    """Serve the analysts' console."""
-    from services.console.app import run
-
-    run(Settings())
-
-
-@app.command()
-def shop() -> None:
-    """Serve the sample storefront."""
-    from services.shop.app import run
-
-    run(Settings())
+_add_process(
+    "attribution",
+    "services.bandit.attribution.app",
+    "Join exposures with events and count matured units.",
+    "bandit",
+)
+_add_process("decider", "services.bandit.decider.app", "Turn sums into weights and rollbacks.")
+_add_process("activity", "services.activity.app", "Push recent activity of users into the online features.")
+_add_process("lake", "services.lake.app", "Write topics to Parquet.")
+_add_process(
+    "training", "services.training.app", "Answer retraining requests with new challengers.", "trainer"
+)
+_add_process("console", "services.console.app", "Serve the analysts' console.")
+_add_process("shop", "services.shop.app", "Serve the sample storefront.")
 
 
 @app.command()

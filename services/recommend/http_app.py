@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
 
@@ -60,14 +60,14 @@ class Parts:
     storefront: Storefront
     threads: ThreadPoolExecutor
     shedder: Shedder
-    leaving: Event
+    leaving: Event = field(default_factory=Event)
 
 
 def assemble(deps: Deps) -> Parts:
     """Compose a replica. Raises ConfigurationError when keys are missing or wrong."""
     settings = deps.settings
     access, signing = AccessControl(settings, time.monotonic), signing_keys(settings)
-    metrics = Metrics(merged=settings.recommend_workers > 1)
+    metrics = Metrics(deps.replica, merged=settings.recommend_workers > 1)
     refresher = SnapshotRefresher(deps, metrics)
     ids = RecommendationIds(signing, round(settings.recommendation_ttl_s * 1_000))
     threads = ThreadPoolExecutor(MODEL_THREADS, "models")
@@ -81,19 +81,8 @@ def assemble(deps: Deps) -> Parts:
     collector = EventCollector(deps, ids, metrics)
     storefront = Storefront(deps, access, lambda: refresher.snapshot, slates, collector)
     sync = CatalogueSync(ItemsFollower(deps.consumer, deps.admin, deps.overlay), settings.refresh_s)
-    shedder = Shedder(settings.shed_lag_ms / 1_000)
-    return Parts(
-        deps,
-        access,
-        metrics,
-        refresher,
-        sync,
-        ExperimentCommands(deps),
-        storefront,
-        threads,
-        shedder,
-        Event(),
-    )
+    shedder, commands = Shedder(settings.shed_lag_ms / 1_000), ExperimentCommands(deps)
+    return Parts(deps, access, metrics, refresher, sync, commands, storefront, threads, shedder)
 
 
 def create_app(deps: Deps) -> FastAPI:

@@ -41,18 +41,23 @@ Preview = Annotated[Id | None, Meta(description="Force this arm (admin keys only
 Staff = Annotated[bool, Meta(description="The user is staff: served, but never counted.")]
 
 
-class SlateFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Fields of every request for a slate."""
+class SlateFilters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many items, and which."""
 
-    user_id: User = None
-    session_id: Session = None
     n: Length = 10
-    placement: Place = "home"
     exclude: Excludes = []
     category: Categories = []
     price_min: Price | None = None
     price_max: Price | None = None
     metadata: Annotated[bool, Meta(description="Send title, category and price along.")] = True
+
+
+class SlateFields(SlateFilters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fields of a request for a visitor's slate."""
+
+    user_id: User = None
+    session_id: Session = None
+    placement: Place = "home"
     arm: Preview = None
     staff: Staff = False
 
@@ -70,15 +75,8 @@ class SimilarRequest(SlateFields, frozen=True, kw_only=True, forbid_unknown_fiel
     placement: Place = "item"
 
 
-class PopularRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PopularRequest(SlateFilters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request for popular items; the same for every user, so no experiment is involved."""
-
-    n: Length = 10
-    exclude: Excludes = []
-    category: Categories = []
-    price_min: Price | None = None
-    price_max: Price | None = None
-    metadata: bool = True
 
 
 class RerankRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

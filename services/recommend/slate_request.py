@@ -1,16 +1,21 @@
 """The request for a slate, from whichever route, and the items that may answer it."""
 
+from typing import Any
+
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from models.slate import KEEPS_BOUGHT, eligible
 from services.errors import BadInputError
 from services.messages.events import Excluded
 from services.ports.features import UserRow
-from services.recommend.schemas import PopularRequest, RerankRequest, SlateFields
+from services.recommend.schemas import RerankRequest, SlateFilters
 from services.recommend.snapshot.catalogue_index import CatalogueIndex
 from services.web.problem import NotFoundError
+
+_OF_VISITOR = ("user_id", "session_id", "arm", "staff", "items")  # fields that a slate has in another form
 
 
 class Visitor(Struct, frozen=True):
@@ -40,7 +45,7 @@ class SlateRequest(Struct, frozen=True, kw_only=True):
     slate_id: str
     received_ms: int
     n: int
-    placement: str
+    placement: str = "home"
     exclude: list[str] = []
     category: list[str] = []
     price_min: float | None = None
@@ -53,29 +58,18 @@ class SlateRequest(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(
         cls,
-        fields: SlateFields,
+        fields: SlateFilters | RerankRequest,
         visitor: Visitor,
         slate_id: str,
         received_ms: int,
-        *,
-        context: list[str] | None = None,
-        anchor: str | None = None,
+        **more: Any,
     ) -> "SlateRequest":
-        """From /recommend and /similar."""
-        return cls(
-            visitor=visitor,
-            slate_id=slate_id,
-            received_ms=received_ms,
-            n=fields.n,
-            placement=fields.placement,
-            exclude=fields.exclude,
-            category=fields.category,
-            price_min=fields.price_min,
-            price_max=fields.price_max,
-            context=context or [],
-            anchor=anchor,
-            metadata=fields.metadata,
-        )
+        """The request with these fields. `more`: other fields of the slate, which replace them."""
+        values = asdict(fields)
+        values.update(more)
+        for name in _OF_VISITOR:
+            values.pop(name, None)
+        return cls(visitor=visitor, slate_id=slate_id, received_ms=received_ms, **values)
 
     @classmethod
     def of_rerank(
@@ -83,31 +77,8 @@ class SlateRequest(Struct, frozen=True, kw_only=True):
     ) -> "SlateRequest":
         """From /rerank."""
         given = list(dict.fromkeys(fields.items))
-        return cls(
-            visitor=visitor,
-            slate_id=slate_id,
-            received_ms=received_ms,
-            n=min(fields.n or len(given), len(given)),
-            placement=fields.placement,
-            given=given,
-            metadata=fields.metadata,
-        )
-
-    @classmethod
-    def of_popular(cls, fields: PopularRequest, slate_id: str, received_ms: int) -> "SlateRequest":
-        """From /popular, which is the same for every visitor."""
-        return cls(
-            visitor=Visitor(None, None),
-            slate_id=slate_id,
-            received_ms=received_ms,
-            n=fields.n,
-            placement="home",
-            exclude=fields.exclude,
-            category=fields.category,
-            price_min=fields.price_min,
-            price_max=fields.price_max,
-            metadata=fields.metadata,
-        )
+        n = min(fields.n or len(given), len(given))
+        return cls.of(fields, visitor, slate_id, received_ms, given=given, n=n)
 
     @property
     def routing_key(self) -> str:

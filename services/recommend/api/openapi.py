@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
 from services.recommend import schemas
 from services.recommend.schemas import MAX_LISTED
@@ -105,20 +104,14 @@ def body(schema: Mapping[str, Any], example: Any, *media: str) -> dict[str, Any]
 def describe(app: FastAPI) -> None:
     """Add the request and response structs, and how keys are sent, to `app.openapi()`."""
 
+    of_routes = app.openapi
+
+    @cache
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = get_openapi(
-                title=app.title,
-                version=app.version,
-                summary=app.summary,
-                description=app.description,
-                routes=app.routes,
-                tags=app.openapi_tags,
-            )
-            parts = document.setdefault("components", {})
-            parts.setdefault("schemas", {}).update(components())
-            parts["securitySchemes"] = SECURITY
-            app.openapi_schema = document
-        return app.openapi_schema
+        document = of_routes()
+        parts = document.setdefault("components", {})
+        parts.setdefault("schemas", {}).update(components())
+        parts["securitySchemes"] = SECURITY
+        return document
 
     app.openapi = openapi  # type: ignore[method-assign]

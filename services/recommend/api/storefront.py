@@ -2,6 +2,8 @@
 response."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -36,6 +38,7 @@ _HEADERS = (
     (b"content-type", b"application/json"),
     (b"x-content-type-options", b"nosniff"),
 )
+F = TypeVar("F", bound=SlateFields | RerankRequest)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -61,37 +64,34 @@ class Storefront:
         """GET /recommend: items for a shopper."""
         principal = self._authorize(request)
         fields = from_query(RecommendRequest, request.scope["query_string"])
-        return await self._recommend(request, principal, fields)
+        return await self._answer(SlateRequest.of, request, principal, fields)
 
     async def recommend_posted(self, request: Request) -> Response:
         """POST /recommend: the same with a body, for long lists."""
         principal = self._authorize(request)
         fields = from_body(RecommendRequest, await read_body(request, self._max_body_bytes))
-        return await self._recommend(request, principal, fields)
+        return await self._answer(SlateRequest.of, request, principal, fields)
 
     async def similar(self, request: Request) -> Response:
         """GET /similar/{item_id}: items like this one."""
         principal = self._authorize(request)
         fields = from_query(SimilarRequest, request.scope["query_string"])
-        anchor = request.path_params["item_id"]  # decoded by the server; may hold slashes
-        visitor = self._visitor(request, principal, fields)
-        return await self._slate(
-            SlateRequest.of(fields, visitor, self._new_id(), self._clock_ms(), anchor=anchor)
-        )
+        # the item of the path is decoded by the server, and may hold slashes
+        of = partial(SlateRequest.of, anchor=request.path_params["item_id"])
+        return await self._answer(of, request, principal, fields)
 
     async def rerank(self, request: Request) -> Response:
         """POST /rerank: a given list of items, in the order that suits the shopper."""
         principal = self._authorize(request)
         fields = from_body(RerankRequest, await read_body(request, self._max_body_bytes))
-        visitor = self._visitor(request, principal, fields)
-        return await self._slate(SlateRequest.of_rerank(fields, visitor, self._new_id(), self._clock_ms()))
+        return await self._answer(SlateRequest.of_rerank, request, principal, fields)
 
     async def popular(self, request: Request) -> Response:
         """GET /popular: what is popular now."""
         self._authorize(request)
         fields = from_query(PopularRequest, request.scope["query_string"])
-        answer = self._slates.popular(SlateRequest.of_popular(fields, self._new_id(), self._clock_ms()))
-        return _JsonResponse(_encode(answer))
+        slate = SlateRequest.of(fields, Visitor(None, None), self._new_id(), self._clock_ms())
+        return _JsonResponse(_encode(self._slates.popular(slate)))
 
     async def events(self, request: Request) -> Response:
         """POST /events: what shoppers did. Answered only after the log has it."""
@@ -104,14 +104,16 @@ class Storefront:
             return _JsonResponse(_encode(EventsRefused(error=problem, rejected=answer.rejected)), 422)
         return _JsonResponse(_encode(answer), 202)
 
-    async def _recommend(self, request: Request, principal: Principal, fields: RecommendRequest) -> Response:
+    async def _answer(
+        self,
+        of: Callable[[F, Visitor, str, int], SlateRequest],
+        request: Request,
+        principal: Principal,
+        fields: F,
+    ) -> Response:
         visitor = self._visitor(request, principal, fields)
-        return await self._slate(
-            SlateRequest.of(fields, visitor, self._new_id(), self._clock_ms(), context=fields.context)
-        )
-
-    async def _slate(self, request: SlateRequest) -> Response:
-        return _JsonResponse(_encode(await self._slates.answer(request)))
+        slate = await self._slates.answer(of(fields, visitor, self._new_id(), self._clock_ms()))
+        return _JsonResponse(_encode(slate))
 
     def _authorize(self, request: Request) -> Principal:
         return self._access.admit(request, CALLERS)

@@ -108,7 +108,7 @@ class SnapshotRefresher:
         self._poll_kill_switch()
 
     async def _poll_state(self) -> None:
-        self._metrics.turned(self._deps.replica, self._deps.clock_ms(), len(asyncio.all_tasks()))
+        self._metrics.turned(self._deps.clock_ms(), len(asyncio.all_tasks()))
         states = await self._on(self._state_thread, self._read_states)
         self._swap(states=states)
         if states or time.monotonic() - self._beat_s >= self._settings.heartbeat_s:
@@ -170,9 +170,9 @@ class SnapshotRefresher:
         experiment = snapshot.default_experiment
         revision = experiment.state.revision if experiment.state is not None else 0
         age_s = time.monotonic() - self._state_read_s
-        self._metrics.state(self._deps.replica, revision, len(snapshot.models), age_s)
+        self._metrics.state(revision, len(snapshot.models), age_s)
         shown = int(snapshot.catalogue.live.sum())
-        self._metrics.catalogue(self._deps.replica, shown, experiment.champion_only is not None)
+        self._metrics.catalogue(shown, experiment.champion_only is not None)
         beat = Heartbeat(
             replica=self._deps.replica,
             revision=revision,
