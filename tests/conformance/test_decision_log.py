@@ -362,7 +362,7 @@ def test_what_only_the_cache_can_explain_waits_for_it(broker):
     reader = topic_log(broker, cache)
     cache.down = True
     for _ in range(2):
-        with pytest.raises(UnavailableError, match="redis"):
+        with pytest.raises(UnavailableError, match="Redis"):
             reader.catch_up()
     cache.down = False
     assert reader.catch_up() == {EXPERIMENT: later}

@@ -35,7 +35,7 @@ class Breakable:
     def check(self) -> None:
         """Raise while `down`."""
         if self.down:
-            raise UnavailableError("redis", "it is down")
+            raise UnavailableError("Redis", "it is down")
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:

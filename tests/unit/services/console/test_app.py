@@ -491,7 +491,7 @@ def test_what_a_recount_lacks_is_named_and_nothing_changes(console, story):
     console.recounting.store.down = True
     for answer in (admin.get(f"{PAGE}/recount"), console.command(admin, "recount", seen=seen)):
         assert answer.status_code == 503
-        assert "redis is unavailable" in answer.json()["error"]
+        assert "Redis is unavailable" in answer.json()["error"]
     assert console.log.catch_up()["storefront"].revision == story.state.revision
 
 
