@@ -54,11 +54,7 @@ def encode(model: Recommender, provenance: Provenance) -> tuple[Manifest, dict[s
         algorithm=model.algorithm,
         params=params,
         files=files,
-        data_version=provenance.data_version,
-        window=provenance.window,
-        metrics=provenance.metrics,
-        code_version=provenance.code_version,
-        created_ms=provenance.created_ms,
+        **asdict(provenance),
     )
     manifest = replace(manifest, model_version=version_of(manifest))
     contents[MANIFEST] = json.dumps(_plain(manifest), indent=1, sort_keys=True, allow_nan=False).encode()

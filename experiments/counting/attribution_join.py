@@ -121,9 +121,6 @@ class _Sums:
         if unit.fell_back:
             sums[count_key(unit.cell, "f")] += 1
 
-    def event(self, event: _Outcome, category: str) -> None:
-        self.account(event.key[0], event.arm, category)
-
     def credit(self, event: _Outcome) -> None:
         """The last counted event of its unit."""
         self.by_experiment[event.key[0]][count_key(event.cell, "c")] += 1
@@ -142,10 +139,8 @@ class Join:
         self.offsets = offsets
         self.watermark_ms = -1
         self.overtaken = 0  # records fed after a watermark that promised they had been: must stay 0
-        self._read = {
-            "exposures": offsets.rebuild,
-            "events": offsets.events,
-        }  # next offset expected of each topic
+        # next offset expected of each topic
+        self._read = {"exposures": offsets.rebuild, "events": offsets.events}
         self._exposures: deque[_Unit | _Late] = deque()  # not popped
         self._popped: deque[_Unit] = deque()  # units that events not yet passed may still belong to
         self._last_copy: dict[Key, int] = {}  # offset of a unit's last copy
@@ -245,7 +240,7 @@ class Join:
             front = self._events[0]
             if front.fate is None and not self._is_final(front):
                 return front.offset
-            sums.event(front, front.fate or self._settle(front, sums))
+            sums.account(front.key[0], front.arm, front.fate or self._settle(front, sums))
             self._events.popleft()
         return self._read["events"]
 

@@ -89,15 +89,6 @@ def slate_value(shop: SimulatedShop, visits: Visits, slate: NDArray[np.int32]) -
     return 1.0 - no_click
 
 
-def best_slate(shop: SimulatedShop, visits: Visits, n: int) -> NDArray[np.int32]:
-    """The slate of highest value, int32 [b, n]: the `n` most attractive items, best first. O(b · n_items)."""
-    everything = np.broadcast_to(np.arange(shop.n_items, dtype=np.int32), (len(visits), shop.n_items))
-    attraction = shop.attraction(visits, everything)
-    best = np.argpartition(-attraction, n - 1, axis=1)[:, :n]
-    order = np.argsort(-np.take_along_axis(attraction, best, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1).astype(np.int32)
-
-
 def after_click(
     shop: SimulatedShop, session: NDArray[np.uint64], item: NDArray[np.int32]
 ) -> NDArray[np.uint8]:

@@ -70,20 +70,6 @@ class MlflowRegistry:
             for key, value in tags.items():
                 self._client.set_model_version_tag(self.name, number, key, value)
 
-    def aliases(self) -> dict[str, str]:
-        """Alias to model version."""
-        with self._unavailable():
-            numbers = self._client.get_registered_model(self.name).aliases
-            versions = {
-                name: self._client.get_model_version(self.name, number) for name, number in numbers.items()
-            }
-            return {name: version.tags[TAG] for name, version in versions.items()}
-
-    def tags(self, model_version: str) -> dict[str, str]:
-        """All tags of a version."""
-        with self._unavailable():
-            return dict(self._client.get_model_version(self.name, self._number(model_version)).tags)
-
     @contextmanager
     def _unavailable(self) -> Iterator[None]:
         """Translate exceptions of MLflow and its store to UnavailableError."""

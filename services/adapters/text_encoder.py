@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +44,9 @@ class CachedTextEncoder:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
         total = len(vectors) + len(missing)
         progress(len(vectors), total, "embedding texts")
-        for batch in _batches(list(missing), self.chunk):
-            vectors |= self._embed_and_cache({key: missing[key] for key in batch})
+        remaining = list(missing.items())
+        for start in range(0, len(remaining), self.chunk):
+            vectors |= self._embed_and_cache(dict(remaining[start : start + self.chunk]))
             progress(len(vectors), total, "embedding texts")
         return np.stack([vectors[key] for key in keys]) if keys else np.empty((0, 0), np.float32)
 
@@ -77,17 +78,16 @@ class CachedTextEncoder:
         return cached
 
 
-def text_encoder(settings: Settings, threads: int = 1) -> CachedTextEncoder:
-    """The encoder that `settings.text_model` names, cached under `<home>/embeddings/`. `threads`: of
-    torch."""
+def text_encoder(settings: Settings) -> CachedTextEncoder:
+    """The encoder that `settings.text_model` names, cached under `<home>/embeddings/`."""
     name, caches = settings.text_model or PACKAGED_MODEL, settings.home / "embeddings"
     if name == BAG_OF_WORDS:
         return CachedTextEncoder(caches / BAG_OF_WORDS, lambda: bag_of_words)
     folder = caches / _digest(_identity(name))[:16]
-    return CachedTextEncoder(folder, lambda: sentence_model(settings.text_model, threads))
+    return CachedTextEncoder(folder, lambda: sentence_model(settings.text_model))
 
 
-def sentence_model(name: str, threads: int) -> Embed:
+def sentence_model(name: str) -> Embed:
     """Load a sentence-transformers model by name or path; "" is the packaged MiniLM. Takes seconds and ~1 GB.
 
     Raises ConfigurationError naming the setting if the model can't be loaded.
@@ -99,7 +99,7 @@ def sentence_model(name: str, threads: int) -> Embed:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         model = SentenceTransformer(path, device="cpu")
     except (OSError, ValueError) as error:
@@ -147,7 +147,3 @@ def _identity(name: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _batches(keys: Sequence[str], size: int) -> Iterable[Sequence[str]]:
-    return (keys[start : start + size] for start in range(0, len(keys), size))

@@ -9,10 +9,10 @@ restarted broker is recognised as another log.
 import sys
 
 from services.errors import UnavailableError
-from services.local_servers.process import Server
+from services.local_servers.process import Server, Stoppable
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(Stoppable):
     """A running embedded broker; `bootstrap` is its address, for `Settings.kafka_bootstrap`.
 
     With `port` it keeps its address over a restart, as another, empty log.
@@ -32,9 +32,3 @@ class EmbeddedBroker:
     def stop(self) -> None:
         """Stop; idempotent."""
         self.server.stop()
-
-    def __enter__(self) -> "EmbeddedBroker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

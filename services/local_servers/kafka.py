@@ -12,7 +12,7 @@ from pathlib import Path
 from services import bootstrap
 from services.errors import ConfigurationError
 from services.local_servers.directory_lock import DirectoryLock
-from services.local_servers.process import Server, answers, free_port
+from services.local_servers.process import Server, Stoppable, answers, free_port
 from services.settings import Settings
 
 HOST = "127.0.0.1"
@@ -43,7 +43,7 @@ def kafka_jars(pom: Path = POM) -> Path:
     return jars
 
 
-class LocalKafka:
+class LocalKafka(Stoppable):
     """A running Kafka that keeps its log in `directory`. `bootstrap` is its address."""
 
     def __init__(self, directory: Path, partitions: int = 32, port: int | None = None):
@@ -82,12 +82,6 @@ class LocalKafka:
         """Stop; the log stays in `directory`. Idempotent."""
         self.server.stop()
         self._lock.release()
-
-    def __enter__(self) -> "LocalKafka":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _format(self) -> None:
         properties = self.directory / "server.properties"

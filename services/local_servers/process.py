@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from services.errors import ConfigurationError, UnavailableError
@@ -19,7 +19,21 @@ from services.local_servers.directory_lock import DirectoryLock
 STOP_S = 10.0
 
 
-class Server:
+class Stoppable(ABC):
+    """A server that stops at the end of a `with` block."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop; idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Server(Stoppable):
     """A running server.
 
     pid: its process, not the guard's. log: file of its output; None inherits ours. env: its whole
@@ -104,14 +118,6 @@ class Server:
             return ""
         lines = self.log.read_text(errors="replace").splitlines()[-8:]
         return f"The end of {self.log}:\n" + "\n".join(lines)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from services.errors import ConfigurationError, UnavailableError
 from services.local_servers.directory_lock import DirectoryLock
-from services.local_servers.process import Server, free_port
+from services.local_servers.process import Server, Stoppable, free_port
 
 HOST = "127.0.0.1"
 START_S = 15.0
@@ -34,7 +34,7 @@ def redis_executable() -> str:
     )
 
 
-class EmbeddedRedis:
+class EmbeddedRedis(Stoppable):
     """A running Redis on `port`, or on a free one; `url` is its address.
 
     With `directory` it keeps an append-only file there, which the next start reads; else it keeps nothing.
@@ -68,12 +68,6 @@ class EmbeddedRedis:
         self._lock.release()
         if self._temporary is not None:
             self._temporary.cleanup()
-
-    def __enter__(self) -> "EmbeddedRedis":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _start(self, port: int | None) -> tuple[Server, int]:
         for _ in range(ATTEMPTS - 1 if port is None else 0):

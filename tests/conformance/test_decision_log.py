@@ -11,7 +11,7 @@ from support.malformed_records import illegal
 from support.traffic import EXPERIMENT, RULES, START_MS
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition, apply, fold, to_dict
+from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition, fold, to_dict
 from services.adapters.kafka import decision_log
 from services.adapters.kafka.decision_log import KafkaDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
@@ -58,7 +58,7 @@ def opened(request: pytest.FixtureRequest, settings_for: Callable) -> Open:
     """A way to open the log as another process would."""
     cache = BreakableStateCache()
     if request.param == "memory":
-        one = BreakableDecisionLog(apply, cache)
+        one = BreakableDecisionLog(cache)
         return lambda: one
     if request.param == "topic":
         broker = BreakableBroker(partitions=2)

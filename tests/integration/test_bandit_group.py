@@ -11,7 +11,6 @@ from support.sql_recount import added, recount
 from support.traffic import EXPERIMENT, RULES, click, exposure
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import apply
 from services import bootstrap
 from services.bandit.attribution.app import connect
 from services.bandit.attribution.decoder import Decoder
@@ -59,7 +58,7 @@ class Member:
 def test_rebalances_lose_and_double_nothing(kafka_broker: Any, settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(kafka_broker, window_s=WINDOW_S, lateness_s=LATENESS_S)
     store = BreakableSumStore()
-    decisions = BreakableDecisionLog(apply)
+    decisions = BreakableDecisionLog()
     champion = commands.Deployed("als", "als-1")
     origin = commands.Provenance("anna", now_ms())
     decisions.append(commands.start(EXPERIMENT, champion, RULES, "salt", origin))

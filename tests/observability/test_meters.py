@@ -23,7 +23,6 @@ from support.scraping import parsed, samples, value
 from support.small_shop import SmallShop, manifest
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import apply
 from services import bootstrap
 from services.activity.metrics import ActivityMetrics
 from services.activity.worker import ActivityCounts
@@ -204,7 +203,7 @@ def test_a_malformed_number_stops_no_reader_and_is_logged_once(
 
 def test_another_log_is_told_from_its_start(meters: Meters) -> None:
     cache = BreakableStateCache(clock=lambda: 1)
-    switched = [BreakableDecisionLog(apply, cache), BreakableDecisionLog(apply, cache)]
+    switched = [BreakableDecisionLog(cache), BreakableDecisionLog(cache)]
 
     class Switching:
         at = 0

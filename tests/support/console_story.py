@@ -113,7 +113,7 @@ def _deployed(name: str) -> commands.Deployed:
 
 def log_of(story: Story, cache: BreakableStateCache | None = None) -> BreakableDecisionLog:
     """The story in an in-memory decision log."""
-    log = BreakableDecisionLog(apply, cache)
+    log = BreakableDecisionLog(cache)
     for record in story.records:
         log.append(record)
     return log

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment, apply
+from experiments.lifecycle.fold import Experiment
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker
@@ -30,7 +30,7 @@ class MemoryInstallation:
         self.partitions = partitions
         self.broker = BreakableBroker(partitions=partitions, clock=self.clock)
         self.cache = BreakableStateCache(self.clock)
-        self.log = BreakableDecisionLog(apply, self.cache)
+        self.log = BreakableDecisionLog(self.cache)
         self.store: Any = BreakableSumStore() if store is None else store
 
     @property

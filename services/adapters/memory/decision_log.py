@@ -1,20 +1,17 @@
 """DecisionLog in memory."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from experiments.lifecycle.fold import Decision, Experiment, apply
 from services.errors import StalePositionError
 from services.ports.state import StateCache
 
-Fold = Callable[[Experiment | None, Decision], Experiment]
-
 
 class MemoryDecisionLog:
-    """DecisionLog over a list. `fold(state, decision)` is the pure function that returns the next state."""
+    """DecisionLog over a list."""
 
-    def __init__(self, fold: Fold = apply, cache: StateCache | None = None):
-        self._fold = fold
+    def __init__(self, cache: StateCache | None = None):
         self._cache = cache
         self._states: dict[str, Experiment] = {}
         self._history: dict[str, list[Decision]] = {}
@@ -37,7 +34,7 @@ class MemoryDecisionLog:
                 raise StalePositionError(
                     f"{decision.experiment}: revision {decision.revision} is void, {following} is next"
                 )
-            new = self._states[decision.experiment] = self._fold(state, decision)
+            new = self._states[decision.experiment] = apply(state, decision)
             self._history.setdefault(decision.experiment, []).append(decision)
         if self._cache is not None:
             self._cache.put(new)

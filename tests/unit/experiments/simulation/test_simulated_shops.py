@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from support.best_slates import best_slate
 
 from experiments.simulation.click_model import (
     NO_ITEM,
     Visits,
     after_click,
-    best_slate,
     click_probability,
     clicks,
     examination,

@@ -7,7 +7,7 @@ import pytest
 from support.breakable import BreakableDecisionLog, BreakableStateCache, BreakableSumStore
 from typer.testing import CliRunner
 
-from experiments.lifecycle.fold import Experiment, Rules, apply
+from experiments.lifecycle.fold import Experiment, Rules
 from services import bootstrap
 from services.cli.experiment import app
 from services.cli.progress_report import CountedSums, progress
@@ -41,7 +41,7 @@ def sums(monkeypatch: pytest.MonkeyPatch) -> BreakableSumStore:
 def log(
     monkeypatch: pytest.MonkeyPatch, cache: BreakableStateCache, sums: BreakableSumStore
 ) -> BreakableDecisionLog:
-    log = BreakableDecisionLog(apply, cache)
+    log = BreakableDecisionLog(cache)
     monkeypatch.setattr(bootstrap, "decision_log", lambda settings: log)
     monkeypatch.setattr(bootstrap, "model_store", lambda settings: Shelf())
     return log

@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+from support.best_slates import best_slate
 
-from experiments.simulation.click_model import Visits, best_slate
+from experiments.simulation.click_model import Visits
 from experiments.simulation.hash_uniform import text_key
 from experiments.simulation.synthetic_shop import synthetic_shop
 from services.client.client import AsyncClient, CallError, Reply, Request
