@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from experiments.counting.sums import HOUR_MS, account_key, cell_key, count_key
-from experiments.lifecycle.fold import Rules
+from experiments.lifecycle.state import Rules
 
 Key = tuple[str, str, int]  # experiment, unit, unit_at
 Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.counting.attribution_join import Offsets
 from experiments.counting.sums import account_key
-from experiments.lifecycle.fold import Rules
+from experiments.lifecycle.state import Rules
 
 Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message
 Noted = tuple[int, str, str]  # offset, experiment, arm

@@ -9,34 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from experiments.lifecycle.decisions import (
-    AllocateDetail,
-    AnswerDetail,
-    AttemptDetail,
-    ConfirmDetail,
-    Decision,
-    Deployed,
-    Detail,
-    Dropped,
-    EndDetail,
-    EnterDetail,
-    Evidence,
-    GateEvidence,
-    HoldDetail,
-    PauseDetail,
-    PromoteDetail,
-    RecountDetail,
-    ResumeDetail,
-    RetrainDetail,
-    RollbackDetail,
-    StartDetail,
-    UndoDetail,
-    kind_of,
-    packed,
-)
-from experiments.lifecycle.fold import IllegalTransition, apply
+from experiments.lifecycle import decisions as records
+from experiments.lifecycle.decisions import Decision, Deployed, Detail, Dropped, kind_of, packed
+from experiments.lifecycle.fold import apply
 from experiments.lifecycle.state import Arm, Experiment, Rules, Weights
-from experiments.lifecycle.transitions import NOTICE_MS, no_holdback
+from experiments.lifecycle.transitions import NOTICE_MS, IllegalTransition, no_holdback
 
 Shares = dict[str, float]
 
@@ -50,7 +27,7 @@ class Provenance:
     now_ms: int
     rule: str = "command"
     reason: str = ""
-    evidence: Evidence | GateEvidence | None = None
+    evidence: records.Evidence | records.GateEvidence | None = None
     positions: Mapping[str, int] = field(default_factory=dict)
     sums_digest: str = ""
     code_version: str = ""
@@ -58,7 +35,7 @@ class Provenance:
 
 def start(name: str, champion: Deployed, rules: Rules, salt: str, provenance: Provenance) -> Decision:
     """The first champion serves everyone. `salt` makes this experiment's assignments its own."""
-    detail = StartDetail(champion=champion, rules=rules, salt=salt)
+    detail = records.StartDetail(champion=champion, rules=rules, salt=salt)
     weights = Weights(1, {champion.name: 1.0}, provenance.now_ms)
     reason = f"{champion.name} serves as first champion."
     return _record(None, name, detail, weights, provenance, reason)
@@ -68,7 +45,7 @@ def enter(
     state: Experiment, arm: str, model_version: str, provenance: Provenance, answers: int | None = None
 ) -> Decision:
     """A challenger joins at weight 0. `answers`: revision of the retraining request that it settles."""
-    detail = EnterDetail(arm=arm, model_version=model_version, answers=answers)
+    detail = records.EnterDetail(arm=arm, model_version=model_version, answers=answers)
     return _next(
         state, detail, provenance, f"{arm} enters as challenger.", {**state.weights.shares, arm: 0.0}
     )
@@ -85,7 +62,7 @@ def allocate(
     arm that took one; `units`: matured units so far. The record says `updated` if the look was entitled to
     change the weights."""
     updated = provenance.rule != "too-few-units"
-    detail = AllocateDetail(updated=updated, units=units, ramp=dict(ramp))
+    detail = records.AllocateDetail(updated=updated, units=units, ramp=dict(ramp))
     return _next(state, detail, provenance, "A look at the matured units.", dict(shares))
 
 
@@ -93,7 +70,7 @@ def rollback(state: Experiment, arm: str, provenance: Provenance, retrain: str =
     """A challenger or holdback retires and its share goes to the champion; or a champion retires and its
     holdback takes over. `retrain`: why the same record requests a new model; empty: it does not."""
     out, heir = _arm(state, arm), _heir(state, arm)
-    detail = RollbackDetail(
+    detail = records.RollbackDetail(
         arm=arm,
         version_out=out.model_version,
         version_in=heir.model_version,
@@ -116,7 +93,7 @@ def promote(state: Experiment, arm: str, provenance: Provenance) -> Decision:
     room = 1 - floor - state.rules.champion_floor
     scale = min(1.0, room / sum(others.values())) if sum(others.values()) else 1.0
     shares = {name: w * scale for name, w in others.items()} | {state.champion: floor}
-    detail = PromoteDetail(
+    detail = records.PromoteDetail(
         arm=arm,
         version_out=_arm(state, state.champion).model_version,
         version_in=promoted.model_version,
@@ -137,13 +114,13 @@ def undo(state: Experiment, reverts: int, provenance: Provenance) -> Decision:
         swapped = {champion: kept.get(state.champion, 0.0), state.champion: kept.get(champion, 0.0)}
         shares |= {name: share for name, share in swapped.items() if name in live}
     reason = f"Revision {reverts} is undone."
-    return _next(state, UndoDetail(reverts=reverts), provenance, reason, _rest_to(shares, champion))
+    return _next(state, records.UndoDetail(reverts=reverts), provenance, reason, _rest_to(shares, champion))
 
 
 def pause(state: Experiment, provenance: Provenance) -> Decision:
     """The champion serves alone until `resume`."""
     reason = "Paused: the champion serves alone."
-    return _next(state, PauseDetail(), provenance, reason, champion_only(state))
+    return _next(state, records.PauseDetail(), provenance, reason, champion_only(state))
 
 
 def resume(state: Experiment, provenance: Provenance, rules: Rules | None = None) -> Decision:
@@ -152,7 +129,7 @@ def resume(state: Experiment, provenance: Provenance, rules: Rules | None = None
     own."""
     paused = state.status == "paused"
     shares = _before_pause(state) if paused else None
-    detail = ResumeDetail(accepts=[] if paused else list(state.causes), rules=rules)
+    detail = records.ResumeDetail(accepts=[] if paused else list(state.causes), rules=rules)
     reason = "Resumed with new rules" if rules else "Resumed"
     held = f"; held by {state.held_by}, as before the pause" if paused and state.held_by else ""
     return _next(state, detail, provenance, f"{reason}{held}.", shares)
@@ -163,7 +140,7 @@ def recount(state: Experiment, from_ms: int, dropped: Dropped, provenance: Prove
     later. `dropped`: the sums as they were, for the record."""
     where = "from the log" if from_ms == 0 else f"from {_utc(from_ms)} on"
     reason = f"The sums are dropped; units are counted again {where}."
-    return _next(state, RecountDetail(from_ms=from_ms, dropped=dropped), provenance, reason)
+    return _next(state, records.RecountDetail(from_ms=from_ms, dropped=dropped), provenance, reason)
 
 
 def recount_from(state: Experiment, now_ms: int) -> int:
@@ -173,24 +150,24 @@ def recount_from(state: Experiment, now_ms: int) -> int:
 
 def hold(state: Experiment, causes: list[str], provenance: Provenance) -> Decision:
     """The sums can't be trusted: the last weights stay."""
-    return _next(state, HoldDetail(causes=causes), provenance, "Held: " + "; ".join(causes) + ".")
+    return _next(state, records.HoldDetail(causes=causes), provenance, "Held: " + "; ".join(causes) + ".")
 
 
 def retrain(state: Experiment, arm: str, why: str, provenance: Provenance) -> Decision:
     """Request a new model, because of `arm`."""
     reason = f"Retraining is requested: {why}."
-    return _next(state, RetrainDetail(reason=why, arm=arm), provenance, reason)
+    return _next(state, records.RetrainDetail(reason=why, arm=arm), provenance, reason)
 
 
 def attempt(state: Experiment, provenance: Provenance) -> Decision:
     """Training begins to fit the requested model. The log counts attempts, also those that kill the
     process."""
     number = state.retrain_attempts + 1
-    detail = AttemptDetail(answers=state.retrain_revision, number=number)
+    detail = records.AttemptDetail(answers=state.retrain_revision, number=number)
     return _next(state, detail, provenance, f"Retraining, attempt {number}.")
 
 
-def answer(state: Experiment, detail: AnswerDetail, provenance: Provenance) -> Decision:
+def answer(state: Experiment, detail: records.AnswerDetail, provenance: Provenance) -> Decision:
     """A retraining request ends without a challenger."""
     return _next(state, detail, provenance, f"The retraining request is {detail.outcome}.")
 
@@ -201,14 +178,14 @@ def confirm(
     """Every live replica serves what `revision` decided, `seconds` after it."""
     many = "1 replica" if len(replicas) == 1 else f"{len(replicas)} replicas"
     reason = f"Revision {revision} is served by {many} after {seconds:.1f} s."
-    detail = ConfirmDetail(confirms=revision, replicas=replicas, seconds=seconds)
+    detail = records.ConfirmDetail(confirms=revision, replicas=replicas, seconds=seconds)
     return _next(state, detail, provenance, reason)
 
 
 def end(state: Experiment, provenance: Provenance) -> Decision:
     """The experiment is over; the champion stays."""
     reason = f"Ended: {state.champion} stays champion."
-    return _next(state, EndDetail(), provenance, reason, champion_only(state))
+    return _next(state, records.EndDetail(), provenance, reason, champion_only(state))
 
 
 def champion_only(state: Experiment) -> Shares:
@@ -265,11 +242,11 @@ def _next(
 def _starts_a_race(detail: Detail) -> bool:
     """Whether the record needs a weights version of its own, because a race starts at one."""
     match detail:
-        case PromoteDetail() | UndoDetail():
+        case records.PromoteDetail() | records.UndoDetail():
             return True
-        case ResumeDetail(rules=rules):
+        case records.ResumeDetail(rules=rules):
             return rules is not None
-        case RecountDetail(from_ms=from_ms):
+        case records.RecountDetail(from_ms=from_ms):
             return from_ms > 0
     return False
 

@@ -13,7 +13,7 @@ no struct lists are allowed.
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -251,22 +251,8 @@ Detail = (
     | ConfirmDetail
     | EndDetail
 )
-DETAILS: Mapping[Kind, type[Detail]] = {
-    "start": StartDetail,
-    "enter": EnterDetail,
-    "allocate": AllocateDetail,
-    "rollback": RollbackDetail,
-    "promote": PromoteDetail,
-    "retrain": RetrainDetail,
-    "attempt": AttemptDetail,
-    "answer": AnswerDetail,
-    "hold": HoldDetail,
-    "pause": PauseDetail,
-    "resume": ResumeDetail,
-    "recount": RecountDetail,
-    "undo": UndoDetail,
-    "confirm": ConfirmDetail,
-    "end": EndDetail,
+DETAILS: Mapping[Kind, type[Detail]] = {  # by kind: "start" -> StartDetail
+    shape.__name__.removesuffix("Detail").lower(): shape for shape in get_args(Detail)
 }
 _KINDS = {shape: kind for kind, shape in DETAILS.items()}
 D = TypeVar("D", bound=Struct)

@@ -2,41 +2,15 @@
 
 The log of decisions is the truth; the state is computed from it and from nothing else. The first record in
 the log with revision n + 1 wins and later ones with that revision are void, so that a second decider or a
-retried command does no harm. Import the types of `experiments.lifecycle.state` and the rules of
-`experiments.lifecycle.transitions` from here.
+retried command does no harm.
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
 
 from experiments.lifecycle.decisions import Decision
-from experiments.lifecycle.state import (
-    Arm,
-    Experiment,
-    Rules,
-    to_dict,
-)
-from experiments.lifecycle.transitions import (
-    TABLE,
-    IllegalTransition,
-    require,
-    retraining_request,
-    start,
-    weigh,
-)
-
-__all__ = [
-    "Arm",
-    "Decision",
-    "Experiment",
-    "IllegalTransition",
-    "Rules",
-    "VoidRevision",
-    "apply",
-    "fold",
-    "retraining_request",
-    "to_dict",
-]
+from experiments.lifecycle.state import Experiment
+from experiments.lifecycle.transitions import TABLE, IllegalTransition, require, start, weigh
 
 
 class VoidRevision(IllegalTransition):

@@ -5,8 +5,10 @@ state, and `experiments.lifecycle.commands` makes the next one.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
+
+import msgspec
 
 Unit = Literal["request", "session", "user_day"]
 Role = Literal["champion", "challenger", "holdback", "retired"]
@@ -215,8 +217,6 @@ class Experiment:
 
 
 def to_dict(state: Experiment) -> dict[str, Any]:
-    """JSON-able form of a state. Integer keys become strings, tuples lists."""
-    plain = asdict(state)
-    for name in ("versions", "reversals"):
-        plain[name] = {str(key): value for key, value in plain[name].items()}
+    """JSON-able form of a state. Integer keys become strings."""
+    plain: dict[str, Any] = msgspec.to_builtins(state, str_keys=True)
     return plain

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.decisions import Deployed, Dropped
-from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
+from experiments.lifecycle.decisions import Decision, Deployed, Dropped
+from experiments.lifecycle.state import Experiment
+from experiments.lifecycle.transitions import IllegalTransition
 from services import bootstrap
 from services.cli.progress_report import CountedSums, progress
 from services.control.commands import COMMANDS, CommandSpec, Enter

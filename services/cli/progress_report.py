@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from experiments.allocation.assignment import DAY_MS
 from experiments.counting.sums import Counts, ExperimentSums
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Experiment
 from services.bandit.decider.decider import last_look_ms
 from services.errors import UnavailableError
 from services.ports.state import SumStore

@@ -7,7 +7,9 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Experiment
+from experiments.lifecycle.transitions import IllegalTransition
 from services.console.deps import SelectedExperiment, commander, deps_of, selected_experiment
 from services.console.sessions import Person, csrf_holds
 from services.control.commands import COMMANDS

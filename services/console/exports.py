@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from experiments.lifecycle.fold import Decision
+from experiments.lifecycle.decisions import Decision
 from services.console.series import ARM_FIELDS, RACE_FIELDS
 from services.messages.events import encode
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Experiment
 from services.console.queries import Sources
 from services.console.series import TimeAxis
 from services.control.decide import decide

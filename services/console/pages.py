@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.templating import Jinja2Templates
 
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Experiment
 from services.console import exports, queries, series, wording
 from services.console.deps import ConsoleDeps, SelectedExperiment, deps_of, reader, selected_experiment
 from services.console.sessions import Person

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.lifecycle.decisions import ArmEvidence, RaceEvidence
-from experiments.lifecycle.fold import Arm, Decision, Experiment
+from experiments.lifecycle.decisions import ArmEvidence, Decision, RaceEvidence
+from experiments.lifecycle.state import Arm, Experiment
 from services.console import series, wording
 from services.ports.state import Heartbeat
 

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Experiment, IllegalTransition
+from experiments.lifecycle.state import Experiment
+from experiments.lifecycle.transitions import IllegalTransition
 from services.console.commands import answered, genuine, reason, refused
 from services.console.deps import SelectedExperiment, commander, deps_of, selected_experiment
 from services.console.sessions import Person

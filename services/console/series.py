@@ -8,8 +8,7 @@ from typing import Any
 from scipy.optimize import brentq
 from scipy.stats import beta
 
-from experiments.lifecycle.decisions import ArmEvidence, RaceEvidence
-from experiments.lifecycle.fold import Decision
+from experiments.lifecycle.decisions import ArmEvidence, Decision, RaceEvidence
 
 REALISED_UNITS = 200  # a realised share is over the last looks with at least this many new units together
 MARKED_KINDS = (

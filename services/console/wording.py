@@ -3,9 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from experiments.lifecycle.decisions import ArmEvidence, RaceEvidence, RollbackDetail
-from experiments.lifecycle.fold import Decision, Experiment
-from experiments.lifecycle.state import Kind
+from experiments.lifecycle.decisions import ArmEvidence, Decision, RaceEvidence, RollbackDetail
+from experiments.lifecycle.state import Experiment, Kind
 
 TITLES: Mapping[Kind, str] = {  # {0}: detail, {1}: whether the weights changed, {2}: the decision
     "start": "Experiment started",

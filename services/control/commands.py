@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Experiment
 from services.control.decide import rules_with
 from services.errors import BadInputError
 

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
-from experiments.lifecycle.fold import Decision, Experiment, Rules
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Experiment, Rules
 from services.errors import BadInputError, StalePositionError, UnavailableError
 from services.ports.state import DecisionLog, StateCache
 

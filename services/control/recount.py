@@ -15,8 +15,8 @@ from experiments.counting.sums import ExperimentSums
 from experiments.decision_rules import LOSS_PREFIX
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.decisions import MAX_INT, Dropped
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import MAX_INT, Decision, Dropped
+from experiments.lifecycle.state import Experiment
 from services.errors import BadInputError, DataLossError, RingsideError, UnavailableError
 from services.messages.events import EVENTS, EXPOSURES
 from services.ports.event_log import EventConsumer

@@ -1,7 +1,7 @@
 """Demo profile: the settings that differ from the product's defaults, so that the loop takes minutes.
 
 Only clocks, deadlines and traffic differ. The rules of deciding (alpha, margin, floor, cap, ramp, burn-in,
-units needed for a look) are the defaults of `experiments.lifecycle.fold.Rules`."""
+units needed for a look) are the defaults of `experiments.lifecycle.state.Rules`."""
 
 from dataclasses import dataclass
 

@@ -14,7 +14,9 @@ from services.errors import BadMessageError
 
 EXPOSURES = "exposures"  # key: routing key; co-partitioned with EVENTS
 EVENTS = "events"  # key: routing key of the attributed exposure, else user id, else session id
-DECISIONS = "decisions"  # one partition: the truth about experiments (experiments.lifecycle.fold.Decision)
+DECISIONS = (
+    "decisions"  # one partition: the truth about experiments (experiments.lifecycle.decisions.Decision)
+)
 ITEMS = "items"  # one partition: changes of the live catalogue
 ACTIVITY = "activity-rows"  # key: user id; rows as pushed to Feast, so that the lake can keep their history
 DEAD_LETTERS = (

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from experiments.lifecycle.fold import IllegalTransition
+from experiments.lifecycle.transitions import IllegalTransition
 from services.errors import RingsideError
 from services.recommend.answer import SlateService
 from services.recommend.api.events import EventCollector

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from services import bootstrap
 from services.runtime.clock import wall_ms
 from services.runtime.process import stop_on_signal

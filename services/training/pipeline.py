@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Experiment
+from experiments.lifecycle.transitions import IllegalTransition
 from models.evaluation.offline import Case
 from models.evaluation.splits import TimeSplit
 from models.recommender import Manifest, ProgressCallback, Recommender, no_progress

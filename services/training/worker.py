@@ -9,8 +9,9 @@ from typing import Literal
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.decisions import AnswerDetail, EnterDetail, PromoteDetail, RollbackDetail
-from experiments.lifecycle.fold import Arm, Decision, Experiment, retraining_request
+from experiments.lifecycle.decisions import AnswerDetail, Decision, EnterDetail, PromoteDetail, RollbackDetail
+from experiments.lifecycle.state import Arm, Experiment
+from experiments.lifecycle.transitions import retraining_request
 from models.recommender import ProgressCallback
 from services.control.decide import decide
 from services.errors import ArtifactError, BadInputError, RingsideError

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from kafka import KafkaConsumer, TopicPartition
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Rules
+from experiments.lifecycle.state import Rules
 from services import bootstrap
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker

@@ -16,7 +16,8 @@ import msgspec
 import redis
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment, Rules, apply
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Experiment, Rules
 from services.adapters.redis.sum_store import RedisSumStore
 from services.local_servers.redis import EmbeddedRedis
 from services.ports.state import Positions, Sums

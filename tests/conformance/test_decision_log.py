@@ -11,7 +11,10 @@ from support.malformed_records import illegal
 from support.traffic import EXPERIMENT, RULES, START_MS
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision, Experiment, IllegalTransition, fold, to_dict
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.fold import fold
+from experiments.lifecycle.state import Experiment, to_dict
+from experiments.lifecycle.transitions import IllegalTransition
 from services.adapters.kafka import decision_log
 from services.adapters.kafka.decision_log import KafkaDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from experiments.lifecycle.fold import Rules
+from experiments.lifecycle.state import Rules
 from services.adapters.feast.online_reader import FeastOnlineReader
 from services.adapters.redis import keys
 from services.adapters.redis.item_overlay import RedisItemOverlay

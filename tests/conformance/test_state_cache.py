@@ -10,7 +10,8 @@ from support.breakable import BreakableStateCache
 from support.traffic import EXPERIMENT, RULES, START_MS
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment, apply
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Experiment
 from services.adapters.redis.state_cache import RedisStateCache
 from services.errors import UnavailableError
 from services.ports.state import Heartbeat, StateCache

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision
+from experiments.lifecycle.decisions import Decision
 from services import bootstrap
 from services.control.decide import decide
 from services.errors import BadInputError, UnavailableError

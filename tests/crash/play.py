@@ -13,7 +13,7 @@ import duckdb
 import httpx
 import redis
 
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from services import bootstrap
 from services.adapters.redis import keys
 from services.messages import events

@@ -11,7 +11,10 @@ import duckdb
 import msgspec
 import redis
 
-from experiments.lifecycle.fold import Decision, Experiment, fold, retraining_request
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.fold import fold
+from experiments.lifecycle.state import Experiment
+from experiments.lifecycle.transitions import retraining_request
 from services.messages import events
 from services.ports.state import Heartbeat
 from tests.crash.installation import CrashInstallation

@@ -14,7 +14,9 @@ from support.breakable import BreakableBroker, BreakableStateCache, BreakableSum
 from support.traffic import EXPERIMENT, RULES, START_MS, Clock
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision, Experiment, fold
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.fold import fold
+from experiments.lifecycle.state import Experiment
 from services.adapters.kafka.decision_log import KafkaDecisionLog
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer
 from services.bandit.decider.decider import Decider, Deps, Identity

@@ -12,7 +12,8 @@ from support.breakable import BreakableStateCache, BreakableSumStore
 from support.traffic import EXPERIMENT, click, exposure
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision, Rules
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Rules
 from services import bootstrap
 from services.adapters.kafka.decision_log import KafkaDecisionLog
 from services.bandit.attribution.decoder import Decoder

@@ -9,7 +9,8 @@ from rich.console import Console
 from support.sql_recount import added, recount
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Rules, fold
+from experiments.lifecycle.fold import fold
+from experiments.lifecycle.state import Rules
 from models.recommender import no_progress
 from services import bootstrap
 from services.adapters.kafka.admin import KafkaLogAdmin

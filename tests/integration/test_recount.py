@@ -16,7 +16,9 @@ from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
 from typer.testing import CliRunner
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment, IllegalTransition, apply, fold
+from experiments.lifecycle.fold import apply, fold
+from experiments.lifecycle.state import Experiment
+from experiments.lifecycle.transitions import IllegalTransition
 from services import bootstrap
 from services.adapters.redis.sum_store import RedisSumStore
 from services.bandit.attribution.worker import Worker

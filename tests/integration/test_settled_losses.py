@@ -11,7 +11,7 @@ from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, click, ex
 
 from experiments.counting.sums import HOUR_MS
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from services.adapters.redis.sum_store import RedisSumStore
 from services.bandit.attribution.worker import Pace
 from services.messages import events

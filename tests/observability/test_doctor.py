@@ -18,7 +18,8 @@ import pytest
 from support.small_shop import KEYS, SIGNING, catalogue, interactions
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Rules, apply
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Rules
 from models.algorithms.popularity import Popularity
 from services import bootstrap
 from services.adapters.diagnostics import LiveDiagnostics

@@ -8,7 +8,8 @@ import pytest
 from experiments.decision_rules import Observation, look
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Experiment, Rules, apply
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Experiment, Rules
 
 HOUR = 3_600_000
 

@@ -15,7 +15,9 @@ from experiments import decision_rules
 from experiments.decision_rules import Observation
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Decision, Experiment, Rules, apply
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Experiment, Rules
 from services.adapters.memory.event_log import MemoryEventConsumer
 from services.control.recount import RecountService
 from services.ports.state import Heartbeat, Positions

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision
+from experiments.lifecycle.decisions import Decision
 from services.adapters.memory.event_log import MemoryEventConsumer
 from services.bandit.attribution.worker import Pace, Worker
 from services.control.recount import RecountService

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.state import Experiment
 from services.messages import events
 from support.traffic import click, exposure
 

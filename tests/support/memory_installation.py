@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.worker import Deps, Pace, Worker

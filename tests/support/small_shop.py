@@ -11,7 +11,7 @@ import numpy as np
 from fastapi.testclient import TestClient
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment, Rules
+from experiments.lifecycle.state import Experiment, Rules
 from models.recommender import Catalogue, Interactions, Manifest, Query, Ranking
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.stores import MemoryDataStore

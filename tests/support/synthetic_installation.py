@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from experiments.simulation.hash_uniform import text_key
 from experiments.simulation.history import history
 from experiments.simulation.synthetic_shop import SyntheticShop, synthetic_shop

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from experiments.lifecycle.fold import Rules
+from experiments.lifecycle.state import Rules
 from services.messages import events
 from support.breakable import BreakableBroker
 

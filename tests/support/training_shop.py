@@ -2,7 +2,7 @@
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Rules
+from experiments.lifecycle.state import Rules
 from services.adapters.memory.stores import MemoryModelRegistry
 from services.adapters.text_encoder import CachedTextEncoder, bag_of_words
 from services.ports.training import Dataset

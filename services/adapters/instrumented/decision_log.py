@@ -6,9 +6,8 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from experiments.lifecycle.decisions import ArmEvidence, Evidence, RaceEvidence
-from experiments.lifecycle.fold import Decision, Experiment
-from experiments.lifecycle.state import Kind, Status
+from experiments.lifecycle.decisions import ArmEvidence, Decision, Evidence, RaceEvidence
+from experiments.lifecycle.state import Experiment, Kind, Status
 from services.adapters.instrumented.wrapper import PortWrapper
 from services.ports.state import DecisionLog
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from experiments.lifecycle.fold import Decision, Experiment, apply
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Experiment
 from services.errors import BadMessageError, DataLossError, StalePositionError, UnavailableError
 from services.messages import events
 from services.ports.event_log import EventConsumer, EventProducer, Record

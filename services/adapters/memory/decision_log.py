@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Mapping
 
-from experiments.lifecycle.fold import Decision, Experiment, apply
+from experiments.lifecycle.decisions import Decision
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Experiment
 from services.errors import StalePositionError
 from services.ports.state import StateCache
 

@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from services.adapters.memory.broker import Clock
 from services.errors import StalePositionError
 from services.messages.events import EVENTS, EXPOSURES

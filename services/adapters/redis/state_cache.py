@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from services.adapters.redis import keys
 from services.adapters.redis.client import RedisStore, text_of
 from services.ports.state import Heartbeat

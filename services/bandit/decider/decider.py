@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from experiments.decision_rules import LOSS_PREFIX, Observation, look, loss_cause
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.decisions import RecountDetail, ResumeDetail
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import Decision, RecountDetail, ResumeDetail
+from experiments.lifecycle.state import Experiment
 from services.errors import DegradedError, StalePositionError, UnavailableError
 from services.ports.state import DecisionLog, Heartbeat, StateCache, SumStore
 

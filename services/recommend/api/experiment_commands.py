@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.decisions import Deployed, Dropped, RecountDetail
-from experiments.lifecycle.fold import Decision, Experiment, Rules
+from experiments.lifecycle.decisions import Decision, Deployed, Dropped, RecountDetail
+from experiments.lifecycle.state import Experiment, Rules
 from services.control.decide import ExperimentStates, UnknownExperimentError, decide, newest, read_states
 from services.control.recount import Preview, RecountRefusedError, RecountRequest
 from services.errors import BadInputError

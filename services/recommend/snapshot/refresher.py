@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from experiments.lifecycle.fold import Experiment
+from experiments.lifecycle.state import Experiment
 from services.errors import UnavailableError
 from services.ports.state import Heartbeat
 from services.recommend.deps import Deps

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from experiments.lifecycle.fold import Arm, Experiment
+from experiments.lifecycle.state import Arm, Experiment
 from services.experiment_table import ExperimentTable
 from services.ports.pins import Pin
 from services.recommend.snapshot.catalogue_index import CatalogueIndex

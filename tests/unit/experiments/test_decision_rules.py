@@ -10,7 +10,8 @@ from experiments.inference.beta_posterior import Posterior, p_best
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import RollbackDetail
-from experiments.lifecycle.fold import Rules, apply
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Rules
 
 HOUR = 3_600_000
 ANN = Provenance("ann", HOUR)

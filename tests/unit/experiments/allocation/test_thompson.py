@@ -12,7 +12,8 @@ from experiments.counting.sums import ExperimentSums
 from experiments.inference.beta_posterior import posteriors
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Experiment, Rules, apply
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Experiment, Rules
 
 ANN = Provenance("ann", 1)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from experiments.counting.attribution_join import Batch, Join, Offsets, fate_of, settled_ms
 from experiments.counting.audit import Account
 from experiments.counting.sums import ExperimentSums, merge
-from experiments.lifecycle.fold import Rules
+from experiments.lifecycle.state import Rules
 
 RULES = {
     "a": Rules(window_s=0.050, lateness_s=0.010),

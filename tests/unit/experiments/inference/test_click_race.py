@@ -19,7 +19,8 @@ from experiments.inference.click_race import (
 )
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.fold import Rules, apply
+from experiments.lifecycle.fold import apply
+from experiments.lifecycle.state import Rules
 
 p = st.floats(0.01, 0.99)
 margins = st.floats(0, 0.5)

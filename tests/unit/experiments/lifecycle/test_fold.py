@@ -11,17 +11,10 @@ from support.decisions import changed
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.decisions import RollbackDetail
-from experiments.lifecycle.fold import (
-    Experiment,
-    IllegalTransition,
-    Rules,
-    VoidRevision,
-    apply,
-    fold,
-    retraining_request,
-    to_dict,
-)
+from experiments.lifecycle.decisions import AnswerDetail, RollbackDetail
+from experiments.lifecycle.fold import VoidRevision, apply, fold
+from experiments.lifecycle.state import Experiment, Rules, to_dict
+from experiments.lifecycle.transitions import IllegalTransition, retraining_request
 
 
 def at(now_ms=1, **more):
@@ -127,7 +120,7 @@ def any_decision(state: Experiment, random: Random):
             lambda: commands.retrain(state, state.champion, "why", at()),
             lambda: commands.attempt(state, at()),
             lambda: commands.answer(
-                state, commands.AnswerDetail(answers=state.retrain_revision, outcome="refused"), at()
+                state, AnswerDetail(answers=state.retrain_revision, outcome="refused"), at()
             ),
         ]
     )()
@@ -352,7 +345,7 @@ def test_a_rollback_with_retraining_equals_both_records():
     for asked, revision in ((one, two.revision - 1), (two, two.revision)):
         assert (asked.retrain_pending, asked.retrain_at_ms, asked.retrain_revision) == (True, 7, revision)
         assert not apply(
-            asked, commands.answer(asked, commands.AnswerDetail(answers=revision, outcome="refused"), at())
+            asked, commands.answer(asked, AnswerDetail(answers=revision, outcome="refused"), at())
         ).retrain_pending
     both = (one, two)
     assert {(s.champion, s.retrain_attempts, s.retrain_tried_ms) for s in both} == {("popularity", 0, 0)}
@@ -374,21 +367,17 @@ def test_only_the_trainers_entry_answers_a_retraining_request():
     assert not answered.retrain_pending
     refused = apply(
         asked,
-        commands.answer(
-            asked, commands.AnswerDetail(answers=asked.retrain_revision, outcome="refused"), at()
-        ),
+        commands.answer(asked, AnswerDetail(answers=asked.retrain_revision, outcome="refused"), at()),
     )
     assert not refused.retrain_pending
     for settle in (
         commands.attempt,
-        lambda s, o: commands.answer(
-            s, commands.AnswerDetail(answers=s.retrain_revision, outcome="failed"), o
-        ),
+        lambda s, o: commands.answer(s, AnswerDetail(answers=s.retrain_revision, outcome="failed"), o),
     ):
         with pytest.raises(IllegalTransition, match="not waiting for an answer"):
             settle(refused, at())
     with pytest.raises(IllegalTransition, match=r"detail\.outcome"):
-        commands.answer(asked, commands.AnswerDetail(answers=asked.retrain_revision, outcome="lost"), at())
+        commands.answer(asked, AnswerDetail(answers=asked.retrain_revision, outcome="lost"), at())
 
 
 def test_confirmation_settles_what_waits_for_it():

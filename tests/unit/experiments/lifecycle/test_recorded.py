@@ -15,7 +15,9 @@ import pytest
 
 from experiments.lifecycle.commands import Dropped
 from experiments.lifecycle.decisions import DETAILS, Decision, Kind, kind_of, packed
-from experiments.lifecycle.fold import IllegalTransition, VoidRevision, apply, fold, to_dict
+from experiments.lifecycle.fold import VoidRevision, apply, fold
+from experiments.lifecycle.state import to_dict
+from experiments.lifecycle.transitions import IllegalTransition
 from services.messages.events import decode, encode
 
 RECORDED = Path(__file__).with_name("recorded")

@@ -12,8 +12,8 @@ from support.traffic import EXPERIMENT, RULES
 from experiments.allocation.thompson import new_units
 from experiments.counting.sums import ExperimentSums
 from experiments.lifecycle import commands
-from experiments.lifecycle.decisions import LATEST_MS, ConfirmDetail, ResumeDetail
-from experiments.lifecycle.fold import Decision, Experiment
+from experiments.lifecycle.decisions import LATEST_MS, ConfirmDetail, Decision, ResumeDetail
+from experiments.lifecycle.state import Experiment
 from services.bandit.decider.decider import (
     Decider,
     LooksFailedError,

@@ -7,7 +7,7 @@ import pytest
 from support.breakable import BreakableDecisionLog, BreakableStateCache, BreakableSumStore
 from typer.testing import CliRunner
 
-from experiments.lifecycle.fold import Experiment, Rules
+from experiments.lifecycle.state import Experiment, Rules
 from services import bootstrap
 from services.cli.experiment import app
 from services.cli.progress_report import CountedSums, progress

@@ -11,7 +11,7 @@ import pytest
 from support.breakable import BreakableBroker
 from support.decisions import json
 
-from experiments.lifecycle.fold import Decision
+from experiments.lifecycle.decisions import Decision
 from services.adapters.feast.feature_store import FeastFeatureStore
 from services.adapters.files import lake_files
 from services.adapters.files.lake_files import LakeFiles

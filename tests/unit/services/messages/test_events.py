@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.lifecycle.fold import Decision
+from experiments.lifecycle.decisions import Decision
 from services.errors import BadMessageError
 from services.lake.tables import table
 from services.messages import events

@@ -8,7 +8,7 @@ from support.small_shop import START_MS, SmallShop, ids
 
 from experiments.allocation.assignment import DAY_MS, unit_life_ms
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import Rules
+from experiments.lifecycle.state import Rules
 from services.experiment_table import ExperimentTable
 from services.ports.pins import Pin
 from services.recommend.assignment import propose, resolve

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 from support.training_shop import ALS, EXPERIMENT, TrainingShop
 
 from experiments.lifecycle import commands
-from experiments.lifecycle.fold import IllegalTransition
+from experiments.lifecycle.decisions import AnswerDetail
+from experiments.lifecycle.transitions import IllegalTransition
 from services.adapters.memory.stores import MemoryModelRegistry
 from services.errors import BadInputError, UnavailableError
 from services.training.metrics import TrainingMetrics
@@ -259,7 +260,7 @@ def test_a_fit_answered_by_another_worker_first_is_recorded(shop, monkeypatch):
     fitted = shop.worker.fitted[1].manifest.model_version
     shop.decisions.append(
         commands.answer(
-            shop.state, commands.AnswerDetail(answers=request, outcome="failed"), shop.provenance("another")
+            shop.state, AnswerDetail(answers=request, outcome="failed"), shop.provenance("another")
         )
     )
     assert shop.poll() is None
@@ -297,7 +298,7 @@ def test_a_late_answer_does_not_answer_a_later_request(shop):
         enter(shop.decisions, EXPERIMENT, trained, shop.provenance("trainer"), answers=first)
     with pytest.raises(IllegalTransition, match=f"revision {first} is not waiting"):
         commands.answer(
-            shop.state, commands.AnswerDetail(answers=first, outcome="refused"), shop.provenance("trainer")
+            shop.state, AnswerDetail(answers=first, outcome="refused"), shop.provenance("trainer")
         )
     assert (shop.state.retrain_pending, shop.state.retrain_revision) == (True, second)
 
