@@ -51,15 +51,11 @@ class KafkaEventProducer:
             queue.close(max(0.0, end - time.monotonic()))
 
     def _queue(self, background: bool) -> ProducerQueue:
-        queue = self._queues.get(background)
-        if queue is not None:
-            return queue
         with self._lock:
-            if background not in self._queues:
-                timeout_s = self._settings.broker_ack_deadline_ms / 1_000
-                if background:
-                    timeout_s = max(timeout_s, self._settings.lateness_s)
-                self._queues[background] = ProducerQueue(
-                    self._settings, timeout_s, LINGER_S if background else 0.0
-                )
-            return self._queues[background]
+            queue = self._queues.get(background)
+            if queue is None:
+                ack_s = self._settings.broker_ack_deadline_ms / 1_000
+                timeout_s = max(ack_s, self._settings.lateness_s) if background else ack_s
+                queue = ProducerQueue(self._settings, timeout_s, LINGER_S if background else 0.0)
+                self._queues[background] = queue
+            return queue
