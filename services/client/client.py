@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from threading import Event
 from typing import Any, Literal, Protocol, TypedDict, Unpack
@@ -35,17 +35,6 @@ Command = Literal["start", "enter", "promote", "rollback", "pause", "resume", "u
 # ---- requests ----------------------------------------------------------------------------------------------
 
 
-class PopularFields(TypedDict, total=False):
-    """Fields of /popular."""
-
-    n: int
-    exclude: Sequence[str]
-    category: Sequence[str]
-    price_min: float
-    price_max: float
-    metadata: bool
-
-
 class ShopperFields(TypedDict, total=False):
     """Who is shopping: a known user, a session, or both."""
 
@@ -53,28 +42,40 @@ class ShopperFields(TypedDict, total=False):
     session_id: str
 
 
-class SlateFields(PopularFields, ShopperFields, total=False):
-    """Fields of /similar. `staff`: the slate is served and marked, but never counted."""
+class FilterFields(TypedDict, total=False):
+    """Restrictions on the items of a slate."""
 
+    exclude: Sequence[str]
+    category: Sequence[str]
+    price_min: float
+    price_max: float
+
+
+class PopularFields(FilterFields, total=False):
+    """Fields of /popular."""
+
+    n: int
+    metadata: bool
+
+
+class RerankFields(ShopperFields, total=False):
+    """Fields of /rerank, apart from the items. `staff`: the slate is served and marked, but never counted."""
+
+    n: int
+    metadata: bool
     placement: str
     arm: str
     staff: bool
+
+
+class SlateFields(RerankFields, FilterFields, total=False):
+    """Fields of /similar."""
 
 
 class RecommendFields(SlateFields, total=False):
     """Fields of /recommend. `context`: items in the cart or on the page."""
 
     context: Sequence[str]
-
-
-class RerankFields(ShopperFields, total=False):
-    """Fields of /rerank, apart from the items."""
-
-    n: int
-    placement: str
-    metadata: bool
-    arm: str
-    staff: bool
 
 
 class EventFields(ShopperFields, total=False):
@@ -100,8 +101,7 @@ class Request:
 
     def of_browser(self, user_agent: str) -> "Request":
         """The same request in the name of a shopper's browser, so that Ringside recognises bots."""
-        headers = {**self.headers, "User-Agent": user_agent}
-        return Request(self.method, self.path, self.body, headers, self.repeatable)
+        return replace(self, headers={**self.headers, "User-Agent": user_agent})
 
 
 def recommend_request(**fields: Unpack[RecommendFields]) -> Request:
@@ -129,23 +129,6 @@ def events_request(events: Iterable[Mapping[str, Any]]) -> Request:
     return _post("/events", list(events))
 
 
-def command_request(experiment: str, command: Command, **body: object) -> Request:
-    """A command to an experiment; needs an admin's key."""
-    return _post(f"/experiments/{quote(experiment, safe='')}/{command}", body, repeatable=False)
-
-
-def experiment_request(experiment: str) -> Request:
-    """The state of an experiment; needs an analyst's or admin's key."""
-    return Request("GET", f"/experiments/{quote(experiment, safe='')}")
-
-
-def decisions_request(experiment: str, after_revision: int = 0) -> Request:
-    """The decisions of an experiment after a revision; needs an analyst's or admin's key."""
-    return Request(
-        "GET", f"/experiments/{quote(experiment, safe='')}/decisions?after_revision={after_revision}"
-    )
-
-
 def _post(path: str, body: object, *, repeatable: bool = True) -> Request:
     content = json.dumps(body, separators=(",", ":")).encode()
     return Request("POST", path, content, {"Content-Type": "application/json"}, repeatable)
@@ -160,45 +143,30 @@ def _query(fields: Mapping[str, object]) -> str:
 
 
 class CallError(Exception):
-    """A request without a successful reply. `reply` is None if there was none at all; `retry`: a second
-    attempt, over a new connection, may succeed."""
+    """A request without a successful reply. `reply` is None if there was none at all. `reason`: a short name
+    of the cause, which is the status or the type of the error."""
 
-    def __init__(self, problem: str, reply: "Reply | None" = None, *, retry: bool = False):
+    def __init__(self, problem: str, reason: str, reply: httpx.Response | None = None):
         super().__init__(problem)
-        self.reply, self.retry = reply, retry
-
-    @property
-    def reason(self) -> str:
-        """A short name of the cause: the status, or the problem."""
-        return str(self.reply.status) if self.reply else str(self)
+        self.reason, self.reply = reason, reply
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A complete HTTP response; header names are in lower case."""
+def _refused(problem: str, reply: httpx.Response) -> CallError:
+    return CallError(f"{problem}: {reply.status_code} {_text(reply)}", str(reply.status_code), reply)
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
-    @property
-    def text(self) -> str:
-        """The beginning of the body, for logs."""
-        return self.body[:300].decode(errors="replace")
+def _text(reply: httpx.Response) -> str:
+    """The beginning of the body, for logs."""
+    return reply.content[:300].decode(errors="replace")
 
-    def json(self) -> Json | None:
-        """The JSON object in the body; None if it is something else, as a proxy's page is."""
-        try:
-            value = json.loads(self.body)
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) else None
 
-    def successful(self, request: Request) -> "Reply":
-        """This reply. Raises CallError unless its status is 2xx."""
-        if self.status // 100 != 2:
-            raise CallError(f"{request}: {self.status} {self.text}", self)
-        return self
+def _object(reply: httpx.Response) -> Json | None:
+    """The JSON object in the body; None if it is something else, as a proxy's page is."""
+    try:
+        value = json.loads(reply.content)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,17 +195,15 @@ class Slate:
     degraded: str | None = None
 
     @classmethod
-    def parse(cls, reply: Reply) -> "Slate":
+    def parse(cls, reply: httpx.Response) -> "Slate":
         """The slate in a reply. Raises CallError if there is none."""
-        answer = reply.json()
         try:
-            if answer is None:
-                raise TypeError("no JSON object")
+            answer = reply.json()
             names = ("recommendation_id", "experiment", "arm", "model_version", "degraded")
             items = tuple(_item(index, row) for index, row in enumerate(answer["items"]))
             return cls(items, **{name: answer.get(name) for name in names})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CallError(f"the reply is not a slate ({error!r}): {reply.text}", reply) from error
+            raise _refused(f"the reply is not a slate ({error!r})", reply) from error
 
 
 def _item(index: int, row: Json) -> SlateItem:
@@ -254,34 +220,46 @@ def _item(index: int, row: Json) -> SlateItem:
     )
 
 
-class _MissingSlates:
-    """Logs why there is no slate: each reason once in `WARN_EVERY_S`."""
+class _Calls:
+    """What both clients do apart from the exchange itself: replicas in turn, headers, errors, warnings."""
 
-    def __init__(self) -> None:
+    def __init__(self, urls: str | Sequence[str], key: str):
+        self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
+        self._key, self._calls = key, 0
         self._warned_s: dict[str, float] = {}
 
-    def warn(self, error: CallError) -> None:
+    def _url(self, request: Request) -> str:
+        self._calls += 1
+        return self.urls[self._calls % len(self.urls)] + request.path
+
+    def _headers(self, request: Request) -> dict[bytes, bytes]:
+        """Headers as bytes: a browser's name may hold any byte, as Latin-1."""
+        headers = {"X-API-Key": self._key, **request.headers}
+        return {name.encode(): value.encode("latin-1", "replace") for name, value in headers.items()}
+
+    def _warn(self, error: CallError) -> None:
+        """Log why there is no slate: each reason once in `WARN_EVERY_S`."""
         now_s = time.monotonic()
         if now_s - self._warned_s.get(error.reason, -WARN_EVERY_S) >= WARN_EVERY_S:
             self._warned_s[error.reason] = now_s
             log.warning("no slate: %s", error)
 
 
-def _urls(urls: str | Sequence[str]) -> list[str]:
-    return [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
+def _successful(request: Request, reply: httpx.Response) -> httpx.Response:
+    if not reply.is_success:
+        raise _refused(str(request), reply)
+    return reply
+
+
+def _may_repeat(request: Request, error: httpx.RequestError) -> bool:
+    """A timeout is final, because a page must not wait twice; other errors may be those of a connection that
+    the server had closed."""
+    return request.repeatable and not isinstance(error, httpx.TimeoutException)
 
 
 def _unanswered(request: Request, error: httpx.RequestError) -> CallError:
-    """A timeout is final, because a page must not wait twice; other errors may be those of a connection that
-    the server had closed."""
-    problem = f"{request}: {type(error).__name__} {error}".rstrip()
-    return CallError(problem, retry=request.repeatable and not isinstance(error, httpx.TimeoutException))
-
-
-def _encoded(key: str, request: Request) -> dict[bytes, bytes]:
-    """Headers as bytes: a browser's name may hold any byte, as Latin-1."""
-    headers = {"X-API-Key": key, **request.headers}
-    return {name.encode(): value.encode("latin-1", "replace") for name, value in headers.items()}
+    reason = type(error).__name__
+    return CallError(f"{request}: {reason} {error}".rstrip(), reason)
 
 
 # ---- the synchronous client --------------------------------------------------------------------------------
@@ -291,7 +269,7 @@ class OutboxFullError(Exception):
     """Too many events wait for delivery, because Ringside has not accepted any for a long time."""
 
 
-class Client:
+class Client(_Calls):
     """Synchronous client. `record` and slates may be called from any thread, `deliver` from one.
 
     urls: of one or several replicas, which take turns. outbox: how many events may wait for delivery; they
@@ -307,47 +285,41 @@ class Client:
         outbox: int = 100_000,
         http: httpx.Client | None = None,
     ):
-        self._urls, self._key, self._calls = _urls(urls), key, 0
+        super().__init__(urls, key)
         self._http = http or httpx.Client(timeout=timeout_s)
-        self._missing = _MissingSlates()
         self._waiting: deque[Json] = deque()
         self._outbox = outbox
 
     def recommend(self, **fields: Unpack[RecommendFields]) -> Slate | None:
         """Items for a shopper; None if there are none, and the log says why, say a wrong key."""
-        return self._slate(recommend_request(**fields))
+        return self.slate(recommend_request(**fields))
 
     def similar(self, item_id: str, **fields: Unpack[SlateFields]) -> Slate | None:
         """Items similar to one item; None as for `recommend`."""
-        return self._slate(similar_request(item_id, **fields))
+        return self.slate(similar_request(item_id, **fields))
 
     def popular(self, **fields: Unpack[PopularFields]) -> Slate | None:
         """Items that are popular now; None as for `recommend`."""
-        return self._slate(popular_request(**fields))
+        return self.slate(popular_request(**fields))
 
     def rerank(self, items: Sequence[str], **fields: Unpack[RerankFields]) -> Slate | None:
         """Given items, ordered for a shopper; None as for `recommend`."""
-        return self._slate(rerank_request(items, **fields))
+        return self.slate(rerank_request(items, **fields))
 
     def experiment(self, name: str) -> Json:
-        """The state of an experiment. Raises CallError."""
-        return self._object(experiment_request(name))
+        """The state of an experiment; needs an analyst's or admin's key. Raises CallError."""
+        return self._object(Request("GET", _experiment(name)))
 
     def decisions(self, name: str, after_revision: int = 0) -> list[Json]:
-        """At most 1,000 decisions after a revision, oldest first. Raises CallError."""
-        return list(self._object(decisions_request(name, after_revision))["decisions"])
+        """At most 1,000 decisions after a revision, oldest first; needs an analyst's or admin's key. Raises
+        CallError."""
+        path = f"{_experiment(name)}/decisions?after_revision={after_revision}"
+        return list(self._object(Request("GET", path))["decisions"])
 
     def command(self, name: str, command: Command, **body: object) -> Json:
-        """Send a command to an experiment; returns its new state. Raises CallError, with the reason in its
-        text if the command is refused."""
-        return self._object(command_request(name, command, **body))
-
-    def ready(self) -> bool:
-        """True if Ringside can serve slates now."""
-        try:
-            return self._reply(Request("GET", "/health/ready")).status == 200
-        except CallError:
-            return False
+        """Send a command to an experiment; returns its new state. Needs an admin's key. Raises CallError,
+        with the reason in its text if the command is refused."""
+        return self._object(_post(f"{_experiment(name)}/{command}", body, repeatable=False))
 
     def record(self, kind: str, item_id: str, **fields: Unpack[EventFields]) -> str:
         """Put an event into the outbox; returns its id. Raises OutboxFullError."""
@@ -377,12 +349,12 @@ class Client:
             except CallError as error:
                 log.warning("events wait in the outbox: %s", error)
                 return WAIT_S
-            if reply.status == 413 and len(batch) > 1:  # long ids: fewer events at once
+            if reply.status_code == 413 and len(batch) > 1:  # long ids: fewer events at once
                 size = len(batch) // 2
                 continue
             rejected = _rejected(reply, batch)
             if rejected is None:
-                log.warning("events wait in the outbox: %d %s", reply.status, reply.text)
+                log.warning("events wait in the outbox: %d %s", reply.status_code, _text(reply))
                 return _pause_s(reply)
             for event in rejected:
                 log.error("event rejected: %s", event)
@@ -401,57 +373,52 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def send(self, request: Request) -> Reply:
+    def send(self, request: Request) -> httpx.Response:
         """Send any request. Raises CallError unless the reply is a success."""
-        return self._reply(request).successful(request)
+        return _successful(request, self._reply(request))
 
-    def _slate(self, request: Request) -> Slate | None:
+    def slate(self, request: Request) -> Slate | None:
+        """The slate that a request returns; None as for `recommend`."""
         try:
             return Slate.parse(self.send(request))
         except CallError as error:
-            self._missing.warn(error)
+            self._warn(error)
             return None
 
     def _object(self, request: Request) -> Json:
         reply = self.send(request)
-        value = reply.json()
+        value = _object(reply)
         if value is None:
-            raise CallError(f"{request}: the reply is not a JSON object: {reply.text}", reply)
+            raise _refused(f"{request}: the reply is not a JSON object", reply)
         return value
 
-    def _reply(self, request: Request) -> Reply:
+    def _reply(self, request: Request, *, repeat: bool = True) -> httpx.Response:
+        url, headers = self._url(request), self._headers(request)
         try:
-            return self._attempt(request)
-        except CallError as error:
-            if not error.retry:
-                raise
-        return self._attempt(request)
-
-    def _attempt(self, request: Request) -> Reply:
-        self._calls += 1
-        url = self._urls[self._calls % len(self._urls)] + request.path
-        try:
-            response = self._http.request(
-                request.method, url, content=request.body, headers=_encoded(self._key, request)
-            )
+            return self._http.request(request.method, url, content=request.body, headers=headers)
         except httpx.RequestError as error:
+            if repeat and _may_repeat(request, error):
+                return self._reply(request, repeat=False)
             raise _unanswered(request, error) from error
-        return Reply(response.status_code, response.headers, response.content)
 
 
-def _rejected(reply: Reply, batch: list[Json]) -> list[Json] | None:
+def _experiment(name: str) -> str:
+    return f"/experiments/{quote(name, safe='')}"
+
+
+def _rejected(reply: httpx.Response, batch: list[Json]) -> list[Json] | None:
     """Events of `batch` that Ringside will never accept; None if the reply does not settle that."""
-    if reply.status == 413:
+    if reply.status_code == 413:
         return batch  # of one event
-    if reply.status not in (202, 400, 422):
+    if reply.status_code not in (202, 400, 422):
         return None
-    answer = reply.json() or {}
+    answer = _object(reply) or {}
     if "rejected" in answer:
         return list(answer["rejected"])
     return batch if "error" in answer else None
 
 
-def _pause_s(reply: Reply) -> float:
+def _pause_s(reply: httpx.Response) -> float:
     retry_after = reply.headers.get("retry-after", "")
     return min(float(retry_after), LONGEST_WAIT_S) if retry_after.isdigit() else WAIT_S
 
@@ -459,93 +426,47 @@ def _pause_s(reply: Reply) -> float:
 # ---- the asynchronous client -------------------------------------------------------------------------------
 
 
-class Transport(Protocol):
-    """Sends requests for `AsyncClient`."""
+class AsyncHttp(Protocol):
+    """The part of `httpx.AsyncClient` that `AsyncClient` uses."""
 
-    async def send(self, url: str, key: str, request: Request) -> Reply:
-        """The reply, whatever its status. `url`: of the replica. Raises CallError without a reply."""
+    async def request(
+        self, method: str, url: str, *, content: bytes | None, headers: dict[bytes, bytes]
+    ) -> httpx.Response:
+        """The reply, whatever its status. Raises httpx.RequestError without one."""
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connections."""
 
 
-class HttpxTransport:
-    """Sends requests over httpx. `timeout`: seconds, or limits for each phase of a request."""
+class AsyncClient(_Calls):
+    """Asynchronous client without an outbox. urls: of one or several replicas, which take turns; http: your
+    own httpx client, or another one with its interface."""
 
-    def __init__(self, http: httpx.AsyncClient, timeout: float | httpx.Timeout = 3.0):
-        self._http, self._timeout = http, timeout
+    def __init__(self, urls: str | Sequence[str], key: str, http: AsyncHttp | None = None):
+        super().__init__(urls, key)
+        self._http = http or httpx.AsyncClient(timeout=3.0)
 
-    async def send(self, url: str, key: str, request: Request) -> Reply:
-        """The reply, whatever its status. Raises CallError."""
-        headers = _encoded(key, request)
+    async def slate(self, request: Request) -> Slate | None:
+        """The slate that a request returns; None if there is none, and the log says why."""
         try:
-            response = await self._http.request(
-                request.method,
-                url + request.path,
-                content=request.body,
-                headers=headers,
-                timeout=self._timeout,
-            )
-        except httpx.RequestError as error:
-            raise _unanswered(request, error) from error
-        return Reply(response.status_code, response.headers, response.content)
+            return Slate.parse(await self.send(request))
+        except CallError as error:
+            self._warn(error)
+            return None
+
+    async def send(self, request: Request) -> httpx.Response:
+        """Send any request. Raises CallError unless the reply is a success."""
+        return _successful(request, await self._reply(request))
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
-
-class AsyncClient:
-    """Asynchronous client without an outbox. urls: of one or several replicas, which take turns."""
-
-    def __init__(self, urls: str | Sequence[str], key: str, transport: Transport | None = None):
-        self._urls, self._key, self._calls = _urls(urls), key, 0
-        self._transport = transport or HttpxTransport(httpx.AsyncClient())
-        self._missing = _MissingSlates()
-
-    @property
-    def urls(self) -> list[str]:
-        """The replicas."""
-        return self._urls
-
-    async def recommend(self, **fields: Unpack[RecommendFields]) -> Slate | None:
-        """Items for a shopper; None if there are none, and the log says why."""
-        return await self.slate(recommend_request(**fields))
-
-    async def similar(self, item_id: str, **fields: Unpack[SlateFields]) -> Slate | None:
-        """Items similar to one item; None as for `recommend`."""
-        return await self.slate(similar_request(item_id, **fields))
-
-    async def popular(self, **fields: Unpack[PopularFields]) -> Slate | None:
-        """Items that are popular now; None as for `recommend`."""
-        return await self.slate(popular_request(**fields))
-
-    async def rerank(self, items: Sequence[str], **fields: Unpack[RerankFields]) -> Slate | None:
-        """Given items, ordered for a shopper; None as for `recommend`."""
-        return await self.slate(rerank_request(items, **fields))
-
-    async def slate(self, request: Request) -> Slate | None:
-        """The slate that a request returns; None as for `recommend`."""
+    async def _reply(self, request: Request, *, repeat: bool = True) -> httpx.Response:
+        url, headers = self._url(request), self._headers(request)
         try:
-            return Slate.parse(await self.send(request))
-        except CallError as error:
-            self._missing.warn(error)
-            return None
-
-    async def send(self, request: Request) -> Reply:
-        """Send any request. Raises CallError unless the reply is a success."""
-        try:
-            reply = await self._attempt(request)
-        except CallError as error:
-            if not error.retry:
-                raise
-            reply = await self._attempt(request)
-        return reply.successful(request)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._transport.close()
-
-    async def _attempt(self, request: Request) -> Reply:
-        self._calls += 1
-        return await self._transport.send(self._urls[self._calls % len(self._urls)], self._key, request)
+            return await self._http.request(request.method, url, content=request.body, headers=headers)
+        except httpx.RequestError as error:
+            if repeat and _may_repeat(request, error):
+                return await self._reply(request, repeat=False)
+            raise _unanswered(request, error) from error

@@ -1,13 +1,14 @@
 """Login, logout and health endpoints."""
 
+from math import ceil
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from services.console.deps import deps_of, reader
-from services.console.sessions import COOKIE, MAX_AGE_S, Person, csrf_holds
+from services.console.deps import check_csrf, deps_of, reader
+from services.console.sessions import COOKIE, MAX_AGE_S, Person
 
 router = APIRouter()
 
@@ -31,13 +32,14 @@ def login(
 ) -> Response:
     """Exchange a key for a session."""
     deps = deps_of(request)
-    if wait_s := deps.login_throttle.wait_s(request):
+    address = request.client.host if request.client is not None else ""
+    if wait_s := ceil(deps.wrong_keys.wait_s(address, deps.now_ms() / 1_000)):
         answer = _login(request, next, f"Too many wrong keys from this address. Wait {wait_s} s.", 429)
         answer.headers["Retry-After"] = str(wait_s)
         return answer
     cookie = deps.sessions.log_in(key)
     if cookie is None:
-        deps.login_throttle.failed(request)
+        deps.wrong_keys.take(address, deps.now_ms() / 1_000)
         return _login(request, next, "This is not the key of an analyst or admin.", 401)
     response = RedirectResponse(local_path(next), 303)
     secure = request.url.scheme == "https"
@@ -50,8 +52,7 @@ def logout(
     request: Request, person: Annotated[Person, Depends(reader)], csrf: Annotated[str, Form()] = ""
 ) -> RedirectResponse:
     """End the session."""
-    if not csrf_holds(person, csrf):
-        raise HTTPException(403, "This form is not from your session. Reload the page and try again.")
+    check_csrf(person, csrf)
     deps_of(request).sessions.log_out(person)
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)

@@ -14,14 +14,15 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from services import bootstrap
 from services.console import access, commands, metrics, pages, recount, web
-from services.console.deps import ConsoleDeps, LogInFirstError
+from services.console.deps import ConsoleDeps, LogInFirstError, deps_of
 from services.console.log_follower import LogFollower
-from services.console.sessions import COOKIE, LoginThrottle, Sessions
+from services.console.sessions import COOKIE, WRONG_KEYS_BURST_S, WRONG_KEYS_PER_S, Sessions
 from services.control.recount import RecountService
 from services.runtime.clock import wall_ms
 from services.runtime.process import many_connections
 from services.settings import Settings
 from services.web.connection_limits import http_protocol
+from services.web.rate_limit import RateLimiter
 
 FOLLOW_EVERY_S = 1.0
 FORM_BYTES = 16_384  # of a request's body: forms only
@@ -53,9 +54,9 @@ def create_app(
     app = FastAPI(
         title="Ringside console", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    throttle = LoginThrottle(lambda: now_ms() / 1_000)
+    wrong_keys = RateLimiter(WRONG_KEYS_PER_S, WRONG_KEYS_BURST_S)
     app.state.deps = ConsoleDeps(
-        settings, follower, recounting, Sessions(settings), throttle, web.templates(), now_ms
+        settings, follower, recounting, Sessions(settings), wrong_keys, web.templates(), now_ms
     )
     app.middleware("http")(web.harden)
     app.add_middleware(GZipMiddleware, minimum_size=2_000)
@@ -123,7 +124,7 @@ async def _bad_request(request: Request, error: Exception) -> Response:
 def _error(request: Request, status_code: int, message: str) -> Response:
     if _wants_json(request):
         return JSONResponse({"error": message}, status_code)
-    deps: ConsoleDeps = request.app.state.deps
+    deps = deps_of(request)
     person = deps.sessions.person(request.cookies.get(COOKIE))
     values = {"message": message, "status_code": status_code, "person": person}
     return deps.templates.TemplateResponse(request, "error.html", values, status_code=status_code)

@@ -3,25 +3,27 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import JSONResponse
 
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import Decision
 from experiments.lifecycle.state import Experiment
 from experiments.lifecycle.transitions import IllegalTransition
-from services.console.deps import SelectedExperiment, commander, deps_of, selected_experiment
-from services.console.sessions import Person, csrf_holds
+from services.console.deps import Selected, check_csrf, commander, deps_of
+from services.console.log_follower import FollowedExperiment
+from services.console.sessions import Person
 from services.control.commands import COMMANDS
 from services.errors import BadInputError, RingsideError, UnavailableError
 
 router = APIRouter()
 
-
 FormFields = dict[str, object]
+Builder = Callable[[Experiment], Decision]
+Why = Annotated[str, Form(alias="reason", max_length=300)]
 
 
-def build(kind: str, form: FormFields, provenance: Provenance) -> Callable[[Experiment], Decision]:
+def build(kind: str, form: FormFields, provenance: Provenance) -> Builder:
     """The builder of a command. Raises BadInputError naming the field that is missing."""
     spec = COMMANDS.get(kind)
     if spec is None or not spec.on_console:
@@ -54,34 +56,35 @@ def fields(
 
 def genuine(person: Annotated[Person, Depends(commander)], csrf: Annotated[str, Form()] = "") -> Person:
     """Dependency: an admin whose form comes from this session."""
-    if not csrf_holds(person, csrf):
-        raise HTTPException(403, "This form is not from your session. Reload the page and try again.")
+    check_csrf(person, csrf)
     return person
 
 
 @router.post("/experiments/{name}/commands/{kind}")
 def carry_out(
     request: Request,
-    selected: Annotated[SelectedExperiment, Depends(selected_experiment)],
+    selected: Selected,
     person: Annotated[Person, Depends(genuine)],
     form: Annotated[FormFields, Depends(fields)],
     kind: str,
-    why: Annotated[str, Form(alias="reason", max_length=300)] = "",
+    why: Why = "",
 ) -> JSONResponse:
     """Append the command to the log, or answer with the reason why not."""
+    return append(request, selected, person, why, lambda provenance: build(kind, form, provenance))
+
+
+def append(
+    request: Request,
+    selected: FollowedExperiment,
+    person: Person,
+    why: str,
+    builder: Callable[[Provenance], Builder],
+) -> JSONResponse:
+    """Append a decision; answer with the new revision, status and champion, or with the reason why not."""
     deps = deps_of(request)
-
-    def command() -> Experiment:
-        provenance = Provenance(author=person.name, now_ms=deps.now_ms(), reason=reason(why))
-        return deps.follower.command(selected.name, build(kind, form, provenance))
-
-    return answered(command)
-
-
-def answered(command: Callable[[], Experiment]) -> JSONResponse:
-    """The new revision, status and champion, or the reason why not."""
     try:
-        state = command()
+        provenance = Provenance(author=person.name, now_ms=deps.now_ms(), reason=reason(why))
+        state = deps.follower.command(selected.state.name, builder(provenance))
     except (IllegalTransition, RingsideError) as error:
         return refused(error)
     return JSONResponse({"revision": state.revision, "status": state.status, "champion": state.champion})

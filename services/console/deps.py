@@ -1,5 +1,6 @@
 """Dependencies of the console's routes: shared objects, the person logged in, the selected experiment."""
 
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,20 +9,22 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.templating import Jinja2Templates
 
 from services.console.log_follower import FollowedExperiment, LogFollower, View
-from services.console.sessions import COOKIE, LoginThrottle, Person, Sessions
+from services.console.sessions import COOKIE, Person, Sessions
 from services.control.recount import RecountService
 from services.settings import Settings
+from services.web.rate_limit import RateLimiter
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleDeps:
-    """Objects that all requests of an application share."""
+    """Objects that all requests of an application share. `wrong_keys` limits them by address: keys can't be
+    guessed, but attempts use the CPU."""
 
     settings: Settings
     follower: LogFollower
     recounting: RecountService
     sessions: Sessions
-    login_throttle: LoginThrottle
+    wrong_keys: RateLimiter
     templates: Jinja2Templates
     now_ms: Callable[[], int]
 
@@ -29,14 +32,6 @@ class ConsoleDeps:
     def view(self) -> View:
         """The newest view."""
         return self.follower.view
-
-
-@dataclass(frozen=True, slots=True)
-class SelectedExperiment:
-    """The experiment in the path of a request."""
-
-    name: str
-    followed: FollowedExperiment
 
 
 class LogInFirstError(Exception):
@@ -64,9 +59,19 @@ def commander(person: Annotated[Person, Depends(reader)]) -> Person:
     return person
 
 
-def selected_experiment(request: Request, name: str) -> SelectedExperiment:
+def check_csrf(person: Person, token: str) -> None:
+    """Raise 403 unless a form carries the token of this session."""
+    given = token.encode(errors="replace")  # may contain lone surrogates
+    if not hmac.compare_digest(person.csrf.encode(), given):
+        raise HTTPException(403, "This form is not from your session. Reload the page and try again.")
+
+
+def selected_experiment(request: Request, name: str) -> FollowedExperiment:
     """Dependency: the experiment in the path. Raises 404 if there is none."""
     followed = deps_of(request).view.experiments.get(name)
     if followed is None:
         raise HTTPException(404, f"There is no experiment {name}.")
-    return SelectedExperiment(name, followed)
+    return followed
+
+
+Selected = Annotated[FollowedExperiment, Depends(selected_experiment)]

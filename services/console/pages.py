@@ -8,12 +8,11 @@ from urllib.parse import quote
 import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
-from fastapi.templating import Jinja2Templates
 
 from experiments.lifecycle.decisions import Decision
-from experiments.lifecycle.state import Experiment
 from services.console import exports, queries, series, wording
-from services.console.deps import ConsoleDeps, SelectedExperiment, deps_of, reader, selected_experiment
+from services.console.deps import ConsoleDeps, Selected, deps_of, reader
+from services.console.log_follower import FollowedExperiment
 from services.console.sessions import Person
 
 router = APIRouter()
@@ -37,16 +36,11 @@ class Page:
             "now_ms": self.deps.now_ms(),
             "experiments": sorted(self.deps.view.experiments),
         }
-        return self.templates.TemplateResponse(self.request, template, values, status_code=status_code)
+        return self.deps.templates.TemplateResponse(self.request, template, values, status_code=status_code)
 
     def fragment(self, template: str, **values: Any) -> str:
         """A part of a page as HTML."""
-        return self.templates.get_template(template).render(**values, person=self.person)
-
-    @property
-    def templates(self) -> Jinja2Templates:
-        """The console's templates."""
-        return self.deps.templates
+        return self.deps.templates.get_template(template).render(**values, person=self.person)
 
 
 def page(request: Request, person: Annotated[Person, Depends(reader)]) -> Page:
@@ -55,7 +49,6 @@ def page(request: Request, person: Annotated[Person, Depends(reader)]) -> Page:
 
 
 ReadPage = Annotated[Page, Depends(page)]
-Selected = Annotated[SelectedExperiment, Depends(selected_experiment)]
 
 
 @router.get("/")
@@ -87,7 +80,7 @@ def experiment(page: ReadPage, selected: Selected) -> HTMLResponse:
 def live(page: ReadPage, selected: Selected, after_revision: Annotated[int, Query(ge=0)] = 0) -> Response:
     """Changes since `after_revision`: points, posterior densities, and the parts of the page as HTML."""
     values = _values(page.deps, selected)
-    state, points = selected.followed.state, selected.followed.axis.points
+    state, points = selected.state, selected.axis.points
     fresh = [point for point in points if point["revision"] > after_revision]
     parts = ("headline", "arms", "decisions", "replicas", "accounting")
     body = {
@@ -113,7 +106,7 @@ def decisions(
     looks: bool = True,
 ) -> HTMLResponse:
     """One page of all decisions, newest first."""
-    history = selected.followed.history
+    history = selected.history
     kept = [
         d
         for d in reversed(history)
@@ -122,7 +115,7 @@ def decisions(
     older = kept[PAGE_SIZE - 1].revision if len(kept) > PAGE_SIZE else None
     return page.render(
         "decisions.html",
-        experiment=selected.name,
+        experiment=selected.state.name,
         rows=kept[:PAGE_SIZE],
         older=older,
         looks=looks,
@@ -133,11 +126,8 @@ def decisions(
 @router.get("/experiments/{name}/decisions/{revision}")
 def decision(page: ReadPage, selected: Selected, revision: int, part: bool = False) -> HTMLResponse:
     """One decision with all its numbers; `part`: without the page around it, for the drawer."""
-    history = selected.followed.history
-    at = next((i for i, d in enumerate(history) if d.revision == revision), None)
-    if at is None:
-        raise HTTPException(404, f"Experiment {selected.name} has no decision with revision {revision}.")
-    values = _record(history, at) | {"experiment": selected.name, "part": part}
+    history, at = selected.history, _position(selected, revision)
+    values = _record(history, at) | {"experiment": selected.state.name, "part": part}
     if part:
         return HTMLResponse(page.fragment("part_record.html", **values))
     return page.render("decision.html", **values)
@@ -146,17 +136,23 @@ def decision(page: ReadPage, selected: Selected, revision: int, part: bool = Fal
 @router.get("/experiments/{name}/decisions/{revision}/record.json")
 def record(page: ReadPage, selected: Selected, revision: int) -> Response:
     """One decision exactly as in the log."""
-    for candidate in selected.followed.history:
+    found = selected.history[_position(selected, revision)]
+    return Response(msgspec.json.encode(found), media_type="application/json")
+
+
+def _position(selected: FollowedExperiment, revision: int) -> int:
+    """Index of a decision in the history. Raises 404 if there is none."""
+    for index, candidate in enumerate(selected.history):
         if candidate.revision == revision:
-            return Response(msgspec.json.encode(candidate), media_type="application/json")
-    raise HTTPException(404, f"Experiment {selected.name} has no decision with revision {revision}.")
+            return index
+    raise HTTPException(404, f"Experiment {selected.state.name} has no decision with revision {revision}.")
 
 
 @router.get("/experiments/{name}/log.jsonl")
 def log_jsonl(page: ReadPage, selected: Selected) -> StreamingResponse:
     """All decisions as JSON lines."""
     return _download(
-        exports.jsonl(list(selected.followed.history)), f"{selected.name}.jsonl", "application/x-ndjson"
+        exports.jsonl(list(selected.history)), f"{selected.state.name}.jsonl", "application/x-ndjson"
     )
 
 
@@ -164,7 +160,7 @@ def log_jsonl(page: ReadPage, selected: Selected) -> StreamingResponse:
 def log_csv(page: ReadPage, selected: Selected) -> StreamingResponse:
     """All decisions as CSV."""
     return _download(
-        exports.csv_lines(list(selected.followed.history)), f"{selected.name}.csv", "text/csv; charset=utf-8"
+        exports.csv_lines(list(selected.history)), f"{selected.state.name}.csv", "text/csv; charset=utf-8"
     )
 
 
@@ -173,35 +169,34 @@ def _download(lines: Any, filename: str, media_type: str) -> StreamingResponse:
     return StreamingResponse(lines, media_type=media_type, headers={"Content-Disposition": disposition})
 
 
-def _values(deps: ConsoleDeps, selected: SelectedExperiment) -> dict[str, Any]:
+def _values(deps: ConsoleDeps, selected: FollowedExperiment) -> dict[str, Any]:
     """Values of all parts of an experiment's page."""
-    followed, view = selected.followed, deps.view
-    history = followed.history
-    summary = queries.summary(
-        followed.state, history, view.heartbeats, followed.realised(), view.sources, deps.now_ms()
-    )
-    counted = [row["numbers"] for row in summary["arms"] if row["counted"]]
-    highest = max((numbers.get("high") or 0.0 for numbers in counted), default=0.0)
-    return summary | {
-        "experiment": selected.name,
-        "state": followed.state,
+    state, history, view = selected.state, selected.history, deps.view
+    look = queries.last_look(history)
+    arms = queries.arm_rows(state, history, selected.realised(), view.heartbeats)
+    highest = max((row["numbers"].get("high") or 0.0 for row in arms if row["counted"]), default=0.0)
+    return {
+        "sentence": wording.sentence(state, look),
+        "warnings": queries.warnings(state, look, view.heartbeats, view.sources, deps.now_ms()),
+        "look": look,
+        "arms": arms,
+        "replicas": queries.replica_rows(state, view.heartbeats),
+        "accounting": queries.accounting_rows(look),
+        "units": sum(series.counts(look).values()) if look else 0,
+        "experiment": state.name,
+        "state": state,
         "scale": highest * 1.05 or 1.0,
         "listed": listed(history),
         "total": len(history),
-        "undoable": undoable(followed.state),
+        "undoable": max(state.reversals, default=None),  # the newest rollback or promotion
     }
 
 
 def listed(history: list[Decision]) -> list[Decision]:
     """Decisions on the page: the newest marked ones and a few of the newest looks, newest first."""
-    marks = [d for d in reversed(history) if d.kind in series.MARKED_KINDS][:LISTED_MARKS]
-    looks = [d for d in reversed(history) if d.kind not in series.MARKED_KINDS][:LISTED_LOOKS]
+    marks = [d for d in reversed(history) if d.kind not in series.UNMARKED_KINDS][:LISTED_MARKS]
+    looks = [d for d in reversed(history) if d.kind in series.UNMARKED_KINDS][:LISTED_LOOKS]
     return sorted(marks + looks, key=lambda d: -d.revision)
-
-
-def undoable(state: Experiment) -> int | None:
-    """Revision of the newest rollback or promotion that can be undone; None if there is none."""
-    return max(state.reversals, default=None)
 
 
 def _record(history: list[Decision], at: int) -> dict[str, Any]:

@@ -224,24 +224,3 @@ def _look_warnings(state: Experiment, look: Decision | None, now_ms: int) -> Ite
     lag_s = (look.received_at - counted_ms) / 1_000 if look and counted_ms else 0.0
     if lag_s > rules.stall_s:
         yield PageWarning("bad", f"Counting is {wording.seconds(lag_s)} behind, and decisions wait for it.")
-
-
-def summary(
-    state: Experiment,
-    history: Sequence[Decision],
-    beats: Sequence[Heartbeat],
-    realised: Mapping[str, float],
-    sources: Sources,
-    now_ms: int,
-) -> dict[str, Any]:
-    """The page's values, for templates and JSON."""
-    look = last_look(history)
-    return {
-        "sentence": wording.sentence(state, look),
-        "warnings": warnings(state, look, beats, sources, now_ms),
-        "look": look,
-        "arms": arm_rows(state, history, realised, beats),
-        "replicas": replica_rows(state, beats),
-        "accounting": accounting_rows(look),
-        "units": sum(series.counts(look).values()) if look else 0,
-    }

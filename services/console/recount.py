@@ -6,16 +6,14 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from experiments.lifecycle.commands import Provenance
-from experiments.lifecycle.state import Experiment
 from experiments.lifecycle.transitions import IllegalTransition
-from services.console.commands import answered, genuine, reason, refused
-from services.console.deps import SelectedExperiment, commander, deps_of, selected_experiment
+from services.console.commands import Why, append, genuine, refused
+from services.console.deps import Selected, commander, deps_of
 from services.console.sessions import Person
 from services.control.recount import RecountRequest
 from services.errors import RingsideError
 
 router = APIRouter()
-Selected = Annotated[SelectedExperiment, Depends(selected_experiment)]
 
 
 def recount_request(
@@ -28,7 +26,7 @@ def recount_request(
 @router.get("/experiments/{name}/recount")
 def question(request: Request, selected: Selected, person: Annotated[Person, Depends(commander)]) -> Response:
     """The middle of the dialog: the sums that would be dropped, and whether the log can give them again."""
-    deps, state = deps_of(request), selected.followed.state
+    deps, state = deps_of(request), selected.state
     try:
         preview = deps.recounting.preview(state, False, Provenance(person.name, deps.now_ms()))
     except (IllegalTransition, RingsideError) as error:
@@ -42,14 +40,10 @@ def recount(
     selected: Selected,
     person: Annotated[Person, Depends(genuine)],
     wanted: Annotated[RecountRequest, Depends(recount_request)],
-    why: Annotated[str, Form(alias="reason", max_length=300)] = "",
+    why: Why = "",
 ) -> JSONResponse:
     """Drop the previewed sums and count again, or answer with the reason why not."""
-    deps = deps_of(request)
-
-    def command() -> Experiment:
-        provenance = Provenance(author=person.name, now_ms=deps.now_ms(), reason=reason(why))
-        build = deps.recounting.builder(selected.followed.state, wanted, provenance)
-        return deps.follower.command(selected.name, build)
-
-    return answered(command)
+    recounting, state = deps_of(request).recounting, selected.state
+    return append(
+        request, selected, person, why, lambda provenance: recounting.builder(state, wanted, provenance)
+    )

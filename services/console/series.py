@@ -5,27 +5,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import beta
 
-from experiments.lifecycle.decisions import ArmEvidence, Decision, RaceEvidence
+from experiments.lifecycle.decisions import ArmEvidence, Decision
 
 REALISED_UNITS = 200  # a realised share is over the last looks with at least this many new units together
-MARKED_KINDS = (
-    "start",
-    "enter",
-    "rollback",
-    "promote",
-    "retrain",
-    "answer",
-    "hold",
-    "pause",
-    "resume",
-    "recount",
-    "undo",
-    "confirm",
-    "end",
-)
+UNMARKED_KINDS = ("allocate", "attempt")  # routine decisions, which the plots do not mark
 ARM_FIELDS = ("n", "s", "rate", "posterior_mean", "low", "high", "p_best", "fallback")
 RACE_FIELDS = ("arm", "against", "index", "from_version", "alpha", "log_e", "log_threshold")
 
@@ -91,16 +78,11 @@ def point(decision: Decision, realised: Mapping[str, float] | None) -> Point:
         "realised": realised,
         "arms": {name: numbers_of(arm) for name, arm in decision.evidence.arms.items()},
         "races": [
-            race_fields(race)
+            {name: getattr(race, name) for name in RACE_FIELDS}
             for race in decision.evidence.races
             if race.log_e is not None and race.log_threshold is not None
         ],
     }
-
-
-def race_fields(race: RaceEvidence) -> dict[str, Any]:
-    """Fields of a race in plots and tables."""
-    return {name: getattr(race, name) for name in RACE_FIELDS}
 
 
 def numbers_of(arm: ArmEvidence) -> dict[str, Any]:
@@ -112,8 +94,8 @@ def numbers_of(arm: ArmEvidence) -> dict[str, Any]:
 
 def thin(points: Sequence[Point], limit: int) -> list[Point]:
     """At most about `limit` points: all marked decisions, and looks at equal distances, always the newest."""
-    marks = [p for p in points if p["kind"] in MARKED_KINDS]
-    looks = [p for p in points if p["kind"] not in MARKED_KINDS]
+    marks = [p for p in points if p["kind"] not in UNMARKED_KINDS]
+    looks = [p for p in points if p["kind"] in UNMARKED_KINDS]
     room = max(1, limit - len(marks))
     if len(looks) > room:
         looks = [looks[(i + 1) * len(looks) // room - 1] for i in range(room)]
@@ -128,15 +110,13 @@ def density(mean: float, low: float, high: float, points: int = 160) -> dict[str
     """
     try:
         shape = beta_shape(mean, low, high)
-        return None if shape is None else _curve(*shape, points)
+        if shape is None:
+            return None
+        left, right = beta.ppf([0.0005, 0.9995], *shape)
+        xs = np.linspace(left, right, points)
+        return {"x": xs.tolist(), "y": beta.pdf(xs, *shape).tolist()}
     except (ArithmeticError, ValueError):  # no float can represent the result
         return None
-
-
-def _curve(a: float, b: float, points: int) -> dict[str, list[float]]:
-    left, right = (float(end) for end in beta.ppf([0.0005, 0.9995], a, b))
-    xs = [left + (right - left) * i / (points - 1) for i in range(points)]
-    return {"x": xs, "y": [float(y) for y in beta.pdf(xs, a, b)]}
 
 
 def beta_shape(mean: float, low: float, high: float) -> tuple[float, float] | None:

@@ -1,17 +1,13 @@
 """Sessions of the console: login with an API key, a signed cookie, a token against forged forms (CSRF)."""
 
-import hmac
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
 
-from fastapi import Request
+from cachetools import FIFOCache
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from services.settings import Settings
 from services.web.api_keys import Keys, Principal, Role, digest_of, signing_keys
-from services.web.rate_limit import RateLimiter
 
 COOKIE = "ringside_console"
 MAX_AGE_S = 12 * 3_600
@@ -41,7 +37,7 @@ class Sessions:
     def __init__(self, settings: Settings) -> None:
         signing = signing_keys(settings)
         self._keys = Keys.of(settings)
-        self._ended: dict[str, None] = {}
+        self._ended: FIFOCache[str, None] = FIFOCache(MOST_ENDED)
         # itsdangerous signs with the last key of a list; the settings have the newest first.
         self._serializer = URLSafeTimedSerializer(signing[::-1], salt="console-session")
 
@@ -76,36 +72,7 @@ class Sessions:
         Only this process knows, and it forgets the oldest: cookies expire after `MAX_AGE_S`.
         """
         self._ended[person.csrf] = None
-        if len(self._ended) > MOST_ENDED:
-            del self._ended[next(iter(self._ended))]
 
     def _reader(self, digest: str) -> Principal | None:
         principal = self._keys.holder(digest)
         return principal if principal is not None and principal.role in READERS else None
-
-
-class LoginThrottle:
-    """Limits wrong keys by address. Keys can't be guessed; this keeps attempts from using the CPU."""
-
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._buckets = RateLimiter(WRONG_KEYS_PER_S, WRONG_KEYS_BURST_S)
-        self._now_s = now_s
-
-    def wait_s(self, request: Request) -> int:
-        """Seconds until this address may try again; 0 if it may now."""
-        return ceil(self._buckets.wait_s(_address(request), self._now_s()))
-
-    def failed(self, request: Request) -> None:
-        """Count a wrong key from this address."""
-        self._buckets.take(_address(request), self._now_s())
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client is not None else ""
-
-
-def csrf_holds(person: Person, token: str) -> bool:
-    """True if a form carries the token of this session."""
-    return hmac.compare_digest(
-        person.csrf.encode(), token.encode(errors="replace")
-    )  # may contain lone surrogates

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from fastapi import Request, Response
 from fastapi.responses import PlainTextResponse
 from fastapi.templating import Jinja2Templates
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.console import wording
 from services.errors import ConfigurationError
+from services.web.page_templates import page_templates
 
 HERE = Path(__file__).parent
 # 'unsafe-inline' is for styles only, because the plotting script sets style attributes.
@@ -97,22 +97,13 @@ def moment(ms: int) -> datetime:
 
 
 def templates() -> Jinja2Templates:
-    """The console's templates. They escape every value; an unknown name is an error."""
-    env = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters |= {
+    """The console's templates."""
+    filters = {
         "share": share, "rate": rate, "grouped": grouped, "significant": significant, "moment": moment,
         "seconds": wording.seconds, "evidence": wording.evidence, "chance": wording.chance,
         "nearness": wording.nearness,
     }  # fmt: skip
-    env.globals |= {
-        "title_of": wording.title,
-        "assets": assets_version,
-        "plotly": lambda: plotting_script()[0],
-    }
-    return Jinja2Templates(env=env)
+    functions = {
+        "title_of": wording.title, "assets": assets_version, "plotly": lambda: plotting_script()[0]
+    }  # fmt: skip
+    return page_templates(HERE / "templates", functions, filters)

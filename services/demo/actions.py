@@ -54,11 +54,6 @@ class Actions:
         yield step
         step.ended_s = self.now()
 
-    def notify(self, notice: str) -> None:
-        """Show a notice to the viewer."""
-        with self.state.lock:
-            self.state.notices.append((self.now(), notice))
-
     def run(self, spec: ProcessSpec, step: Step) -> None:
         """Run a command and show its newest line of output. Raises UnavailableError if it fails."""
 
@@ -104,10 +99,6 @@ class Actions:
             raise UnavailableError("models", f"fitting {ALGORITHM[arm]} wrote no artifact")
         return versions[-1]
 
-    def start(self, arm: str) -> None:
-        """Start the experiment with `arm` as its first champion."""
-        self.admin.command(self.experiment, "start", arm=arm, model_version=self.newest_version(arm))
-
     def enter(self, arm: str, reason: str) -> None:
         """Enter a challenger. It gets traffic at the next look, once every replica has loaded its model."""
         with self.step(f"Challenger {arm} enters"):
@@ -115,7 +106,12 @@ class Actions:
             self.admin.command(self.experiment, "enter", arm=arm, model_version=version, reason=reason)
             self.state.facts[f"entered_{arm}_s"] = round(self.now(), 1)
             self.wait(lambda: self.state.weight(arm) > 0, 90.0, f"traffic for {arm}")
-            self.wait(lambda: self.state.served(arm) > 0, 60.0, f"slate of {arm}")
+            self.wait(lambda: self.slates_of(arm) > 0, 60.0, f"slate of {arm}")
+
+    def slates_of(self, arm: str, since_s: float = 0.0) -> int:
+        """Slates of `arm` that shoppers got since `since_s` (seconds since the epoch)."""
+        served = self.state.served(self.installation.replica_urls, arm, since_s)
+        return sum(row["of_arm"] for row in served.values())
 
     def best_arm(self) -> str:
         """The arm whose first slates have the highest true probability of a click."""

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,14 +19,12 @@ from rich.console import Console
 from rich.live import Live
 
 from services import bootstrap
-from services.client.client import CallError
-from services.demo.actions import StoppedError
 from services.demo.installation import DemoInstallation, empty_home, new_installation
 from services.demo.observer import observe
 from services.demo.profile import Profile
 from services.demo.report import report as make_report
 from services.demo.state import DemoState
-from services.demo.story import Story
+from services.demo.story import STOPPED, Story
 from services.demo.supervisor import Supervisor
 from services.demo.terminal_ui import TerminalUi
 from services.errors import ConfigurationError, RingsideError
@@ -40,19 +37,6 @@ from services.settings import Settings
 REAL_DATA = "online?retail?ii.*"  # under any of its published names: parquet, xlsx, zip, csv
 SPLIT = datetime(2011, 11, 11, tzinfo=UTC)  # holds out the last four weeks, in which shoppers click
 SUPERVISE_S = 0.25
-STOPPED = "the viewer stopped the demo"
-
-
-@dataclass(slots=True)
-class Playback:
-    """How the story goes. failure: why it broke off; over: set when it has ended either way."""
-
-    failure: str | None = None
-    over: threading.Event = field(default_factory=threading.Event)
-
-    def failed(self, reason: str) -> None:
-        """Record a failure; the first one is kept."""
-        self.failure = self.failure or reason
 
 
 def run(settings: Settings, *, headless: bool, for_s: float, report: Path | None) -> int:
@@ -81,12 +65,14 @@ def run(settings: Settings, *, headless: bool, for_s: float, report: Path | None
             stop=stop,
             deadline_s=for_s if headless else float("inf"),
         )
-        playback = play(story)
+        story.run_in_thread()
         stack.callback(stop.set)
-        observe_in_thread(story)
-        show(ui, story, playback, console, headless=headless)
-        result = make_report(state, installation.replica_urls, story.now(), playback.failure)
-    return conclude(result, playback, console, headless=headless, path=report)
+        threading.Thread(
+            target=observe, args=(state, installation, stop), name="observer", daemon=True
+        ).start()
+        show(ui, story, console, headless=headless)
+        result = make_report(state, installation.replica_urls, story.now(), story.failure)
+    return conclude(result, story, console, headless=headless, path=report)
 
 
 @contextmanager
@@ -119,85 +105,51 @@ def source(settings: Settings) -> list[str]:
     return [str(file), "--split", split, "--rebase", now.isoformat(timespec="seconds")]
 
 
-def play(story: Story) -> Playback:
-    """Play the story in a thread."""
-    playback = Playback()
-
-    def target() -> None:
-        try:
-            story.play()
-        except StoppedError:
-            playback.failed(STOPPED)
-        except (RingsideError, CallError, OSError) as error:
-            playback.failed(str(error))
-        except BaseException as error:
-            playback.failed(f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            playback.over.set()
-
-    threading.Thread(target=target, name="story", daemon=True).start()
-    return playback
-
-
-def observe_in_thread(story: Story) -> None:
-    """Keep the state up to date in a thread, over a connection of its own."""
-    installation = story.installation
-    summary = installation.home / "shoppers.json"
-
-    def target() -> None:
-        with closing(installation.client("admin")) as admin:
-            pages = installation.liveness_urls
-            observe(story.state, admin, story.experiment, summary, pages, story.stop)
-
-    threading.Thread(target=target, name="observer", daemon=True).start()
-
-
-def show(ui: TerminalUi, story: Story, playback: Playback, console: Console, *, headless: bool) -> None:
+def show(ui: TerminalUi, story: Story, console: Console, *, headless: bool) -> None:
     """Supervise the processes and refresh the screen: until Ctrl-C, or headless until the story or its time
     is over."""
     live = not headless and console.is_terminal
     ui.print_addresses()
     with Live(ui, console=console, refresh_per_second=4, screen=False) if live else ExitStack():
-        while not story.stop.wait(SUPERVISE_S) and _supervised(story, playback):
-            ui.finished = playback.over.is_set() and not headless
+        while not story.stop.wait(SUPERVISE_S) and _supervised(story):
+            ui.finished = story.over.is_set() and not headless
             if not live:
                 ui.print_news()
-            if headless and (playback.over.is_set() or story.now() > story.deadline_s):
+            if headless and (story.over.is_set() or story.now() > story.deadline_s):
                 break
-            if playback.over.is_set() and playback.failure is not None:
+            if story.over.is_set() and story.failure is not None:
                 break
     console.print("stopping …", highlight=False)
-    if headless and not playback.over.is_set():
-        playback.failed(f"the time was over during: {story.state.steps[-1].title}")
+    if headless and not story.over.is_set():
+        story.failed(f"the time was over during: {story.state.steps[-1].title}")
 
 
-def _supervised(story: Story, playback: Playback) -> bool:
+def _supervised(story: Story) -> bool:
     """Restart what crashed; False if a process keeps crashing."""
     try:
         story.supervisor.check()
     except RingsideError as error:
-        playback.failed(str(error))
+        story.failed(str(error))
         return False
     return True
 
 
 def conclude(
-    result: dict[str, Any], playback: Playback, console: Console, *, headless: bool, path: Path | None
+    result: dict[str, Any], story: Story, console: Console, *, headless: bool, path: Path | None
 ) -> int:
     """Write the report, print the checks, and choose the exit code."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1))
     if not headless:
-        if playback.failure in (None, STOPPED):
+        if story.failure in (None, STOPPED):
             return 0
-        console.print(f"The demo failed: {playback.failure}", style="red", markup=False)
+        console.print(f"The demo failed: {story.failure}", style="red", markup=False)
         return 1
     for check in result["checks"]:
         mark = "passed" if check["holds"] else "FAILED"
         line = f"{mark} {check['check']}: {check['seen']}"
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    if playback.failure:
-        console.print(f"FAILED the story broke off: {playback.failure}", soft_wrap=True, markup=False)
+    if story.failure:
+        console.print(f"FAILED the story broke off: {story.failure}", soft_wrap=True, markup=False)
     return 0 if result["happened"] else 1

@@ -11,7 +11,7 @@ import httpx
 
 from services.client.client import Client
 from services.demo.profile import Profile
-from services.demo.supervisor import ProcessSpec, always
+from services.demo.supervisor import ProcessSpec
 from services.errors import ConfigurationError
 from services.local_servers.embedded_kafka import EmbeddedBroker
 from services.local_servers.process import free_port
@@ -99,7 +99,7 @@ class DemoInstallation:
     ) -> ProcessSpec:
         env = {**self.env, **{f"RINGSIDE_{key}": value for key, value in changes.items()}}
         command = [str(Path(sys.executable).with_name("ringside")), *arguments]
-        return ProcessSpec(name, command, env, self.home / "logs" / f"{name}.log", always, nice)
+        return ProcessSpec(name, command, env, self.home / "logs" / f"{name}.log", nice=nice)
 
 
 def new_installation(

@@ -4,32 +4,28 @@ second."""
 import json
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
 from experiments.lifecycle.decisions import Decision
 from services.client.client import CallError, Client
-from services.demo.installation import responds
+from services.demo.installation import DemoInstallation, responds
 from services.demo.state import DemoState
 from services.messages.events import decode
 
 EVERY_S = 0.5
 
 
-def observe(
-    state: DemoState,
-    admin: Client,
-    experiment: str,
-    summary: Path,
-    pages: Mapping[str, str],
-    stop: threading.Event,
-) -> None:
+def observe(state: DemoState, installation: DemoInstallation, stop: threading.Event) -> None:
     """Keep the state up to date until `stop`. What cannot be read is read again in the next round."""
-    while not stop.wait(EVERY_S):
-        poll_pages(state, pages, responds)
-        poll_decisions(state, admin, experiment)
-        poll_shoppers(state, summary)
+    experiment = installation.settings().experiment
+    with closing(installation.client("admin")) as admin:
+        while not stop.wait(EVERY_S):
+            poll_pages(state, installation.liveness_urls, responds)
+            poll_decisions(state, admin, experiment)
+            poll_shoppers(state, installation.home / "shoppers.json")
 
 
 def poll_pages(state: DemoState, pages: Mapping[str, str], responds: Callable[[str], bool]) -> None:

@@ -3,7 +3,7 @@
 Only clocks, deadlines and traffic differ. The rules of deciding (alpha, margin, floor, cap, ramp, burn-in,
 units needed for a look) are the defaults of `experiments.lifecycle.state.Rules`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from services.settings import Settings
 
@@ -25,17 +25,9 @@ class Profile:
 
     def settings(self) -> dict[str, str]:
         """Environment variables for every process."""
-        values = {
-            "WINDOW_S": self.window_s,
-            "LATENESS_S": self.lateness_s,
-            "LOOK_EVERY_S": self.look_every_s,
-            "STALL_S": self.stall_s,
-            "REFRESH_S": self.refresh_s,
-            "REDIS_DEADLINE_MS": self.redis_deadline_ms,
-            "RANK_DEADLINE_MS": self.rank_deadline_ms,
-            "KAFKA_MODE": "embedded",
-        }
-        return {f"RINGSIDE_{name}": str(value) for name, value in values.items()}
+        names = (field.name for field in fields(self) if field.name not in ("sessions_per_s", "replicas"))
+        values = {f"RINGSIDE_{name.upper()}": str(getattr(self, name)) for name in names}
+        return values | {"RINGSIDE_KAFKA_MODE": "embedded"}
 
     def differences(self, product: Settings) -> list[str]:
         """The differences from the product, one line each."""

@@ -8,7 +8,8 @@ import msgspec
 
 from experiments.lifecycle.decisions import ConfirmDetail, Decision
 from services.demo.actions import BETTER, BROKEN, CHAMPION, MIN_SAMPLE, MOST_TRAFFIC, TEXT
-from services.demo.state import DemoState, Json, SlateValue
+from services.demo.state import DemoState, Json, Served
+from services.simulator.measurements import SlateValue
 
 FIRST_SLATE_S = 60.0
 MAX_FAILED = 0.001  # share of requests
@@ -25,13 +26,6 @@ class Check:
     seen: str
 
 
-class Served(TypedDict):
-    """Slates of a replica, and how many of them came from the arm in question."""
-
-    answers: int
-    of_arm: int
-
-
 class Truth(TypedDict, total=False):
     """True value of each arm's first slates; the better arm, its lead and how significant that is."""
 
@@ -41,22 +35,32 @@ class Truth(TypedDict, total=False):
     standard_errors: float
 
 
-class Removal(TypedDict):
-    """The rollback of an arm: rule, evidence, times, and the slates before and after, by replica."""
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """The rollback of an arm, its confirmation, and the slates before and after, by replica."""
 
     arm: str
-    rule: str
-    author: str
-    reason: str
-    evidence: Json
-    positions: Json
-    detail: Json
-    decided_at_ms: int
-    seconds_after_entering: float | None
-    confirmed_at_ms: int | None
-    confirmed_by: list[str] | None
-    served_before: dict[str, Served]
-    served_after: dict[str, Served]
+    decision: Decision
+    confirmed: Decision | None
+    before: dict[str, Served]
+    after: dict[str, Served]
+
+    def as_json(self, entered: Decision | None) -> Json:
+        """Rule, evidence, times and slates. `entered`: the arm's entry."""
+        decision, confirmed, decided_ms = self.decision, self.confirmed, self.decision.received_at
+        same = ("rule", "author", "reason", "evidence", "detail")
+        detail = confirmed.detail if confirmed else None
+        return {
+            "arm": self.arm,
+            **{name: msgspec.to_builtins(getattr(decision, name)) for name in same},
+            "positions": dict(decision.positions),
+            "decided_at_ms": decided_ms,
+            "seconds_after_entering": (decided_ms - entered.received_at) / 1e3 if entered else None,
+            "confirmed_at_ms": confirmed.received_at if confirmed else None,
+            "confirmed_by": list(detail.replicas) if isinstance(detail, ConfirmDetail) else None,
+            "served_before": self.before,
+            "served_after": self.after,
+        }
 
 
 def report(state: DemoState, replicas: list[str], ran_s: float, failure: str | None) -> dict[str, Any]:
@@ -77,7 +81,7 @@ def report(state: DemoState, replicas: list[str], ran_s: float, failure: str | N
             "weights": [{"at_s": round(at_s, 1), "shares": shares} for at_s, shares in state.weights],
             "truth": truth,
             **{name: state.shoppers.get(name, {}) for name in measured},
-            "rollback": removal,
+            "rollback": removal.as_json(state.newest("enter", BROKEN)) if removal else None,
             "failure": failure,
             "checks": [{"check": c.name, "holds": c.holds, "seen": c.seen} for c in checks],
             "happened": failure is None and all(check.holds for check in checks),
@@ -107,23 +111,10 @@ def removal_of(state: DemoState, arm: str, replicas: list[str]) -> Removal | Non
     decision = state.newest("rollback", arm)
     if decision is None:
         return None
-    decided_ms, entered = decision.received_at, state.newest("enter", arm)
     confirmed = state.confirmation(decision.revision)
-    return {
-        "arm": arm,
-        "rule": decision.rule,
-        "author": decision.author,
-        "reason": decision.reason,
-        "evidence": msgspec.to_builtins(decision.evidence),
-        "positions": dict(decision.positions),
-        "detail": msgspec.to_builtins(decision.detail),
-        "decided_at_ms": decided_ms,
-        "seconds_after_entering": (decided_ms - entered.received_at) / 1e3 if entered else None,
-        "confirmed_at_ms": confirmed.received_at if confirmed else None,
-        "confirmed_by": _replicas(confirmed),
-        "served_before": _served(state.shoppers, replicas, arm, until_s=decided_ms / 1e3),
-        "served_after": _served(state.shoppers, replicas, arm, since_s=_after_s(confirmed)),
-    }
+    after_s = confirmed.received_at / 1e3 + 1.0 if confirmed else float("inf")
+    before = state.served(replicas, arm, until_s=decision.received_at / 1e3)
+    return Removal(arm, decision, confirmed, before, state.served(replicas, arm, since_s=after_s))
 
 
 def checks_of(state: DemoState, truth: Truth, removal: Removal | None) -> list[Check]:
@@ -133,9 +124,7 @@ def checks_of(state: DemoState, truth: Truth, removal: Removal | None) -> list[C
         _traffic_moved(state, truth),
         _requests_answered(state.shoppers),
         _clicks_change_slates(state.shoppers.get("click_to_slate", {})),
-        _rolled_back(removal),
-        _served_before(removal),
-        _gone_after(removal),
+        *_rollback_checks(removal),
     ]
 
 
@@ -188,48 +177,18 @@ def _clicks_change_slates(delays: Json) -> Check:
     )
 
 
-def _rolled_back(removal: Removal | None) -> Check:
-    seen = "no rollback" if removal is None else f"{removal['rule']}: {removal['reason']}"
-    holds = removal is not None and removal["rule"] == "click-race" and removal["confirmed_at_ms"] is not None
-    return Check(
-        "the click race rolled the broken challenger back, and every replica confirmed it", holds, seen
-    )
-
-
-def _served_before(removal: Removal | None) -> Check:
-    before = removal["served_before"] if removal else {}
-    holds = bool(before) and all(
-        row["of_arm"] > 0 and row["answers"] >= MIN_SAMPLE for row in before.values()
-    )
-    return Check(
-        f"before, every replica served it in at least {MIN_SAMPLE} slates of all arms", holds, str(before)
-    )
-
-
-def _gone_after(removal: Removal | None) -> Check:
-    after = removal["served_after"] if removal else {}
-    holds = bool(after) and all(row["of_arm"] == 0 and row["answers"] >= MIN_SAMPLE for row in after.values())
-    return Check(
-        f"after that, none of at least {MIN_SAMPLE} slates of every replica came from it", holds, str(after)
-    )
-
-
-def _replicas(confirmed: Decision | None) -> list[str] | None:
-    detail = confirmed.detail if confirmed else None
-    return list(detail.replicas) if isinstance(detail, ConfirmDetail) else None
-
-
-def _after_s(confirmed: Decision | None) -> float:
-    return confirmed.received_at / 1e3 + 1.0 if confirmed else float("inf")
-
-
-def _served(
-    shoppers: Json, replicas: list[str], arm: str, since_s: float = 0.0, until_s: float = float("inf")
-) -> dict[str, Served]:
-    """Slates within these seconds since the epoch, by replica."""
-    counts: dict[str, Served] = {replica: {"answers": 0, "of_arm": 0} for replica in replicas}
-    for second, replica, name, n in shoppers.get("served", []):
-        if since_s <= second < until_s:
-            counts[replica]["answers"] += n
-            counts[replica]["of_arm"] += n if name == arm else 0
-    return counts
+def _rollback_checks(removal: Removal | None) -> list[Check]:
+    rolled_back = "the click race rolled the broken challenger back, and every replica confirmed it"
+    served = f"before, every replica served it in at least {MIN_SAMPLE} slates of all arms"
+    gone = f"after that, none of at least {MIN_SAMPLE} slates of every replica came from it"
+    if removal is None:
+        return [Check(name, False, "no rollback") for name in (rolled_back, served, gone)]
+    decision, before, after = removal.decision, removal.before.values(), removal.after.values()
+    raced = decision.rule == "click-race" and removal.confirmed is not None
+    used = all(row["of_arm"] > 0 and row["answers"] >= MIN_SAMPLE for row in before)
+    unused = all(row["of_arm"] == 0 and row["answers"] >= MIN_SAMPLE for row in after)
+    return [
+        Check(rolled_back, raced, f"{decision.rule}: {decision.reason}"),
+        Check(served, used, str(removal.before)),
+        Check(gone, unused, str(removal.after)),
+    ]

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from experiments.lifecycle.decisions import ConfirmDetail, Decision, EnterDetail, RollbackDetail
+from services.simulator.measurements import SlateValue
 
 Json = Mapping[str, Any]
 
 
-class SlateValue(TypedDict):
-    """True P(click) of the first slates of an arm."""
+class Served(TypedDict):
+    """Slates of a replica, and how many of them came from the arm in question."""
 
-    n: int
-    mean: float
-    standard_error: float
+    answers: int
+    of_arm: int
 
 
 @dataclass(slots=True)
@@ -103,17 +103,16 @@ class DemoState:
         """Number of completed sessions."""
         return sum(row["sessions"] for row in self.shoppers.get("sessions", {}).values())
 
-    def served(self, arm: str, since_s: float = 0.0) -> int:
-        """Slates of `arm` that shoppers got since `since_s` (seconds since the epoch)."""
-        rows = self.shoppers.get("served", [])
-        return sum(n for second, _, name, n in rows if second >= since_s and name == arm)
-
-    def served_by_each(self, replicas: list[str], since_s: float) -> int:
-        """Slates since `since_s` from the replica that served fewest."""
-        counts = dict.fromkeys(replicas, 0)
-        for second, replica, _, n in self.shoppers.get("served", []):
-            counts[replica] += n if second >= since_s else 0
-        return min(counts.values())
+    def served(
+        self, replicas: list[str], arm: str, since_s: float = 0.0, until_s: float = float("inf")
+    ) -> dict[str, Served]:
+        """Slates that shoppers got within these seconds since the epoch, by replica."""
+        counts: dict[str, Served] = {replica: {"answers": 0, "of_arm": 0} for replica in replicas}
+        for second, replica, name, n in self.shoppers.get("served", []):
+            if since_s <= second < until_s:
+                counts[replica]["answers"] += n
+                counts[replica]["of_arm"] += n if name == arm else 0
+        return counts
 
 
 def _requests(summary: Json) -> int:

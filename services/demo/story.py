@@ -9,32 +9,62 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from experiments.lifecycle.decisions import Decision
-from services.demo.actions import BETTER, BROKEN, CHAMPION, MIN_SAMPLE, MOST_TRAFFIC, TEXT, Actions
+from services.client.client import CallError
+from services.demo.actions import (
+    BETTER,
+    BROKEN,
+    CHAMPION,
+    MIN_SAMPLE,
+    MOST_TRAFFIC,
+    TEXT,
+    Actions,
+    StoppedError,
+)
 from services.demo.supervisor import ProcessSpec, run_command
-from services.errors import UnavailableError
+from services.errors import RingsideError, UnavailableError
 from services.ports.training import DataStore
 
 SETTLE_S = 70.0  # time in which a new challenger gets its share of the traffic
+STOPPED = "the viewer stopped the demo"
 SHOP_USERS = 6  # users that the sample shop offers
-
-
-def one_thread(name: str) -> ThreadPoolExecutor:
-    """A thread that runs one task after another."""
-    return ThreadPoolExecutor(1, name)
 
 
 @dataclass(slots=True, kw_only=True)
 class Story(Actions):
-    """The story. source: arguments of `ringside data import`; deadline_s: when it must be over; background:
-    runs feature commands; fitting: fits models one after another, so that shoppers keep enough of two cores.
+    """The story. source: arguments of `ringside data import`; deadline_s: when it must be over; failure: why
+    it broke off; over: set when it has ended either way; background: runs feature commands; fitting: fits
+    models one after another, so that shoppers keep enough of two cores.
     """
 
     source: list[str]
     data: DataStore
     deadline_s: float = float("inf")
     text_ready: threading.Event = field(default_factory=threading.Event)
-    background: ThreadPoolExecutor = field(default_factory=lambda: one_thread("background"))
-    fitting: ThreadPoolExecutor = field(default_factory=lambda: one_thread("fitting"))
+    failure: str | None = None
+    over: threading.Event = field(default_factory=threading.Event)
+    background: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "background"))
+    fitting: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "fitting"))
+
+    def run_in_thread(self) -> None:
+        """Play the story in a thread."""
+        threading.Thread(target=self._run, name="story", daemon=True).start()
+
+    def failed(self, reason: str) -> None:
+        """Record a failure; the first one is kept."""
+        self.failure = self.failure or reason
+
+    def _run(self) -> None:
+        try:
+            self.play()
+        except StoppedError:
+            self.failed(STOPPED)
+        except (RingsideError, CallError, OSError) as error:
+            self.failed(str(error))
+        except BaseException as error:
+            self.failed(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.over.set()
 
     def play(self) -> None:
         """From empty folders to three models that compete, with a broken one rolled back in between."""
@@ -80,7 +110,8 @@ class Story(Actions):
         self.fit(CHAMPION, "Fitting popularity", nice=0)
         with self.step("First slate") as step:
             self.await_ready("recommend-1")
-            self.start(CHAMPION)
+            version = self.newest_version(CHAMPION)
+            self.admin.command(self.experiment, "start", arm=CHAMPION, model_version=version)
             self.wait(self._serves_complete_slate, 30.0, "slate that is not degraded")
             self.state.facts["first_slate_s"] = round(self.now(), 1)
             step.note = f"complete after {self.now():.1f} s"
@@ -136,9 +167,10 @@ class Story(Actions):
         with self.step("Every replica stops serving it") as step:
             self.wait(lambda: self.rollback_confirmation() is not None, 60.0, "confirmation by all replicas")
             if confirmation := self.rollback_confirmation():
-                self._await_slates_without_it(confirmation.received_at / 1e3 + 1.0)
-                served = self.state.served(BROKEN, confirmation.received_at / 1e3 + 1.0)
-                step.note = f"{served} of its slates since"
+                since_s = confirmation.received_at / 1e3 + 1.0
+                what = f"{MIN_SAMPLE} slates of every replica after the rollback"
+                self.wait(lambda: self._fewest_slates(since_s) >= MIN_SAMPLE, 60.0, what)
+                step.note = f"{self.slates_of(BROKEN, since_s)} of its slates since"
 
     def rollback(self) -> Decision | None:
         """The rollback of the broken challenger, once it is decided."""
@@ -149,10 +181,9 @@ class Story(Actions):
         rollback = self.rollback()
         return None if rollback is None else self.state.confirmation(rollback.revision)
 
-    def _await_slates_without_it(self, since_s: float) -> None:
-        replicas = self.installation.replica_urls
-        what = f"{MIN_SAMPLE} slates of every replica after the rollback"
-        self.wait(lambda: self.state.served_by_each(replicas, since_s) >= MIN_SAMPLE, 60.0, what)
+    def _fewest_slates(self, since_s: float) -> int:
+        served = self.state.served(self.installation.replica_urls, BROKEN, since_s)
+        return min(row["answers"] for row in served.values())
 
     # ---- the text model
 
@@ -162,7 +193,8 @@ class Story(Actions):
             run_command(self.fit_command(TEXT, nice=19), self.stop, self._show_text_progress)
         except UnavailableError as error:
             self.state.facts["text_error"] = str(error)
-            self.notify(f"no text model: {error}")
+            with self.state.lock:
+                self.state.notices.append((self.now(), f"no text model: {error}"))
         self.text_ready.set()
 
     def enter_text(self) -> None:

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,32 +25,27 @@ LOG_LINE = re.compile(r"\{|\d{4}-\d\d-\d\d[ T]\d\d:\d\d")  # JSON, or text that 
 Notify = Callable[[str], None]
 
 
-def always() -> bool:
-    """Readiness of a process without an address: ready as soon as it runs."""
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """How to run a process. `ready` is polled until it is true; `nice` lowers the priority."""
+    """How to run a process. `ready` is polled until it is true, and without an address a process is ready as
+    soon as it runs; `nice` lowers the priority."""
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str]
     log: Path
-    ready: Callable[[], bool] = always
+    ready: Callable[[], bool] = lambda: True
     nice: int = 0
 
 
 @dataclass(slots=True)
 class Child:
-    """A supervised process. crashes: in a row; restarts: in total; restart_at_s: None while it runs."""
+    """A supervised process. crashes: in a row; restart_at_s: None while it runs."""
 
     spec: ProcessSpec
     server: Server
     started_s: float
     crashes: int = 0
-    restarts: int = 0
     restart_at_s: float | None = None
 
 
@@ -91,10 +87,6 @@ class Supervisor:
                 elif child.restart_at_s is not None and self.clock() >= child.restart_at_s:
                     self._restart(child)
 
-    def restarts(self) -> dict[str, int]:
-        """Number of restarts of each process that was restarted."""
-        return {name: child.restarts for name, child in self.running.items() if child.restarts}
-
     def stop(self, name: str) -> None:
         """Stop one process for good."""
         with self.lock:
@@ -107,11 +99,8 @@ class Supervisor:
         with self.lock:
             servers = [child.server for child in self.running.values()]
             self.running.clear()
-        stopping = [threading.Thread(target=server.stop) for server in servers]
-        for thread in stopping:
-            thread.start()
-        for thread in stopping:
-            thread.join()
+        with ThreadPoolExecutor(max(1, len(servers))) as pool:
+            list(pool.map(Server.stop, servers))
 
     def _crashed(self, child: Child) -> None:
         name, code = child.spec.name, child.server.exit_code()
@@ -127,7 +116,6 @@ class Supervisor:
     def _restart(self, child: Child) -> None:
         child.server = self.start(child.spec)
         child.started_s, child.restart_at_s = self.clock(), None
-        child.restarts += 1
         self.notify(f"{child.spec.name} was restarted")
 
 

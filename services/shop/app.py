@@ -14,12 +14,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
-from fastapi.templating import Jinja2Templates
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.middleware.gzip import GZipMiddleware
 
 from services import bootstrap
-from services.client.client import AsyncClient, HttpxTransport
+from services.client.client import AsyncClient
 from services.errors import ConfigurationError
 from services.runtime.process import many_connections
 from services.settings import Settings
@@ -29,6 +27,7 @@ from services.shop.pages import ShopDeps
 from services.shop.product_cache import ProductCache, product_of
 from services.shop.sections import SectionLoader
 from services.web.connection_limits import http_protocol
+from services.web.page_templates import page_templates
 
 HERE = Path(__file__).parent
 FORM_BYTES = 16_384  # of a request's body: forms only
@@ -44,8 +43,7 @@ def create_app(settings: Settings, http: httpx.AsyncClient, *, fill_cache: bool 
     if not settings.storefront_key:
         raise ConfigurationError("RINGSIDE_STOREFRONT_KEY is empty; make one with `ringside keys new`")
     urls, products = settings.replica_urls, ProductCache()
-    client = AsyncClient(urls, settings.storefront_key, HttpxTransport(http, TIMEOUT))
-    sections = SectionLoader(client, products)
+    sections = SectionLoader(AsyncClient(urls, settings.storefront_key, http), products)
     events_origin = (settings.shop_events_url or urls[0]).rstrip("/")
     events_url = f"{events_origin}/events?key={quote(settings.storefront_key)}"
 
@@ -58,8 +56,10 @@ def create_app(settings: Settings, http: httpx.AsyncClient, *, fill_cache: bool 
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    functions = {"product_image": product_image, "product_of": product_of}
+    templates = page_templates(HERE / "templates", functions)
     app = FastAPI(title="Sample shop", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.deps = ShopDeps(settings, sections, products, _templates(), events_url)
+    app.state.deps = ShopDeps(settings, sections, products, templates, events_url)
     app.middleware("http")(_headers(events_origin))
     app.add_middleware(GZipMiddleware, minimum_size=2_000)
     app.include_router(pages.router)
@@ -74,7 +74,7 @@ def run(settings: Settings) -> None:
     many_connections()
     with bootstrap.metered(settings, "shop", loops=False) as meters:
         calls = meters.transport(httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=64)))
-        app = meters.app(create_app(settings, httpx.AsyncClient(transport=calls)))
+        app = meters.app(create_app(settings, httpx.AsyncClient(transport=calls, timeout=TIMEOUT)))
         uvicorn.run(
             app, host=settings.host, port=settings.shop_port, log_config=None, access_log=False,
             server_header=False, http=http_protocol(settings, body_bytes=FORM_BYTES), ws="none",
@@ -114,15 +114,3 @@ async def _bad_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return PlainTextResponse(f"{first['loc'][-1]}: {first['msg']}", 422)
-
-
-def _templates() -> Jinja2Templates:
-    env = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.globals |= {"product_image": product_image, "product_of": product_of}
-    return Jinja2Templates(env=env)

@@ -2,13 +2,11 @@
 saw."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +20,8 @@ from services.errors import ConfigurationError
 from services.runtime.atomic_write import write_atomically
 from services.runtime.process import stop_on_signal
 from services.settings import Settings
-from services.simulator.arrivals import PoissonArrivals
-from services.simulator.lean_transport import LeanTransport
+from services.simulator.arrivals import poisson_arrivals
+from services.simulator.lean_http import LeanHttp
 from services.simulator.measurements import Measurements
 from services.simulator.session import Habits, Session, Visitor
 from services.simulator.shoppers import Shoppers, holdout_shoppers, synthetic_shoppers, with_history
@@ -48,38 +46,33 @@ def run(settings: Settings, options: Options) -> None:
     """Simulate until the time is over or a signal comes."""
     bootstrap.configure_logging(settings, "simulator")
     shoppers = load_shoppers(settings, options.seed)
-    stop, urls = stop_on_signal(), settings.replica_urls
     rate, count = options.sessions_per_s, shoppers.world.n_shoppers
-    log.info("simulating %d shoppers with %g sessions/s at %s", count, rate, urls)
-    uvloop.run(simulate(shoppers, urls, settings.storefront_key, options, Measurements(), stop))
+    log.info("simulating %d shoppers with %g sessions/s at %s", count, rate, settings.replica_urls)
+    uvloop.run(simulate(settings, shoppers, options, stop_on_signal()))
 
 
-def load_shoppers(settings: Settings, seed: int = 0) -> Shoppers:
+def load_shoppers(settings: Settings, seed: int) -> Shoppers:
     """The shoppers of the current data version: of the synthetic shop, or of its held-out weeks. Raises
     ConfigurationError for data without either."""
     store = bootstrap.data_store(settings)
     dataset = store.load()
     if match := _SYNTHETIC.fullmatch(dataset.source):
         shoppers = synthetic_shoppers(synthetic_shop(seed=int(match[1])))
-        return with_history(shoppers, dataset.catalogue, dataset.interactions)
-    try:
-        shoppers = holdout_shoppers(dataset.catalogue, store.load_holdout(), seed=seed)
-        return with_history(shoppers, dataset.catalogue, dataset.interactions)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"simulated shoppers need held-out weeks to click by: {error}") from error
+    else:
+        try:
+            held_out = store.load_holdout()
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"simulated shoppers need held-out weeks to click by: {error}"
+            ) from error
+        shoppers = holdout_shoppers(dataset.catalogue, held_out, seed=seed)
+    return with_history(shoppers, dataset.catalogue, dataset.interactions)
 
 
-async def simulate(
-    shoppers: Shoppers,
-    urls: Sequence[str],
-    key: str,
-    options: Options,
-    measurements: Measurements,
-    stop: threading.Event,
-) -> None:
+async def simulate(settings: Settings, shoppers: Shoppers, options: Options, stop: threading.Event) -> None:
     """Open sessions at the given rate, at each replica in turn, until `stop` is set or the time is over."""
-    clients = [AsyncClient(url, key, LeanTransport(url)) for url in urls]
-    rng = np.random.default_rng([options.seed, 3])
+    clients = [AsyncClient(url, settings.storefront_key, LeanHttp(url)) for url in settings.replica_urls]
+    measurements, rng = Measurements(), np.random.default_rng([options.seed, 3])
     run_id = f"{int(time.time()):x}"  # so that session ids differ from those of earlier runs in the same log
     began = time.monotonic()
 
@@ -91,31 +84,30 @@ async def simulate(
     def over() -> bool:
         return stop.is_set() or (options.for_s is not None and time.monotonic() - began >= options.for_s)
 
-    max_open = max(16, round(_MOST_OPEN_S * options.sessions_per_s))
-    arrivals = PoissonArrivals(options.sessions_per_s, max_open, rng, measurements.session_skipped)
-    writer = asyncio.create_task(_keep_writing(options, measurements, began))
+    def write_summary() -> None:
+        """Replace the file atomically, so that a reader never sees half of it."""
+        if options.summary is not None:
+            elapsed_s = round(time.monotonic() - began, 1)
+            head = {"elapsed_s": elapsed_s, "sessions_per_s": options.sessions_per_s}
+            write_atomically(options.summary, json.dumps({**head, **measurements.summary()}, indent=1))
+
+    async def keep_writing() -> None:
+        while True:
+            write_summary()
+            await asyncio.sleep(1.0)
+
+    writer = asyncio.create_task(keep_writing())
     try:
-        await arrivals.run(session, over)
+        await poisson_arrivals(
+            session,
+            over,
+            rng,
+            rate_per_s=options.sessions_per_s,
+            max_open=max(16, round(_MOST_OPEN_S * options.sessions_per_s)),
+            on_skip=measurements.session_skipped,
+        )
     finally:
         writer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await writer
         for client in clients:
             await client.close()
-        write_summary(options, measurements, time.monotonic() - began)
-
-
-async def _keep_writing(
-    options: Options, measurements: Measurements, began: float, every_s: float = 1.0
-) -> None:
-    while options.summary is not None:
-        write_summary(options, measurements, time.monotonic() - began)
-        await asyncio.sleep(every_s)
-
-
-def write_summary(options: Options, measurements: Measurements, elapsed_s: float) -> None:
-    """Replace the summary file atomically, so that a reader never sees half of it."""
-    if options.summary is None:
-        return
-    head = {"elapsed_s": round(elapsed_s, 1), "sessions_per_s": options.sessions_per_s}
-    write_atomically(options.summary, json.dumps({**head, **measurements.summary()}, indent=1))
+        write_summary()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 _TRIES = 10  # timed clicks without any effect after which an arm counts as impersonal
 _REMEMBERED = 200_000  # clicks
@@ -64,25 +65,12 @@ def _series() -> defaultdict[str, deque[float]]:
     return defaultdict(lambda: deque(maxlen=_KEPT))
 
 
-@dataclass(slots=True)
-class Moments:
-    """Count, sum and sum of squares: enough for mean and standard error."""
-
-    n: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def add(self, value: float) -> None:
-        """Add one value."""
-        self.n += 1
-        self.total += value
-        self.squares += value * value
-
-    def summary(self) -> SlateValue:
-        """Count, mean and standard error of the mean."""
-        mean = self.total / self.n
-        variance = max(0.0, self.squares / self.n - mean * mean)
-        return {"n": self.n, "mean": round(mean, 5), "standard_error": round((variance / self.n) ** 0.5, 5)}
+def _slate_value(sums: NDArray[np.float64]) -> SlateValue:
+    """Count, mean and standard error of the mean, from count, sum and sum of squares."""
+    n, total, squares = sums.tolist()
+    mean = total / n
+    variance = max(0.0, squares / n - mean * mean)
+    return {"n": int(n), "mean": round(mean, 5), "standard_error": round((variance / n) ** 0.5, 5)}
 
 
 @dataclass(slots=True)
@@ -91,9 +79,10 @@ class Measurements:
 
     latency_ms: by kind of request. click_to_slate_ms: by arm, from sending a click to receiving a slate whose
     other items changed; unchanged: by arm, clicks after which they had not changed at the deadline.
-    served: answers by (second since the epoch, replica, arm). slate_values: by arm, the exact P(click) of the
-    first slate of each session; because arms are assigned at random, these means compare the arms without
-    the noise of clicks. clicked_before: (shopper, item). probing: a click is being timed.
+    served: answers by (second since the epoch, replica, arm). slate_values: by arm, count, sum and sum of
+    squares of the exact P(click) of the first slate of each session; because arms are assigned at random,
+    their means compare the arms without the noise of clicks. clicked_before: (shopper, item). probing: a
+    click is being timed.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
@@ -106,7 +95,9 @@ class Measurements:
     click_to_slate_ms: defaultdict[str, deque[float]] = field(default_factory=_series)
     unchanged: Counter[str] = field(default_factory=Counter)
     served: Counter[tuple[int, str, str]] = field(default_factory=Counter)
-    slate_values: dict[str, Moments] = field(default_factory=dict)
+    slate_values: defaultdict[str, NDArray[np.float64]] = field(
+        default_factory=lambda: defaultdict(lambda: np.zeros(3))
+    )
     clicked_before: set[tuple[int, str]] = field(default_factory=set)
     probing: bool = False
     skipped: int = 0
@@ -115,10 +106,6 @@ class Measurements:
         """Count a request that got a reply, of any status."""
         self.sent[kind] += 1
         self.latency_ms[kind].append(latency_ms)
-
-    def request_failed(self, kind: str, reason: str) -> None:
-        """Count a request without a successful reply."""
-        self.errors[f"{kind}: {reason}"] += 1
 
     def session_skipped(self) -> None:
         """Count a session that was not opened, because too many were open: the servers are slower than the
@@ -149,7 +136,7 @@ class Measurements:
 
     def add_slate_value(self, arm: str | None, value: float) -> None:
         """Add the true P(click) of the first slate of a session."""
-        self.slate_values.setdefault(arm or "none", Moments()).add(value)
+        self.slate_values[arm or "none"] += (1.0, value, value * value)
 
     def session_ended(self, arm: str | None, clicked: bool) -> None:
         """Count a session whose first slate came from `arm`."""
@@ -168,7 +155,7 @@ class Measurements:
             "sessions": {
                 arm: {"sessions": n, "clicked": self.clicked[arm]} for arm, n in self.sessions.items()
             },
-            "truth": {arm: moments.summary() for arm, moments in self.slate_values.items()},
+            "truth": {arm: _slate_value(sums) for arm, sums in self.slate_values.items()},
             "served": [(*key, n) for key, n in sorted(self.served.items())],
             "skipped_sessions": self.skipped,
             "degraded": dict(self.degraded),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +19,6 @@ from services.client.client import (
     AsyncClient,
     CallError,
     Json,
-    Reply,
     Request,
     ShopperFields,
     Slate,
@@ -189,18 +189,19 @@ class Session:
             **self._ids,
         }
 
-    async def _timed(self, kind: str, request: Request) -> Reply:
+    async def _timed(self, kind: str, request: Request) -> httpx.Response:
         """Send a request and measure it. Raises CallError unless the reply is a success."""
         began = time.perf_counter()
+        answered = True
         try:
-            reply = await self._client.send(request)
+            return await self._client.send(request)
         except CallError as error:
-            if error.reply is not None:
-                self._measurements.request_ended(kind, 1e3 * (time.perf_counter() - began))
-            self._measurements.request_failed(kind, error.reason)
+            answered = error.reply is not None
+            self._measurements.errors[f"{kind}: {error.reason}"] += 1
             raise
-        self._measurements.request_ended(kind, 1e3 * (time.perf_counter() - began))
-        return reply
+        finally:
+            if answered:
+                self._measurements.request_ended(kind, 1e3 * (time.perf_counter() - began))
 
     def _stays(self, turn: int, item: str | None) -> bool:
         chance = self._habits.stay if item is None else self._habits.stay_after_click

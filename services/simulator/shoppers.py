@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.simulation.click_model import NO_ITEM, SimulatedShop
-from experiments.simulation.holdout_shop import Levels, holdout_shop
+from experiments.simulation.holdout_shop import holdout_shop
 from experiments.simulation.synthetic_shop import SyntheticShop
 from models.recommender import KINDS, Catalogue, Interactions
 
@@ -58,9 +58,7 @@ def synthetic_shoppers(shop: SyntheticShop) -> Shoppers:
     return Shoppers(shop, shop.users, index_of)
 
 
-def holdout_shoppers(
-    catalogue: Catalogue, held_out: Interactions, *, seed: int = 0, levels: Levels | None = None
-) -> Shoppers:
+def holdout_shoppers(catalogue: Catalogue, held_out: Interactions, *, seed: int = 0) -> Shoppers:
     """The users of the held-out weeks, who want what they bought then. That includes items they had bought
     before, so they see a placement that does not exclude those."""
     bought = held_out.kind == KINDS.index("purchase")
@@ -70,7 +68,6 @@ def holdout_shoppers(
         catalogue.category,
         n_users=len(held_out.users),
         seed=seed,
-        levels=levels,
     )
     index_of = {item: index for index, item in enumerate(catalogue.items.tolist())}
     return Shoppers(world, held_out.users, index_of, placement="buy_again")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 
 from experiments.lifecycle import commands
@@ -21,7 +22,7 @@ from services.activity.worker import Deps as ActivityDeps
 from services.adapters.memory.event_log import MemoryEventConsumer, MemoryEventProducer, MemoryLogAdmin
 from services.adapters.memory.stores import MemoryDataStore
 from services.bandit.attribution.worker import Pace
-from services.client.client import AsyncClient, Reply, Request
+from services.client.client import AsyncClient
 from services.messages.events import EVENTS
 from services.ports.features import UserRow
 from services.ports.training import Dataset
@@ -44,16 +45,15 @@ class InProcessTransport:
     def __init__(self, app: Any):
         self._app = app
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Nothing to close."""
 
-    async def send(self, url: str, key: str, request: Request) -> Reply:
+    async def request(
+        self, method: str, url: str, *, content: bytes | None, headers: dict[bytes, bytes]
+    ) -> httpx.Response:
         """The reply of the application."""
-        return await self._call(request.method, request.path, request.body or b"")
-
-    async def _call(self, method: str, path: str, body: bytes) -> Reply:
-        parts, sent = urlsplit(path), []
-        headers = [(b"x-api-key", KEYS["storefront"][0].encode()), (b"content-type", b"application/json")]
+        parts, sent, body = urlsplit(url), [], content or b""
+        lines = [(name.lower(), value) for name, value in headers.items()]
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -64,7 +64,7 @@ class InProcessTransport:
             "raw_path": parts.path.encode(),
             "query_string": parts.query.encode(),
             "root_path": "",
-            "headers": [*headers, (b"content-length", str(len(body)).encode())],
+            "headers": [*lines, (b"content-length", str(len(body)).encode())],
             "client": ("127.0.0.1", 1),
             "server": ("memory", 80),
         }
@@ -77,7 +77,7 @@ class InProcessTransport:
 
         await self._app(scope, receive, send)
         whole = b"".join(message.get("body", b"") for message in sent[1:])
-        return Reply(sent[0]["status"], {}, whole)
+        return httpx.Response(sent[0]["status"], content=whole)
 
 
 class SyntheticInstallation(SmallShop):

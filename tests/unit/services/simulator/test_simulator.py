@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import numpy as np
 import pytest
 from support.best_slates import best_slate
@@ -15,8 +16,8 @@ from support.best_slates import best_slate
 from experiments.simulation.click_model import Visits
 from experiments.simulation.hash_uniform import text_key
 from experiments.simulation.synthetic_shop import synthetic_shop
-from services.client.client import AsyncClient, CallError, Reply, Request
-from services.simulator.arrivals import PoissonArrivals
+from services.client.client import AsyncClient
+from services.simulator.arrivals import poisson_arrivals
 from services.simulator.measurements import Measurements, quantiles
 from services.simulator.session import Habits, Session, Visitor
 from services.simulator.shoppers import Shoppers, synthetic_shoppers, with_history
@@ -39,19 +40,21 @@ class Storefront:
         self.requests: list[dict] = []
         self.status = 200
 
-    async def send(self, url: str, key: str, request: Request) -> Reply:
-        if request.path == "/events":
-            self.events.extend(json.loads(request.body))
-            return Reply(self.status, {}, b"{}")
-        fields = json.loads(request.body) if request.body else _query_of(request.path)
+    async def request(
+        self, method: str, url: str, *, content: bytes | None, headers: dict[bytes, bytes]
+    ) -> httpx.Response:
+        if url.endswith("/events"):
+            self.events.extend(json.loads(content))
+            return httpx.Response(self.status, json={})
+        fields = json.loads(content) if content else _query_of(url)
         self.requests.append(fields)
         session = fields["session_id"]
         clicked = [e["item_id"] for e in self.events if e["type"] == "click" and e["session_id"] == session]
         items = [{"item_id": item} for item in self._slate_of(session, clicked)]
         slate = {"recommendation_id": f"r-{session}", "items": items, "arm": self._arm_of(session)}
-        return Reply(self.status, {}, json.dumps(slate).encode())
+        return httpx.Response(self.status, json=slate)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
     def client(self) -> AsyncClient:
@@ -220,11 +223,11 @@ def test_failures_are_counted_and_end_the_session_only(shoppers: Shoppers) -> No
 
 def test_no_answer_is_counted(shoppers: Shoppers) -> None:
     class Gone(Storefront):
-        async def send(self, url: str, key: str, request: Request) -> Reply:
-            raise CallError("no answer within 5 s")
+        async def request(self, *_: object, **__: object) -> httpx.Response:
+            raise httpx.ReadTimeout("no answer within 5 s")
 
     measurements = shop_for(shoppers, Gone(lambda s, _: [], lambda s: "a"), 2)
-    assert measurements.errors == {"recommend: no answer within 5 s": 2}
+    assert measurements.errors == {"recommend: ReadTimeout": 2}
 
 
 def test_empty_slates_and_unknown_items_are_no_error(shoppers: Shoppers) -> None:
@@ -239,8 +242,6 @@ def test_sessions_beyond_the_bound_are_skipped_and_counted() -> None:
     forever = asyncio.Event()
 
     async def scenario() -> int:
-        arrivals = PoissonArrivals(5_000.0, 3, np.random.default_rng(0), measurements.session_skipped)
-
         async def session(_: int) -> None:
             await forever.wait()
 
@@ -249,8 +250,8 @@ def test_sessions_beyond_the_bound_are_skipped_and_counted() -> None:
                 forever.set()
             return forever.is_set()
 
-        await arrivals.run(session, enough)
-        return arrivals.opened
+        rng, skipped = np.random.default_rng(0), measurements.session_skipped
+        return await poisson_arrivals(session, enough, rng, rate_per_s=5_000.0, max_open=3, on_skip=skipped)
 
     assert asyncio.run(scenario()) == 3
 
@@ -259,9 +260,11 @@ def test_a_mistake_in_a_session_is_raised_not_swallowed() -> None:
     async def session(_: int) -> None:
         raise KeyError("a mistake")
 
-    arrivals = PoissonArrivals(1_000.0, 3, np.random.default_rng(0))
-    with pytest.raises(KeyError, match="a mistake"):
-        asyncio.run(arrivals.run(session, lambda: False))
+    arrivals = poisson_arrivals(
+        session, lambda: False, np.random.default_rng(0), rate_per_s=1e3, max_open=3, on_skip=lambda: None
+    )
+    with pytest.RaisesGroup(KeyError):
+        asyncio.run(arrivals)
 
 
 def test_quantiles_of_nothing_and_of_something() -> None:
