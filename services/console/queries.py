@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.lifecycle.decisions import ArmEvidence, Decision, RaceEvidence
-from experiments.lifecycle.state import Arm, Experiment
+from experiments.lifecycle.state import Experiment
 from services.console import series, wording
 from services.ports.state import Heartbeat
 
@@ -72,39 +72,36 @@ def arm_rows(
     state: Experiment, history: Sequence[Decision], realised: Mapping[str, float], beats: Sequence[Heartbeat]
 ) -> list[dict[str, Any]]:
     """A row for each arm, the champion first and retired arms last, with the numbers of its newest look."""
-    numbers = latest_evidence(history, state.arms)
-    live = [numbers[arm.name][1] for arm in state.live_arms() if arm.name in numbers]
-    known = sum(map(wording.is_counted, live))
+    evidence = latest_evidence(history, state.arms)
+    counted = {name for name, (_, numbers) in evidence.items() if wording.is_counted(numbers)}
+    compared = sum(arm.name in counted for arm in state.live_arms()) > 1
     style = styles(state)
-    ordered = sorted(state.arms.values(), key=lambda arm: (ROLE_ORDER[arm.role], arm.entered_revision))
-    return [
-        _arm_row(state, arm, numbers.get(arm.name), beats)
-        | {
-            "style": style[arm.name],
-            "realised": realised.get(arm.name) if arm.role != "retired" else None,
-            "compared": known > 1 and arm.role != "retired",
-            "race": latest_race(history, arm.name) if arm.role != "champion" else None,
-        }
-        for arm in ordered
-    ]
-
-
-def _arm_row(
-    state: Experiment, arm: Arm, evidence: tuple[int, ArmEvidence] | None, beats: Sequence[Heartbeat]
-) -> dict[str, Any]:
-    revision, numbers = evidence or (None, None)
-    share = 0.0 if arm.role == "retired" else state.weights.shares.get(arm.name, 0.0)
-    return {
-        "name": arm.name,
-        "model_version": arm.model_version,
-        "role": arm.role,
-        "entered_revision": arm.entered_revision,
-        "weight": float(arm.name == state.champion) if state.status == "paused" else share,
-        "loaded_on": sum(arm.model_version in beat.loaded for beat in beats),
-        "seen_at_revision": revision,
-        "numbers": series.numbers_of(numbers) if numbers is not None else {},
-        "counted": numbers is not None and wording.is_counted(numbers),
-    }
+    rows = []
+    for arm in sorted(state.arms.values(), key=lambda arm: (ROLE_ORDER[arm.role], arm.entered_revision)):
+        revision, numbers = evidence.get(arm.name, (None, None))
+        retired, share = arm.role == "retired", state.weights.shares.get(arm.name, 0.0)
+        if state.status == "paused":
+            share = float(arm.name == state.champion)
+        elif retired:
+            share = 0.0
+        rows.append(
+            {
+                "name": arm.name,
+                "model_version": arm.model_version,
+                "role": arm.role,
+                "entered_revision": arm.entered_revision,
+                "weight": share,
+                "loaded_on": sum(arm.model_version in beat.loaded for beat in beats),
+                "seen_at_revision": revision,
+                "numbers": series.numbers_of(numbers) if numbers is not None else {},
+                "counted": arm.name in counted,
+                "style": style[arm.name],
+                "realised": None if retired else realised.get(arm.name),
+                "compared": compared and not retired,
+                "race": latest_race(history, arm.name) if arm.role != "champion" else None,
+            }
+        )
+    return rows
 
 
 def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from services.client.client import Client
 from services.demo.installation import LOW_PRIORITY, DemoInstallation
@@ -19,6 +20,8 @@ ALGORITHM = {CHAMPION: "popularity", BETTER: "als", TEXT: "content", BROKEN: "re
 MOST_TRAFFIC = 0.6  # share above which an arm has most of the traffic
 MIN_SAMPLE = 200  # requests or sessions that a conclusion needs
 POLL_S = 0.1
+
+T = TypeVar("T")
 
 
 class StoppedError(Exception):
@@ -64,14 +67,16 @@ class Actions:
         step.note = ""
         self.check_stop()
 
-    def wait(self, happened: Callable[[], object], timeout_s: float, what: str) -> None:
-        """Wait until `happened()` is true. Raises UnavailableError naming `what`, or StoppedError."""
+    def wait(self, happened: Callable[[], T | None], timeout_s: float, what: str) -> T:
+        """Wait until `happened()` is true and return it. Raises UnavailableError naming `what`, or
+        StoppedError."""
         end = time.monotonic() + timeout_s
-        while not happened():
+        while not (result := happened()):
             if time.monotonic() > end:
                 raise UnavailableError("the story", f"no {what} within {timeout_s:g} s")
             self.stop.wait(POLL_S)
             self.check_stop()
+        return result
 
     def check_stop(self) -> None:
         """Raise StoppedError if the demo must end."""

@@ -119,42 +119,30 @@ def removal_of(state: DemoState, arm: str, replicas: list[str]) -> Removal | Non
 
 def checks_of(state: DemoState, truth: Truth, removal: Removal | None) -> list[Check]:
     """All checks of the story."""
-    return [
-        _first_slate(state),
-        _traffic_moved(state, truth),
-        _requests_answered(state.shoppers),
-        _clicks_change_slates(state.shoppers.get("click_to_slate", {})),
-        *_rollback_checks(removal),
-    ]
-
-
-def _first_slate(state: DemoState) -> Check:
-    seconds = state.facts.get("first_slate_s")
-    return Check(
-        f"the first complete slate was served within {FIRST_SLATE_S:g} s",
-        isinstance(seconds, float) and seconds <= FIRST_SLATE_S,
-        f"{seconds} s",
-    )
-
-
-def _traffic_moved(state: DemoState, truth: Truth) -> Check:
+    first_s, shoppers = state.facts.get("first_slate_s"), state.shoppers
     better, lead = truth.get("better"), truth.get("standard_errors", 0.0)
     weight = state.weight(better) if better else 0.0
-    return Check(
-        f"the arm with the truly better slates ended with more than {MOST_TRAFFIC:.0%} of the traffic",
-        bool(better) and better != CHAMPION and lead >= SIGNIFICANT and weight > MOST_TRAFFIC,
-        f"{better}, ahead by {lead} standard errors, ended with {weight:.0%}",
-    )
-
-
-def _requests_answered(shoppers: Json) -> Check:
     sent = sum(kind["sent"] for kind in shoppers.get("requests", {}).values())
     failed = sum(shoppers.get("errors", {}).values())
-    return Check(
-        f"at most {MAX_FAILED:.1%} of the requests failed",
-        sent >= 1_000 and failed <= MAX_FAILED * sent,
-        f"{failed} of {sent} failed",
-    )
+    return [
+        Check(
+            f"the first complete slate was served within {FIRST_SLATE_S:g} s",
+            isinstance(first_s, float) and first_s <= FIRST_SLATE_S,
+            f"{first_s} s",
+        ),
+        Check(
+            f"the arm with the truly better slates ended with more than {MOST_TRAFFIC:.0%} of the traffic",
+            better not in (None, CHAMPION) and lead >= SIGNIFICANT and weight > MOST_TRAFFIC,
+            f"{better}, ahead by {lead} standard errors, ended with {weight:.0%}",
+        ),
+        Check(
+            f"at most {MAX_FAILED:.1%} of the requests failed",
+            sent >= 1_000 and failed <= MAX_FAILED * sent,
+            f"{failed} of {sent} failed",
+        ),
+        _clicks_change_slates(shoppers.get("click_to_slate", {})),
+        *_rollback_checks(removal),
+    ]
 
 
 def most_unchanged(clicks: int) -> int:

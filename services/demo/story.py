@@ -8,7 +8,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from experiments.lifecycle.decisions import Decision
 from services.client.client import CallError
 from services.demo.actions import (
     BETTER,
@@ -161,25 +160,18 @@ class Story(Actions):
     def await_rollback(self) -> None:
         """Wait for the rollback, its confirmation, and enough slates of every replica afterwards."""
         with self.step("The click race rolls it back") as step:
-            self.wait(lambda: self.rollback() is not None, 120.0, "rollback of the broken challenger")
-            if rollback := self.rollback():
-                step.note = rollback.reason
+            rollback = self.wait(
+                lambda: self.state.newest("rollback", BROKEN), 120.0, "rollback of the broken challenger"
+            )
+            step.note = rollback.reason
         with self.step("Every replica stops serving it") as step:
-            self.wait(lambda: self.rollback_confirmation() is not None, 60.0, "confirmation by all replicas")
-            if confirmation := self.rollback_confirmation():
-                since_s = confirmation.received_at / 1e3 + 1.0
-                what = f"{MIN_SAMPLE} slates of every replica after the rollback"
-                self.wait(lambda: self._fewest_slates(since_s) >= MIN_SAMPLE, 60.0, what)
-                step.note = f"{self.slates_of(BROKEN, since_s)} of its slates since"
-
-    def rollback(self) -> Decision | None:
-        """The rollback of the broken challenger, once it is decided."""
-        return self.state.newest("rollback", BROKEN)
-
-    def rollback_confirmation(self) -> Decision | None:
-        """The decision that confirms that every replica serves the rollback."""
-        rollback = self.rollback()
-        return None if rollback is None else self.state.confirmation(rollback.revision)
+            confirmation = self.wait(
+                lambda: self.state.confirmation(rollback.revision), 60.0, "confirmation by all replicas"
+            )
+            since_s = confirmation.received_at / 1e3 + 1.0
+            what = f"{MIN_SAMPLE} slates of every replica after the rollback"
+            self.wait(lambda: self._fewest_slates(since_s) >= MIN_SAMPLE, 60.0, what)
+            step.note = f"{self.slates_of(BROKEN, since_s)} of its slates since"
 
     def _fewest_slates(self, since_s: float) -> int:
         served = self.state.served(self.installation.replica_urls, BROKEN, since_s)

@@ -40,11 +40,6 @@ class ShopDeps:
     templates: Jinja2Templates
     events_url: str
 
-    @property
-    def users(self) -> tuple[str, ...]:
-        """Users that a visitor may shop as, for demonstrations."""
-        return self.settings.shop_users
-
 
 @dataclass(frozen=True, slots=True)
 class Page:

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,6 @@ class Options:
     for_s: float | None = None
     summary: Path | None = None
     seed: int = 0
-    habits: Habits = field(default_factory=Habits)
 
 
 def run(settings: Settings, options: Options) -> None:
@@ -79,7 +78,7 @@ async def simulate(settings: Settings, shoppers: Shoppers, options: Options, sto
     async def session(number: int) -> None:
         visitor = Visitor(int(shoppers.world.visitors(rng, 1)[0]), f"{run_id}-{number}", time.time())
         client = clients[number % len(clients)]
-        await Session(shoppers, client, measurements, options.habits, visitor).run()
+        await Session(shoppers, client, measurements, Habits(), visitor).run()
 
     def over() -> bool:
         return stop.is_set() or (options.for_s is not None and time.monotonic() - began >= options.for_s)

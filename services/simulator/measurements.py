@@ -2,7 +2,7 @@
 write them and never read them."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -17,34 +17,12 @@ _KEPT = 20_000  # latest values of each series, so that a demo left running over
 Number = float | int
 
 
-class ArmSessions(TypedDict):
-    """Sessions whose first slate came from an arm."""
-
-    sessions: int
-    clicked: int
-
-
 class SlateValue(TypedDict):
     """True P(click) of first slates of an arm."""
 
     n: int
     mean: float
     standard_error: float
-
-
-class Summary(TypedDict):
-    """All measurements. served: rows of [second since the epoch, replica, arm, answers]; truth, sessions: by
-    arm."""
-
-    requests: dict[str, dict[str, Number]]
-    errors: dict[str, int]
-    acts: dict[str, int]
-    sessions: dict[str, ArmSessions]
-    truth: dict[str, SlateValue]
-    served: list[tuple[int, str, str, int]]
-    skipped_sessions: int
-    degraded: dict[str, int]
-    click_to_slate: Mapping[str, Number | dict[str, dict[str, Number]]]
 
 
 def quantiles(values: Iterable[float]) -> dict[str, Number]:
@@ -143,8 +121,9 @@ class Measurements:
         self.sessions[arm or "none"] += 1
         self.clicked[arm or "none"] += clicked
 
-    def summary(self) -> Summary:
-        """All measurements, ready for JSON."""
+    def summary(self) -> dict[str, object]:
+        """All measurements, ready for JSON. served: rows of [second since the epoch, replica, arm, answers];
+        truth, sessions: by arm."""
         changed = [value for series in self.click_to_slate_ms.values() for value in series]
         return {
             "requests": {
