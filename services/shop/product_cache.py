@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 
 from cachetools import FIFOCache
 
@@ -60,11 +61,9 @@ class ProductCache:
         if not words:
             return []
         patterns = [re.compile(rf"\b{re.escape(word)}") for word in words]
-        matches = []
-        for product in reversed(list(self._products.values())):
-            text = f"{product.title} {product.category}".lower()
-            if all(pattern.search(text) for pattern in patterns):
-                matches.append(product)
-                if len(matches) == limit:
-                    break
-        return matches
+        matches = (
+            product
+            for product in reversed(list(self._products.values()))
+            if all(pattern.search(f"{product.title} {product.category}".lower()) for pattern in patterns)
+        )
+        return list(islice(matches, limit))
