@@ -9,17 +9,14 @@ itself.
 """
 
 import functools
-import importlib.util
+import runpy
 import struct
 import sys
-from pathlib import Path
-from types import ModuleType
+from importlib.metadata import distribution
 from typing import Any
 
 import mmh3
 from google.protobuf.timestamp_pb2 import Timestamp
-
-from services.errors import ConfigurationError
 
 PROJECT = "ringside"
 USER_ACTIVITY = "user_activity"
@@ -84,22 +81,8 @@ def number(raw: bytes | None) -> float | None:
 
 @functools.cache
 def value_type() -> Any:
-    """Feast's protobuf class `Value`, loaded from its file without importing the package (it has no
-    types)."""
-    return _value_module().Value
-
-
-def _value_module() -> ModuleType:
-    name = "feast.protos.feast.types.Value_pb2"
-    if name in sys.modules:
-        return sys.modules[name]
-    feast = importlib.util.find_spec("feast")
-    if feast is None or feast.origin is None:
-        raise ConfigurationError("the package feast is not installed")
-    path = Path(feast.origin).parent / "protos" / "feast" / "types" / "Value_pb2.py"
-    spec = importlib.util.spec_from_file_location("ringside_feast_value_pb2", path)
-    if spec is None or spec.loader is None:
-        raise ConfigurationError(f"feast has no {path}: this version stores its rows in another layout")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Feast's protobuf class `Value`, loaded from its file without importing the package."""
+    if imported := sys.modules.get("feast.protos.feast.types.Value_pb2"):
+        return imported.Value
+    path = distribution("feast").locate_file("feast/protos/feast/types/Value_pb2.py")
+    return runpy.run_path(str(path))["Value"]

@@ -4,9 +4,9 @@ from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
-from services.adapters.instrumented.wrapper import PortWrapper
+from services.adapters.instrumented.wrapper import MeteredPort
 from services.messages.events import DEAD_LETTERS
 from services.ports.event_log import EventConsumer, EventProducer, Record
 from services.runtime.dead_letters import CODES, DEAD_LETTERED_BY
@@ -14,18 +14,14 @@ from services.runtime.dead_letters import CODES, DEAD_LETTERED_BY
 Pair = tuple[str, int]
 
 
-class MeteredConsumer(PortWrapper[EventConsumer]):
+class MeteredConsumer(MeteredPort[EventConsumer]):
     """An EventConsumer that counts what it reads; the lag is that of the last poll."""
 
     def __init__(self, inner: EventConsumer, registry: CollectorRegistry):
-        super().__init__(inner)
-        self._read = Counter(
-            "ringside_records_read", "Records read from a topic.", ["topic"], registry=registry
-        )
-        self._lag = Gauge(
-            "ringside_consumer_lag_records", "Records not read yet.", ["topic"], registry=registry
-        )
-        self._owned = Gauge("ringside_partitions", "Partitions being read.", ["topic"], registry=registry)
+        super().__init__(inner, registry)
+        self._read = self._counter("ringside_records_read", "Records read from a topic.", ["topic"])
+        self._lag = self._gauge("ringside_consumer_lag_records", "Records not read yet.", ["topic"])
+        self._owned = self._gauge("ringside_partitions", "Partitions being read.", ["topic"])
         self._topics: set[str] = set()
 
     def assign(self, positions: Mapping[Pair, int]) -> None:
@@ -52,22 +48,18 @@ class MeteredConsumer(PortWrapper[EventConsumer]):
         return records
 
 
-class MeteredProducer(PortWrapper[EventProducer]):
+class MeteredProducer(MeteredPort[EventProducer]):
     """An EventProducer that counts records by result, and dead letters by their original topic."""
 
     def __init__(self, inner: EventProducer, registry: CollectorRegistry):
-        super().__init__(inner)
-        self._sent = Counter(
-            "ringside_records_sent",
-            "Records by result: acknowledged or failed.",
-            ["topic", "result"],
-            registry=registry,
+        super().__init__(inner, registry)
+        self._sent = self._counter(
+            "ringside_records_sent", "Records by result: acknowledged or failed.", ["topic", "result"]
         )
-        self._dead_letters = Counter(
+        self._dead_letters = self._counter(
             "ringside_dead_letters",
             "Records that could not be decoded, by original topic.",
             ["topic", "reason"],
-            registry=registry,
         )
         for original_topic in DEAD_LETTERED_BY:  # start at 0, so that the first dead letter is an increase
             for code in CODES:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from experiments.counting.sums import CATEGORIES, ExperimentSums
-from services.adapters.instrumented.wrapper import PortWrapper
+from services.adapters.instrumented.wrapper import MeteredPort
 from services.errors import StalePositionError
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore
@@ -17,52 +17,37 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 EVENT_FATES = ("acknowledged", *CATEGORIES)
-WRITE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-def seconds(name: str, text: str, registry: CollectorRegistry) -> Histogram:
-    """A histogram of the duration of a write."""
-    return Histogram(name, text, buckets=WRITE_S, registry=registry)
-
-
-class MeteredSumStore(PortWrapper[SumStore]):
+class MeteredSumStore(MeteredPort[SumStore]):
     """A SumStore that counts what its batches add: units by arm, events and exposures by fate."""
 
     def __init__(self, inner: SumStore, registry: CollectorRegistry):
-        super().__init__(inner)
-        self._units = Counter(
-            "ringside_units_matured", "Units whose outcome is final.", ["arm"], registry=registry
+        super().__init__(inner, registry)
+        self._units = self._counter("ringside_units_matured", "Units whose outcome is final.", ["arm"])
+        self._successes = self._counter("ringside_unit_successes", "Matured units with a success.", ["arm"])
+        self._fallbacks = self._counter(
+            "ringside_unit_fallbacks", "Matured units that another arm answered.", ["arm"]
         )
-        self._successes = Counter(
-            "ringside_unit_successes", "Matured units with a success.", ["arm"], registry=registry
-        )
-        self._fallbacks = Counter(
-            "ringside_unit_fallbacks", "Matured units that another arm answered.", ["arm"], registry=registry
-        )
-        self._events = Counter(
+        self._events = self._counter(
             "ringside_events_accounted",
             "Attributed events by fate: acknowledged = counted + late + duplicate + unmatched.",
             ["fate"],
-            registry=registry,
         )
-        self._exposures = Counter(
+        self._exposures = self._counter(
             "ringside_exposures_accounted",
             "First exposures by fate: exposed = units + late_exposures + duplicate_exposures.",
             ["fate"],
-            registry=registry,
         )
         for fate in EVENT_FATES:  # start at 0, so that the first one is an increase
             self._events.labels(fate)
-        self._seconds = seconds("ringside_tally_apply_seconds", "One batch into the sums.", registry)
-        self._stale = Counter(
+        self._seconds = self._histogram("ringside_tally_apply_seconds", "One batch into the sums.")
+        self._stale = self._counter(
             "ringside_tally_refused",
             "Batches rejected because another worker had already advanced the partition.",
-            registry=registry,
         )
-        self._losses = Gauge(
-            "ringside_data_losses",
-            "Partitions with a data loss that no operator has accepted.",
-            registry=registry,
+        self._losses = self._gauge(
+            "ringside_data_losses", "Partitions with a data loss that no operator has accepted."
         )
 
     def apply(
@@ -95,13 +80,13 @@ class MeteredSumStore(PortWrapper[SumStore]):
         return losses
 
 
-class MeteredActivityStore(PortWrapper[ActivityStore]):
+class MeteredActivityStore(MeteredPort[ActivityStore]):
     """An ActivityStore that measures its pushes."""
 
     def __init__(self, inner: ActivityStore, registry: CollectorRegistry):
-        super().__init__(inner)
-        self._seconds = seconds("ringside_activity_push_seconds", "One push of rows to Feast.", registry)
-        self._rows = Counter("ringside_activity_rows", "Rows of recent activity pushed.", registry=registry)
+        super().__init__(inner, registry)
+        self._seconds = self._histogram("ringside_activity_push_seconds", "One push of rows to Feast.")
+        self._rows = self._counter("ringside_activity_rows", "Rows of recent activity pushed.")
 
     def push(self, rows: Sequence[ActivityRow]) -> None:
         """See ActivityStore."""
@@ -110,20 +95,17 @@ class MeteredActivityStore(PortWrapper[ActivityStore]):
         self._rows.inc(len(rows))
 
 
-class MeteredLakeFiles(PortWrapper[LakeFiles]):
+class MeteredLakeFiles(MeteredPort[LakeFiles]):
     """LakeFiles that measure their writes by topic."""
 
     def __init__(self, inner: LakeFiles, registry: CollectorRegistry):
-        super().__init__(inner)
-        self._rows = Counter("ringside_lake_rows", "Rows written to Parquet.", ["topic"], registry=registry)
-        self._files = Counter("ringside_lake_files", "Parquet files written.", ["topic"], registry=registry)
-        self._at = Gauge(
-            "ringside_lake_file_timestamp_seconds",
-            "When the newest file of a topic was written.",
-            ["topic"],
-            registry=registry,
+        super().__init__(inner, registry)
+        self._rows = self._counter("ringside_lake_rows", "Rows written to Parquet.", ["topic"])
+        self._files = self._counter("ringside_lake_files", "Parquet files written.", ["topic"])
+        self._at = self._gauge(
+            "ringside_lake_file_timestamp_seconds", "When the newest file of a topic was written.", ["topic"]
         )
-        self._seconds = seconds("ringside_lake_write_seconds", "One Parquet file.", registry)
+        self._seconds = self._histogram("ringside_lake_write_seconds", "One Parquet file.")
 
     def write(self, topic: str, span: Span, at_ms: int, rows: "pa.Table") -> None:
         """See LakeFiles."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
-from kafka.record.util import decode_varint
 
 
 class LenientHeaderBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
@@ -16,43 +15,29 @@ class LenientHeaderBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-pyt
     `?`."""
 
     _buffer: bytes | bytearray
-    _pos: int
 
     def _read_msg(self, **options: Any) -> Any:
         try:
             return super()._read_msg(**options)
         except UnicodeDecodeError:
-            self._buffer = _readable(self._buffer, self._pos)
+            self._buffer = _LenientBytes(self._buffer)
             return super()._read_msg(**options)
+
+
+class _LenientBytes(bytes):
+    """Bytes whose parts can all be decoded. Only names are: keys and values are copied to plain bytes."""
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        return _LenientBytes(part) if isinstance(part, bytes) else part
+
+    def decode(self, *options: Any) -> str:
+        try:
+            return super().decode(*options)
+        except UnicodeDecodeError:
+            return "".join(chr(byte) if byte < 0x80 else "?" for byte in self)
 
 
 def patch_kafka_python() -> None:
     """Make the consumers of kafka-python read batches as LenientHeaderBatch; idempotent."""
     memory_records.DefaultRecordBatch = LenientHeaderBatch
-
-
-def _readable(buffer: bytes | bytearray, start: int) -> bytearray:
-    """Copy `buffer` with readable names in the record that begins at `start` (layout: message format 2)."""
-    changed = bytearray(buffer)
-    _, pos = decode_varint(changed, start)  # length
-    pos += 1  # attributes
-    for _ in ("timestamp", "offset"):
-        _, pos = decode_varint(changed, pos)
-    for _ in ("key", "value"):
-        pos = _after(changed, pos)
-    headers, pos = decode_varint(changed, pos)
-    for _ in range(headers):
-        length, first = decode_varint(changed, pos)
-        name = changed[first : first + length]
-        try:
-            name.decode()
-        except UnicodeDecodeError:
-            changed[first : first + length] = bytes(byte if byte < 0x80 else ord("?") for byte in name)
-        pos = _after(changed, first + length)
-    return changed
-
-
-def _after(buffer: bytearray, pos: int) -> int:
-    """Position after a value whose length precedes it (-1: null)."""
-    length, pos = decode_varint(buffer, pos)
-    return int(pos + max(0, length))
