@@ -54,6 +54,10 @@ class ArtifactError(RingsideError):
     """A model artifact is rejected: wrong hash, missing file, or unknown format. The message names it."""
 
 
+class NotFoundError(BadInputError):
+    """A command or a path names something that does not exist."""
+
+
 class NoKeyError(RingsideError):
     """The API key is missing or unknown."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 from experiments.lifecycle.decisions import Decision
 from experiments.lifecycle.state import Experiment, Rules
-from services.errors import BadInputError, StalePositionError, UnavailableError
+from services.errors import BadInputError, NotFoundError, StalePositionError, UnavailableError
 from services.ports.state import DecisionLog, StateCache
 
 logger = logging.getLogger(__name__)
@@ -18,14 +18,10 @@ logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 5  # the decider may take the next revision between reading the state and appending
 
 
-class UnknownExperimentError(BadInputError):
-    """A command on an experiment that the log does not know."""
-
-
 def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Decision]) -> Experiment:
     """Append the decision that `build` makes of the newest state; retry if another process decided first.
 
-    Raises UnknownExperimentError, UnavailableError, and what `build` raises.
+    Raises NotFoundError, UnavailableError, and what `build` raises.
     """
     for _ in range(MAX_ATTEMPTS):
         state = newest(log, experiment)
@@ -38,13 +34,13 @@ def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Deci
 
 
 def newest(log: DecisionLog, experiment: str) -> Experiment:
-    """The newest state of an experiment. Raises UnknownExperimentError, UnavailableError."""
+    """The newest state of an experiment. Raises NotFoundError, UnavailableError."""
     try:
         state = log.catch_up().get(experiment)
     except UnavailableError as error:
         raise UnavailableError("the decision log", f"{error}; nothing was changed") from error
     if state is None:
-        raise UnknownExperimentError("experiment", f"{experiment!r} was never started")
+        raise NotFoundError("experiment", f"{experiment!r} was never started")
     return state
 
 

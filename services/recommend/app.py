@@ -38,19 +38,15 @@ def run(settings: Settings) -> None:
     topics have another number of partitions."""
     Keys.of(settings)
     signing_keys(settings)
-    _check_partitions(settings)
+    # A slate and its clicks have to be in the partitions that the workers read. Without a broker the champion
+    # is served anyway; the producer checks once a broker answers, and rejects records then.
+    with contextlib.suppress(UnavailableError):
+        bootstrap.check_partitions(settings)
     if settings.recommend_workers == 1:
         serve(settings, listener(settings.host, settings.recommend_port))
     else:
         bootstrap.configure_logging(settings, "recommend")
         supervise(settings, serve, stop_on_signal())
-
-
-def _check_partitions(settings: Settings) -> None:
-    """Check that a slate and its clicks will be in the partitions that the workers read. Without a broker the
-    champion is served anyway; the producer checks once a broker answers, and rejects records then."""
-    with contextlib.suppress(UnavailableError):
-        bootstrap.check_partitions(settings)
 
 
 def serve(settings: Settings, listening: socket.socket, parent: Connection | None = None) -> None:
@@ -64,7 +60,9 @@ def serve(settings: Settings, listening: socket.socket, parent: Connection | Non
     leaving, scraped = app.state.parts.leaving, _scraped(settings, app, parent)
     server = DrainingServer(serving_config(settings, app), settings.drain_s, leaving, parent, scraped)
     log.info("http://%s:%d", settings.host, listening.getsockname()[1])
-    _collect_rarely()
+    # Collect garbage rarely, because answers leave almost no cycles, and it costs 80 of 300 µs an answer.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     # One row times one matrix is too little work for BLAS threads, which would slow the other processes.
     with threadpool_limits(1, "blas"), contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
@@ -94,12 +92,6 @@ def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=10,
     )
-
-
-def _collect_rarely() -> None:
-    """Collect garbage rarely: answers leave almost no cycles, and it costs 80 of 300 µs an answer."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def compose(settings: Settings) -> Deps:

@@ -12,13 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 from services.errors import BadMessageError, DataLossError, StalePositionError, UnavailableError
 from services.messages.events import ITEMS, ItemChanged, decode
 from services.ports.catalogue import ItemOverlay, OverlayPosition
-from services.ports.event_log import EventConsumer, LogAdmin, Record
+from services.ports.event_log import EventConsumer, LogAdmin
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +29,6 @@ POLL_S = 0.2
 BATCH = 1_000  # changes applied at once: a few ms of Redis, which answers slates meanwhile
 PATIENCE_S = 10.0
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Decoded records of the log; `bad` ones with the reason."""
-
-    changes: list[ItemChanged]
-    bad: list[tuple[Record, BadMessageError]]
 
 
 class ItemsFollower:
@@ -130,15 +121,18 @@ class ItemsFollower:
         after = OverlayPosition(position.log, self._consumer.positions().get(PAIR, position.offset))
         if after == position:
             return position
-        batch = _decoded(records)
-        self._overlay.apply(position, after, batch.changes)
-        self._report_bad(batch)  # afterwards, so that only the replica that applied the batch reports it
+        changes: list[ItemChanged] = []
+        bad: list[tuple[int, BadMessageError]] = []
+        for record in records:
+            try:
+                changes.append(decode(ItemChanged, record.value))
+            except BadMessageError as error:
+                bad.append((record.offset, error))
+        self._overlay.apply(position, after, changes)
+        for offset, reason in bad:  # afterwards, so that only the replica that applied the batch reports them
+            self.bad[reason.code] += 1
+            log.error("items/%d is not a change of an item and is skipped: %s", offset, reason)
         return after
-
-    def _report_bad(self, batch: _Batch) -> None:
-        for record, error in batch.bad:
-            self.bad[error.code] += 1
-            log.error("items/%d is not a change of an item and is skipped: %s", record.offset, error)
 
 
 class CatalogueSync:
@@ -176,16 +170,6 @@ class CatalogueSync:
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-
-
-def _decoded(records: list[Record]) -> _Batch:
-    batch = _Batch([], [])
-    for record in records:
-        try:
-            batch.changes.append(decode(ItemChanged, record.value))
-        except BadMessageError as error:
-            batch.bad.append((record, error))
-    return batch
 
 
 def _too_slow() -> UnavailableError:

@@ -32,6 +32,9 @@ class RecommendationClaims(msgspec.Struct, frozen=True, array_like=True):
     items: list[str]
 
 
+_OF_ATTRIBUTION = [name for name in Attribution.__struct_fields__ if name != "position"]
+
+
 class Refusal(StrEnum):
     """Why an event with a recommendation id is accepted without attribution."""
 
@@ -93,18 +96,8 @@ class RecommendationIds:
         refusal = self._refusal(claims, item_id, experiments, now_ms)
         if refusal is not None:
             return refusal
-        return Attribution(
-            recommendation_id=claims.recommendation_id,
-            experiment=claims.experiment,
-            routing_key=claims.routing_key,
-            unit=claims.unit,
-            unit_at=claims.unit_at,
-            exposed_at=claims.exposed_at,
-            arm=claims.arm,
-            weights_version=claims.weights_version,
-            propensity=claims.propensity,
-            position=claims.items.index(item_id),
-        )
+        shared = {name: getattr(claims, name) for name in _OF_ATTRIBUTION}
+        return Attribution(position=claims.items.index(item_id), **shared)
 
     def _refusal(
         self, claims: RecommendationClaims, item_id: str, experiments: frozenset[str], now_ms: int

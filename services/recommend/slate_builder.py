@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from math import ceil
 
@@ -19,12 +20,11 @@ from services.recommend.assignment import NO_ARM
 from services.recommend.schemas import SlateItem
 from services.recommend.slate_request import SlateRequest
 from services.recommend.snapshot.catalogue_index import CatalogueIndex
-from services.recommend.snapshot.model_runner import BoundModel, ModelFailedError
+from services.recommend.snapshot.model_runner import NO_ITEMS, BoundModel, ModelFailedError
 from services.recommend.snapshot.snapshot import ServedExperiment, Snapshot
 
 POPULAR = "popular"  # `answered_by` and model version of slates that no model made
 CACHED_SLATES = 10_000
-EMPTY = Ranking(np.empty(0, np.int32), np.empty(0, np.float32))
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class SlateBuilder:
 
     def popular(self, catalogue: CatalogueIndex, request: SlateRequest) -> SlateResult:
         """The most popular of the eligible items."""
-        items, lacking = self._slate(catalogue, request, UserRow()).fill(EMPTY)
+        items, lacking = self._slate(catalogue, request, UserRow()).fill(NO_ITEMS)
         return SlateResult(items, degraded=lacking)
 
     def _slate(self, catalogue: CatalogueIndex, request: SlateRequest, row: UserRow) -> "_Slate":
@@ -90,12 +90,11 @@ class SlateBuilder:
         """The model's answer in catalogue indices; three times as many items where a category is capped."""
         request, eligible = slate.request, slate.eligible
         n = request.n if slate.cap is None else 3 * request.n
-        if (anchor := request.anchor) is not None:
-            return await self._run(model, lambda: model.similar(anchor, n, eligible) or EMPTY)
-        query = model.query(slate.row, request.context, self._now_s(), request.visitor.key)
-        return await self._run(model, lambda: model.rank(query, n, eligible))
-
-    async def _run(self, model: BoundModel, call: Callable[[], Ranking]) -> Ranking:
+        if request.anchor is not None:
+            call = partial(model.similar, request.anchor, n, eligible)
+        else:
+            query = model.query(slate.row, request.context, self._now_s(), request.visitor.key)
+            call = partial(model.rank, query, n, eligible)
         return await model.runner.run(call, self._deadline_s, self._threads)
 
     async def _champion_ranking(self, model: BoundModel | None, slate: "_Slate") -> list[Ranking]:
@@ -110,7 +109,7 @@ class SlateBuilder:
         items = slate.again(cached) if cached is not None else None
         if items is not None:
             return SlateResult(items, degraded=[*degraded, "cached_slate"])
-        items, lacking = slate.fill(EMPTY)
+        items, lacking = slate.fill(NO_ITEMS)
         return SlateResult(items, degraded=[*degraded, POPULAR, *lacking])
 
 

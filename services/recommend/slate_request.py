@@ -8,12 +8,11 @@ from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from models.slate import KEEPS_BOUGHT, eligible
-from services.errors import BadInputError
+from services.errors import BadInputError, NotFoundError
 from services.messages.events import Excluded
 from services.ports.features import UserRow
 from services.recommend.schemas import RerankRequest, SlateFilters
 from services.recommend.snapshot.catalogue_index import CatalogueIndex
-from services.web.problem import NotFoundError
 
 _OF_VISITOR = ("user_id", "session_id", "arm", "staff", "items")  # fields that a slate has in another form
 

@@ -14,6 +14,7 @@ from services.errors import (
     ConfigurationError,
     ForbiddenError,
     NoKeyError,
+    NotFoundError,
     RingsideError,
     StalePositionError,
     UnavailableError,
@@ -38,10 +39,6 @@ class TooLargeError(BadInputError):
 
     def __init__(self, limit: int):
         super().__init__("body", f"larger than {limit} bytes")
-
-
-class NotFoundError(BadInputError):
-    """The path names something that does not exist."""
 
 
 class TooManyRequestsError(RingsideError):

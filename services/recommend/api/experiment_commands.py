@@ -1,9 +1,8 @@
 """Commands on experiments over HTTP: each appends one decision with the name of the caller's key."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -11,11 +10,11 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import Decision, Deployed, Dropped, RecountDetail
 from experiments.lifecycle.state import Experiment, Rules
-from services.control.decide import ExperimentStates, UnknownExperimentError, decide, newest, read_states
+from services.control.decide import ExperimentStates, decide, newest, read_states
 from services.control.recount import Preview, RecountRefusedError, RecountRequest
-from services.errors import BadInputError
+from services.errors import BadInputError, NotFoundError
 from services.recommend.deps import Deps
-from services.web.problem import ConflictError, NotFoundError
+from services.web.problem import ConflictError
 
 T = TypeVar("T")
 Build = Callable[[Experiment], Decision]
@@ -59,14 +58,14 @@ class ExperimentCommands:
 
         Raises NotFoundError, IllegalTransition, UnavailableError.
         """
-        return await self._on_log(lambda: self._decide(experiment, build))
+        return await self._on_log(lambda: decide(self._deps.decisions, experiment, build))
 
     async def preview(
         self, experiment: str, from_now: bool, provenance: Provenance
     ) -> tuple[Experiment, Preview]:
         """What a recount would drop, and the state. Raises NotFoundError, IllegalTransition,
         UnavailableError."""
-        state = await self._on_log(lambda: self._newest(experiment))
+        state = await self._on_log(lambda: newest(self._deps.decisions, experiment))
         preview = self._deps.recounting.preview
         return state, await self._on_recount(lambda: preview(state, from_now, provenance))
 
@@ -78,7 +77,7 @@ class ExperimentCommands:
         Raises ConflictError where sums or log are not those of the request, NotFoundError, IllegalTransition,
         UnavailableError.
         """
-        state = await self._on_log(lambda: self._newest(experiment))
+        state = await self._on_log(lambda: newest(self._deps.decisions, experiment))
         builder = self._deps.recounting.builder
         try:
             build = await self._on_recount(lambda: builder(state, request, provenance))
@@ -98,28 +97,11 @@ class ExperimentCommands:
         for thread in (self._log_thread, self._recount_thread):
             thread.shutdown(wait=False, cancel_futures=True)
 
-    def _decide(self, experiment: str, build: Build) -> Experiment:
-        with _not_found():
-            return decide(self._deps.decisions, experiment, build)
-
-    def _newest(self, experiment: str) -> Experiment:
-        with _not_found():
-            return newest(self._deps.decisions, experiment)
-
     async def _on_log(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._log_thread, call)
 
     async def _on_recount(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._recount_thread, call)
-
-
-@contextmanager
-def _not_found() -> Iterator[None]:
-    """Turn an unknown experiment into a 404."""
-    try:
-        yield
-    except UnknownExperimentError as error:
-        raise NotFoundError(error.field, error.problem) from error
 
 
 def existing(states: Mapping[str, Experiment], experiment: str) -> Experiment:

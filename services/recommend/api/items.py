@@ -3,12 +3,12 @@ overlay of the imported data."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.errors import UnavailableError
+from services.errors import NotFoundError, UnavailableError
 from services.messages.events import ITEMS, ItemChanged, encode
 from services.recommend.api.events import acknowledged
 from services.recommend.api.openapi import ANY_KEY, failures
@@ -18,7 +18,6 @@ from services.recommend.snapshot.catalogue_index import CatalogueIndex
 from services.recommend.snapshot.item_changes import exists, in_force
 from services.web.access import AccessControl, Caller, KeyFirstRoute
 from services.web.api_keys import Principal
-from services.web.problem import NotFoundError
 
 MAX_CHANGES = 1_000
 PLAIN = r"^[^\x00-\x1f\x7f]+$"  # numpy drops a NUL at the end, which would make two ids equal
@@ -26,6 +25,8 @@ ItemId = Annotated[str, Field(min_length=1, max_length=200, pattern=PLAIN)]
 PRINTABLE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"  # tabs and line ends are allowed
 Title = Annotated[str, Field(max_length=500, pattern=PRINTABLE)]
 Category = Annotated[str, Field(max_length=200, pattern=PRINTABLE)]
+Price = Annotated[float, Field(ge=0, le=1e9)]
+Stock = Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")]
 Description = Annotated[str, Field(max_length=10_000, pattern=PRINTABLE)]
 
 
@@ -36,10 +37,8 @@ class Change(BaseModel):
 
     title: Title | None = None
     category: Category | None = None
-    price: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    stock: (
-        Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")] | None
-    ) = None
+    price: Price | None = None
+    stock: Stock | None = None
     hidden: bool | None = None
     description: Description | None = None
 
@@ -55,8 +54,8 @@ class Item(ItemChange):
 
     title: Annotated[Title, Field(min_length=1)]
     category: Category = ""
-    price: Annotated[float, Field(ge=0, le=1e9)] = 0.0
-    stock: Annotated[int, Field(ge=-1, le=2**31 - 1, description="-1: not tracked; 0: out of stock")] = -1
+    price: Price = 0.0
+    stock: Stock = -1
     hidden: bool = False
     description: Description = ""
 
@@ -99,11 +98,9 @@ class LiveCatalogue:
 
     def changed(self, item_id: str, by: Principal, change: Change | None) -> ItemChanged:
         """The message of one change; None deletes the item."""
-        fields = (
-            change.model_dump(exclude={"item_id"}, exclude_none=True)
-            if change is not None
-            else {"deleted": True}
-        )
+        fields: dict[str, Any] = {"deleted": True}
+        if change is not None:
+            fields = change.model_dump(exclude={"item_id"}, exclude_none=True)
         return ItemChanged(received_at=self._deps.clock_ms(), item_id=item_id, author=by.name, **fields)
 
     async def require(self, item_ids: Sequence[str], *, deleted: bool = False) -> None:

@@ -22,6 +22,7 @@ from services.recommend.snapshot.circuit_breaker import CircuitBreaker
 _kind = {kind: code for code, kind in enumerate(KINDS)}.get
 INLINE_LIMIT_S = 0.002  # a model whose median trial takes longer never runs on the event loop
 TRIALS = 8
+NO_ITEMS = Ranking(np.empty(0, np.int32), np.empty(0, np.float32))
 CACHED_HISTORIES = 10_000  # users whose unchanged row is not translated again
 LONG_HISTORY = 50  # recent items of the user in a trial: Settings.recent_items by default
 FORGIVEN = 10  # a penalty is reset after this many times its length without an overrun
@@ -153,10 +154,6 @@ def _history(row: UserRow, index: dict[str, int]) -> _History:
     return _History(row, recent, at_s, kinds)
 
 
-def _no_histories() -> MutableMapping[str, _History]:
-    return LRUCache(CACHED_HISTORIES)
-
-
 @dataclass(frozen=True, slots=True)
 class BoundModel:
     """A model bound to one catalogue index, so that it ranks catalogue items. `query` is not thread-safe.
@@ -169,7 +166,7 @@ class BoundModel:
     catalogue: CatalogueIndex
     to_catalogue: NDArray[np.int32]
     live: NDArray[np.bool_] | None
-    _histories: MutableMapping[str, _History] = field(default_factory=_no_histories)
+    _histories: MutableMapping[str, _History] = field(default_factory=lambda: LRUCache(CACHED_HISTORIES))
 
     def query(self, row: UserRow, context: list[str], now_s: float, key: str | None = None) -> Query:
         """The user of `row` in this model's vocabulary, without items that it does not know.
@@ -189,12 +186,12 @@ class BoundModel:
         """The model's best `n` eligible items, in catalogue indices. Raises what the model raises."""
         return self._in_catalogue(self.runner.model.rank(query, n, allowed=self._allowed(eligible)))
 
-    def similar(self, item_id: str, n: int, eligible: NDArray[np.bool_]) -> Ranking | None:
-        """The `n` eligible items most like `item_id`, in catalogue indices; None if the model does not know
+    def similar(self, item_id: str, n: int, eligible: NDArray[np.bool_]) -> Ranking:
+        """The `n` eligible items most like `item_id`, in catalogue indices; none if the model does not know
         it."""
         item = self.runner.index.get(item_id)
         if item is None:
-            return None
+            return NO_ITEMS
         return self._in_catalogue(self.runner.model.similar(item, n, allowed=self._allowed(eligible)))
 
     def _allowed(self, eligible: NDArray[np.bool_]) -> NDArray[np.bool_] | None:

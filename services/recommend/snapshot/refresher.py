@@ -62,13 +62,13 @@ class SnapshotRefresher:
     async def start(self) -> None:
         """Read champions, kill switch and state, load items and models, then keep polling for changes."""
         self._swap(remembered=await self._on(self._state_thread, self._read_champions))
-        self._poll_kill_switch()
+        await self._poll_kill_switch()
         await self._poll_state()
         await self._first_load()
         self._tasks = [
             asyncio.create_task(self._repeat(self._poll_state, self._settings.refresh_s)),
             asyncio.create_task(self._repeat(self._load, self._settings.refresh_s)),
-            asyncio.create_task(self._repeat(self._poll_kill_switch_async, KILL_SWITCH_EVERY_S)),
+            asyncio.create_task(self._repeat(self._poll_kill_switch, KILL_SWITCH_EVERY_S)),
         ]
 
     async def stop(self) -> None:
@@ -81,7 +81,7 @@ class SnapshotRefresher:
 
     async def refresh(self) -> None:
         """Refresh everything once: kill switch, state, items, every wanted model; then report a heartbeat."""
-        self._poll_kill_switch()
+        await self._poll_kill_switch()
         await self._poll_state()
         while await self._load():
             pass
@@ -99,13 +99,10 @@ class SnapshotRefresher:
 
     # ---- one poll each -----------------------------------------------------------------------------------
 
-    def _poll_kill_switch(self) -> None:
+    async def _poll_kill_switch(self) -> None:
         """One stat of a local file, a few microseconds: no thread needed."""
         self._killed = self._settings.kill_switch_path.exists()
         self._swap()
-
-    async def _poll_kill_switch_async(self) -> None:
-        self._poll_kill_switch()
 
     async def _poll_state(self) -> None:
         self._metrics.turned(self._deps.clock_ms(), len(asyncio.all_tasks()))
