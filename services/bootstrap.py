@@ -5,14 +5,8 @@ from typing import TYPE_CHECKING
 
 from services.control.recount import RecountService
 from services.errors import ConfigurationError
-from services.ports.catalogue import ItemOverlay
+from services.ports import catalogue, event_log, features, lake, pins, state, training
 from services.ports.diagnostics import Diagnostics
-from services.ports.event_log import EventConsumer, EventProducer, GroupConsumer, LogAdmin
-from services.ports.features import ActivityStore, FeatureStore, OnlineReader
-from services.ports.lake import EventHistory, LakeFiles
-from services.ports.pins import PinStore
-from services.ports.state import DecisionLog, StateCache, SumStore
-from services.ports.training import DataStore, ModelRegistry, ModelStore, TextEncoder
 from services.runtime import log_format
 from services.runtime.process import replica_name
 from services.settings import Settings
@@ -72,35 +66,35 @@ def check_partitions(settings: Settings) -> None:
     KafkaLogAdmin(settings).check_partitions()
 
 
-def producer(settings: Settings) -> EventProducer:
+def producer(settings: Settings) -> event_log.EventProducer:
     """Producer to the configured broker; starts without one."""
     from services.adapters.kafka.producer import KafkaEventProducer
 
     return KafkaEventProducer(settings)
 
 
-def consumer(settings: Settings) -> EventConsumer:
+def consumer(settings: Settings) -> event_log.EventConsumer:
     """Consumer of partitions that the caller chooses."""
     from services.adapters.kafka.consumer import KafkaEventConsumer
 
     return KafkaEventConsumer(settings)
 
 
-def group_consumer(settings: Settings, group: str, topics: tuple[str, ...]) -> GroupConsumer:
+def group_consumer(settings: Settings, group: str, topics: tuple[str, ...]) -> event_log.GroupConsumer:
     """Member of a group (Apache Kafka), or the owner of all partitions (embedded broker)."""
     from services.adapters.kafka.consumer import KafkaGroupConsumer
 
     return KafkaGroupConsumer(settings, group, topics)
 
 
-def log_admin(settings: Settings) -> LogAdmin:
+def log_admin(settings: Settings) -> event_log.LogAdmin:
     """Topics and identity of the log."""
     from services.adapters.kafka.admin import KafkaLogAdmin
 
     return KafkaLogAdmin(settings)
 
 
-def sum_store(settings: Settings) -> SumStore:
+def sum_store(settings: Settings) -> state.SumStore:
     """Sums and positions of the attribution workers."""
     from services.adapters.redis.sum_store import RedisSumStore
 
@@ -112,49 +106,49 @@ def recounting(settings: Settings) -> RecountService:
     return RecountService(sum_store(settings), lambda: consumer(settings), settings.kafka_partitions)
 
 
-def state_cache(settings: Settings) -> StateCache:
+def state_cache(settings: Settings) -> state.StateCache:
     """Cache of experiment state, heartbeats and leases."""
     from services.adapters.redis.state_cache import RedisStateCache
 
     return RedisStateCache(settings)
 
 
-def decision_log(settings: Settings, history: bool = True) -> DecisionLog:
+def decision_log(settings: Settings, history: bool = True) -> state.DecisionLog:
     """The log of decisions with its cache. Without `history` its records can't be read, only the states."""
     from services.adapters.kafka.decision_log import KafkaDecisionLog
 
     return KafkaDecisionLog(settings, producer(settings), consumer(settings), state_cache(settings), history)
 
 
-def online_reader(settings: Settings) -> OnlineReader:
+def online_reader(settings: Settings) -> features.OnlineReader:
     """Online features and pins (asyncio)."""
     from services.adapters.feast.online_reader import FeastOnlineReader
 
     return FeastOnlineReader(settings)
 
 
-def pin_store(settings: Settings) -> PinStore:
+def pin_store(settings: Settings) -> pins.PinStore:
     """Write access to pins, used to restore them."""
     from services.adapters.redis.pin_store import RedisPinStore
 
     return RedisPinStore(settings)
 
 
-def activity_store(settings: Settings) -> ActivityStore:
+def activity_store(settings: Settings) -> features.ActivityStore:
     """Online rows of recent activity. Imports Feast at once."""
     from services.adapters.feast.activity_store import FeastActivityStore
 
     return FeastActivityStore(settings)
 
 
-def lake_files(settings: Settings) -> LakeFiles:
+def lake_files(settings: Settings) -> lake.LakeFiles:
     """Parquet files of the topics."""
     from services.adapters.files.lake_files import LakeFiles
 
     return LakeFiles(settings.lake_path)
 
 
-def feature_store(settings: Settings) -> FeatureStore:
+def feature_store(settings: Settings) -> features.FeatureStore:
     """Feast, apart from the serving path. Imports Feast at first use."""
     from services.adapters.feast.feature_store import FeastFeatureStore
 
@@ -168,42 +162,42 @@ def feast_environment(settings: Settings) -> dict[str, str]:
     return environment(settings)
 
 
-def item_overlay(settings: Settings) -> ItemOverlay:
+def item_overlay(settings: Settings) -> catalogue.ItemOverlay:
     """Changes of the live catalogue."""
     from services.adapters.redis.item_overlay import RedisItemOverlay
 
     return RedisItemOverlay(settings)
 
 
-def data_store(settings: Settings) -> DataStore:
+def data_store(settings: Settings) -> training.DataStore:
     """Imported data versions."""
     from services.adapters.files.data_store import ParquetDataStore
 
     return ParquetDataStore(settings.data_path)
 
 
-def model_store(settings: Settings) -> ModelStore:
+def model_store(settings: Settings) -> training.ModelStore:
     """Model artifacts."""
     from services.adapters.files.model_store import FolderModelStore
 
     return FolderModelStore(settings.models_path)
 
 
-def model_registry(settings: Settings) -> ModelRegistry:
+def model_registry(settings: Settings) -> training.ModelRegistry:
     """MLflow."""
     from services.adapters.mlflow_registry import MlflowRegistry
 
     return MlflowRegistry(settings)
 
 
-def text_encoder(settings: Settings) -> TextEncoder:
+def text_encoder(settings: Settings) -> training.TextEncoder:
     """Text embeddings, cached on disk."""
     from services.adapters.text_encoder import text_encoder as make
 
     return make(settings)
 
 
-def event_history(settings: Settings) -> EventHistory:
+def event_history(settings: Settings) -> lake.EventHistory:
     """Actions of shoppers, from the lake."""
     from services.adapters.files.lake_history import LakeEventHistory
 

@@ -9,16 +9,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services.errors import (
-    BadInputError,
-    ConfigurationError,
-    ForbiddenError,
-    NoKeyError,
-    NotFoundError,
-    RingsideError,
-    StalePositionError,
-    UnavailableError,
-)
+from services import errors
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +18,21 @@ LONGEST = 500  # characters
 T = TypeVar("T", str, None, str | None)
 
 
-class MalformedBodyError(BadInputError):
+class MalformedBodyError(errors.BadInputError):
     """The body is not JSON."""
 
     def __init__(self, problem: str):
         super().__init__("body", problem)
 
 
-class TooLargeError(BadInputError):
+class TooLargeError(errors.BadInputError):
     """The body exceeds the limit."""
 
     def __init__(self, limit: int):
         super().__init__("body", f"larger than {limit} bytes")
 
 
-class TooManyRequestsError(RingsideError):
+class TooManyRequestsError(errors.RingsideError):
     """A caller exceeds its rate; its next request will be accepted in `wait_s` seconds."""
 
     def __init__(self, who: str, wait_s: float):
@@ -49,11 +40,11 @@ class TooManyRequestsError(RingsideError):
         super().__init__(f"{who} sends too many requests; wait {self.wait_s} s")
 
 
-class ConflictError(RingsideError):
+class ConflictError(errors.RingsideError):
     """The command is not possible in the present state."""
 
 
-class OverloadedError(RingsideError):
+class OverloadedError(errors.RingsideError):
     """The server sheds load."""
 
     def __init__(self) -> None:
@@ -63,17 +54,17 @@ class OverloadedError(RingsideError):
 STATUS: dict[type[Exception], int] = {
     MalformedBodyError: 400,
     TooLargeError: 413,
-    NotFoundError: 404,
-    BadInputError: 422,
-    NoKeyError: 401,
-    ForbiddenError: 403,
+    errors.NotFoundError: 404,
+    errors.BadInputError: 422,
+    errors.NoKeyError: 401,
+    errors.ForbiddenError: 403,
     ConflictError: 409,
-    StalePositionError: 409,
+    errors.StalePositionError: 409,
     TooManyRequestsError: 429,
-    UnavailableError: 503,
+    errors.UnavailableError: 503,
     OverloadedError: 503,
-    ConfigurationError: 503,
-    RingsideError: 500,
+    errors.ConfigurationError: 503,
+    errors.RingsideError: 500,
 }
 HEADERS: dict[int, Mapping[str, str]] = {
     401: {"WWW-Authenticate": "Bearer"},
@@ -114,7 +105,7 @@ def response_to(error: Exception) -> Response:
     """The response to an exception: by the table for our own errors, else 500 without details."""
     for kind in type(error).__mro__:
         if kind in STATUS:
-            problem = error.problem if isinstance(error, BadInputError) else str(error)
+            problem = error.problem if isinstance(error, errors.BadInputError) else str(error)
             response = failure(STATUS[kind], _code(kind), problem, getattr(error, "field", None))
             if isinstance(error, TooManyRequestsError):
                 response.headers["Retry-After"] = str(error.wait_s)

@@ -13,30 +13,22 @@ import msgspec
 from services.errors import BadInputError, UnavailableError
 from services.messages.events import EVENTS, Attribution, Event, encode
 from services.ports.event_log import Record
+from services.recommend import schemas
 from services.recommend.deps import Deps
 from services.recommend.metrics import Metrics
 from services.recommend.recommendation_id import RecommendationIds, Refusal
-from services.recommend.schemas import (
-    MAX_EVENTS,
-    EventIn,
-    EventsAnswer,
-    Rejection,
-    Unattributed,
-    bad_input,
-    ts_problem,
-)
 from services.web.problem import MalformedBodyError
 
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
-_row = msgspec.json.Decoder(EventIn)
+_row = msgspec.json.Decoder(schemas.EventIn)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A parsed request: accepted rows with their indices, and the rejected ones by index."""
 
-    accepted: list[tuple[int, EventIn]]
-    rejected: list[Rejection]
+    accepted: list[tuple[int, schemas.EventIn]]
+    rejected: list[schemas.Rejection]
 
 
 def parse(body: bytes) -> Rows:
@@ -48,8 +40,8 @@ def parse(body: bytes) -> Rows:
         raise BadInputError("body", "must be a JSON list of events") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raw = _decode_leniently(body, error)
-    if len(raw) > MAX_EVENTS:
-        raise BadInputError("body", f"{len(raw)} events; at most {MAX_EVENTS} in one request")
+    if len(raw) > schemas.MAX_EVENTS:
+        raise BadInputError("body", f"{len(raw)} events; at most {schemas.MAX_EVENTS} in one request")
     return _checked(raw)
 
 
@@ -72,19 +64,19 @@ def _checked(raw: Sequence[msgspec.Raw]) -> Rows:
         try:
             rows.accepted.append((index, _decoded(row)))
         except BadInputError as bad:
-            rows.rejected.append(Rejection(index=index, field=bad.field, problem=bad.problem))
+            rows.rejected.append(schemas.Rejection(index=index, field=bad.field, problem=bad.problem))
     return rows
 
 
-def _decoded(row: msgspec.Raw) -> EventIn:
+def _decoded(row: msgspec.Raw) -> schemas.EventIn:
     """One row. Raises BadInputError naming the field."""
     try:
         event = _row.decode(row)
     except msgspec.ValidationError as error:
-        raise bad_input(error) from error
+        raise schemas.bad_input(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInputError("body", str(error)) from error
-    if (problem := ts_problem(event.ts_ms)) is not None:
+    if (problem := schemas.ts_problem(event.ts_ms)) is not None:
         raise BadInputError("ts", problem)
     return event
 
@@ -100,7 +92,7 @@ class EventCollector:
         self._ids = ids
         self._metrics = metrics
 
-    async def collect(self, body: bytes) -> EventsAnswer:
+    async def collect(self, body: bytes) -> schemas.EventsAnswer:
         """Log the accepted rows and wait for the broker.
 
         Raises BadInputError, or UnavailableError: then the same rows may be sent again, because `event_id`
@@ -114,18 +106,18 @@ class EventCollector:
             [_event(row, result, now_ms) for (_, row), result in zip(rows.accepted, results, strict=True)]
         )
         self._metrics.events("acknowledged", len(results))
-        return EventsAnswer(
+        return schemas.EventsAnswer(
             accepted=len(results),
             attributed=sum(isinstance(result, Attribution) for result in results),
             unattributed=[
-                Unattributed(index=index, reason=result)
+                schemas.Unattributed(index=index, reason=result)
                 for (index, _), result in zip(rows.accepted, results, strict=True)
                 if isinstance(result, Refusal)
             ],
             rejected=rows.rejected,
         )
 
-    def _attribute(self, row: EventIn, now_ms: int) -> Attribution | Refusal | None:
+    def _attribute(self, row: schemas.EventIn, now_ms: int) -> Attribution | Refusal | None:
         """The slate that the event counts for, why it counts for none, or None if it names none."""
         if not row.recommendation_id:
             return None
@@ -175,7 +167,7 @@ async def acknowledged(futures: Sequence["Future[Record]"], deadline_s: float) -
             raise UnavailableError("broker", str(error)) from error
 
 
-def _event(row: EventIn, result: Attribution | Refusal | None, now_ms: int) -> Event:
+def _event(row: schemas.EventIn, result: Attribution | Refusal | None, now_ms: int) -> Event:
     return Event(
         received_at=now_ms,
         event_id=row.event_id,

@@ -11,21 +11,12 @@ from starlette.responses import Response
 
 from services.errors import BadInputError, ForbiddenError
 from services.messages.events import Excluded
+from services.recommend import schemas
 from services.recommend.answer import SlateService
 from services.recommend.api.events import EventCollector
 from services.recommend.api.fast_path import read_body
 from services.recommend.bots import is_bot
 from services.recommend.deps import Deps
-from services.recommend.schemas import (
-    EventsRefused,
-    PopularRequest,
-    RecommendRequest,
-    RerankRequest,
-    SimilarRequest,
-    SlateFields,
-    from_body,
-    from_query,
-)
 from services.recommend.slate_request import SlateRequest, Visitor
 from services.recommend.snapshot.snapshot import Snapshot
 from services.web.access import AccessControl
@@ -38,7 +29,7 @@ _HEADERS = (
     (b"content-type", b"application/json"),
     (b"x-content-type-options", b"nosniff"),
 )
-F = TypeVar("F", bound=SlateFields | RerankRequest)
+F = TypeVar("F", bound=schemas.SlateFields | schemas.RerankRequest)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -63,19 +54,19 @@ class Storefront:
     async def recommend(self, request: Request) -> Response:
         """GET /recommend: items for a shopper."""
         principal = self._authorize(request)
-        fields = from_query(RecommendRequest, request.scope["query_string"])
+        fields = schemas.from_query(schemas.RecommendRequest, request.scope["query_string"])
         return await self._answer(SlateRequest.of, request, principal, fields)
 
     async def recommend_posted(self, request: Request) -> Response:
         """POST /recommend: the same with a body, for long lists."""
         principal = self._authorize(request)
-        fields = from_body(RecommendRequest, await read_body(request, self._max_body_bytes))
+        fields = schemas.from_body(schemas.RecommendRequest, await read_body(request, self._max_body_bytes))
         return await self._answer(SlateRequest.of, request, principal, fields)
 
     async def similar(self, request: Request) -> Response:
         """GET /similar/{item_id}: items like this one."""
         principal = self._authorize(request)
-        fields = from_query(SimilarRequest, request.scope["query_string"])
+        fields = schemas.from_query(schemas.SimilarRequest, request.scope["query_string"])
         # the item of the path is decoded by the server, and may hold slashes
         of = partial(SlateRequest.of, anchor=request.path_params["item_id"])
         return await self._answer(of, request, principal, fields)
@@ -83,13 +74,13 @@ class Storefront:
     async def rerank(self, request: Request) -> Response:
         """POST /rerank: a given list of items, in the order that suits the shopper."""
         principal = self._authorize(request)
-        fields = from_body(RerankRequest, await read_body(request, self._max_body_bytes))
+        fields = schemas.from_body(schemas.RerankRequest, await read_body(request, self._max_body_bytes))
         return await self._answer(SlateRequest.of_rerank, request, principal, fields)
 
     async def popular(self, request: Request) -> Response:
         """GET /popular: what is popular now."""
         self._authorize(request)
-        fields = from_query(PopularRequest, request.scope["query_string"])
+        fields = schemas.from_query(schemas.PopularRequest, request.scope["query_string"])
         slate = SlateRequest.of(fields, Visitor(None, None), self._new_id(), self._clock_ms())
         return _JsonResponse(_encode(self._slates.popular(slate)))
 
@@ -101,7 +92,7 @@ class Storefront:
         if answer.rejected and not answer.accepted:
             first = answer.rejected[0]
             problem = Problem("bad_input", f"{first.index}.{first.field}", first.problem)
-            return _JsonResponse(_encode(EventsRefused(error=problem, rejected=answer.rejected)), 422)
+            return _JsonResponse(_encode(schemas.EventsRefused(error=problem, rejected=answer.rejected)), 422)
         return _JsonResponse(_encode(answer), 202)
 
     async def _answer(
@@ -119,7 +110,7 @@ class Storefront:
         return self._access.admit(request, CALLERS)
 
     def _visitor(
-        self, request: Request, principal: Principal, fields: SlateFields | RerankRequest
+        self, request: Request, principal: Principal, fields: schemas.SlateFields | schemas.RerankRequest
     ) -> Visitor:
         forced_arm = fields.arm or request.headers.get("x-ringside-arm")
         if forced_arm is not None:
