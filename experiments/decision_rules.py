@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from experiments.allocation.thompson import new_units, next_weights
-from experiments.counting.attribution_join import settled_ms
+from experiments.counting.attribution_join import settling_time_ms
 from experiments.counting.sums import HOUR_MS, Cell, Counts, ExperimentSums
 from experiments.inference.beta_posterior import Posterior, p_best, posteriors
 from experiments.inference.click_race import RaceStatus, race_status
@@ -58,13 +58,13 @@ def look(state: Experiment, observation: Observation) -> list[Decision]:
     try:
         analysis = _Analysis.of(state, observation)
     except ValueError as error:
-        return [] if waiting else _unreadable(state, observation, error)
+        return [] if waiting else _hold_unreadable(state, observation, error)
     if waiting:
-        return [] if _broken_identity(analysis) else _rollbacks(analysis, _over_limit)
+        return [] if _broken_identity(analysis) else _rollbacks(analysis, _fallback_limit_reason)
     for rule, find in HOLDS.items():
         if causes := find(analysis):
             return [] if state.held_by == rule else [commands.hold(state, causes, analysis.provenance(rule))]
-    return _rollbacks(analysis, _fault) or [_allocate(analysis)]
+    return _rollbacks(analysis, _rollback_reason) or [_allocate(analysis)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class _Analysis:
         if unknown := {version for version, _, _ in sums.cells} - state.versions.keys():
             raise ValueError(f"sums: weights version {min(unknown)} was never in force")
         if impossible := sums.impossible():
-            raise ValueError(f"sums: {_named(impossible[0])} holds impossible counts")
+            raise ValueError(f"sums: {_cell_text(impossible[0])} holds impossible counts")
         arms = [arm.name for arm in state.live_arms()]
         beliefs = posteriors(sums, arms, state.champion, state.rules)
         return cls(
@@ -106,7 +106,7 @@ class _Analysis:
         )
 
 
-def _unreadable(state: Experiment, observation: Observation, error: ValueError) -> list[Decision]:
+def _hold_unreadable(state: Experiment, observation: Observation, error: ValueError) -> list[Decision]:
     """A HOLD for sums that no correct counting produces: it names the wrong key and has no evidence."""
     rule = "broken-identity"
     if state.held_by == rule:
@@ -129,12 +129,12 @@ def loss_cause(partition: int, loss: str) -> str:
     return f"{LOSS_PREFIX}{partition}: {loss}"
 
 
-def _losses(analysis: _Analysis) -> list[str]:
+def _data_losses(analysis: _Analysis) -> list[str]:
     causes = [loss_cause(partition, loss) for partition, loss in sorted(analysis.observation.losses.items())]
     return [cause for cause in causes if cause not in analysis.state.acknowledged]
 
 
-def _behind(analysis: _Analysis) -> list[str]:
+def _sums_behind(analysis: _Analysis) -> list[str]:
     now, then, restarting = (
         analysis.observation.positions,
         analysis.observation.decided_at,
@@ -155,8 +155,10 @@ def _broken_identity(analysis: _Analysis) -> list[str]:
         f"arm {arm}: {gap} acknowledged events are not accounted for" for arm, gap in sums.gaps().items()
     ]
     found += [f"arm {arm}: {gap} exposures are not accounted for" for arm, gap in _exposure_gaps(sums)]
-    found += [f"{_named(cell)}: more credited units than successes" for cell in sums.overcredited()]
-    found += [f"{_named(cell)}: successes are not what the events credit" for cell in _uncredited(analysis)]
+    found += [f"{_cell_text(cell)}: more credited units than successes" for cell in sums.overcredited()]
+    found += [
+        f"{_cell_text(cell)}: successes are not what the events credit" for cell in _uncredited(analysis)
+    ]
     return [cause for cause in found if cause not in analysis.state.acknowledged]
 
 
@@ -166,16 +168,16 @@ def _exposure_gaps(sums: ExperimentSums) -> list[tuple[str, int]]:
 
 def _uncredited(analysis: _Analysis) -> list[Cell]:
     """Cells of hours whose events are all counted, for arms whose sums hold both sides of the identity."""
-    over_ms = (analysis.observation.watermark_ms or 0) - settled_ms(analysis.state.rules)
+    over_ms = (analysis.observation.watermark_ms or 0) - settling_time_ms(analysis.state.rules)
     cells = analysis.sums.uncredited(before_hour=over_ms // HOUR_MS)
     return [cell for cell in cells if "exposed" in analysis.sums.accounts.get(cell[1], {})]
 
 
-def _named(cell: Cell) -> str:
+def _cell_text(cell: Cell) -> str:
     return "version {}, arm {}, hour {}".format(*cell)
 
 
-def _stalled(analysis: _Analysis) -> list[str]:
+def _stalled_watermark(analysis: _Analysis) -> list[str]:
     seen_ms = max(analysis.observation.watermark_ms or 0, analysis.state.started_ms)
     behind_s = (analysis.observation.now_ms - seen_ms) / 1000
     if behind_s <= analysis.state.rules.stall_s:
@@ -184,57 +186,59 @@ def _stalled(analysis: _Analysis) -> list[str]:
 
 
 HOLDS: Mapping[str, Callable[[_Analysis], list[str]]] = {
-    "data-loss": _losses,
-    "sums-behind": _behind,
+    "data-loss": _data_losses,
+    "sums-behind": _sums_behind,
     "broken-identity": _broken_identity,
-    "stalled-watermark": _stalled,
+    "stalled-watermark": _stalled_watermark,
 }
 
 
 # ---- roll back ---------------------------------------------------------------------------------------------
 
 
-Fault = tuple[str, str] | None  # (rule, reason) if the raced arm must go
+RollbackReason = tuple[str, str] | None  # (rule, reason) if the raced arm must go
 
 
-def _rollbacks(analysis: _Analysis, fault: Callable[[_Analysis, RaceStatus], Fault]) -> list[Decision]:
+def _rollbacks(
+    analysis: _Analysis, fault: Callable[[_Analysis, RaceStatus], RollbackReason]
+) -> list[Decision]:
     decisions, state = [], analysis.state
     for race in analysis.races:
         if (reason := fault(analysis, race)) is None or state.arms[race.race.arm].role == "retired":
             continue
-        retrain = _why_retrain(analysis, state, race.race.arm)
+        retrain = _retraining_reason(analysis, state, race.race.arm)
         decisions.append(commands.rollback(state, race.race.arm, analysis.provenance(*reason), retrain))
         state = apply(state, decisions[-1])
     return decisions
 
 
-def _fault(analysis: _Analysis, race: RaceStatus) -> Fault:
+def _rollback_reason(analysis: _Analysis, race: RaceStatus) -> RollbackReason:
     if race.decided:
-        return "click-race", _race_lost(race, analysis.state.rules.outcome)
-    return _over_limit(analysis, race)
+        return "click-race", _race_lost_text(race, analysis.state.rules.outcome)
+    return _fallback_limit_reason(analysis, race)
 
 
-def _over_limit(analysis: _Analysis, race: RaceStatus) -> Fault:
+def _fallback_limit_reason(analysis: _Analysis, race: RaceStatus) -> RollbackReason:
     rules = analysis.state.rules
-    latest = _latest(analysis.sums, race.race.arm, race.race.from_version, rules.burn_in_units)
+    latest = _latest_counts(analysis.sums, race.race.arm, race.race.from_version, rules.burn_in_units)
     if latest.n >= rules.burn_in_units and latest.fallback > rules.fallback_limit:
-        return "fallback-limit", _falls_back(race.race.arm, latest, rules.fallback_limit)
+        return "fallback-limit", _fallback_text(race.race.arm, latest, rules.fallback_limit)
     return None
 
 
-def _race_lost(race: RaceStatus, outcome: str) -> str:
+def _race_lost_text(race: RaceStatus, outcome: str) -> str:
     counts = f"{race.arm.s} of {race.arm.n} units with a {outcome}"
     others = f"{race.race.against} {race.against.s} of {race.against.n}"
-    evidence = f"E = {_large(race.log_e)} reached 1/α = {_large(race.log_threshold)}"
+    evidence = f"E = {_exp_text(race.log_e)} reached 1/α = {_exp_text(race.log_threshold)}"
     return f"{race.race.arm} is taken out: {counts}, {others}; {evidence}."
 
 
-def _falls_back(arm: str, latest: Counts, limit: float) -> str:
+def _fallback_text(arm: str, latest: Counts, limit: float) -> str:
     answered = f"{latest.f} of its latest {latest.n} units had to be answered by another arm"
     return f"{arm} is taken out: {answered}, {limit:.0%} are allowed."
 
 
-def _why_retrain(analysis: _Analysis, state: Experiment, arm: str) -> str:
+def _retraining_reason(analysis: _Analysis, state: Experiment, arm: str) -> str:
     """Why the rollback of a fresh champion requests a new model; empty within the cool-down of the last
     request.
 
@@ -245,7 +249,7 @@ def _why_retrain(analysis: _Analysis, state: Experiment, arm: str) -> str:
     return f"{arm} failed as fresh champion" if arm == analysis.state.champion and cooled else ""
 
 
-def _latest(sums: ExperimentSums, arm: str, from_version: int, units: int) -> Counts:
+def _latest_counts(sums: ExperimentSums, arm: str, from_version: int, units: int) -> Counts:
     """Counts of the latest hours that hold at least `units` units, so that an arm that starts to fail is
     detected at once."""
     total = Counts()
@@ -327,6 +331,6 @@ def _race_evidence(status: RaceStatus) -> RaceEvidence:
     )
 
 
-def _large(log: float) -> str:
+def _exp_text(log: float) -> str:
     """e^log for a person, however large."""
     return f"{math.exp(log):,.1f}" if log < 14 else f"10^{log / math.log(10):.1f}"

@@ -57,14 +57,16 @@ def encode(model: Recommender, provenance: Provenance) -> tuple[Manifest, dict[s
         **asdict(provenance),
     )
     manifest = replace(manifest, model_version=version_of(manifest))
-    contents[MANIFEST] = json.dumps(_plain(manifest), indent=1, sort_keys=True, allow_nan=False).encode()
+    contents[MANIFEST] = json.dumps(
+        _to_json_types(manifest), indent=1, sort_keys=True, allow_nan=False
+    ).encode()
     return manifest, contents
 
 
 def version_of(manifest: Manifest) -> str:
     """The model version that a manifest with this content must carry."""
     created = datetime.fromtimestamp(manifest.created_ms / 1000, UTC)
-    content = json.dumps({**_plain(manifest), "model_version": ""}, sort_keys=True)
+    content = json.dumps({**_to_json_types(manifest), "model_version": ""}, sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     return f"{manifest.algorithm}-{created:%Y%m%dT%H%M%SZ}-{digest}"
 
@@ -153,6 +155,6 @@ def _to_bytes(name: str, array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _plain(manifest: Manifest) -> dict[str, Any]:
+def _to_json_types(manifest: Manifest) -> dict[str, Any]:
     """The manifest in JSON types."""
     return {**asdict(manifest), "window": list(manifest.window)}

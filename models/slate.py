@@ -1,14 +1,15 @@
 """Select the items of a slate: rank, keep eligible items, keep categories diverse, fill up. Pure.
 
-All indices are positions in the *live catalogue*; `vocabulary_map` and `in_catalogue` translate a model's
-ranking. A request costs one mask (`eligible`) and one `select`:
+All indices are positions in the *live catalogue*; `vocabulary_map` and `ranking_in_catalogue` translate
+a model's ranking. A request costs one mask (`eligible`) and one `select`:
 
     live = available(catalogue)                                         # when the catalogue changes
     assortment = Assortment(category_codes(catalogue), by_popularity, popularity)
     to_catalogue = vocabulary_map(model.items, catalogue.items)         # when a model is loaded
     mask = eligible(live, excluded=cart)
-    ranking = model.rank(query, 30, allowed=for_model(mask, to_catalogue))
-    slate = select(in_catalogue(ranking, to_catalogue), 10, eligible=mask, assortment=assortment, cap=5)
+    ranking = model.rank(query, 30, allowed=mask_for_model(mask, to_catalogue))
+    ranking = ranking_in_catalogue(ranking, to_catalogue)
+    slate = select(ranking, 10, eligible=mask, assortment=assortment, cap=5)
 """
 
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from models.recommender import Catalogue, Ranking
 
 UNKNOWN = -1  # index of an item that the other vocabulary lacks, and code of an empty category
 # Placements that may show items that the user has bought.
-KEEPS_BOUGHT = frozenset({"buy_again"})
+PLACEMENTS_WITH_BOUGHT = frozenset({"buy_again"})
 
 Pick = tuple[int, float, str]  # catalogue index, score, reason
 
@@ -59,7 +60,7 @@ class Assortment:
         sample = 16 * n  # nearly always enough; sorting the whole catalogue takes ten times as long
         while True:
             item = self.most_popular(sample, eligible).item
-            diverse = item[_first_of_each(self.category[item], cap)][: 2 * n]
+            diverse = item[_within_first(self.category[item], cap)][: 2 * n]
             if len(diverse) == 2 * n or len(item) < sample:
                 return self._ranking(diverse)
             sample *= 16
@@ -85,7 +86,7 @@ def vocabulary_map(model_items: NDArray[np.str_], catalogue_items: NDArray[np.st
     )
 
 
-def in_catalogue(ranking: Ranking, to_catalogue: NDArray[np.int32]) -> Ranking:
+def ranking_in_catalogue(ranking: Ranking, to_catalogue: NDArray[np.int32]) -> Ranking:
     """Translate a model's ranking to catalogue indices; items that the catalogue lacks are left out."""
     item = to_catalogue[ranking.item]
     known = item != UNKNOWN
@@ -132,7 +133,7 @@ def _members(indices: Iterable[int], n_items: int) -> NDArray[np.bool_]:
     return mask[:-1]
 
 
-def for_model(mask: NDArray[np.bool_], to_catalogue: NDArray[np.int32]) -> NDArray[np.bool_]:
+def mask_for_model(mask: NDArray[np.bool_], to_catalogue: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Translate a catalogue mask to a model's vocabulary, bool [n_model_items]; False for items that the
     catalogue lacks."""
     return np.append(mask, False)[to_catalogue]
@@ -214,7 +215,7 @@ class _Draft:
             kept.append((item, score, ranking.reason))
 
 
-def _first_of_each(code: NDArray[np.int32], many: int) -> NDArray[np.bool_]:
+def _within_first(code: NDArray[np.int32], many: int) -> NDArray[np.bool_]:
     """Which entries are among the first `many` of their code, bool [len(code)]; all of UNKNOWN are."""
     by_code = np.argsort(code, kind="stable")
     rank = np.empty(len(code), np.intp)

@@ -45,24 +45,24 @@ def unit_id(
     raise ValueError(f"kind: {kind!r} is none of request, session, user_day")
 
 
-def unit_life_ms(kind: UnitKind, first_ms: int) -> int:
+def unit_lifetime_ms(kind: UnitKind, first_ms: int) -> int:
     """How long a unit whose first request came at `first_ms` keeps its arm: a session for a day, a user's day
     to its end.
 
-    >>> unit_life_ms("user_day", 86_400_000 * 3 + 5)
+    >>> unit_lifetime_ms("user_day", 86_400_000 * 3 + 5)
     86399995
     """
     return DAY_MS - first_ms % DAY_MS if kind == "user_day" else DAY_MS
 
 
-def draw_id(unit: str, first_ms: int) -> str:
+def assignment_id(unit: str, first_ms: int) -> str:
     """What the arm of a unit is drawn for: the unit and the day of its first request.
 
     A session without an id, or with one that a cookie keeps for a year, is a new unit each day. One draw for
     all of them would give all of a shopper's days to one arm, in bets that take units for independent
     (infra/adr/0016).
 
-    >>> draw_id("s:anna:-", 86_400_000 * 3 + 5)
+    >>> assignment_id("s:anna:-", 86_400_000 * 3 + 5)
     's:anna:-@3'
     """
     return f"{unit}@{first_ms // DAY_MS}"

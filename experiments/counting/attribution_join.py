@@ -29,7 +29,7 @@ from experiments.counting.sums import HOUR_MS, account_key, cell_key, count_key
 from experiments.lifecycle.state import Rules
 
 Key = tuple[str, str, int]  # experiment, unit, unit_at
-Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message
+FedRecord = tuple[int, int, Any]  # offset, append time in ms, decoded message
 
 
 class ExposureLike(Protocol):
@@ -149,17 +149,17 @@ class Join:
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    def feed_exposures(self, records: Iterable[Fed], next_offset: int | None = None) -> None:
+    def feed_exposures(self, records: Iterable[FedRecord], next_offset: int | None = None) -> None:
         """Take (offset, append_ms, exposure) in log order, from `offsets.rebuild` on. `next_offset`: where
         the reader stands, if that is past the last record (logs have gaps)."""
         self._feed("exposures", records, self._take_exposure, next_offset)
 
-    def feed_events(self, records: Iterable[Fed], next_offset: int | None = None) -> None:
+    def feed_events(self, records: Iterable[FedRecord], next_offset: int | None = None) -> None:
         """Take (offset, append_ms, event) in log order, from `offsets.events` on."""
         self._feed("events", records, self._take_event, next_offset)
 
     def _feed(
-        self, topic: str, records: Iterable[Fed], take: Callable[..., None], next_offset: int | None
+        self, topic: str, records: Iterable[FedRecord], take: Callable[..., None], next_offset: int | None
     ) -> None:
         for offset, append_ms, message in records:
             if offset < self._read[topic]:
@@ -196,7 +196,7 @@ class Join:
             return
         window_ms, lateness_ms = _windows_ms(rules)
         key = (to.experiment, to.unit, to.unit_at)
-        fate = fate_of(event.received_at - to.unit_at, append_ms - to.unit_at, window_ms, lateness_ms)
+        fate = event_fate(event.received_at - to.unit_at, append_ms - to.unit_at, window_ms, lateness_ms)
         final_ms = to.unit_at + window_ms + lateness_ms
         cell = cell_of(to, to.unit_at)
         self._events.append(_Outcome(offset, key, cell, to.arm, event.event_id, fate, final_ms))
@@ -280,7 +280,7 @@ def cell_of(message: Any, at_ms: int) -> str:
     return cell_key(message.weights_version, message.arm, at_ms // HOUR_MS)
 
 
-def settled_ms(rules: Rules) -> int:
+def settling_time_ms(rules: Rules) -> int:
     """How far past a unit's time the watermark must be for all its events to have been passed.
 
     Its last live event is appended by A + L; before that event may lie one whose unit began up to L later
@@ -291,7 +291,7 @@ def settled_ms(rules: Rules) -> int:
     return 2 * window_ms + 5 * lateness_ms
 
 
-def fate_of(age_ms: int, append_age_ms: int, window_ms: int, lateness_ms: int) -> str | None:
+def event_fate(age_ms: int, append_age_ms: int, window_ms: int, lateness_ms: int) -> str | None:
     """What an event alone says about itself: "unmatched" (before its unit, or appended impossibly early),
     "late" (after the window, or appended too late), or None: live, its unit decides. Ages count from
     unit_at."""

@@ -14,11 +14,11 @@ from experiments.counting.attribution_join import Offsets
 from experiments.counting.sums import account_key
 from experiments.lifecycle.state import Rules
 
-Fed = tuple[int, int, Any]  # offset, append time in ms, decoded message
-Noted = tuple[int, str, str]  # offset, experiment, arm
+FedRecord = tuple[int, int, Any]  # offset, append time in ms, decoded message
+NotedRecord = tuple[int, str, str]  # offset, experiment, arm
 
 
-class Account:
+class PartitionAudit:
     """Counts of one partition from `offsets` on; `rules` by experiment is read when a record is noted.
     `left_out`: records that count nowhere, by why; shared by the accounts of a worker."""
 
@@ -27,37 +27,37 @@ class Account:
     ) -> None:
         self._rules = rules
         self._from = offsets
-        self._exposures: deque[Noted] = deque()
-        self._events: deque[Noted] = deque()
+        self._exposures: deque[NotedRecord] = deque()
+        self._events: deque[NotedRecord] = deque()
         self.left_out: Counter[str] = Counter() if left_out is None else left_out
 
-    def note_exposures(self, records: Iterable[Fed]) -> None:
+    def note_exposures(self, records: Iterable[FedRecord]) -> None:
         """First exposures that count; those below the position were booked before a restart."""
         for offset, _, shown in records:
             if offset < self._from.exposures:
                 continue
-            if why := self._no_unit(shown):
+            if why := self._exclusion_of_exposure(shown):
                 self.left_out[why] += 1
             else:
                 self._exposures.append((offset, shown.experiment, shown.arm))
 
-    def note_events(self, records: Iterable[Fed]) -> None:
+    def note_events(self, records: Iterable[FedRecord]) -> None:
         """Outcomes of a known experiment."""
         for offset, _, event in records:
-            if why := self._no_outcome(event):
+            if why := self._exclusion_of_event(event):
                 self.left_out[why] += 1
             else:
                 to = event.attribution
                 self._events.append((offset, to.experiment, to.arm))
 
-    def _no_unit(self, shown: Any) -> str:
+    def _exclusion_of_exposure(self, shown: Any) -> str:
         if shown.experiment not in self._rules:
             return "exposure_unknown_experiment"
         if shown.excluded is not None:
             return "exposure_excluded"
         return "" if shown.first else "exposure_not_first"
 
-    def _no_outcome(self, event: Any) -> str:
+    def _exclusion_of_event(self, event: Any) -> str:
         if event.attribution is None:
             return "event_unattributed"
         rules = self._rules.get(event.attribution.experiment)
@@ -65,7 +65,7 @@ class Account:
             return "event_unknown_experiment"
         return "" if rules.outcome == event.type else "event_no_outcome"
 
-    def book(self, moved_to: Offsets) -> dict[str, dict[str, int]]:
+    def count_below(self, moved_to: Offsets) -> dict[str, dict[str, int]]:
         """Flat sums by experiment of what lies below `moved_to` and was not booked yet: exposures `exposed`,
         events `acknowledged`."""
         booked: dict[str, Counter[str]] = defaultdict(Counter)

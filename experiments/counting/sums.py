@@ -22,7 +22,10 @@ from dataclasses import dataclass, field
 HOUR_MS = 3_600_000
 ACCOUNT = "acct"
 CATEGORIES = ("counted", "late", "duplicate", "unmatched")  # of acknowledged events; each is in one of them
-NO_UNITS = ("late_exposures", "duplicate_exposures")  # first exposures that are no unit of their own
+NON_UNIT_EXPOSURES = (
+    "late_exposures",
+    "duplicate_exposures",
+)  # first exposures that are no unit of their own
 FIELDS = ("n", "s", "f", "c")
 
 Cell = tuple[int, str, int]  # weights version, arm, hour
@@ -93,7 +96,7 @@ class ExperimentSums:
             if len(parts) == 3 and parts[0] == ACCOUNT:
                 accounts[parts[1]][parts[2]] = int(count)
             else:
-                cell, what = _cell(key, parts)
+                cell, what = _parse_cell(key, parts)
                 cells[cell] += Counts(**{what: int(count)})
         return cls(dict(cells), dict(accounts))
 
@@ -161,14 +164,14 @@ class ExperimentSums:
     def gaps(self) -> dict[str, int]:
         """Arms whose events are not accounted for: acknowledged - (counted + late + duplicate + unmatched),
         where not 0."""
-        return self._open("acknowledged", CATEGORIES, lambda _: 0)
+        return self._unaccounted("acknowledged", CATEGORIES, lambda _: 0)
 
     def exposure_gaps(self) -> dict[str, int]:
         """Arms whose exposures are not accounted for: exposed - (n + late_exposures + duplicate_exposures),
         where not 0."""
-        return self._open("exposed", NO_UNITS, lambda arm: self.arm(arm).n)
+        return self._unaccounted("exposed", NON_UNIT_EXPOSURES, lambda arm: self.arm(arm).n)
 
-    def _open(self, whole: str, parts: Iterable[str], more: Callable[[str], int]) -> dict[str, int]:
+    def _unaccounted(self, whole: str, parts: Iterable[str], more: Callable[[str], int]) -> dict[str, int]:
         gaps = {
             arm: account.get(whole, 0) - sum(account.get(part, 0) for part in parts) - more(arm)
             for arm, account in self.accounts.items()
@@ -198,7 +201,7 @@ def merge(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
-def _cell(key: str, parts: list[str]) -> tuple[Cell, str]:
+def _parse_cell(key: str, parts: list[str]) -> tuple[Cell, str]:
     try:
         version, arm, hour, what = parts
         cell = (int(version), arm, int(hour))

@@ -25,7 +25,7 @@ _TAIL = np.array([1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.05, 0.2])
 _QUANTILES = np.concatenate([_TAIL, [0.5], 1 - _TAIL[::-1]])
 
 # Least prior parameters: below them the quantiles of a Beta are no longer distinct float64 numbers.
-LEAST_A, LEAST_B = 0.05, 0.5
+MIN_A, MIN_B = 0.05, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def posteriors(
     failures."""
     units, successes = sums.discounted(champion, rules.half_life_s)
     rate = (successes + 0.5) / (units + 1)
-    a_0, b_0 = max(LEAST_A, rules.pseudo_units * rate), max(LEAST_B, rules.pseudo_units * (1 - rate))
+    a_0, b_0 = max(MIN_A, rules.pseudo_units * rate), max(MIN_B, rules.pseudo_units * (1 - rate))
     discounted = {arm: sums.discounted(arm, rules.half_life_s) for arm in arms}
     return {arm: Posterior(a_0 + s, b_0 + n - s) for arm, (n, s) in discounted.items()}
 
@@ -75,14 +75,16 @@ def p_best(beliefs: Sequence[Posterior]) -> NDArray[np.float64]:
     """
     a, b = (np.array([getattr(belief, name) for belief in beliefs]) for name in "ab")
     edges = np.unique(betaincinv(a[:, None], b[:, None], _QUANTILES))
-    found = np.array([_wins(k, a, b, edges) for k in range(len(beliefs))])
+    found = np.array([_probability_best(k, a, b, edges) for k in range(len(beliefs))])
     total = math.fsum(found)
     if not math.isclose(total, 1.0, abs_tol=1e-6):
         raise ArithmeticError(f"P(best) of {beliefs} sums to {total}")
     return found / total
 
 
-def _wins(k: int, a: NDArray[np.float64], b: NDArray[np.float64], edges: NDArray[np.float64]) -> float:
+def _probability_best(
+    k: int, a: NDArray[np.float64], b: NDArray[np.float64], edges: NDArray[np.float64]
+) -> float:
     inner = betainc(a[k], b[k], edges)
     ends = np.unique(np.concatenate([[0.0], inner[inner > NEGLIGIBLE], [1.0]]))
     half = np.diff(ends)[:, None] / 2

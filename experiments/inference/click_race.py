@@ -33,13 +33,13 @@ class Hypothesis:
     alternatives: NDArray[np.float64]  # [14], log-spaced
 
 
-def rollback_side(margin: float) -> Hypothesis:
+def rollback_hypothesis(margin: float) -> Hypothesis:
     """Null: the challenger's rate is at least (1 - margin) times the champion's. E >= 1/α takes it out."""
     return Hypothesis(1 - margin, np.geomspace(0.30, 0.98, GRID) * (1 - margin))
 
 
 def log_stakes(
-    s_a: ArrayLike, s_0: ArrayLike, p_a: ArrayLike, p_0: ArrayLike, side: Hypothesis
+    s_a: ArrayLike, s_0: ArrayLike, p_a: ArrayLike, p_0: ArrayLike, hypothesis: Hypothesis
 ) -> NDArray[np.float64]:
     """ln of the factor that successes s_a and s_0 under propensities p_a and p_0 put on each alternative.
 
@@ -47,7 +47,7 @@ def log_stakes(
     is no race: ln 1.
     """
     s_a, s_0, p_a, p_0 = (np.asarray(x, np.float64)[..., None] for x in (s_a, s_0, p_a, p_0))
-    r, b = side.alternatives, side.bound
+    r, b = hypothesis.alternatives, hypothesis.bound
     running = (p_a > 0) & (p_0 > 0)
     p_a, p_0 = np.where(running, p_a, 1.0), np.where(running, p_0, 1.0)
     return np.where(
@@ -79,16 +79,16 @@ class RaceStatus:
 
 def race_status(state: Experiment, sums: ExperimentSums, race: Race) -> RaceStatus:
     """Status of a race by the sums, over weights versions in which both arms had weight."""
-    side = rollback_side(state.rules.margin)
+    hypothesis = rollback_hypothesis(state.rules.margin)
     arm, against = (sums.by_version(name, race.from_version) for name in (race.arm, race.against))
     stakes = np.zeros(GRID)
     for version in sorted(arm.keys() | against.keys()):
         p = state.versions[version]
         s_a, s_0 = (counts.get(version, Counts()).s for counts in (arm, against))
-        stakes = stakes + log_stakes(s_a, s_0, p.get(race.arm, 0.0), p.get(race.against, 0.0), side)
+        stakes = stakes + log_stakes(s_a, s_0, p.get(race.arm, 0.0), p.get(race.against, 0.0), hypothesis)
     log_e = float(log_evidence(stakes))
-    return RaceStatus(race, log_e, -math.log(race.alpha), _sum(arm), _sum(against))
+    return RaceStatus(race, log_e, -math.log(race.alpha), _total(arm), _total(against))
 
 
-def _sum(by_version: dict[int, Counts]) -> Counts:
+def _total(by_version: dict[int, Counts]) -> Counts:
     return sum(by_version.values(), Counts())

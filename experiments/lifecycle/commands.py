@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from experiments.lifecycle import decisions as records
-from experiments.lifecycle.decisions import Decision, Deployed, Detail, Dropped, kind_of, packed
+from experiments.lifecycle.decisions import Decision, Deployed, Detail, Dropped, kind_of, to_raw_json
 from experiments.lifecycle.fold import apply
 from experiments.lifecycle.state import Arm, Experiment, Rules, Weights
 from experiments.lifecycle.transitions import NOTICE_MS, IllegalTransition, no_holdback
@@ -77,7 +77,7 @@ def rollback(state: Experiment, arm: str, provenance: Provenance, retrain: str =
         restored=heir.name if out.role == "champion" else None,
         retrain=retrain,
     )
-    shares = _inherit(state.weights.shares, arm, heir.name)
+    shares = _transfer_share(state.weights.shares, arm, heir.name)
     return _next(state, detail, provenance, f"{arm} is taken out.", shares)
 
 
@@ -87,7 +87,7 @@ def promote(state: Experiment, arm: str, provenance: Provenance) -> Decision:
     promoted, holdback = _arm(state, arm), state.holdback()
     shares = dict(state.weights.shares)
     if holdback:
-        shares = _inherit(shares, holdback.name, arm)
+        shares = _transfer_share(shares, holdback.name, arm)
     floor = state.rules.floor if len(shares) == 2 else state.rules.floor_many
     others = {name: w for name, w in shares.items() if name not in (arm, state.champion)}
     room = 1 - floor - state.rules.champion_floor
@@ -98,7 +98,7 @@ def promote(state: Experiment, arm: str, provenance: Provenance) -> Decision:
         version_out=_arm(state, state.champion).model_version,
         version_in=promoted.model_version,
     )
-    return _next(state, detail, provenance, f"{arm} becomes champion.", _rest_to(shares, arm))
+    return _next(state, detail, provenance, f"{arm} becomes champion.", _give_rest_to(shares, arm))
 
 
 def undo(state: Experiment, reverts: int, provenance: Provenance) -> Decision:
@@ -114,7 +114,9 @@ def undo(state: Experiment, reverts: int, provenance: Provenance) -> Decision:
         swapped = {champion: kept.get(state.champion, 0.0), state.champion: kept.get(champion, 0.0)}
         shares |= {name: share for name, share in swapped.items() if name in live}
     reason = f"Revision {reverts} is undone."
-    return _next(state, records.UndoDetail(reverts=reverts), provenance, reason, _rest_to(shares, champion))
+    return _next(
+        state, records.UndoDetail(reverts=reverts), provenance, reason, _give_rest_to(shares, champion)
+    )
 
 
 def pause(state: Experiment, provenance: Provenance) -> Decision:
@@ -128,7 +130,7 @@ def resume(state: Experiment, provenance: Provenance, rules: Rules | None = None
     before) or a hold (acknowledging its causes). New rules restart every race, at a weights version of their
     own."""
     paused = state.status == "paused"
-    shares = _before_pause(state) if paused else None
+    shares = _shares_before_pause(state) if paused else None
     detail = records.ResumeDetail(accepts=[] if paused else list(state.causes), rules=rules)
     reason = "Resumed with new rules" if rules else "Resumed"
     held = f"; held by {state.held_by}, as before the pause" if paused and state.held_by else ""
@@ -196,19 +198,19 @@ def champion_only(state: Experiment) -> Shares:
 # ---- shares ------------------------------------------------------------------------------------------------
 
 
-def _inherit(shares: Mapping[str, float], arm: str, heir: str) -> Shares:
-    return _rest_to({name: w for name, w in shares.items() if name != arm}, heir)
+def _transfer_share(shares: Mapping[str, float], arm: str, heir: str) -> Shares:
+    return _give_rest_to({name: w for name, w in shares.items() if name != arm}, heir)
 
 
-def _rest_to(shares: Mapping[str, float], heir: str) -> Shares:
+def _give_rest_to(shares: Mapping[str, float], heir: str) -> Shares:
     """The same shares, with `heir` taking exactly what the others leave."""
     others = {name: w for name, w in shares.items() if name != heir}
     return {**others, heir: 1.0 - sum(others.values())}
 
 
-def _before_pause(state: Experiment) -> Shares:
+def _shares_before_pause(state: Experiment) -> Shares:
     before = state.versions[state.paused_version]
-    return _rest_to({arm.name: before.get(arm.name, 0.0) for arm in state.live_arms()}, state.champion)
+    return _give_rest_to({arm.name: before.get(arm.name, 0.0) for arm in state.live_arms()}, state.champion)
 
 
 # ---- records -----------------------------------------------------------------------------------------------
@@ -271,8 +273,8 @@ def _record(
         weights=weights.shares,
         positions=dict(provenance.positions),
         sums_digest=provenance.sums_digest,
-        evidence_json=packed(provenance.evidence),
-        detail_json=packed(detail),
+        evidence_json=to_raw_json(provenance.evidence),
+        detail_json=to_raw_json(detail),
         code_version=provenance.code_version,
     )
     apply(state, decision)

@@ -283,7 +283,7 @@ def upgrade(kind: Kind, fields: Mapping[str, object]) -> dict[str, object]:
 # ---- the record --------------------------------------------------------------------------------------------
 
 
-def packed(value: Struct | None) -> Raw:
+def to_raw_json(value: Struct | None) -> Raw:
     """The JSON of a detail or of evidence; of None an empty object."""
     return Raw(b"{}" if value is None else msgspec.json.encode(value))
 
@@ -319,8 +319,8 @@ class Decision(Struct, frozen=True, kw_only=True, dict=True):
         if not 0 <= self.received_at <= LATEST_MS:
             raise ValueError(f"received_at is not between 0 and {LATEST_MS}")
         _require_bounded("positions", self.positions.values())
-        _fields("evidence", self.evidence_json)
-        _fields("detail", self.detail_json)
+        _decode_object("evidence", self.evidence_json)
+        _decode_object("detail", self.detail_json)
         self.evidence  # noqa: B018 (decode it now: a record with malformed evidence is unreadable)
 
     @cached_property
@@ -329,19 +329,19 @@ class Decision(Struct, frozen=True, kw_only=True, dict=True):
         try:
             return _evidence.decode(self.evidence_json)
         except msgspec.ValidationError as error:
-            raise _named("evidence", error) from error
+            raise _field_error("evidence", error) from error
 
     @cached_property
     def detail(self) -> Detail:
         """What only this kind needs. Raises ValueError naming the field that is malformed."""
-        fields = upgrade(self.kind, _fields("detail", self.detail_json))
+        fields = upgrade(self.kind, _decode_object("detail", self.detail_json))
         rules = fields.get("rules")
         if isinstance(rules, dict) and (unknown := sorted(rules.keys() - RULE_NAMES)):
             raise ValueError(f"detail.rules.{unknown[0]} is not a rule")
         try:
             return msgspec.convert(fields, DETAILS[self.kind])
         except msgspec.ValidationError as error:
-            raise _named("detail", error) from error
+            raise _field_error("detail", error) from error
 
     def detail_of(self, shape: type[D]) -> D:
         """The detail of a record whose kind is known. Raises TypeError if it has another shape."""
@@ -355,7 +355,7 @@ _evidence = msgspec.json.Decoder(Evidence)
 _MISSING = re.compile(r"required field `(\w+)`")
 
 
-def _named(name: str, error: msgspec.ValidationError) -> ValueError:
+def _field_error(name: str, error: msgspec.ValidationError) -> ValueError:
     """The error with the name of the field in front."""
     problem, _, path = str(error).partition(" - at `$")
     where = f"{name}{path.removesuffix('`')}"
@@ -363,7 +363,7 @@ def _named(name: str, error: msgspec.ValidationError) -> ValueError:
     return ValueError(f"{where}.{missing[1]} is missing" if missing else f"{where}: {problem}")
 
 
-def _fields(name: str, raw: Raw) -> dict[str, object]:
+def _decode_object(name: str, raw: Raw) -> dict[str, object]:
     fields = msgspec.json.decode(raw)
     if not isinstance(fields, dict):
         raise ValueError(f"{name} is not an object")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from experiments.lifecycle.decisions import Decision
 from experiments.lifecycle.state import Experiment
-from experiments.lifecycle.transitions import TABLE, IllegalTransition, require, start, weigh
+from experiments.lifecycle.transitions import TABLE, IllegalTransition, install_weights, require, start
 
 
 class VoidRevision(IllegalTransition):
@@ -44,7 +44,7 @@ def apply(state: Experiment | None, decision: Decision, *, mutate: bool = False)
         raise
     except ValueError as error:
         raise IllegalTransition(f"{decision.kind}: {error}") from error
-    changed = weigh(stepped, decision, mutate)
+    changed = install_weights(stepped, decision, mutate)
     return replace(changed, revision=decision.revision, updated_ms=decision.received_at)
 
 

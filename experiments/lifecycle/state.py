@@ -31,18 +31,18 @@ Kind = Literal[
     "end",  # the experiment is over
 ]
 
-COUNTING = ("unit", "outcome", "window_s", "lateness_s")  # rules that say what is counted: fixed for life
+FIXED_RULES = ("unit", "outcome", "window_s", "lateness_s")  # rules that say what is counted: fixed for life
 
 OUTCOMES = ("click", "add_to_cart", "purchase", "view", "impression")  # types of events
-_MOST = 1e9  # 30 years in seconds: sums of milliseconds stay exact
+_MAX = 1e9  # 30 years in seconds: sums of milliseconds stay exact
 
-_POSITIVE = (lambda x: 0 < x <= _MOST, "above 0 and at most 1e9")
-_NOT_NEGATIVE = (lambda x: 0 <= x <= _MOST, "between 0 and 1e9")
-_COUNT = (lambda x: isinstance(x, int) and 0 <= x <= _MOST, "a whole number between 0 and 1e9")
+_POSITIVE = (lambda x: 0 < x <= _MAX, "above 0 and at most 1e9")
+_NOT_NEGATIVE = (lambda x: 0 <= x <= _MAX, "between 0 and 1e9")
+_COUNT = (lambda x: isinstance(x, int) and 0 <= x <= _MAX, "a whole number between 0 and 1e9")
 _SHARE = (lambda x: 0 <= x < 1, "in [0, 1)")
 _PROPER = (lambda x: 0 < x < 1, "strictly between 0 and 1")
 _LEVEL = (lambda x: 1e-12 <= x < 1, "at least 1e-12 and below 1")  # every race's share has a logarithm
-_SENSE = {
+_CONSTRAINTS = {
     "unit": (lambda x: x in get_args(Unit), f"one of {', '.join(get_args(Unit))}"),
     "outcome": (lambda x: x in OUTCOMES, f"one of {', '.join(OUTCOMES)}"),
     "window_s": _POSITIVE,
@@ -69,7 +69,7 @@ _SENSE = {
 }
 
 
-def _holds(rule: Callable[[Any], Any], value: Any) -> bool:
+def _satisfies(rule: Callable[[Any], Any], value: Any) -> bool:
     """Whether `value` satisfies `rule`. Values that can't be compared do not, nor do booleans."""
     try:
         return not isinstance(value, bool) and bool(rule(value))
@@ -107,8 +107,8 @@ class Rules:
         """Raise ValueError naming the field that is out of range."""
         if isinstance(self.ramp, list):
             object.__setattr__(self, "ramp", tuple(self.ramp))
-        for name, (holds, expected) in _SENSE.items():
-            if not _holds(holds, getattr(self, name)):
+        for name, (holds, expected) in _CONSTRAINTS.items():
+            if not _satisfies(holds, getattr(self, name)):
                 raise ValueError(f"rules.{name}: {getattr(self, name)!r} is not {expected}")
 
 

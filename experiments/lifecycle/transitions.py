@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from experiments.lifecycle import decisions as records
 from experiments.lifecycle.decisions import Decision
 from experiments.lifecycle.state import (
-    COUNTING,
+    FIXED_RULES,
     Arm,
     Counting,
     Experiment,
@@ -68,7 +68,7 @@ def _enter(s: Experiment, d: Decision) -> Experiment:
     pending = s.retrain_pending and d.author != "trainer"
     if detail.answers is not None:
         _require_waiting(s, detail.answers)
-    return _race(replace(s, arms={**s.arms, name: arm}, retrain_pending=pending), d)
+    return _update_races(replace(s, arms={**s.arms, name: arm}, retrain_pending=pending), d)
 
 
 def _allocate(s: Experiment, d: Decision) -> Experiment:
@@ -84,21 +84,21 @@ def _allocate(s: Experiment, d: Decision) -> Experiment:
 
 def _rollback(s: Experiment, d: Decision) -> Experiment:
     detail = d.detail_of(records.RollbackDetail)
-    arm, holdback = _live(s, detail.arm), s.holdback()
+    arm, holdback = _require_live(s, detail.arm), s.holdback()
     roles: dict[str, Role] = {arm.name: "retired"}
     if arm.role == "champion":
         if holdback is None:
             raise no_holdback(arm.name)
         roles[holdback.name] = "champion"
-    changed = _recast(s, d, roles)
-    return _requested(changed, d) if detail.retrain else changed
+    changed = _change_roles(s, d, roles)
+    return _with_retraining_request(changed, d) if detail.retrain else changed
 
 
 def _promote(s: Experiment, d: Decision) -> Experiment:
-    arm, holdback = _live(s, d.detail_of(records.PromoteDetail).arm), s.holdback()
+    arm, holdback = _require_live(s, d.detail_of(records.PromoteDetail).arm), s.holdback()
     require(arm.role == "challenger", f"arm {arm.name} is {arm.role}; only a challenger can be promoted")
     leaving: dict[str, Role] = {holdback.name: "retired"} if holdback else {}
-    return _recast(s, d, {arm.name: "champion", s.champion: "holdback", **leaving})
+    return _change_roles(s, d, {arm.name: "champion", s.champion: "holdback", **leaving})
 
 
 def _undo(s: Experiment, d: Decision) -> Experiment:
@@ -112,7 +112,7 @@ def _undo(s: Experiment, d: Decision) -> Experiment:
     kept = s.holdback()
     if kept and kept.name not in reversal.before and "holdback" in reversal.before.values():
         raise IllegalTransition(f"revision {revision} can't be undone: {kept.name} is the holdback by now")
-    back = _recast(s, d, reversal.before)
+    back = _change_roles(s, d, reversal.before)
     returning = {name for name, role in reversal.after.items() if role == "retired"}
     restarted = {
         name: replace(back.arms[name], ramp_step=0, since_version=d.weights_version) for name in returning
@@ -122,10 +122,10 @@ def _undo(s: Experiment, d: Decision) -> Experiment:
 
 def _retrain(s: Experiment, d: Decision) -> Experiment:
     d.detail_of(records.RetrainDetail)  # training reads it
-    return _requested(s, d)
+    return _with_retraining_request(s, d)
 
 
-def _requested(s: Experiment, d: Decision) -> Experiment:
+def _with_retraining_request(s: Experiment, d: Decision) -> Experiment:
     waiting = replace(s, retrain_pending=True, retrain_at_ms=d.received_at, retrain_revision=d.revision)
     return replace(waiting, retrain_attempts=0, retrain_tried_ms=0)
 
@@ -165,10 +165,10 @@ def _resume(s: Experiment, d: Decision) -> Experiment:
     )
     if detail.rules is None:
         return lifted
-    for name in COUNTING:
+    for name in FIXED_RULES:
         same = getattr(detail.rules, name) == getattr(s.rules, name)
         require(same, f"rules.{name} says what is counted and can't change; start another experiment")
-    return _race(replace(lifted, rules=detail.rules, races=()), d)
+    return _update_races(replace(lifted, rules=detail.rules, races=()), d)
 
 
 def _recount(s: Experiment, d: Decision) -> Experiment:
@@ -187,7 +187,7 @@ def _recount(s: Experiment, d: Decision) -> Experiment:
         counting=Counting(s.counting.generation + 1, from_ms),
         units_at_update=0,
     )
-    return recounted if from_ms == 0 else _race(replace(recounted, races=()), d)
+    return recounted if from_ms == 0 else _update_races(replace(recounted, races=()), d)
 
 
 def _confirm(s: Experiment, d: Decision) -> Experiment:
@@ -231,7 +231,7 @@ TABLE: Mapping[Kind, Transition] = {
 # ---- parts of effects ------------------------------------------------------------------------------
 
 
-def _recast(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment:
+def _change_roles(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment:
     """Give arms new roles; remember the old ones, wait for confirmation, and race anew."""
     arms = {name: replace(arm, role=roles.get(name, arm.role)) for name, arm in s.arms.items()}
     champion = next(name for name, arm in arms.items() if arm.role == "champion")
@@ -244,10 +244,10 @@ def _recast(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment
         reversals={**s.reversals, d.revision: undoable},
         unconfirmed=(*s.unconfirmed, d.revision),
     )
-    return _race(changed, d)
+    return _update_races(changed, d)
 
 
-def _race(s: Experiment, d: Decision) -> Experiment:
+def _update_races(s: Experiment, d: Decision) -> Experiment:
     """Run exactly the races that the roles ask for: every challenger against the champion, and a fresh
     champion against its holdback. A race under way goes on; a new one starts at this version, at the next
     α."""
@@ -272,7 +272,7 @@ def alpha_at(rules: Rules, index: int) -> float:
     return rules.alpha * 6 / (math.pi * index) ** 2
 
 
-def weigh(s: Experiment, d: Decision, mutate: bool = False) -> Experiment:
+def install_weights(s: Experiment, d: Decision, mutate: bool = False) -> Experiment:
     """Install the decision's weights. A version is immutable: another vector must be the next version.
     `mutate`: the caller owns the state that this one replaces, so its `versions` need not be copied."""
     shares, now = dict(d.weights), s.weights
@@ -315,7 +315,7 @@ def no_holdback(champion: str) -> IllegalTransition:
     return IllegalTransition(f"champion {champion} can't be rolled back: there is no holdback to put back")
 
 
-def _live(s: Experiment, name: str) -> Arm:
+def _require_live(s: Experiment, name: str) -> Arm:
     arm = s.arms.get(name)
     if arm is None:
         raise IllegalTransition(f"{s.name} has no arm {name}")

@@ -89,7 +89,7 @@ def slate_value(shop: SimulatedShop, visits: Visits, slate: NDArray[np.int32]) -
     return 1.0 - no_click
 
 
-def after_click(
+def click_outcome(
     shop: SimulatedShop, session: NDArray[np.uint64], item: NDArray[np.int32]
 ) -> NDArray[np.uint8]:
     """How far a clicked item goes, uint8 [b]: 0 viewed, 1 added to the cart, 2 bought."""

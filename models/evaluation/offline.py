@@ -10,7 +10,7 @@ from models.evaluation.metrics import coverage, ndcg, recall
 from models.evaluation.splits import TimeSplit
 from models.recommender import ProgressCallback, Query, Recommender, no_progress
 
-KS = (10, 20)
+CUTOFFS = (10, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def evaluate(
     relevant item are left out. Raises ValueError if no user is left.
     """
     users = [case for case in users if len(case.relevant(new_only))]
-    deepest, n_items = max(KS), len(model.items)
+    deepest, n_items = max(CUTOFFS), len(model.items)
     rankings = np.full((len(users), deepest), -1, np.int32)
     hits = np.zeros(rankings.shape, bool)
     for row, case in enumerate(users):
@@ -89,8 +89,8 @@ def _summary(
 ) -> dict[str, float]:
     if not len(relevant):
         raise ValueError("users: none has a relevant item after the cut, so nothing can be evaluated")
-    summary = {f"recall@{k}": float(recall(hits, relevant, k).mean()) for k in KS}
-    summary |= {f"ndcg@{k}": float(ndcg(hits, relevant, k).mean()) for k in KS}
-    summary |= {f"coverage@{k}": coverage(rankings, n_items, k) for k in KS}
+    summary = {f"recall@{k}": float(recall(hits, relevant, k).mean()) for k in CUTOFFS}
+    summary |= {f"ndcg@{k}": float(ndcg(hits, relevant, k).mean()) for k in CUTOFFS}
+    summary |= {f"coverage@{k}": coverage(rankings, n_items, k) for k in CUTOFFS}
     summary["recall@20_se"] = float(recall(hits, relevant, 20).std() / np.sqrt(len(relevant)))
     return summary | {"users": float(len(relevant))}

@@ -17,7 +17,7 @@ class TimeSplit:
     until_s: float
 
 
-def between(interactions: Interactions, after_s: float, until_s: float) -> Interactions:
+def interactions_between(interactions: Interactions, after_s: float, until_s: float) -> Interactions:
     """Interactions with after_s < at <= until_s; views, not copies."""
     rows = slice(*np.searchsorted(interactions.at, [after_s, until_s], side="right").tolist())
     columns = ("user", "item", "at", "quantity", "price", "kind")
@@ -28,8 +28,8 @@ def split_at(interactions: Interactions, cut_s: float, until_s: float) -> TimeSp
     """Train on everything up to `cut_s`, test on what came after it up to `until_s`. Raises ValueError."""
     if not cut_s < until_s:
         raise ValueError(f"cut_s: {cut_s} is not before until_s {until_s}")
-    train = between(interactions, -np.inf, cut_s)
-    return TimeSplit(train, between(interactions, cut_s, until_s), cut_s, until_s)
+    train = interactions_between(interactions, -np.inf, cut_s)
+    return TimeSplit(train, interactions_between(interactions, cut_s, until_s), cut_s, until_s)
 
 
 def split_last(interactions: Interactions, test_s: float, skip: int = 0) -> TimeSplit:

@@ -18,7 +18,7 @@ from services.activity import rows
 from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore, FeatureStore
 from services.runtime.arrow_sql import latest_rows
-from services.runtime.row_turns import write_in_turns
+from services.runtime.row_writes import write_with_row_locks
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _restore_users(
             store.push(changed)
         return changed
 
-    return len(write_in_turns(store, list(history), write))
+    return len(write_with_row_locks(store, list(history), write))
 
 
 def _restored_row(

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from services.messages.events import ActedType, ActivityRow, Event
+from services.messages.events import ActivityRow, ActivityType, Event
 
-Entry = tuple[int, str, str, ActedType]  # received_at, event_id, item_id, type
+Entry = tuple[int, str, str, ActivityType]  # received_at, event_id, item_id, type
 
 
 def row_key(event: Event) -> str | None:

@@ -24,7 +24,7 @@ from services.messages import events
 from services.messages.events import ActivityRow, Event
 from services.ports.event_log import EventConsumer, EventProducer, LogAdmin, Record
 from services.ports.features import ActivityStore, FeatureStore
-from services.runtime.row_turns import write_in_turns
+from services.runtime.row_writes import write_with_row_locks
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class ActivityWorker:
 
     def _update_rows(self, by_user: Mapping[str, list[Event]]) -> list[ActivityRow]:
         """Push the rows that change; return the rows of all these users that are not published yet."""
-        return write_in_turns(
+        return write_with_row_locks(
             self._deps.store,
             list(by_user),
             lambda users: self._update_locked({user: by_user[user] for user in users}),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.algorithms.content import unit_rows
 from models.recommender import ProgressCallback, no_progress
 from services.errors import ConfigurationError
-from services.runtime.atomic_write import replacing
+from services.runtime.atomic_write import atomic_replacement
 from services.settings import Settings
 
 BAG_OF_WORDS = "words"  # value of Settings.text_model that needs no weights
@@ -57,7 +57,7 @@ class CachedTextEncoder:
         vectors = np.asarray(self._embed(list(texts.values())), np.float32)
         keys = np.array(list(texts), dtype="S64")
         path = self.cache / f"{_digest(''.join(texts))[:32]}.npz"
-        with replacing(path) as draft, draft.open("wb") as file:
+        with atomic_replacement(path) as draft, draft.open("wb") as file:
             np.savez(file, keys=keys, vectors=vectors)
         return dict(zip(texts, vectors, strict=True))
 

@@ -23,7 +23,7 @@ from experiments.lifecycle.transitions import IllegalTransition
 from services import bootstrap
 from services.cli.progress_report import CountedSums, progress
 from services.control.commands import COMMANDS, CommandSpec, Enter
-from services.control.decide import decide, newest, read_states, rule_values, rules_with
+from services.control.decide import decide, newest_state, read_states, replace_rules, rule_values
 from services.control.recount import RecountRefusedError, RecountRequest
 from services.errors import BadInputError
 from services.ports.state import DecisionLog
@@ -52,7 +52,7 @@ def start(
     with _log(settings) as log:
         if name in log.catch_up():
             raise BadInputError("experiment", f"{name!r} was already started; see `ringside experiment show`")
-        rules = rules_with(settings.rules, rule_values(rule or []))
+        rules = replace_rules(settings.rules, rule_values(rule or []))
         _print(log.append(commands.start(name, champion, rules, token_hex(8), _provenance(reason))))
 
 
@@ -111,7 +111,7 @@ def recount(
     settings = Settings()
     name, console = experiment or settings.experiments.default, Console()
     with _log(settings) as log:
-        state = newest(log, name)
+        state = newest_state(log, name)
         recounting, provenance = bootstrap.recounting(settings), _provenance(reason)
         preview = recounting.preview(state, from_now, provenance)
         console.print(dropped_table(preview.dropped))

@@ -203,9 +203,9 @@ def health(
     ] = 30.0,
 ) -> None:
     """Check the health of a process on this host: exit status 0, or 1 with the reason."""
-    from services.runtime.liveness import complaint
+    from services.runtime.liveness import unhealthy_reason
 
-    problem = complaint(Settings(), process, within_s)
+    problem = unhealthy_reason(Settings(), process, within_s)
     typer.echo(problem or "healthy", err=bool(problem))
     raise typer.Exit(1 if problem else 0)
 
@@ -226,9 +226,9 @@ def champion_only(
     reason: Annotated[str, typer.Option(help="Reason; kept in the file.")] = "",
 ) -> None:
     """The kill switch: while on, every replica serves the champion only. Needs neither Redis nor Kafka."""
-    from services.control.kill_switch import command
+    from services.control.kill_switch import run_command
 
-    typer.echo(command(Settings(), on, reason))
+    typer.echo(run_command(Settings(), on, reason))
 
 
 def main() -> None:

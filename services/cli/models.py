@@ -54,7 +54,7 @@ def report(
     """Evaluate every algorithm on a time split of the current data version."""
     from services import bootstrap
     from services.runtime.progress import show_progress
-    from services.training.offline_report import line_up, make_report
+    from services.training.offline_report import make_report, report_entries
 
     settings = Settings()
     bootstrap.configure_logging(settings, "report")
@@ -66,7 +66,7 @@ def report(
             progress,
             test_days=test_days,
             skip=skip,
-            entries=line_up(only or ALGORITHM_NAMES),
+            entries=report_entries(only or ALGORITHM_NAMES),
         )
     typer.echo(result.to_markdown())
     if markdown:

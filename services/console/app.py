@@ -19,7 +19,7 @@ from services.console.log_follower import LogFollower
 from services.console.sessions import COOKIE, WRONG_KEYS_BURST_S, WRONG_KEYS_PER_S, Sessions
 from services.control.recount import RecountService
 from services.runtime.clock import wall_ms
-from services.runtime.process import many_connections
+from services.runtime.process import raise_open_files_limit
 from services.settings import Settings
 from services.web.connection_limits import http_protocol
 from services.web.rate_limit import RateLimiter
@@ -81,7 +81,7 @@ def plotting_script(digest: str) -> Response:
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Starts without Kafka and Redis; pages name what is missing."""
     bootstrap.configure_logging(settings, "console")
-    many_connections()
+    raise_open_files_limit()
     follower = LogFollower(
         lambda: (bootstrap.decision_log(settings), bootstrap.state_cache(settings)),
         wall_ms,

@@ -15,7 +15,7 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import Decision
 from experiments.lifecycle.state import Experiment
-from services.control.decide import rules_with
+from services.control.decide import replace_rules
 from services.errors import BadInputError
 
 
@@ -49,7 +49,7 @@ class Enter(Command):
     arm: ArmName | None = Field(None, description="Default: the model version.")
 
 
-class OnArm(Command):
+class ArmCommand(Command):
     """A command on one arm."""
 
     arm: Annotated[ArmName, Argument("Name of the arm.", "name the arm")]
@@ -103,7 +103,7 @@ class CommandSpec(Generic[Body]):
 
 
 def _resume(state: Experiment, body: Resume, provenance: Provenance) -> Decision:
-    return commands.resume(state, provenance, rules_with(state.rules, body.rules) if body.rules else None)
+    return commands.resume(state, provenance, replace_rules(state.rules, body.rules) if body.rules else None)
 
 
 _TABLE: tuple[CommandSpec[Any], ...] = (
@@ -131,13 +131,13 @@ _TABLE: tuple[CommandSpec[Any], ...] = (
     ),
     CommandSpec(
         name="promote",
-        body=OnArm,
+        body=ArmCommand,
         help="A challenger becomes champion; the old champion is kept as holdback.",
         build=lambda state, body, provenance: commands.promote(state, body.arm, provenance),
     ),
     CommandSpec(
         name="rollback",
-        body=OnArm,
+        body=ArmCommand,
         help="Take an arm out; a champion is replaced by its holdback.",
         build=lambda state, body, provenance: commands.rollback(state, body.arm, provenance),
     ),

@@ -24,7 +24,7 @@ def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Deci
     Raises NotFoundError, UnavailableError, and what `build` raises.
     """
     for _ in range(MAX_ATTEMPTS):
-        state = newest(log, experiment)
+        state = newest_state(log, experiment)
         try:
             return log.append(build(state))
         except StalePositionError as error:
@@ -33,7 +33,7 @@ def decide(log: DecisionLog, experiment: str, build: Callable[[Experiment], Deci
     raise UnavailableError("the decision log", problem)
 
 
-def newest(log: DecisionLog, experiment: str) -> Experiment:
+def newest_state(log: DecisionLog, experiment: str) -> Experiment:
     """The newest state of an experiment. Raises NotFoundError, UnavailableError."""
     try:
         state = log.catch_up().get(experiment)
@@ -80,10 +80,10 @@ def _cached(cache: StateCache, experiment: str, log_error: UnavailableError) -> 
     return ExperimentStates({experiment: state} if state else {}, "cache", notice)
 
 
-def rules_with(base: Rules, values: Mapping[str, object]) -> Rules:
+def replace_rules(base: Rules, values: Mapping[str, object]) -> Rules:
     """`base` with other values, by name of the rule. Raises BadInputError naming the rule that is wrong.
 
-    >>> rules_with(Rules(), {"margin": 0.05}).margin
+    >>> replace_rules(Rules(), {"margin": 0.05}).margin
     0.05
     """
     names = [field.name for field in fields(Rules)]
@@ -107,11 +107,11 @@ def rule_values(words: list[str]) -> dict[str, object]:
         name, equals, text = word.partition("=")
         if not equals:
             raise BadInputError(f"--set {word}", "expected RULE=VALUE")
-        values[name] = _parsed(name, text)
+        values[name] = _parse_rule(name, text)
     return values
 
 
-def _parsed(name: str, text: str) -> object:
+def _parse_rule(name: str, text: str) -> object:
     default = getattr(Rules(), name, "")
     try:
         if isinstance(default, tuple):

@@ -13,7 +13,7 @@ from services.settings import Settings
 audit = logging.getLogger("ringside.audit")
 
 
-def turn(path: Path, *, on: bool, author: str, now_ms: int, reason: str) -> dict[str, object]:
+def set_kill_switch(path: Path, *, on: bool, author: str, now_ms: int, reason: str) -> dict[str, object]:
     """Write or delete the file. Returns the audit record, which the file holds too."""
     at = datetime.fromtimestamp(now_ms / 1_000, UTC).isoformat()
     record: dict[str, object] = {"on": on, "author": author, "at": at, "reason": reason}
@@ -26,7 +26,7 @@ def turn(path: Path, *, on: bool, author: str, now_ms: int, reason: str) -> dict
     return record
 
 
-def command(settings: Settings, what: str, reason: str) -> str:
+def run_command(settings: Settings, what: str, reason: str) -> str:
     """Run `ringside champion-only on|off|show`. Returns a sentence for the operator; raises
     ConfigurationError."""
     path = settings.kill_switch_path
@@ -34,5 +34,7 @@ def command(settings: Settings, what: str, reason: str) -> str:
         raise ConfigurationError(f"champion-only: {what!r} is none of on, off, show")
     if what != "show":
         now_ms = round(datetime.now(UTC).timestamp() * 1_000)
-        turn(path, on=what == "on", author=f"shell:{getpass.getuser()}", now_ms=now_ms, reason=reason)
+        set_kill_switch(
+            path, on=what == "on", author=f"shell:{getpass.getuser()}", now_ms=now_ms, reason=reason
+        )
     return f"champion only: on ({path.read_text('utf-8').strip()})" if path.exists() else "champion only: off"

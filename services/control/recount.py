@@ -25,7 +25,7 @@ from services.ports.state import Sums, SumStore
 FIRST_RECORD_S = 5.0
 PREVIEW_TTL_S = 900
 
-Seen = tuple[str, int, int]  # which sums, the total of all their counts, time (s)
+PreviewName = tuple[str, int, int]  # which sums, the total of all their counts, time (s)
 
 
 class RecountRefusedError(RingsideError):
@@ -61,7 +61,7 @@ class RecountService:
 
     def preview(self, state: Experiment, from_now: bool, provenance: Provenance) -> Preview:
         """The sums that would be dropped; changes nothing. Raises IllegalTransition, UnavailableError."""
-        dropped, seen = self._present(state, provenance.now_ms)
+        dropped, seen = self._current_sums(state, provenance.now_ms)
         commands.recount(state, 0, dropped, provenance)  # refuse before anyone confirms
         return Preview(dropped, seen, "" if from_now else self._out_of_reach(state))
 
@@ -73,19 +73,19 @@ class RecountService:
         Raises BadInputError, RecountRefusedError, UnavailableError; so does the builder, and
         IllegalTransition.
         """
-        _parts(request.seen)  # first: a search of a long log takes seconds
+        _parse_preview_name(request.seen)  # first: a search of a long log takes seconds
         if not request.from_now and (why := self._out_of_reach(state)):
             raise RecountRefusedError(f"{why}; only units from now on can be counted")
 
         def build(now: Experiment) -> Decision:
-            dropped, seen = self._present(now, provenance.now_ms)
+            dropped, seen = self._current_sums(now, provenance.now_ms)
             _require_same(request.seen, seen, dropped)
             from_ms = commands.recount_from(now, provenance.now_ms) if request.from_now else 0
             return commands.recount(now, from_ms, dropped, provenance)
 
         return build
 
-    def _present(self, state: Experiment, now_ms: int) -> tuple[Dropped, str]:
+    def _current_sums(self, state: Experiment, now_ms: int) -> tuple[Dropped, str]:
         """The sums as they are, and their name."""
         with _nothing_changed():
             sums, dropped = _read(state, self.store, self.partitions)
@@ -131,7 +131,7 @@ def _arms(parsed: ExperimentSums) -> dict[str, dict[str, int]]:
 
 def _require_same(seen: str, now: str, dropped: Dropped) -> None:
     """Raise RecountRefusedError, with the sums as they are, unless they are those of the preview."""
-    if why := _difference(_parts(seen), _parts(now)):
+    if why := _difference(_parse_preview_name(seen), _parse_preview_name(now)):
         content = dropped.unreadable or f"{dropped.units} units"
         present = f"sums {(dropped.digest or '')[:12]}: {content}"
         raise RecountRefusedError(
@@ -139,7 +139,7 @@ def _require_same(seen: str, now: str, dropped: Dropped) -> None:
         )
 
 
-def _difference(seen: Seen, now: Seen) -> str:
+def _difference(seen: PreviewName, now: PreviewName) -> str:
     """Why these are not the sums of the preview plus what correct counting added; empty if they are."""
     (which, total, at_s), (which_now, total_now, now_s) = seen, now
     if which != which_now:
@@ -151,7 +151,7 @@ def _difference(seen: Seen, now: Seen) -> str:
     return ""
 
 
-def _parts(seen: str) -> Seen:
+def _parse_preview_name(seen: str) -> PreviewName:
     try:
         which, total, at_s = seen.split(".")
         return which, int(total), int(at_s)
@@ -165,12 +165,12 @@ def out_of_reach(state: Experiment, consumer: EventConsumer, partitions: int) ->
     missing = [cause for cause in state.acknowledged if cause.startswith(LOSS_PREFIX)]
     for pair in [(topic, index) for topic in (EXPOSURES, EVENTS) for index in range(partitions)]:
         start, end = consumer.bounds(*pair)
-        if start and not _held_from(state.started_ms, consumer, pair, (start, end)):
+        if start and not _log_holds_since(state.started_ms, consumer, pair, (start, end)):
             missing.append(f"{pair[0]}/{pair[1]} begins at offset {start}")
     return missing
 
 
-def _held_from(
+def _log_holds_since(
     since_ms: int, consumer: EventConsumer, pair: tuple[str, int], bounds: tuple[int, int]
 ) -> bool:
     """Whether the first record of a partition was appended before `since_ms`; False for an empty one."""

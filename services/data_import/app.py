@@ -19,7 +19,7 @@ from services.data_import import online_retail, storefront, synthetic
 from services.data_import.dataset_draft import INTERACTIONS, DatasetDraft
 from services.data_import.download import without_secrets
 from services.data_import.source_file import local_file
-from services.data_import.timeline import Timeline, arrange, shifted
+from services.data_import.timeline import Timeline, shifted, split_and_shift
 from services.errors import BadInputError
 from services.ports.training import DataFacts, DataManifest
 from services.runtime.arrow_sql import query
@@ -65,7 +65,7 @@ def import_data(
         raise BadInputError(request.source, "no interaction is left after cleaning")
     on_step("creating the catalogue")
     rebase = None if request.source == SYNTHETIC else request.rebase
-    timeline = arrange(draft.interactions, split=request.split, rebase=rebase)
+    timeline = split_and_shift(draft.interactions, split=request.split, rebase=rebase)
     tables = _tables(draft, timeline)
     on_step("writing")
     store = bootstrap.data_store(settings)
@@ -73,7 +73,7 @@ def import_data(
     return store.manifest(version)
 
 
-def _draft(request: ImportRequest, now: datetime, most_bytes: int) -> DatasetDraft:
+def _draft(request: ImportRequest, now: datetime, max_bytes: int) -> DatasetDraft:
     if request.source == SYNTHETIC:
         return synthetic.draft(request.seed, (request.rebase or now).timestamp(), now)
     source = without_secrets(request.source)
@@ -81,10 +81,10 @@ def _draft(request: ImportRequest, now: datetime, most_bytes: int) -> DatasetDra
         items, interactions = storefront.files_in(Path(request.source))
         return storefront.draft(items, interactions, source, request.licence)
     with ExitStack() as stack:
-        path = stack.enter_context(local_file(request.source, most_bytes))
+        path = stack.enter_context(local_file(request.source, max_bytes))
         if request.interactions is None:
             return online_retail.draft(path, source)
-        interactions = stack.enter_context(local_file(request.interactions, most_bytes))
+        interactions = stack.enter_context(local_file(request.interactions, max_bytes))
         return storefront.draft(path, interactions, source, request.licence)
 
 

@@ -33,17 +33,17 @@ def without_secrets(source: str) -> str:
     return re.sub(r"[?#].*", "", re.sub(r"//[^/]*@", "//", source)) if is_url(source) else source
 
 
-def download(url: str, folder: Path, most_bytes: int) -> Path:
+def download(url: str, folder: Path, max_bytes: int) -> Path:
     """Download a file into `folder`. Its modification time is the server's Last-Modified, if there is one.
 
     Raises BadInputError if the server can't be reached or answers with an error, if the connection breaks
-    before the announced end, or if the file has more than `most_bytes`.
+    before the announced end, or if the file has more than `max_bytes`.
     """
     try:
         with httpx.stream("GET", url, follow_redirects=True, timeout=TIMEOUT_S) as response:
             response.raise_for_status()
             path = folder / _file_name(response)
-            _save(response, path, most_bytes)
+            _save(response, path, max_bytes)
     except httpx.HTTPStatusError as error:
         code, phrase = error.response.status_code, error.response.reason_phrase
         raise BadInputError(
@@ -54,9 +54,9 @@ def download(url: str, folder: Path, most_bytes: int) -> Path:
     return path
 
 
-def size_problem(most_bytes: int, when: str = "") -> str:
+def size_problem(max_bytes: int, when: str = "") -> str:
     """Format the problem of a file that is too large."""
-    return f"is larger than {most_bytes:,} bytes {when}".rstrip() + " (raise RINGSIDE_IMPORT_MAX_BYTES)"
+    return f"is larger than {max_bytes:,} bytes {when}".rstrip() + " (raise RINGSIDE_IMPORT_MAX_BYTES)"
 
 
 def _file_name(response: httpx.Response) -> str:
@@ -66,14 +66,14 @@ def _file_name(response: httpx.Response) -> str:
     return name if Path(name).suffix else name + _SUFFIX_OF_TYPE.get(media_type, "")
 
 
-def _save(response: httpx.Response, path: Path, most_bytes: int) -> None:
+def _save(response: httpx.Response, path: Path, max_bytes: int) -> None:
     size = 0
     with path.open("wb") as file:
         for chunk in response.iter_bytes(1 << 20):
             size += len(chunk)
-            if size > most_bytes:
+            if size > max_bytes:
                 raise BadInputError(
-                    "source", f"{without_secrets(str(response.url))}: {size_problem(most_bytes)}"
+                    "source", f"{without_secrets(str(response.url))}: {size_problem(max_bytes)}"
                 )
             file.write(chunk)
     with suppress(ValueError, OverflowError):  # the header is missing or malformed

@@ -11,9 +11,9 @@ import pyarrow.types as pt
 from pandera.pandas import Check, Column
 
 from models.recommender import KINDS
-from services.data_import.validation_error import SHOWN, FileValidationError, InvalidValue
+from services.data_import.validation_error import MAX_SHOWN, FileValidationError, InvalidValue
 
-MOST_STOCK = 2**31 - 1  # the limit of /items
+MAX_STOCK = 2**31 - 1  # the limit of /items
 _EARLIEST, _LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _finite = Check(lambda values: np.isfinite(values), name="is finite")
 _whole = Check(lambda values: values == np.floor(values), name="is a whole number")
@@ -69,7 +69,7 @@ CATALOGUE = pandera.DataFrameSchema(
         "stock": _number(
             _whole,
             Check.ge(-1, error="is -1 (not tracked) or more"),
-            Check.le(MOST_STOCK, error=f"is at most {MOST_STOCK}"),
+            Check.le(MAX_STOCK, error=f"is at most {MAX_STOCK}"),
             nullable=True,
         ),
         "hidden": Column(None, nullable=True),
@@ -112,7 +112,7 @@ _RULES = {"not_nullable": "is present", "field_uniqueness": "is unique"}  # pand
 
 def _validation_error(cases: pd.DataFrame, table: pa.Table, name: str) -> FileValidationError:
     cases = cases.drop_duplicates(["column", "check", "index"])
-    shown = cases.dropna(subset=["index"]).sort_values("index").head(SHOWN)
+    shown = cases.dropna(subset=["index"]).sort_values("index").head(MAX_SHOWN)
     invalid = [
         _invalid_value(table, int(index), str(column), str(rule))
         for index, column, rule in zip(shown["index"], shown["column"], shown["check"], strict=True)

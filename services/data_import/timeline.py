@@ -18,7 +18,7 @@ class Timeline:
     shift_s: float
 
 
-def arrange(interactions: pa.Table, *, split: datetime | None, rebase: datetime | None) -> Timeline:
+def split_and_shift(interactions: pa.Table, *, split: datetime | None, rebase: datetime | None) -> Timeline:
     """Split at `split` (in original time), then shift all times so that the split happens at `rebase`.
 
     Without a split, the last interaction happens at `rebase`. interactions: ordered by `at` (timestamp, UTC).

@@ -7,7 +7,7 @@ import duckdb
 
 from services.errors import BadInputError
 
-SHOWN = 20
+MAX_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,9 +33,9 @@ class FileValidationError(BadInputError):
     def __init__(self, name: str, invalid: Sequence[InvalidValue], total: int):
         self.invalid = tuple(sorted(invalid))
         lines = [f"{total} invalid value{'s' * (total != 1)}; correct them and import the file again"]
-        lines += [f"  {value}" for value in self.invalid[:SHOWN]]
-        if total > SHOWN:
-            lines.append(f"  … and {total - SHOWN} more")
+        lines += [f"  {value}" for value in self.invalid[:MAX_SHOWN]]
+        if total > MAX_SHOWN:
+            lines.append(f"  … and {total - MAX_SHOWN} more")
         super().__init__(name, "\n".join(lines))
 
 
@@ -59,7 +59,7 @@ def check_values(
     invalid: list[InvalidValue] = []
     for column, condition in wrong.items():
         quoted = '"' + column.replace('"', '""') + '"'
-        where = f"FROM {relation} WHERE {condition} ORDER BY sheet, row LIMIT {SHOWN}"
+        where = f"FROM {relation} WHERE {condition} ORDER BY sheet, row LIMIT {MAX_SHOWN}"
         rows = connection.sql(f"SELECT sheet, row, {quoted}::VARCHAR {where}").fetchall()
         invalid += [InvalidValue(sheet, row, column, rules[column], value) for sheet, row, value in rows]
     raise FileValidationError(name, invalid, total)

@@ -16,7 +16,7 @@ from services.errors import ConfigurationError
 from services.local_servers.embedded_kafka import EmbeddedBroker
 from services.local_servers.process import free_port
 from services.local_servers.redis import EmbeddedRedis
-from services.runtime.liveness import complaint
+from services.runtime.liveness import unhealthy_reason
 from services.settings import Settings
 from services.web.api_keys import ROLES, Role, new_key, new_signing_key
 
@@ -78,7 +78,9 @@ class DemoInstallation:
     def worker(self, name: str) -> ProcessSpec:
         """A worker: ready when its loop runs, with imports done and stores connected."""
         settings = self.settings()
-        return replace(self.process(name), ready=lambda: not complaint(settings, name, WORKER_SILENT_S))
+        return replace(
+            self.process(name), ready=lambda: not unhealthy_reason(settings, name, WORKER_SILENT_S)
+        )
 
     def replica(self, index: int) -> ProcessSpec:
         """A replica of the recommend service: ready when it can serve slates."""

@@ -57,7 +57,7 @@ def check_all(environ: Mapping[str, str]) -> Iterator[CheckResult]:
         return
     examined = installation(valid)
     for name, check in CHECKS.items():
-        yield from _guarded(name, check, examined)
+        yield from _run_check(name, check, examined)
 
 
 def installation(values: Settings) -> Installation:
@@ -73,7 +73,7 @@ def installation(values: Settings) -> Installation:
     )
 
 
-def _guarded(name: str, check: Check, examined: Installation) -> Iterator[CheckResult]:
+def _run_check(name: str, check: Check, examined: Installation) -> Iterator[CheckResult]:
     """Yield the results of one check; turn an exception into a failed result."""
     try:
         yield from check(examined)

@@ -119,7 +119,7 @@ def run_every(settings: Settings, every_s: float) -> None:
     with bootstrap.metered(settings, PROCESS, silent_s=LONGEST_S) as meters:
         WorkerLoop(
             "materializing features (serving stale ones meanwhile)",
-            _Run(settings, FeaturesMetrics(meters.registry)),
+            _MaterializeStep(settings, FeaturesMetrics(meters.registry)),
             every_s=every_s,
             retry_s=min(every_s, RETRY_S),
             retried=(Exception,),  # DuckDB, Arrow and Feast raise their own, of a damaged file, say
@@ -127,7 +127,7 @@ def run_every(settings: Settings, every_s: float) -> None:
         ).run(stop)
 
 
-class _Run:
+class _MaterializeStep:
     """One materialization in a child process; the first one registers the views before."""
 
     def __init__(self, settings: Settings, metrics: FeaturesMetrics):

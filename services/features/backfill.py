@@ -19,7 +19,7 @@ from services.messages.events import ActivityRow
 from services.ports.features import ActivityStore, FeatureStore
 from services.ports.training import DataStore
 from services.runtime.arrow_sql import latest_rows, query
-from services.runtime.row_turns import write_in_turns
+from services.runtime.row_writes import write_with_row_locks
 
 CHUNK = 1_000  # rows of a write, which takes tenths of a second; row locks last seconds
 VIEW = "user_activity"
@@ -75,11 +75,11 @@ class OnlineRows:
             to_fill += [
                 user
                 for user, stamp_ms in zip(users[at : at + CHUNK], stamps[at : at + CHUNK], strict=True)
-                if self._yields(online.get(user), stamp_ms)
+                if self._needs_fill(online.get(user), stamp_ms)
             ]
         return to_fill
 
-    def _yields(self, row: ActivityRow | None, stamp_ms: int) -> bool:
+    def _needs_fill(self, row: ActivityRow | None, stamp_ms: int) -> bool:
         if row is None or row.received_at < self.oldest.timestamp() * 1_000:
             return True
         return row.received_at < stamp_ms and self.is_backfill(row.event_ids)
@@ -96,10 +96,10 @@ def load_backfill(rows: pa.Table, name: str, store: FeatureStore, online: Online
     later backfill row in the history would be what the activity worker restores, without the user's clicks.
     Returns the number of rows that were loaded.
     """
-    rows = _since(online.oldest, rows)
-    rows = _of(rows, online.users_to_fill(rows))
+    rows = _not_older_than(online.oldest, rows)
+    rows = _rows_of(rows, online.users_to_fill(rows))
     from_history = _from_history(store, rows, online)
-    new = rows.filter(pc.invert(_among(rows, from_history["user_id"].to_pylist())))
+    new = rows.filter(pc.invert(_belongs_to(rows, from_history["user_id"].to_pylist())))
     files = count()
 
     def load(chunk: pa.Table) -> None:
@@ -111,10 +111,10 @@ def load_backfill(rows: pa.Table, name: str, store: FeatureStore, online: Online
         store.append(VIEW, chunk, f"{name}-{next(files)}")
         load(chunk)
 
-    return _fill(from_history, online, load) + _fill(new, online, append_and_load)
+    return _load_missing(from_history, online, load) + _load_missing(new, online, append_and_load)
 
 
-def _fill(rows: pa.Table, online: OnlineRows, load: Callable[[pa.Table], None]) -> int:
+def _load_missing(rows: pa.Table, online: OnlineRows, load: Callable[[pa.Table], None]) -> int:
     """Call `load` with rows that are locked, unless one has come online meanwhile; return how many.
 
     Without the lock, a first click pushed between Feast's comparison of timestamps and its write would be
@@ -122,14 +122,15 @@ def _fill(rows: pa.Table, online: OnlineRows, load: Callable[[pa.Table], None]) 
     """
 
     def write(users: list[str]) -> list[str]:
-        to_fill = online.users_to_fill(_of(rows, users))
+        to_fill = online.users_to_fill(_rows_of(rows, users))
         if to_fill:
-            load(_of(rows, to_fill))
+            load(_rows_of(rows, to_fill))
         return to_fill
 
     users = rows["user_id"].to_pylist()
     return sum(
-        len(write_in_turns(online.store, users[at : at + CHUNK], write)) for at in range(0, len(users), CHUNK)
+        len(write_with_row_locks(online.store, users[at : at + CHUNK], write))
+        for at in range(0, len(users), CHUNK)
     )
 
 
@@ -137,9 +138,12 @@ def _from_history(store: FeatureStore, rows: pa.Table, online: OnlineRows) -> pa
     """Return the latest row in the history of each user of `rows`, if it is recent enough to be served and is
     not an earlier backfill row. Most users have none, so whole rows are read only if there are some."""
     users = rows["user_id"].to_pylist()
-    if not users or not _since(online.oldest, _of(store.history(VIEW, _STAMPS), users)).num_rows:
+    if (
+        not users
+        or not _not_older_than(online.oldest, _rows_of(store.history(VIEW, _STAMPS), users)).num_rows
+    ):
         return rows.slice(0, 0)
-    latest = latest_rows(_since(online.oldest, _of(store.history(VIEW), users)), "user_id")
+    latest = latest_rows(_not_older_than(online.oldest, _rows_of(store.history(VIEW), users)), "user_id")
     stamps = dict(zip(users, rows["event_timestamp"].to_pylist(), strict=True))
     columns = (latest[name].to_pylist() for name in ("user_id", "event_timestamp", "event_ids"))
     kept = [
@@ -149,13 +153,13 @@ def _from_history(store: FeatureStore, rows: pa.Table, online: OnlineRows) -> pa
     return latest.filter(pa.array(kept, pa.bool_()))
 
 
-def _since(oldest: datetime, rows: pa.Table) -> pa.Table:
+def _not_older_than(oldest: datetime, rows: pa.Table) -> pa.Table:
     return rows.filter(pc.greater_equal(rows["event_timestamp"], pa.scalar(oldest)))
 
 
-def _of(rows: pa.Table, users: list[str]) -> pa.Table:
-    return rows.filter(_among(rows, users))
+def _rows_of(rows: pa.Table, users: list[str]) -> pa.Table:
+    return rows.filter(_belongs_to(rows, users))
 
 
-def _among(rows: pa.Table, users: list[str]) -> pa.ChunkedArray:
+def _belongs_to(rows: pa.Table, users: list[str]) -> pa.ChunkedArray:
     return pc.is_in(rows["user_id"], pa.array(users, pa.string()))

@@ -28,16 +28,16 @@ Excluded = Literal[
     "preview", "bot", "staff", "pin_unreachable", "no_experiment", "champion_only", "overridden"
 ]
 EventType = Literal["impression", "view", "click", "add_to_cart", "purchase"]
-ActedType = Literal["view", "click", "add_to_cart", "purchase"]  # leaves a trace in its user's row
+ActivityType = Literal["view", "click", "add_to_cart", "purchase"]  # leaves a trace in its user's row
 
 Millis = Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]  # of our clock
 ClientMillis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
-Whole = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+NonNegativeInt32 = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 ArmName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # "|" parts the keys of sums
-LONGEST_ID = 200  # characters
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]  # as the HTTP API takes it
+MAX_ID_LENGTH = 200  # characters
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]  # as the HTTP API takes it
 ItemId = Annotated[  # of the catalogue: numpy drops a NUL at the end, two ids would be one
-    str, msgspec.Meta(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f\x7f]+\Z")
+    str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+\Z")
 ]
 
 
@@ -66,7 +66,7 @@ class Exposure(Message, frozen=True, kw_only=True):
     arm: ArmName
     answered_by: str
     model_version: str  # of answered_by
-    weights_version: Whole
+    weights_version: NonNegativeInt32
     propensity: float  # of `arm` under `weights_version`; 0 when excluded
     placement: str
     items: list[str]
@@ -87,9 +87,9 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     unit_at: Millis  # ms
     exposed_at: Millis  # ms; received_at of the slate that was clicked
     arm: ArmName
-    weights_version: Whole
+    weights_version: NonNegativeInt32
     propensity: float
-    position: Whole  # 0-based position of the item in the slate
+    position: NonNegativeInt32  # 0-based position of the item in the slate
 
 
 class Event(Message, frozen=True, kw_only=True):
@@ -154,7 +154,7 @@ class ActivityRow(Message, frozen=True, kw_only=True):
     user_id: Id
     item_ids: list[Id]  # most recent first, at most Settings.recent_items
     item_at: list[Millis]  # received_at of each, ms
-    item_types: list[ActedType]  # event type of each
+    item_types: list[ActivityType]  # event type of each
     event_ids: list[Id]  # of each, for idempotence
 
     def __post_init__(self) -> None:

@@ -19,8 +19,8 @@ from services.errors import UnavailableError
 from services.recommend.deps import Deps
 from services.recommend.http_app import create_app, fast_path
 from services.runtime.clock import wall_ms
-from services.runtime.metrics_endpoint import scraped_registry
-from services.runtime.process import many_connections, replica_name, stop_on_signal
+from services.runtime.metrics_endpoint import serve_registry
+from services.runtime.process import raise_open_files_limit, replica_name, stop_on_signal
 from services.settings import Settings
 from services.web.api_keys import Keys, signing_keys
 from services.web.connection_limits import http_protocol
@@ -55,7 +55,7 @@ def serve(settings: Settings, listening: socket.socket, parent: Connection | Non
     if parent is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the supervisor
     bootstrap.configure_logging(settings, "recommend")
-    many_connections()
+    raise_open_files_limit()
     app = create_app(compose(settings))
     leaving, scraped = app.state.parts.leaving, _scraped(settings, app, parent)
     server = DrainingServer(serving_config(settings, app), settings.drain_s, leaving, parent, scraped)
@@ -74,7 +74,7 @@ def _scraped(
     """The metrics port of this process, unless a supervisor has one for all workers."""
     if parent is not None:
         return contextlib.nullcontext()
-    return scraped_registry(settings, "recommend", app.state.parts.metrics.exposed)
+    return serve_registry(settings, "recommend", app.state.parts.metrics.exposed)
 
 
 def serving_config(settings: Settings, app: FastAPI) -> uvicorn.Config:

@@ -3,7 +3,7 @@ still holds. Pure."""
 
 from dataclasses import dataclass
 
-from experiments.allocation.assignment import assign, draw_id, unit_id, unit_life_ms
+from experiments.allocation.assignment import assign, assignment_id, unit_id, unit_lifetime_ms
 from services.messages.events import Excluded
 from services.ports.pins import Pin
 from services.recommend.slate_request import SlateRequest
@@ -50,10 +50,10 @@ def propose(experiment: ServedExperiment, request: SlateRequest) -> Proposal:
         version = state.weights.version if state is not None else 0
         return Proposal(f"r:{request.slate_id}", Pin(version, arm, 0.0, now_ms), None, 0.0, excluded)
     unit = unit_id(state.rules.unit, request.routing_key, visitor.session_id, now_ms, request.slate_id)
-    arm, propensity = assign(state.salt, state.name, draw_id(unit, now_ms), state.weights.shares)
+    arm, propensity = assign(state.salt, state.name, assignment_id(unit, now_ms), state.weights.shares)
     pinned = state.rules.unit != "request" and visitor.key is not None
     pin_key = f"{state.name}|{unit}" if pinned else None
-    ttl_s = unit_life_ms(state.rules.unit, now_ms) / 1_000
+    ttl_s = unit_lifetime_ms(state.rules.unit, now_ms) / 1_000
     return Proposal(unit, Pin(state.weights.version, arm, propensity, now_ms), pin_key, ttl_s)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from services.errors import BadInputError
-from services.messages.events import LONGEST_ID, EventType, Id
+from services.messages.events import MAX_ID_LENGTH, EventType, Id
 from services.recommend.recommendation_id import Refusal
 from services.web.problem import MalformedBodyError, Problem, shortened
 
@@ -27,7 +27,7 @@ MAX_RERANK = 500
 MAX_QUERY_BYTES = 65_536
 # Length of the recommendation id of the longest slate: base64 of ids of up to four bytes a character, and ten
 # more for user, session and unit. A lower limit would refuse clicks; bodies have a limit of their own.
-MAX_TOKEN = (MAX_RERANK + 10) * (4 * LONGEST_ID + 3) * 4 // 3
+MAX_TOKEN = (MAX_RERANK + 10) * (4 * MAX_ID_LENGTH + 3) * 4 // 3
 
 Length = Annotated[int, Meta(ge=1, le=MAX_SLATE, description="How many items.")]
 Excludes = Annotated[list[Id], Meta(max_length=MAX_EXCLUDED, description="Items that must not be shown.")]
@@ -232,7 +232,7 @@ def _split(name: str, value: str) -> list[str]:
     """The items in one value of a list. `_pairs` has split categories at their plain commas. A value whose
     commas were all escaped is split here if it is too long for a name, else by CatalogueIndex.filtered unless
     it names a category."""
-    if name == "category" and len(value) <= LONGEST_ID:
+    if name == "category" and len(value) <= MAX_ID_LENGTH:
         return [value] if value else []
     return [part for part in value.split(",") if part]
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from numpy.typing import NDArray
 
-from models.slate import KEEPS_BOUGHT, eligible
+from models.slate import PLACEMENTS_WITH_BOUGHT, eligible
 from services.errors import BadInputError, NotFoundError
 from services.messages.events import Excluded
 from services.ports.features import UserRow
@@ -103,7 +103,11 @@ class SlateRequest(Struct, frozen=True, kw_only=True):
         hidden = [*self.exclude, *self.context] if self.exclude or self.context else []
         if self.anchor is not None:
             hidden.append(self.anchor)
-        if self.placement not in KEEPS_BOUGHT and self.given is None and "purchase" in row.recent_types:
+        if (
+            self.placement not in PLACEMENTS_WITH_BOUGHT
+            and self.given is None
+            and "purchase" in row.recent_types
+        ):
             acts = zip(row.recent_items, row.recent_types, strict=False)
             hidden += [item for item, kind in acts if kind == "purchase"]
         return eligible(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path, *, synced: bool = False) -> Iterator[Path]:
+def atomic_replacement(path: Path, *, synced: bool = False) -> Iterator[Path]:
     """Yield a draft in the folder of `path`, which replaces `path` when the block ends without an error.
 
     The draft's name begins with a dot and has no suffix, so that no pattern for finished files matches it. An
@@ -30,5 +30,5 @@ def replacing(path: Path, *, synced: bool = False) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace the content of `path`; text is written as UTF-8. Raises OSError and leaves `path` unchanged."""
-    with replacing(path) as draft:
+    with atomic_replacement(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)

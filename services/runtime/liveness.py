@@ -21,9 +21,9 @@ import psutil
 
 from services.settings import Settings
 
-EVERY_S = 1.0
+TOUCH_EVERY_S = 1.0
 HTTP_DEADLINE_S = 3.0
-CLOCK_S = 3_600.0  # the wall clock may have been set by this much since
+MAX_CLOCK_CHANGE_S = 3_600.0  # the wall clock may have been set by this much since
 # Processes by the name they had before the folders were renamed: `ringside health` still takes the old name,
 # and a file that a process of the older release left behind is ignored.
 RENAMED = {"bandit": "attribution", "trainer": "training"}
@@ -39,14 +39,14 @@ class StopEvent(threading.Event):
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        return self._signed(super().is_set())
+        return self._refresh(super().is_set())
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until it is set, for at most `timeout` seconds; whether it is set."""
-        self._signed(super().is_set())
-        return self._signed(super().wait(timeout))
+        self._refresh(super().is_set())
+        return self._refresh(super().wait(timeout))
 
-    def _signed(self, stopping: bool) -> bool:
+    def _refresh(self, stopping: bool) -> bool:
         if stopping:
             with contextlib.suppress(OSError):
                 self._file.unlink()
@@ -58,7 +58,7 @@ class StopEvent(threading.Event):
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + EVERY_S
+        self._next = now + TOUCH_EVERY_S
         with contextlib.suppress(OSError):  # a full disk must not end a process that still works
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.touch()
@@ -69,13 +69,13 @@ def liveness_file(settings: Settings, process: str) -> Path:
     return settings.home / "alive" / f"{process}@{socket.gethostname()}"
 
 
-def complain(settings: Settings, process: str, reason: str) -> None:
+def set_unhealthy_reason(settings: Settings, process: str, reason: str) -> None:
     """Store in the liveness file why `process` is unhealthy although its loop turns; "" once it is not."""
     with contextlib.suppress(OSError):
         liveness_file(settings, process).write_text(reason)
 
 
-def silent_s(settings: Settings) -> dict[str, float]:
+def silence_s_by_process(settings: Settings) -> dict[str, float]:
     """Seconds since the last sign of life of each process of this host that was not stopped cleanly.
 
     0 for a process that runs and has a health check over HTTP; inf for one that is gone. If another process
@@ -89,7 +89,7 @@ def silent_s(settings: Settings) -> dict[str, float]:
         if process not in RENAMED:
             with contextlib.suppress(OSError):  # it is just stopping
                 ages_s[process] = time.time() - file.stat().st_mtime
-    noted = _noted(settings)
+    noted = _running_by_note(settings)
     for process in {process for process, _ in noted}:
         pids = {pid: runs for (name, pid), runs in noted.items() if name == process}
         gone = [pid for pid, runs in pids.items() if not runs]
@@ -102,7 +102,7 @@ def silent_s(settings: Settings) -> dict[str, float]:
     return dict(sorted(ages_s.items()))
 
 
-def _noted(settings: Settings) -> dict[tuple[str, int], bool]:
+def _running_by_note(settings: Settings) -> dict[tuple[str, int], bool]:
     """Whether each process of this host runs, by name and pid, from the notes of their metrics endpoints. A
     process that stops cleanly deletes its note."""
     runs = {}
@@ -110,30 +110,30 @@ def _noted(settings: Settings) -> dict[tuple[str, int], bool]:
         process, pid = file.name.partition("@")[0], file.stem.rpartition("-")[2]
         if process not in RENAMED:
             with contextlib.suppress(OSError, ValueError):  # it is just stopping
-                runs[process, int(pid)] = _runs(int(pid), file.stat().st_mtime)
+                runs[process, int(pid)] = _is_running(int(pid), file.stat().st_mtime)
     return runs
 
 
-def _runs(pid: int, noted_s: float) -> bool:
+def _is_running(pid: int, noted_s: float) -> bool:
     """Whether the process that wrote a note at `noted_s` still runs; its pid may belong to a later one."""
     try:
         process = psutil.Process(pid)
         zombie = process.status() == psutil.STATUS_ZOMBIE
-        return not zombie and process.create_time() < noted_s + CLOCK_S
+        return not zombie and process.create_time() < noted_s + MAX_CLOCK_CHANGE_S
     except psutil.AccessDenied:
         return True
     except psutil.NoSuchProcess:
         return False
 
 
-def complaint(settings: Settings, process: str, within_s: float) -> str:
+def unhealthy_reason(settings: Settings, process: str, within_s: float) -> str:
     """Why `process` is unhealthy; "" if it is healthy. A worker must have given a sign of life in the last
     `within_s` seconds."""
     process = RENAMED.get(process, process)
     ports = _ports(settings)
     if process in ports:
         path = "live" if process == "shop" else "ready"
-        return _problem_at(_health_url(settings.host, ports[process], path))
+        return _health_problem(_health_url(settings.host, ports[process], path))
     file = liveness_file(settings, process)
     if not file.exists():
         return f"{process} left no sign of life in {file}"
@@ -144,9 +144,9 @@ def complaint(settings: Settings, process: str, within_s: float) -> str:
     return f"{process} is alive, but {reason}" if reason else ""
 
 
-def answers_as_ours(host: str, port: int) -> bool:
+def is_ringside(host: str, port: int) -> bool:
     """Whether /health/live answers there, as it does in every Ringside process that listens."""
-    return not _problem_at(_health_url(host, port, "live"))
+    return not _health_problem(_health_url(host, port, "live"))
 
 
 def _ports(settings: Settings) -> dict[str, int]:
@@ -164,7 +164,7 @@ def _health_url(host: str, port: int, path: str) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/health/{path}"
 
 
-def _problem_at(url: str) -> str:
+def _health_problem(url: str) -> str:
     """Why a health check is not answered with success; "" if it is. With urllib, because importing httpx
     would take longer than the rest of `ringside health`, which containers run every ten seconds."""
     try:

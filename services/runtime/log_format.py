@@ -15,13 +15,13 @@ import msgspec
 from services.runtime.log_context import RECOMMENDATION
 from services.settings import Settings
 
-HIDDEN = "[hidden]"
+REDACTED = "[hidden]"
 _API_KEY = re.compile(r"rs_(pub|ana|adm)_[A-Za-z0-9_-]+")  # as services.web.api_keys makes them
 _IN_ADDRESS = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)(?=@)")
 _NUMBER = re.compile(r"\d+")
 _STANDARD = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"))
 
-Ids = Callable[[], Mapping[str, str]]
+TraceIds = Callable[[], Mapping[str, str]]
 
 
 def no_trace() -> Mapping[str, str]:
@@ -38,23 +38,23 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     return tuple(sorted({text.strip() for text in known if len(text.strip()) >= 4}, key=len, reverse=True))
 
 
-class Lines(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """Base of both formats: names the process, adds the request's ids, and hides secrets.
 
     `ids` returns the current trace and span. A line is formatted on the thread that logs it, so `ids` and
     `RECOMMENDATION` are those of its request.
     """
 
-    def __init__(self, settings: Settings, process: str, replica: str, ids: Ids = no_trace):
+    def __init__(self, settings: Settings, process: str, replica: str, ids: TraceIds = no_trace):
         super().__init__()
         self._source = {"process": process, "replica": replica}
         self._secrets, self._ids = secrets_of(settings), ids
 
-    def hide(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """The text without the installation's secrets, API keys and passwords in addresses."""
         for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return _IN_ADDRESS.sub(rf"\1:{HIDDEN}", _API_KEY.sub(rf"rs_\1_{HIDDEN}", text))
+            text = text.replace(secret, REDACTED)
+        return _IN_ADDRESS.sub(rf"\1:{REDACTED}", _API_KEY.sub(rf"rs_\1_{REDACTED}", text))
 
     def context(self, record: logging.LogRecord) -> dict[str, object]:
         """Recommendation id, trace ids, and the fields that the caller passed as `extra`."""
@@ -63,7 +63,7 @@ class Lines(logging.Formatter):
         return {**slate, **self._ids(), **extra}
 
 
-class TextLines(Lines):
+class TextFormatter(LineFormatter):
     """Time, process, level, logger: message, then its context as name=value."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -73,10 +73,10 @@ class TextLines(Lines):
         )
         head = f"{self.formatTime(record)} {self._source['process']} {record.levelname} {record.name}"
         error = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return self.hide(f"{head}: {record.getMessage()}{context}{error}")
+        return self.redact(f"{head}: {record.getMessage()}{context}{error}")
 
 
-class JsonLines(Lines):
+class JsonFormatter(LineFormatter):
     """at, level, process, replica, logger, event, message, recommendation_id, trace_id, span_id, error.
 
     `event` is the same for every line of one kind: `extra={"event": …}`, else the message before its values
@@ -90,11 +90,11 @@ class JsonLines(Lines):
         line |= {"event": str(record.msg), "message": record.getMessage(), **self.context(record)}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        hidden = {name: self.hide(str(value)) for name, value in line.items()}
+        hidden = {name: self.redact(str(value)) for name, value in line.items()}
         return msgspec.json.encode(hidden).decode()
 
 
-class RateLimited(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Passes lines with this message once in `every_s`, because clients choose how often they cause them."""
 
     def __init__(self, message: str, every_s: float = 10.0):
@@ -111,7 +111,7 @@ class RateLimited(logging.Filter):
         return True
 
 
-class Repeated(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Passes a line that ends with "; trying again" when its text changes, and once in `every_s` while it
     repeats: every process tries an unreachable broker every two seconds. Numbers do not count as a change."""
 
@@ -132,15 +132,15 @@ class Repeated(logging.Filter):
         return True
 
 
-FORMATS: Mapping[str, type[Lines]] = {"text": TextLines, "json": JsonLines}
+FORMATS: Mapping[str, type[LineFormatter]] = {"text": TextFormatter, "json": JsonFormatter}
 
 
-def configure(settings: Settings, process: str, replica: str, ids: Ids = no_trace) -> None:
+def configure(settings: Settings, process: str, replica: str, ids: TraceIds = no_trace) -> None:
     """Make all loggers of this process write lines of this format to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(FORMATS[settings.log_format](settings, process, replica, ids))
-    handler.addFilter(Repeated())
+    handler.addFilter(RepeatFilter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     # kafka-python logs two lines a second without a broker; ours log the outage once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    logging.getLogger("uvicorn.error").addFilter(RateLimited("Invalid HTTP request received."))
+    logging.getLogger("uvicorn.error").addFilter(RateLimitFilter("Invalid HTTP request received."))

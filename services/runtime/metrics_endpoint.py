@@ -26,16 +26,16 @@ from services.settings import Settings
 log = logging.getLogger(__name__)
 
 OFF = -1
-PATIENCE_S = 10.0  # with a client that connects and sends no request
+REQUEST_TIMEOUT_S = 10.0  # with a client that connects and sends no request
 SILENT_S = 30.0  # a worker whose loop has not turned for this long counts as hanging
-Alive = Callable[[], float]  # seconds since the last turn of the loop
+AgeReader = Callable[[], float]  # seconds since the last turn of the loop
 
 
 class Endpoint:
     """GET /metrics and GET /health/live (503 after `silent_s` without a turn of the loop)."""
 
     def __init__(
-        self, registry: CollectorRegistry, host: str, port: int, age_s: Alive, silent_s: float = SILENT_S
+        self, registry: CollectorRegistry, host: str, port: int, age_s: AgeReader, silent_s: float = SILENT_S
     ):
         """Listen on `port`; 0 takes a free one and stores its number. Raises OSError if the port is taken."""
         self._registry, self._age_s, self._silent_s = registry, age_s, silent_s
@@ -62,7 +62,7 @@ class Endpoint:
         answer = self._answer
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = PATIENCE_S
+            timeout = REQUEST_TIMEOUT_S
 
             def do_GET(self) -> None:
                 status, kind, body = answer(self.path.partition("?")[0])
@@ -93,8 +93,8 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
 
-def opened(
-    settings: Settings, registry: CollectorRegistry, age_s: Alive, silent_s: float = SILENT_S
+def open_endpoint(
+    settings: Settings, registry: CollectorRegistry, age_s: AgeReader, silent_s: float = SILENT_S
 ) -> Endpoint:
     """The endpoint at `metrics_port`, or at a free port if another process of this host has that one."""
     try:
@@ -106,39 +106,39 @@ def opened(
 
 
 @contextlib.contextmanager
-def scraped(
+def serve_metrics(
     settings: Settings,
     process: str,
     replica: str,
     registry: CollectorRegistry,
-    age_s: Alive,
+    age_s: AgeReader,
     silent_s: float = SILENT_S,
 ) -> Iterator[None]:
     """Serve `registry` and announce its address while the block runs; do nothing if `metrics_port` is -1."""
     if settings.metrics_port == OFF:
         yield
         return
-    served = opened(settings, registry, age_s, silent_s)
+    served = open_endpoint(settings, registry, age_s, silent_s)
     try:
-        with announcing(settings, process, replica, served.port):
+        with announce_target(settings, process, replica, served.port):
             yield
     finally:
         served.close()
 
 
-def scraped_registry(
+def serve_registry(
     settings: Settings, process: str, registry: CollectorRegistry
 ) -> contextlib.AbstractContextManager[None]:
     """Serve `registry`, which has no liveness file, at `metrics_port` while the block runs."""
-    return scraped(settings, process, replica_name(settings), registry, age_of(None, 0.0))
+    return serve_metrics(settings, process, replica_name(settings), registry, liveness_age(None, 0.0))
 
 
 @contextlib.contextmanager
-def announcing(settings: Settings, process: str, replica: str, port: int) -> Iterator[None]:
+def announce_target(settings: Settings, process: str, replica: str, port: int) -> Iterator[None]:
     """Keep the target file of this process while the block runs; go on without it if it can't be written."""
     file: Path | None = None
     with contextlib.suppress(OSError):  # a full disk must not stop the process
-        file = _announce(settings, process, replica, port)
+        file = _write_target_file(settings, process, replica, port)
     try:
         yield
     finally:
@@ -146,7 +146,7 @@ def announcing(settings: Settings, process: str, replica: str, port: int) -> Ite
             file.unlink(missing_ok=True)
 
 
-def _announce(settings: Settings, process: str, replica: str, port: int) -> Path:
+def _write_target_file(settings: Settings, process: str, replica: str, port: int) -> Path:
     """Write the target file, and remove those of processes that died."""
     folder = settings.home / "metrics"
     _remove_stale(folder)
@@ -168,7 +168,7 @@ def _remove_stale(folder: Path) -> None:
                 file.unlink()
 
 
-def age_of(file: Path | None, began_s: float) -> Alive:
+def liveness_age(file: Path | None, began_s: float) -> AgeReader:
     """A function that returns the seconds since `file` was touched (since `began_s` if there is none yet).
 
     Without a file it returns 0: such a process is alive while it answers.

@@ -27,7 +27,7 @@ def replica_name(settings: Settings) -> str:
     return settings.replica or f"{socket.gethostname()}-{os.getpid()}"
 
 
-def many_connections(most: int = 65_536) -> None:
+def raise_open_files_limit(most: int = 65_536) -> None:
     """Raise the limit of open files to `most`, as far as the system allows.
 
     Many systems default to 1,024, which a single client with as many idle connections would exhaust.

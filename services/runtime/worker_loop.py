@@ -52,14 +52,14 @@ class WorkerLoop:
         report_at = time.monotonic() + REPORT_S
         while not stop.is_set():
             began = time.monotonic()
-            next_at = began + self.every_s if self._turn() else time.monotonic() + self.retry_s
+            next_at = began + self.every_s if self._run_step() else time.monotonic() + self.retry_s
             self.observe()
             if time.monotonic() >= report_at:
                 report_at = time.monotonic() + REPORT_S
                 self.report()
             _sleep_until(next_at, stop)
 
-    def _turn(self) -> bool:
+    def _run_step(self) -> bool:
         """Call `step` once; whether it succeeded."""
         try:
             with self.metered():
@@ -67,7 +67,7 @@ class WorkerLoop:
         except self.retried as error:
             self._log(error)
             if not isinstance(error, UnavailableError):
-                self._complain(str(error) if isinstance(error, EXPECTED) else _described(error))
+                self._complain(str(error) if isinstance(error, EXPECTED) else _error_text(error))
             return False
         self._logged = ""
         self._complain("")
@@ -75,7 +75,7 @@ class WorkerLoop:
 
     def _log(self, error: Exception) -> None:
         """Write one line when the error changes; none for DegradedError, which the step has logged."""
-        described = "" if isinstance(error, DegradedError) else _described(error)
+        described = "" if isinstance(error, DegradedError) else _error_text(error)
         changed, self._logged = described != self._logged, described
         if not described or not changed:
             return
@@ -90,7 +90,7 @@ class WorkerLoop:
             self.complain(reason)
 
 
-def _described(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -19,7 +19,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from services import bootstrap
 from services.client.client import AsyncClient
 from services.errors import ConfigurationError
-from services.runtime.process import many_connections
+from services.runtime.process import raise_open_files_limit
 from services.settings import Settings
 from services.shop import pages
 from services.shop.images import product_image
@@ -71,7 +71,7 @@ def create_app(settings: Settings, http: httpx.AsyncClient, *, fill_cache: bool 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Without the recommend service, pages render and say what is missing."""
     bootstrap.configure_logging(settings, "shop")
-    many_connections()
+    raise_open_files_limit()
     with bootstrap.metered(settings, "shop", loops=False) as meters:
         calls = meters.transport(httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=64)))
         app = meters.app(create_app(settings, httpx.AsyncClient(transport=calls, timeout=TIMEOUT)))

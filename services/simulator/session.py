@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.simulation.click_model import Visits, after_click, clicks, slate_value
+from experiments.simulation.click_model import Visits, click_outcome, clicks, slate_value
 from experiments.simulation.hash_uniform import text_key, uniform
 from services.client.client import (
     AsyncClient,
@@ -158,7 +158,7 @@ class Session:
         """Open the item's page with its similar items; perhaps put it into the cart, perhaps buy it."""
         await self._timed("similar", similar_request(item, **self._ids, n=4, metadata=False))
         index = self._shoppers.slate([item])[0]
-        steps = int(after_click(self._shoppers.world, self._keys(), index)[0])
+        steps = int(click_outcome(self._shoppers.world, self._keys(), index)[0])
         acts = ["view", *["add_to_cart", "purchase"][:steps]]
         await self._send([self._event(act, slate, item) for act in acts])
 

@@ -25,7 +25,9 @@ TEST_SHARE = 0.2  # of the window, where that is shorter
 MIN_USERS = 30  # with fewer users the gate passes every model and says so in its reason
 
 Fit = Callable[[ModelSpec, TimeSplit, ProgressCallback], Recommender]
-AsServed = Callable[[list[Case], TimeSplit], list[Case]]  # the cases with the queries that serving would make
+ServedQueries = Callable[
+    [list[Case], TimeSplit], list[Case]
+]  # the cases with the queries that serving would make
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def run_gate(
     champion: ModelSpec | None,
     dataset: Dataset,
     fit: Fit,
-    as_served: AsServed = lambda users, _: users,
+    as_served: ServedQueries = lambda users, _: users,
     progress: ProgressCallback = no_progress,
 ) -> GateResult:
     """Fit both specs on the same past and compare them on the same future. Too little data passes."""

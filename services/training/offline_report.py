@@ -13,7 +13,7 @@ from models.algorithms import ALGORITHM_NAMES, algorithm_class
 from models.algorithms.content import texts
 from models.algorithms.time_decay import DAY_S
 from models.evaluation.offline import Case, cases
-from models.evaluation.splits import TimeSplit, between, split_last
+from models.evaluation.splits import TimeSplit, interactions_between, split_last
 from models.recommender import ProgressCallback, Recommender
 from services.errors import BadInputError
 from services.ports.training import Dataset
@@ -33,7 +33,7 @@ class Entry:
     learn_days: float = 0.0
 
 
-def line_up(algorithms: Collection[str] = ALGORITHM_NAMES) -> list[Entry]:
+def report_entries(algorithms: Collection[str] = ALGORITHM_NAMES) -> list[Entry]:
     """Entries of these algorithms in the order of the table: their variants, then their defaults."""
     entries = []
     for name in ALGORITHM_NAMES:
@@ -165,7 +165,7 @@ def _measure(
     progress: ProgressCallback,
 ) -> Row:
     after_s = split.cut_s - entry.learn_days * DAY_S if entry.learn_days else -np.inf
-    train = between(split.train, after_s, split.cut_s)
+    train = interactions_between(split.train, after_s, split.cut_s)
     start = time.perf_counter()
     model = entry.spec.fit(train, dataset.catalogue, now_s=split.cut_s, encoder=encoder, progress=progress)
     fit_s = time.perf_counter() - start

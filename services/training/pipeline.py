@@ -19,7 +19,7 @@ from services.ports.state import DecisionLog
 from services.ports.training import Dataset, ModelRegistry, ModelStore
 from services.training.model_spec import EncoderFactory, ModelSpec
 from services.training.offline_gate import GateResult, run_gate
-from services.training.served_queries import as_served
+from services.training.served_queries import with_served_queries
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class TrainingPipeline:
         def served(users: list[Case], split: TimeSplit) -> list[Case]:
             if self.features is None:
                 return users
-            return as_served(users, split, dataset.catalogue, self.features, self.activity_ttl_s)
+            return with_served_queries(users, split, dataset.catalogue, self.features, self.activity_ttl_s)
 
         gate = run_gate(spec, champion, dataset, fit, served, progress)
         manifest = self.models.save(

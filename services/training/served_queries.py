@@ -24,7 +24,7 @@ VIEW = "user_activity"
 FEATURES = ("item_ids", "item_at", "item_types")
 
 
-def as_served(
+def with_served_queries(
     users: list[Case],
     split: TimeSplit,
     catalogue: Catalogue,

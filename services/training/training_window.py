@@ -14,10 +14,10 @@ def training_window(data: DataStore, history: EventHistory) -> Dataset:
     """The current data version and the events after it. Raises ConfigurationError without imported data."""
     dataset = data.load()
     at = dataset.interactions.at
-    return extended(dataset, history.since(int(at[-1] * 1_000) if len(at) else 0))
+    return extend_dataset(dataset, history.since(int(at[-1] * 1_000) if len(at) else 0))
 
 
-def extended(dataset: Dataset, events: PastEvents) -> Dataset:
+def extend_dataset(dataset: Dataset, events: PastEvents) -> Dataset:
     """`dataset` followed by `events`, which are all later.
 
     Events of items outside the catalogue are left out. New users are appended to `users`. An event counts as

@@ -53,9 +53,13 @@ class TrainingWorker:
             return None
         request = state.retrain_revision if state.retrain_pending else None
         if self.fitted is not None:
-            return self._answer(*self.fitted) if self.fitted[0] == request else self._settle(*self.fitted)
+            return (
+                self._answer(*self.fitted)
+                if self.fitted[0] == request
+                else self._record_answered(*self.fitted)
+            )
         if request is None or self.pipeline.clock_ms() < state.retrain_tried_ms + backoff_ms(state):
-            self._mirror(state)
+            self._mirror_to_registry(state)
             return None
         if state.retrain_attempts >= MAX_ATTEMPTS:
             self._give_up(state, "the training process died during the last attempt")
@@ -89,7 +93,7 @@ class TrainingWorker:
         self.pipeline.record(trained)
         return trained
 
-    def _settle(self, request: int, trained: TrainingResult) -> TrainingResult | None:
+    def _record_answered(self, request: int, trained: TrainingResult) -> TrainingResult | None:
         """Record a fitted model whose request is no longer pending.
 
         Either our answer reached the log without an acknowledgement, or another worker answered first.
@@ -156,19 +160,19 @@ class TrainingWorker:
         _, manifest = self.pipeline.models.load(arm.model_version)
         return spec_of(manifest)
 
-    def _mirror(self, state: Experiment) -> None:
+    def _mirror_to_registry(self, state: Experiment) -> None:
         """Bring models, aliases and evidence into the registry: once per revision, retried every minute."""
         if state.revision == self.mirrored_revision or self.pipeline.clock_ms() < self.registry_retry_ms:
             return
         try:
-            self._write(state)
+            self._write_to_registry(state)
         except RingsideError as error:
             self.registry_retry_ms = self.pipeline.clock_ms() + BACKOFF_MS
             log.warning("the model registry is behind the decision log: %s", error)
             return
         self.mirrored_revision = state.revision
 
-    def _write(self, state: Experiment) -> None:
+    def _write_to_registry(self, state: Experiment) -> None:
         for arm in state.arms.values():
             if arm.model_version not in self.registered:
                 self._register(arm)

@@ -23,7 +23,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
 
-from services.runtime.metrics_endpoint import scraped_registry
+from services.runtime.metrics_endpoint import serve_registry
 from services.settings import Settings
 from services.web import worker_metrics
 from services.web.reload import StatusFile
@@ -188,7 +188,7 @@ def supervise(settings: Settings, serve: Serve, stop: threading.Event) -> None:
     reload = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
     log.info("http://%s:%d", settings.host, settings.recommend_port)
-    with scraped_registry(settings, "recommend", supervisor.exposed):
+    with serve_registry(settings, "recommend", supervisor.exposed):
         while not stop.wait(CHECK_EVERY_S):
             if reload.is_set():
                 reload.clear()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.breakable import BreakableBroker, BreakableDecisionLog, BreakableStateCache
-from support.decisions import changed
+from support.decisions import altered
 from support.malformed_records import illegal
 from support.traffic import EXPERIMENT, RULES, START_MS
 
@@ -169,7 +169,7 @@ def test_an_invalid_decision_is_refused_and_not_appended(broker):
     log = topic_log(broker, BreakableStateCache())
     state = log.append(start())
     with pytest.raises(IllegalTransition, match="already in"):
-        log.append(changed(enter(state), detail={"arm": "pop", "model_version": "pop-2"}))
+        log.append(altered(enter(state), detail={"arm": "pop", "model_version": "pop-2"}))
     assert len(broker.records(events.DECISIONS)) == 1
 
 
@@ -181,10 +181,10 @@ def test_void_illegal_and_unreadable_records_change_nothing_and_are_distinguishe
     for value in (
         b"\xff\xfe",
         b'{"v": 1}',
-        events.encode(changed(entered, revision=1)),  # revision 1 is taken
-        events.encode(changed(entered, revision=7)),  # nobody decided 2 to 6
-        events.encode(changed(entered, detail={})),  # no arm named
-        events.encode(changed(entered, detail={"arm": 5, "model_version": None})),
+        events.encode(altered(entered, revision=1)),  # revision 1 is taken
+        events.encode(altered(entered, revision=7)),  # nobody decided 2 to 6
+        events.encode(altered(entered, detail={})),  # no arm named
+        events.encode(altered(entered, detail={"arm": 5, "model_version": None})),
     ):
         broker.append(events.DECISIONS, b"storefront", value)
     assert log.catch_up() == {EXPERIMENT: state}
@@ -335,7 +335,7 @@ def test_a_stalled_log_is_unavailable_and_loses_nothing_read(broker, monkeypatch
     """Half of it is read; whoever reads the other half also caches what the first one changed."""
     cache = BreakableStateCache()
     log = topic_log(broker, cache)
-    other = changed(start(), experiment="another")
+    other = altered(start(), experiment="another")
     log.append(other)
     state = log.append(start())
     reader, consumer = slow_log(broker, cache, monkeypatch, 0.9 * decision_log.STALLED_S)
@@ -345,7 +345,7 @@ def test_a_stalled_log_is_unavailable_and_loses_nothing_read(broker, monkeypatch
         still.setattr(consumer, "poll", lambda *given: left.pop()(*given) if left else nothing(consumer))
         with pytest.raises(UnavailableError, match="no record for 10 s at offset 1; its end is 2"):
             reader.catch_up()
-    cache.forget()
+    cache.lose_data()
     assert reader.catch_up()[EXPERIMENT] == state
     assert cache.get("another") is not None
 

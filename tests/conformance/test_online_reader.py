@@ -83,7 +83,7 @@ def pins(request, settings_for) -> PinStore:
 
 def empty(pins: PinStore) -> None:
     if isinstance(pins, BreakablePinStore):
-        pins.forget()
+        pins.lose_data()
     else:
         pins._redis.flushall()
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 from support.breakable import BreakableDecisionLog, BreakableStateCache
-from support.console_story import Story, beat, log_of, recounting_of
-from support.decisions import changed
-from support.page_server import Watch, scrolls_sideways, serve
+from support.console_story import ScriptedExperiment, decision_log_of, put_heartbeats, recount_service_of
+from support.decisions import altered
+from support.page_server import PageMonitor, scrolls_sideways, serve
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
@@ -33,7 +33,7 @@ def digest(key: str) -> str:
 @dataclass
 class Console:
     url: str
-    story: Story
+    story: ScriptedExperiment
     log: BreakableDecisionLog
     cache: BreakableStateCache
     follower: LogFollower
@@ -44,7 +44,7 @@ class Console:
         for page in self.pages:
             page.context.close()
 
-    def open(self, browser, watch: Watch, key: str = "ana", **context):
+    def open(self, browser, watch: PageMonitor, key: str = "ana", **context):
         page = watch.over(browser.new_context(**{"viewport": WIDE} | context).new_page())
         self.pages.append(page)
         page.goto(f"{self.url}/login#key={key}")
@@ -54,22 +54,22 @@ class Console:
 
 
 @pytest.fixture(scope="module")
-def played() -> Story:
-    return Story(looks=90, units_per_look=500).play()
+def played() -> ScriptedExperiment:
+    return ScriptedExperiment(looks=90, units_per_look=500).play()
 
 
 @pytest.fixture
 def console(tmp_path, played) -> Iterator[Console]:
     story = copy.deepcopy(played)
     cache = BreakableStateCache(lambda: story.now_ms)
-    log = log_of(story, cache)
-    beat(cache, story.state)
+    log = decision_log_of(story, cache)
+    put_heartbeats(cache, story.state)
     settings = Settings(
         keys=f"admin={digest('adm')},analyst={digest('ana')}", signing_key="s" * 32, home=tmp_path
     )
     follower = LogFollower(lambda: (log, cache), lambda: story.now_ms + 900, settings.kill_switch_path)
     follower.refresh()
-    recounting = recounting_of(story)
+    recounting = recount_service_of(story)
     app = create_app(settings, follower, recounting, lambda: story.now_ms + 900, follow=False)
     with serve(app) as url:
         opened = Console(url, story, log, cache, follower, recounting)
@@ -78,8 +78,8 @@ def console(tmp_path, played) -> Iterator[Console]:
 
 
 @pytest.fixture
-def watch(console) -> Watch:
-    return Watch((console.url,))
+def watch(console) -> PageMonitor:
+    return PageMonitor((console.url,))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -91,7 +91,7 @@ def test_the_page_draws_everything_without_errors_or_strangers(console, browser,
     assert all(len(drawn.nth(i).get_attribute("d")) > 10 for i in range(drawn.count()))
     assert page.locator("#posterior .scatterlayer .trace").count() >= 4
     assert not scrolls_sideways(page)
-    assert (watch.errors, watch.strangers) == ([], [])
+    assert (watch.errors, watch.foreign_requests) == ([], [])
 
 
 CUT_OFF = """() => {
@@ -239,14 +239,14 @@ def test_times_and_theme_can_be_switched_and_are_remembered(console, browser, wa
 
 
 @contextmanager
-def console_of(story: Story, home) -> Iterator[Console]:
+def console_of(story: ScriptedExperiment, home) -> Iterator[Console]:
     """A console whose replicas are all gone."""
     cache = BreakableStateCache(lambda: story.now_ms)
-    log = log_of(story, cache)
+    log = decision_log_of(story, cache)
     settings = Settings(keys=f"analyst={digest('ana')}", signing_key="s" * 32, home=home)
     follower = LogFollower(lambda: (log, cache), lambda: story.now_ms, settings.kill_switch_path)
     follower.refresh()
-    recounting = recounting_of(story)
+    recounting = recount_service_of(story)
     with serve(create_app(settings, follower, recounting, lambda: story.now_ms, follow=False)) as url:
         opened = Console(url, story, log, cache, follower, recounting)
         yield opened
@@ -254,23 +254,23 @@ def console_of(story: Story, home) -> Iterator[Console]:
 
 
 def test_text_from_the_log_is_inert(browser, tmp_path):
-    story = Story(looks=6).play()
+    story = ScriptedExperiment(looks=6).play()
     origin = Provenance(author=XSS, now_ms=story.now_ms, rule=XSS, reason=f"{XSS}<b>bold</b>")
     story.records.append(commands.pause(story.state, origin))
     with console_of(story, tmp_path) as console:
-        watch = Watch((console.url,))
+        watch = PageMonitor((console.url,))
         page = console.open(browser, watch)
         page.locator("#part-decisions a[data-record]").first.click()
         page.locator("#record[open]").wait_for()
         assert XSS in page.locator("#record .reason").inner_text()
         assert page.evaluate("window.hacked") is None
         assert page.locator("#part-decisions img, #record img, #timeline img").count() == 0
-        assert (watch.errors, watch.strangers) == ([], [])
+        assert (watch.errors, watch.foreign_requests) == ([], [])
 
 
 def test_an_experiment_without_a_look_says_so(browser, tmp_path):
-    with console_of(Story(looks=0).play(), tmp_path) as console:
-        watch = Watch((console.url,))
+    with console_of(ScriptedExperiment(looks=0).play(), tmp_path) as console:
+        watch = PageMonitor((console.url,))
         page = console.open(browser, watch)
         assert page.get_by_text("No arm has been counted yet.").is_visible()
         assert page.get_by_text("No replica of the recommend service reports").is_visible()
@@ -279,12 +279,12 @@ def test_an_experiment_without_a_look_says_so(browser, tmp_path):
 
 
 def test_labels_of_equal_posteriors_do_not_cover_each_other(browser, tmp_path):
-    story = Story(looks=20).play()
+    story = ScriptedExperiment(looks=20).play()
     last = story.records[-1]
     same = dict.fromkeys(last.evidence.arms, last.evidence.arms["popularity"])
-    story.records[-1] = changed(last, evidence=msgspec.structs.replace(last.evidence, arms=same))
+    story.records[-1] = altered(last, evidence=msgspec.structs.replace(last.evidence, arms=same))
     with console_of(story, tmp_path) as console:
-        page = console.open(browser, Watch((console.url,)), viewport=NARROW)
+        page = console.open(browser, PageMonitor((console.url,)), viewport=NARROW)
         page.wait_for_selector("#posterior[data-drawn]")
         boxes = [label.bounding_box() for label in page.locator("#posterior .annotation-text").all()]
     assert len(boxes) == 3

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.played_demo import Played
+from support.played_demo import DemoResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]  # `make test-demo`
 
 
-def test_the_story_happened(demo: Played) -> None:
+def test_the_story_happened(demo: DemoResult) -> None:
     failed = [check for check in demo.report["checks"] if not check["holds"]]
     assert (demo.code, demo.report["failure"], failed) == (0, None, []), demo.printed
 
 
-def test_traffic_moved_stepwise_within_the_cap(demo: Played) -> None:
+def test_traffic_moved_stepwise_within_the_cap(demo: DemoResult) -> None:
     """The product's rules hold in the demo too: ramp, cap 20 points, champion at least 20 %."""
     ramp = [
         shares["als"] for at in demo.report["weights"] if 0 < (shares := at["shares"]).get("als", 0) <= 0.25
@@ -26,7 +26,7 @@ def test_traffic_moved_stepwise_within_the_cap(demo: Played) -> None:
         assert at["shares"]["popularity"] >= 0.20 - 1e-9
 
 
-def test_the_rollback_can_be_read_back_from_its_record(demo: Played) -> None:
+def test_the_rollback_can_be_read_back_from_its_record(demo: DemoResult) -> None:
     removal = demo.report["rollback"]
     [race] = [race for race in removal["evidence"]["races"] if race["arm"] == "broken"]
     assert race["log_e"] >= race["log_threshold"] > 0
@@ -40,7 +40,7 @@ def test_the_rollback_can_be_read_back_from_its_record(demo: Played) -> None:
     assert len(removal["positions"]) == 8  # four partitions of exposures and of events
 
 
-def test_what_shoppers_saw_is_reported(demo: Played) -> None:
+def test_what_shoppers_saw_is_reported(demo: DemoResult) -> None:
     requests, delays = demo.report["requests"], demo.report["click_to_slate"]
     assert requests["recommend"]["sent"] > 1_000
     assert requests["events"]["sent"] > 1_000
@@ -48,7 +48,7 @@ def test_what_shoppers_saw_is_reported(demo: Played) -> None:
     assert demo.report["errors"] == {}
 
 
-def test_everything_it_started_is_gone(demo: Played) -> None:
+def test_everything_it_started_is_gone(demo: DemoResult) -> None:
     home = str(demo.home)
     left = [
         process
@@ -58,7 +58,7 @@ def test_everything_it_started_is_gone(demo: Played) -> None:
     assert not left
 
 
-def test_every_process_wrote_its_log_and_none_a_traceback(demo: Played) -> None:
+def test_every_process_wrote_its_log_and_none_a_traceback(demo: DemoResult) -> None:
     logs = {
         path.stem: path.read_text(errors="replace") for path in Path(demo.home, "demo", "logs").glob("*.log")
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.played_demo import Played
+from support.played_demo import DemoResult
 
 from services.adapters.files.data_store import ParquetDataStore
 
@@ -16,7 +16,7 @@ def _real(data_dir: Path) -> None:
     """Skips, or fails on CI, without the data."""
 
 
-def test_the_loop_closes_on_real_data(demo: Played) -> None:
+def test_the_loop_closes_on_real_data(demo: DemoResult) -> None:
     assert demo.code == 0, demo.printed
     truth = demo.report["truth"]
     assert truth["better"] != "popularity"
@@ -24,7 +24,7 @@ def test_the_loop_closes_on_real_data(demo: Played) -> None:
     assert demo.report["weights"][-1]["shares"][truth["better"]] > 0.6
 
 
-def test_training_ended_where_the_held_out_weeks_begin(demo: Played) -> None:
+def test_training_ended_where_the_held_out_weeks_begin(demo: DemoResult) -> None:
     store = ParquetDataStore(demo.home / "demo" / "data")
     dataset, held_out = store.load(), store.load_holdout()
     assert "online_retail_ii" in dataset.source
@@ -33,13 +33,13 @@ def test_training_ended_where_the_held_out_weeks_begin(demo: Played) -> None:
     assert len(np.unique(held_out.user)) > 1_000
 
 
-def test_a_click_changes_the_next_slate(demo: Played) -> None:
+def test_a_click_changes_the_next_slate(demo: DemoResult) -> None:
     personal = demo.report["click_to_slate"]["by_arm"]["als"]
     assert personal["n"] >= 20
     assert personal["n"] > personal["unchanged"]  # who clicks what they bought often before may see no change
 
 
-def test_a_bad_model_is_taken_out_by_itself(demo: Played) -> None:
+def test_a_bad_model_is_taken_out_by_itself(demo: DemoResult) -> None:
     removal = demo.report["rollback"]
     assert removal["rule"] == "click-race"
     assert all(row["of_arm"] > 0 for row in removal["served_before"].values())

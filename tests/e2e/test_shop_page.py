@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from support.page_server import Watch, scrolls_sideways, serve
-from support.stub_api import KEY, FakeApi
+from support.page_server import PageMonitor, scrolls_sideways, serve
+from support.stub_api import KEY, StubApi
 
 from services.settings import Settings
 from services.shop.app import create_app
@@ -17,8 +17,8 @@ WIDE, NARROW = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
 @dataclass
 class ShopInBrowser:
     url: str
-    api: FakeApi
-    watch: Watch
+    api: StubApi
+    watch: PageMonitor
     pages: list = field(default_factory=list)
 
     def open(self, browser, path: str = "/", **context):
@@ -33,11 +33,11 @@ class ShopInBrowser:
 
 @pytest.fixture
 def shop() -> Iterator[ShopInBrowser]:
-    api = FakeApi(lag=1)
+    api = StubApi(lag=1)
     with serve(api.app()) as api_url:
         settings = Settings(storefront_key=KEY, recommend_url=api_url, shop_users="12748,14606")
         with serve(create_app(settings, httpx.AsyncClient())) as url:
-            opened = ShopInBrowser(url, api, Watch((url, api_url)))
+            opened = ShopInBrowser(url, api, PageMonitor((url, api_url)))
             yield opened
             for page in opened.pages:
                 page.context.close()
@@ -64,7 +64,7 @@ def test_the_shop_draws_its_sections_without_errors_or_strangers(shop, browser, 
     page.locator("[data-section=for-you] .why summary").click()
     assert "als-20261123T140500-ee7637" in page.locator("[data-section=for-you] .why").inner_text()
     assert not scrolls_sideways(page)
-    assert (shop.watch.errors, shop.watch.strangers) == ([], [])
+    assert (shop.watch.errors, shop.watch.foreign_requests) == ([], [])
 
 
 def test_a_click_updates_the_section_and_announces_the_change(shop, browser):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.proxied_servers import BOTH, ProxiedServers, check, recovered, suffered
+from support.proxied_servers import BOTH, ProxiedServers, check_promises, measure_fault, time_to_recovery
 from support.real_installation import RecommendService, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -45,8 +45,8 @@ def service(installation: tuple[Path, str], site: ProxiedServers) -> Iterator[Re
 def test_a_fault_while_running(
     site: ProxiedServers, service: RecommendService, names: tuple[str, ...], how: str
 ) -> None:
-    row = suffered(site, service, names, how)
-    check(row, names, how)
+    row = measure_fault(site, service, names, how)
+    check_promises(row, names, how)
 
 
 def test_the_kill_switch_works_while_both_are_dead(site: ProxiedServers, service: RecommendService) -> None:
@@ -58,4 +58,4 @@ def test_the_kill_switch_works_while_both_are_dead(site: ProxiedServers, service
     assert (answer["arm"], len(answer["items"])) == ("first", 3)
     assert service.client.post("/champion-only", json={"on": False}).status_code == 200
     site.heal()
-    recovered(service)
+    time_to_recovery(service)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.http_shoppers import Crowd, Seen, grown
-from support.proxied_servers import ProxiedServers, exposed
+from support.http_shoppers import ShopperGroup, ShopperLog, wait_for_responses
+from support.proxied_servers import ProxiedServers, exposed_users
 from support.real_installation import STOREFRONT, RecommendService, serving
 
 from services.adapters.kafka.producer import LINGER_S
@@ -29,12 +29,12 @@ def site() -> Iterator[ProxiedServers]:
         site.close()
 
 
-def ended(service: RecommendService, how: str) -> tuple[Seen, float]:
+def ended(service: RecommendService, how: str) -> tuple[ShopperLog, float]:
     """What shoppers saw of a service that ends while they shop, and when it was told to."""
 
-    async def story() -> tuple[Seen, float]:
-        async with Crowd(service.port, STOREFRONT, size=8, repeats=0) as seen:
-            await grown(seen, 300)
+    async def story() -> tuple[ShopperLog, float]:
+        async with ShopperGroup(service.port, STOREFRONT, size=8, repeats=0) as seen:
+            await wait_for_responses(seen, 300)
             told_s = time.monotonic()
             getattr(service.process, how)()
             await asyncio.to_thread(service.process.wait, 30)
@@ -52,7 +52,7 @@ def test_sigterm_loses_no_exposure_of_an_answered_slate(
     site.heal()
     assert seen.closed_politely > 0
     assert max(seen.users.values()) > told_s  # kept connections were answered once more
-    assert set(seen.users) - exposed(site) == set()
+    assert set(seen.users) - exposed_users(site) == set()
 
 
 def test_sigkill_loses_at_most_what_was_answered_within_the_linger(
@@ -60,5 +60,5 @@ def test_sigkill_loses_at_most_what_was_answered_within_the_linger(
 ) -> None:
     with serving(site.settings(installation[0])) as service:
         seen, told_s = ended(service, "kill")
-    missing = set(seen.users) - exposed(site)
+    missing = set(seen.users) - exposed_users(site)
     assert {user for user in missing if seen.users[user] < told_s - LINGER_S - SLACK_S} == set()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_shoppers import Connection, Crowd, grown
+from support.http_shoppers import Connection, ShopperGroup, wait_for_responses
 from support.real_installation import (
     ADMIN,
     RINGSIDE,
@@ -18,7 +18,7 @@ from support.real_installation import (
     serving,
     settings_of,
 )
-from support.waiting import until
+from support.waiting import wait_until
 
 WORKERS = 2
 
@@ -40,20 +40,20 @@ def service(
         redis_deadline_ms=2_000,  # what dies here is ours; a busy machine is no fault of Redis
     )
     with serving(settings) as service:
-        until(lambda: len(service.workers()) == WORKERS)
+        wait_until(lambda: len(service.workers()) == WORKERS)
         service.start_experiment(model)
         yield service
 
 
 def test_a_client_that_repeats_once_survives_killed_workers(service: RecommendService) -> None:
     async def story() -> Any:
-        async with Crowd(service.port, STOREFRONT, size=12, repeats=1) as seen:
+        async with ShopperGroup(service.port, STOREFRONT, size=12, repeats=1) as seen:
             for _ in range(3):
-                await grown(seen, 100)
+                await wait_for_responses(seen, 100)
                 victim = service.workers()[0]
                 await asyncio.to_thread(victim.kill)
-                await asyncio.to_thread(until, lambda: len(service.workers()) == WORKERS)
-                await grown(seen, 100)
+                await asyncio.to_thread(wait_until, lambda: len(service.workers()) == WORKERS)
+                await wait_for_responses(seen, 100)
         return seen
 
     seen = asyncio.run(story())
@@ -65,10 +65,10 @@ def test_a_reload_under_load_loses_no_request(service: RecommendService) -> None
     before = {worker.pid for worker in service.workers()}
 
     async def story() -> Any:
-        async with Crowd(service.port, STOREFRONT, size=12, repeats=0) as seen:
-            await grown(seen, 100)
+        async with ShopperGroup(service.port, STOREFRONT, size=12, repeats=0) as seen:
+            await wait_for_responses(seen, 100)
             done = await asyncio.to_thread(command, service, "--reload")
-            await grown(seen, 100)
+            await wait_for_responses(seen, 100)
         return seen, done
 
     seen, done = asyncio.run(story())
@@ -81,10 +81,10 @@ def test_a_reload_under_load_loses_no_request(service: RecommendService) -> None
 
 
 def test_workers_share_new_connections_and_leave_with_their_supervisor(service: RecommendService) -> None:
-    until(lambda: len(asyncio.run(replicas(service))) == WORKERS)
+    wait_until(lambda: len(asyncio.run(replicas(service))) == WORKERS)
     workers = service.workers()
     service.process.kill()
-    until(lambda: not any(worker.is_running() for worker in workers))
+    wait_until(lambda: not any(worker.is_running() for worker in workers))
 
 
 async def replicas(service: RecommendService) -> set[str]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from support.proxied_servers import BOTH, ProxiedServers, check, suffered
+from support.proxied_servers import BOTH, ProxiedServers, check_promises, measure_fault
 from support.real_installation import STOREFRONT, RecommendService, serving
-from support.waiting import ready, until
+from support.waiting import is_ready, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1_200)]
 RESULTS = Path("bench-results")
@@ -47,16 +47,16 @@ def test_every_fault(installation: tuple[Path, str], site: ProxiedServers) -> No
     with serving(settings) as service:
         service.start_experiment(model)
         for names, how in FAULTS:
-            rows.append({"when": "running", **suffered(site, service, names, how, answers=1_000)})
+            rows.append({"when": "running", **measure_fault(site, service, names, how, answers=1_000)})
     for names, how in FAULTS:
         site.fault(names, how)
         with serving(settings, wait=False) as service:
-            until(lambda service=service: ready(service.client))
-            rows.append({"when": "at start", **suffered(site, service, names, how, answers=1_000)})
+            wait_until(lambda service=service: is_ready(service.client))
+            rows.append({"when": "at start", **measure_fault(site, service, names, how, answers=1_000)})
     told("faults.json", {"broker": type(site.broker).__name__, "rows": rows})
     for row, (names, how) in zip(rows, 2 * FAULTS, strict=True):
         print(line(row))
-        check(row, names, how)
+        check_promises(row, names, how)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -67,7 +67,7 @@ def line(row: dict[str, Any]) -> str:
 
 def test_three_times_what_can_be_answered(installation: tuple[Path, str], site: ProxiedServers) -> None:
     with serving(site.settings(installation[0], redis_deadline_ms=1_000)) as service:
-        until(lambda: service.slate()["degraded"] is None)
+        wait_until(lambda: service.slate()["degraded"] is None)
         capacity = closed_loop(service)
         process = psutil.Process(service.process.pid)
         before = process.memory_info().rss

@@ -101,7 +101,7 @@ BUGS = {
 
 def test_a_join_without_a_bug_is_not_held() -> None:
     shop = CountedInstallation()
-    shop.trade()
+    shop.simulate_traffic()
     assert shop.look(SOON_MS).kind == "allocate"
     assert shop.look(2 * HOUR_MS).kind == "allocate"
 
@@ -111,7 +111,7 @@ def test_a_bug_of_the_join_holds_the_experiment(bug: str, monkeypatch: pytest.Mo
     breaks, after_ms = BUGS[bug]
     breaks(monkeypatch)
     shop = CountedInstallation()
-    shop.trade()
+    shop.simulate_traffic()
     held = shop.look(after_ms)
     assert (held.kind, held.rule) == ("hold", "broken-identity")
     assert shop.state.status == "held"

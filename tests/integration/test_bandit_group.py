@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.breakable import BreakableDecisionLog, BreakableSumStore
-from support.sql_recount import added, recount
+from support.sql_recount import add_sums, recount
 from support.traffic import EXPERIMENT, RULES, click, exposure
 
 from experiments.lifecycle import commands
@@ -109,7 +109,7 @@ def whole_log(settings: Settings) -> list[Any]:
 
 
 def counted(store: Any, settings: Settings) -> dict[str, int]:
-    return added(store.load(index)[1].get(EXPERIMENT, {}) for index in range(settings.kafka_partitions))
+    return add_sums(store.load(index)[1].get(EXPERIMENT, {}) for index in range(settings.kafka_partitions))
 
 
 def wait_for(holds: Callable[[], bool], seconds: float) -> None:

@@ -18,7 +18,7 @@ from tests.integration.test_exactly_once import PARTITIONS, WorkedInstallation, 
 
 def empty(of: WorkedInstallation) -> None:
     if isinstance(of.store, BreakableSumStore):
-        of.store.forget()
+        of.store.lose_data()
         return
     with redis.Redis.from_url(of.store._settings.redis_url) as client:
         client.flushall()
@@ -48,7 +48,7 @@ def test_an_emptied_redis_is_counted_again_by_whoever_counts(shop, seed):  # noq
             workers[rng.randrange(2)] = shop.worker()
     shop.finish(workers[0])
     assert emptied > 3
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
 
 
 def test_a_wipe_is_noticed_without_traffic_one_line_each(shop, caplog):  # noqa: F811
@@ -63,7 +63,7 @@ def test_a_wipe_is_noticed_without_traffic_one_line_each(shop, caplog):  # noqa:
     caplog.clear()
     empty(shop)
     shop.finish(worker)
-    assert shop.counted() == shop.truth() != {}
+    assert shop.stored_sums() == shop.recounted_sums() != {}
     again = f"partitions {every} are counted to the ends of their logs again"
     assert said_by_the_worker(caplog) == [f"Redis lost the sums of partitions {every}", begun, again]
 
@@ -96,7 +96,7 @@ def test_a_log_cut_before_the_experiment_loses_nothing(store):  # noqa: F811
     counted_then_cut(shop, before_start=True)
     shop.finish(shop.worker())
     assert shop.broker.bounds((events.EXPOSURES, 1))[0] == 1
-    assert shop.counted() == shop.truth() != {}
+    assert shop.stored_sums() == shop.recounted_sums() != {}
 
 
 def test_retention_moving_during_recovery_is_handled(store):  # noqa: F811
@@ -114,7 +114,7 @@ def test_retention_moving_during_recovery_is_handled(store):  # noqa: F811
     with pytest.raises(UnavailableError):
         worker.step(0)
     shop.finish(worker)
-    assert shop.counted() == shop.truth() != {}
+    assert shop.stored_sums() == shop.recounted_sums() != {}
 
 
 def test_lost_records_hold_the_experiment_until_a_command_accepts(shop):  # noqa: F811
@@ -134,9 +134,9 @@ def test_lost_records_hold_the_experiment_until_a_command_accepts(shop):  # noqa
     deciding.tick()
     shop.finish(worker)
     assert shop.store.load(1)[0].exposures == shop.broker.bounds((events.EXPOSURES, 1))[1]
-    first = shop.counted()
+    first = shop.stored_sums()
     empty(shop)  # … and once more: the accepted loss is remembered by the log of decisions
     shop.broker.truncate(events.EXPOSURES, 1, before=0)
     assert all(steps(worker, shop, 20))
     assert "were accepted since the experiment began" in shop.store.losses()[1]
-    assert shop.counted().items() <= first.items()
+    assert shop.stored_sums().items() <= first.items()

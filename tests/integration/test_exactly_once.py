@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import pytest
 from support.breakable import BreakableSumStore
 from support.memory_installation import MemoryInstallation
-from support.sql_recount import added
+from support.sql_recount import add_sums
 from support.traffic import LATENESS_MS, WINDOW_MS, play, traffic
 
 from services.adapters.memory.event_log import MemoryGroupConsumer
@@ -114,8 +114,8 @@ def test_an_undisturbed_worker_counts_what_the_log_says(shop):
     for _ in play(shop.broker, shop.clock, traffic(seed=1, units=400), step_ms=300):
         attempt(worker)
     shop.finish(worker)
-    truth = shop.truth()
-    assert shop.counted() == truth
+    truth = shop.recounted_sums()
+    assert shop.stored_sums() == truth
     kinds = {key.split("|")[-1] for key in truth}
     assert kinds == {
         "n",
@@ -147,7 +147,7 @@ def test_kills_and_lost_answers_change_no_sum(shop, seed):
     shop.finish(shop.worker())
     assert kills > 5
     assert faulty.faults > 10
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -159,7 +159,7 @@ def test_two_workers_of_the_same_partitions_count_once(shop, seed):
             if not attempt(zombies[number]):
                 zombies[number] = shop.worker(Faulty(shop.store, rng, 0.05))
     shop.finish(zombies[0])
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
 
 
 def test_members_come_and_go(shop):
@@ -176,7 +176,7 @@ def test_members_come_and_go(shop):
     for consumer, _ in members:
         consumer.close()
     shop.finish(shop.worker())
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
 
 
 def test_a_replay_from_nothing_gives_the_same_sums(shop):
@@ -187,7 +187,7 @@ def test_a_replay_from_nothing_gives_the_same_sums(shop):
     replayed = WorkedInstallation.__new__(WorkedInstallation)
     replayed.__dict__ |= shop.__dict__ | {"store": BreakableSumStore()}
     replayed.finish(replayed.worker())
-    assert replayed.counted() == shop.counted() == shop.truth()
+    assert replayed.stored_sums() == shop.stored_sums() == shop.recounted_sums()
 
 
 def test_unreadable_records_are_kept_with_reason_and_provenance(shop):
@@ -211,8 +211,8 @@ def test_a_later_experiment_is_counted_from_its_first_exposure(store):
     for _ in play(shop.broker, shop.clock, traffic(seed=3, units=100), step_ms=300):
         attempt(worker)
     shop.finish(worker)
-    assert shop.counted() == shop.truth()
-    assert any(key.endswith("|n") for key in shop.counted())
+    assert shop.stored_sums() == shop.recounted_sums()
+    assert any(key.endswith("|n") for key in shop.stored_sums())
 
 
 def steps(worker: Worker, shop: WorkedInstallation, count: int = 5) -> Iterator[bool]:
@@ -244,7 +244,7 @@ def test_a_replaced_log_is_data_loss_until_accepted(shop):
     for _ in play(shop.broker, shop.clock, traffic(seed=6, units=150), step_ms=300):
         attempt(worker)
     shop.finish(worker)
-    first = shop.counted()
+    first = shop.stored_sums()
     shop.broker.lose_everything("memory-2")
     for _ in play(shop.broker, shop.clock, traffic(seed=7, units=0), step_ms=300):
         pass
@@ -260,4 +260,4 @@ def test_a_replaced_log_is_data_loss_until_accepted(shop):
     for _ in play(shop.broker, shop.clock, later, step_ms=300):
         attempt(worker)
     shop.finish(worker)
-    assert shop.counted() == added([first, shop.truth()])
+    assert shop.stored_sums() == add_sums([first, shop.recounted_sums()])

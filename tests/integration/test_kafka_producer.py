@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer
-from support.waiting import until
+from support.waiting import wait_until
 
 from services.adapters.kafka import producer_queue
 from services.adapters.kafka.client import connection
@@ -92,7 +92,7 @@ def test_a_failed_record_is_released_from_memory(producer_to: Any) -> None:
     kept = weakref.ref(future)
     assert isinstance(failure(future), UnavailableError)
     del future
-    until(lambda: kept() is None)
+    wait_until(lambda: kept() is None)
 
 
 def test_a_missing_topic_holds_up_its_own_records_alone(embedded_broker: Any, producer_to: Any) -> None:
@@ -111,7 +111,7 @@ def test_a_stuck_record_does_not_delay_later_ones(embedded_broker: Any, producer
     kept = [weakref.ref(future) for future in behind]
     assert {failure(future) for future in behind} == {None}
     behind.clear()
-    until(lambda: all(ref() is None for ref in kept))
+    wait_until(lambda: all(ref() is None for ref in kept))
     assert not stuck.done()
 
 

@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
-from support.sql_recount import added, recount
+from support.sql_recount import add_sums, recount
 from support.traffic import EXPERIMENT, RULES, click, exposure
 
 from experiments.lifecycle import commands
@@ -116,4 +116,4 @@ def whole_log(settings: Settings) -> list[Record]:
 
 
 def counted(store: SumStore) -> dict[str, int]:
-    return added(store.load(index)[1].get(EXPERIMENT, {}) for index in range(4))
+    return add_sums(store.load(index)[1].get(EXPERIMENT, {}) for index in range(4))

@@ -74,7 +74,7 @@ def test_a_click_changes_the_next_slate_of_personal_models(site: SyntheticInstal
     async def story() -> tuple[list[list[str]], list[list[str]]]:
         site.open(**QUICK)
         site.enter("als")
-        site.weigh({"popularity": 0.5, "als": 0.5})
+        site.set_weights({"popularity": 0.5, "als": 0.5})
         for _ in range(20):
             await site.step()
         return slates_around_clicks(site)

@@ -68,9 +68,9 @@ def test_every_unit_counts_once_and_keeps_its_arm(site):
         for turn in range(5):
             site.slates(call, rng, 15)
             share = rng.uniform(0.2, 0.8)
-            site.weigh({"good": 1 - share, "other": share})  # a unit assigned anew would change its arm
+            site.set_weights({"good": 1 - share, "other": share})  # a unit assigned anew would change its arm
             call.refresh()
-            site.pins.forget()
+            site.pins.lose_data()
             lost = site.slates(call, rng, 8)
             assert {answer["degraded"] for answer in lost} == {"no_pins"}
             assert {answer["arm"] for answer in lost} == {"good"}
@@ -91,7 +91,7 @@ def test_without_putting_pins_back_units_would_be_counted_twice(site):
     rng = random.Random(3)
     with site.client() as call:
         site.slates(call, rng, 30)
-        site.pins.forget()
+        site.pins.lose_data()
         site.pins.mark_complete(["storefront"], 0)
         site.slates(call, rng, 30)
     assert any(sum(one.first for one in shown) > 1 for shown in counted(site).values())
@@ -102,7 +102,7 @@ def test_an_exposure_on_its_way_is_waited_for(site):
     with site.client() as call:
         site.broker.stall()  # it is shown, and not in the log yet
         call.slate("late", "s", n=1)
-        site.pins.forget()
+        site.pins.lose_data()
         site.keeper.step()
         site.broker.release()
         site.keep()
@@ -115,7 +115,7 @@ def test_a_loss_logs_two_lines_for_all_partitions(site, caplog):
         site.slates(call, random.Random(3), 30)
         site.keep()
         caplog.clear()
-        site.pins.forget()
+        site.pins.lose_data()
         site.keep()
         site.keep()
     units = len(counted(site))
@@ -130,9 +130,9 @@ def test_a_second_loss_restarts_the_restoring_of_pins(site):
     site.keep()
     with site.client() as call:
         shown = call.slate("ada", "s", n=1)
-        site.pins.forget()
+        site.pins.lose_data()
         site.keeper.step()  # puts the pin back, and waits for what may be on its way
-        site.pins.forget()
+        site.pins.lose_data()
         site.keep()
         assert call.slate("ada", "s", n=1)["arm"] == shown["arm"]
     assert [shown.first for shown in site.exposures()] == [True, False]
@@ -143,7 +143,7 @@ def test_a_loss_between_look_and_word_is_not_vouched_for(site):
 
     class Forgetful:
         def catch_up(self):
-            site.pins.forget()
+            site.pins.lose_data()
             return site.log.catch_up()
 
     site.keeper.decisions = Forgetful()
@@ -155,10 +155,10 @@ def test_a_loss_without_broker_is_repaired_once_it_returns(site):
     site.keep()
     with site.client() as call:
         shown = call.slate("ada", "s", n=1)
-        site.pins.forget()
+        site.pins.lose_data()
         site.keep()  # the keeper's consumer now stands behind what it has to read again
         site.broker.down = True
-        site.pins.forget()
+        site.pins.lose_data()
         for _ in range(3):
             site.now_ms += 5_000
             with pytest.raises(UnavailableError):
@@ -181,7 +181,7 @@ def test_what_was_read_before_a_failure_is_read_again(site, fails):
 
     with site.client() as call:
         shown = call.slate("ada", "s", n=1)
-        site.pins.forget()
+        site.pins.lose_data()
         site.now_ms += 5_000
         setattr(of, fails, fail_once)
         with pytest.raises(UnavailableError):
@@ -193,7 +193,7 @@ def test_what_was_read_before_a_failure_is_read_again(site, fails):
 
 def test_pins_waiting_for_the_broker_get_the_margin(site):
     site.keep()
-    site.pins.forget()
+    site.pins.lose_data()
     site.keeper.step()
     site.now_ms += 60_000
     site.broker.down = True
@@ -212,7 +212,7 @@ def test_only_records_that_may_have_pins_are_read(site):
         call.slate("long ago", "s", n=1)
         site.now_ms += 2 * 86_400_000
         shown = call.slate("ada", "s", n=1)
-        site.pins.forget()
+        site.pins.lose_data()
         read = []
         poll = site.keeper.consumer.poll
         site.keeper.consumer.poll = lambda *asked: read.extend(found := poll(*asked)) or found
@@ -223,7 +223,7 @@ def test_only_records_that_may_have_pins_are_read(site):
 
 
 def test_partitions_are_vouched_for_together(site):
-    site.pins.forget()
+    site.pins.lose_data()
     halves = [site.make_keeper(frozenset({0, 1})), site.make_keeper(frozenset({2, 3}))]
     for _ in range(10):
         site.now_ms += 500

@@ -7,7 +7,7 @@ import pytest
 from services import bootstrap
 from services.data_import.app import ImportRequest, import_data
 from services.settings import Settings
-from services.training.offline_report import line_up, make_report
+from services.training.offline_report import make_report, report_entries
 
 ALGORITHMS = ("popularity", "als", "reversed_popularity")
 
@@ -23,7 +23,7 @@ def report_and_metrics(data_dir, tmp_path_factory):
     )
     dataset = bootstrap.data_store(settings).load()
     report = make_report(
-        dataset, lambda: bootstrap.text_encoder(settings), lambda *_: None, entries=line_up(ALGORITHMS)
+        dataset, lambda: bootstrap.text_encoder(settings), lambda *_: None, entries=report_entries(ALGORITHMS)
     )
     return report, {line.name: line.metrics for line in report.lines}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 from rich.console import Console
-from support.sql_recount import added, recount
+from support.sql_recount import add_sums, recount
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.fold import fold
@@ -134,7 +134,7 @@ def assert_sums_are_the_truth(settings: Any) -> None:
     for _ in range(20):  # until the last units have matured
         time.sleep(WINDOW_MS / 1e3)
         attribution.rebuild(settings, no_progress)
-        sums = added(store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
+        sums = add_sums(store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
         if sums == truth:
             break
     assert sums == truth != {}

@@ -56,7 +56,7 @@ def healthy_again(call: Caller) -> dict[str, Any]:
 
 def test_pins_live_in_redis_and_are_kept(shop: SmallShop, call: Caller) -> None:
     first = call.slate(n=2)
-    shop.weigh({"good": 0.0, "other": 1.0} if first["arm"] == "good" else {"good": 1.0, "other": 0.0})
+    shop.set_weights({"good": 0.0, "other": 1.0} if first["arm"] == "good" else {"good": 1.0, "other": 0.0})
     call.refresh()
     assert call.slate(n=2)["arm"] == first["arm"]
     assert [exposure.first for exposure in shop.exposures()] == [True, False]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from support.real_installation import install, serving, settings_of
 from support.small_shop import KEYS
-from support.waiting import until
+from support.waiting import wait_until
 
 from services import bootstrap
 from services.errors import ConfigurationError
@@ -67,10 +67,10 @@ def test_two_workers_share_a_port_and_are_replaced(
     model = bootstrap.model_store(settings).versions()[-1]
     with serving(settings) as service:
         client = service.client
-        until(lambda: len(cache.heartbeats()) == 2)
+        wait_until(lambda: len(cache.heartbeats()) == 2)
         started = client.post("/experiments/storefront/start", json={"model_version": model, "arm": "first"})
         assert started.status_code == 200
-        until(lambda: [(b.loaded, b.champion) for b in cache.heartbeats()] == [((model,), "first")] * 2)
+        wait_until(lambda: [(b.loaded, b.champion) for b in cache.heartbeats()] == [((model,), "first")] * 2)
         served = {_replica(client) for _ in range(40)}
         assert len(served) == 2
         answer = client.get("/recommend?user_id=a&session_id=s&n=3").json()
@@ -84,7 +84,7 @@ def test_two_workers_share_a_port_and_are_replaced(
         workers = service.workers()
         assert len(workers) == 2
         workers[0].kill()
-        until(lambda: len({_replica(client) for _ in range(10)}) == 2)
+        wait_until(lambda: len({_replica(client) for _ in range(10)}) == 2)
         assert not list(home.glob(f"recommend/metrics-*/gauge_live*_{workers[0].pid}.db"))
         assert 'ringside_http_responses_total{route="/recommend",status="200"} 1.0' in scraped(home)
     assert not [worker for worker in workers if worker.is_running()]

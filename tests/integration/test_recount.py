@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 from fastapi.testclient import TestClient
-from support.counted_installation import LOOK_MS, PARTITIONS, POISON, CountedInstallation
+from support.counted_installation import CORRUPT_SUMS, LOOK_MS, PARTITIONS, CountedInstallation
 from support.small_shop import KEYS, SmallShop
 from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS
 from typer.testing import CliRunner
@@ -45,11 +45,11 @@ def recounted(shop: CountedInstallation, from_now: bool = False) -> Experiment:
     return decide(shop.log, EXPERIMENT, order)
 
 
-@pytest.mark.parametrize("what", POISON)
+@pytest.mark.parametrize("what", CORRUPT_SUMS)
 def test_poisoned_sums_hold_until_recounted_from_the_log(shop, what):
-    shop.trade()
+    shop.simulate_traffic()
     assert shop.look().kind == "allocate"
-    shop.poison(POISON[what])
+    shop.corrupt_sums(CORRUPT_SUMS[what])
     held = shop.look()
     assert (held.kind, held.rule) == ("hold", "broken-identity")
     assert shop.look() is None
@@ -58,16 +58,16 @@ def test_poisoned_sums_hold_until_recounted_from_the_log(shop, what):
     assert (after.status, after.held_by, after.counting.generation) == ("running", "", 1)
     assert after.races == before.races  # the evidence is the same
     assert shop.look().kind == "allocate"
-    assert shop.counted() == shop.truth()
-    shop.trade(seed=9)
+    assert shop.stored_sums() == shop.recounted_sums()
+    shop.simulate_traffic(seed=9)
     shop.pass_time(SETTLED_MS)
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
 
 
 def test_from_now_counts_only_units_after_the_recorded_time(shop):
-    shop.trade()
+    shop.simulate_traffic()
     shop.look()
-    shop.poison(POISON["a version that never was"])
+    shop.corrupt_sums(CORRUPT_SUMS["a version that never was"])
     shop.look()
     before = shop.state
     state = recounted(shop, from_now=True)
@@ -75,10 +75,10 @@ def test_from_now_counts_only_units_after_the_recorded_time(shop):
     assert state.races[0].index == before.races[0].index + 1  # a restart does not refill the budget
     assert state.races[0].from_version == state.weights.version == before.weights.version + 1
     assert dict(state.weights.shares) == dict(before.weights.shares)
-    shop.trade(seed=9, units=600)  # begins before `from_ms`, ends after it
+    shop.simulate_traffic(seed=9, units=600)  # begins before `from_ms`, ends after it
     shop.pass_time(SETTLED_MS)
-    truth = shop.truth(state.counting.from_ms)
-    assert shop.counted() == truth
+    truth = shop.recounted_sums(state.counting.from_ms)
+    assert shop.stored_sums() == truth
     units = sum(n for key, n in truth.items() if key.endswith("|n"))
     assert 100 < units < 500
     assert shop.worker.left_out["before_recount"] > 100
@@ -87,26 +87,26 @@ def test_from_now_counts_only_units_after_the_recorded_time(shop):
 
 def test_workers_that_join_or_leave_change_no_sum(shop):
     zombie = shop.new_worker()
-    shop.trade(3, 200, shop.worker, zombie)
+    shop.simulate_traffic(3, 200, shop.worker, zombie)
     stale = shop.new_worker()
     stale.step(0)  # then it hangs
     state = recounted(shop, from_now=True)
-    shop.trade(9, 600, shop.worker)
+    shop.simulate_traffic(9, 600, shop.worker)
     for worker in (stale, zombie, shop.new_worker()):
         for _ in range(3):
             shop.clock.now_ms += 1_000
             worker.step(0)
     shop.pass_time(SETTLED_MS)
-    assert shop.counted() == shop.truth(state.counting.from_ms)
+    assert shop.stored_sums() == shop.recounted_sums(state.counting.from_ms)
     recounted(shop)
-    shop.trade(11, 100, zombie, shop.worker, stale)
+    shop.simulate_traffic(11, 100, zombie, shop.worker, stale)
     shop.worker = shop.new_worker()
     shop.pass_time(SETTLED_MS)
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
 
 
 def test_until_every_partition_is_counted_anew_nothing_is_decided(shop):
-    shop.trade()
+    shop.simulate_traffic()
     assert shop.look().kind == "allocate"
     recounted(shop)
     shop.clock.now_ms += LOOK_MS
@@ -116,7 +116,7 @@ def test_until_every_partition_is_counted_anew_nothing_is_decided(shop):
 
 
 def test_what_was_dropped_is_in_the_record(shop):
-    shop.trade()
+    shop.simulate_traffic()
     shop.look()
     sums, positions, _ = shop.store.load_all(EXPERIMENT, PARTITIONS)
     recounted(shop)
@@ -141,9 +141,9 @@ def test_a_recount_too_soon_for_workers_is_illegal(shop):
 
 
 def test_a_truncated_log_is_a_loss_never_half_counted(shop):
-    shop.trade()
+    shop.simulate_traffic()
     shop.look()
-    shop.poison(POISON["a version that never was"])
+    shop.corrupt_sums(CORRUPT_SUMS["a version that never was"])
     shop.look()
     recounted(shop)
     shop.broker.truncate(events.EXPOSURES, 0, 20)
@@ -165,13 +165,13 @@ def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
 ) -> None:
     """Redis does not undo a script that fails half way: each retry would add the first counts again."""
     shop = CountedInstallation(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
-    shop.trade()
+    shop.simulate_traffic()
     shop.look()
     field = "acct|popularity|exposed"
     with redis.Redis.from_url(redis_server.url, decode_responses=True) as hand:
         assert hand.hset(f"{{bandit:0}}:sums:{EXPERIMENT}", field, rubbish) == 0
         before = hand.hgetall(f"{{bandit:0}}:sums:{EXPERIMENT}")
-        shop.trade(9, 300, Absent())
+        shop.simulate_traffic(9, 300, Absent())
         others = shop.store.positions([1])[1]
         refused = []
         for _ in range(LOOK_MS // 1_000):
@@ -192,7 +192,7 @@ def test_invalid_sums_in_redis_stop_counting_and_double_nothing(
     recounted(shop)
     shop.pass_time(SETTLED_MS)
     assert shop.look().kind == "allocate"
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
 
 
 class Absent(Worker):

@@ -16,8 +16,16 @@ from support.breakable import (
     BreakableStateCache,
     BreakableSumStore,
 )
-from support.malformed_records import HEADERS, good, illegal, odd_items, odd_rows, senseless, unreadable
-from support.sql_recount import added, recount
+from support.malformed_records import (
+    HEADERS,
+    illegal,
+    impossible_records,
+    odd_items,
+    odd_rows,
+    undecodable,
+    valid_message,
+)
+from support.sql_recount import add_sums, recount
 from support.traffic import EXPERIMENT, RULES, click, exposure
 
 from experiments.lifecycle import commands
@@ -125,8 +133,8 @@ class EveryReader:
             self.catalogue.refresh()
             quiet = 0 if read else quiet + 1
 
-    def counted(self) -> dict[str, int]:
-        return added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
+    def stored_sums(self) -> dict[str, int]:
+        return add_sums(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(PARTITIONS))
 
     def in_lake(self, topic: str) -> int:
         files = f"{self.home}/lake/{topic}/*/*/*.parquet"
@@ -184,16 +192,16 @@ def site(
 def test_malformed_records_are_dead_lettered_and_good_ones_count(site, now_ms):
     at_ms = site.clock()
     for topic in FED:
-        for value in unreadable(EVENTS if topic == DEAD_LETTERS else topic, at_ms).values():
+        for value in undecodable(EVENTS if topic == DEAD_LETTERS else topic, at_ms).values():
             site.send(topic, value)
     for number in range(5):
         slate = exposure(number, site.clock())
         site.say(EXPOSURES, slate)
         site.say(EVENTS, click(slate, site.clock(), f"good-{number}"))
     for topic in (events.ITEMS, events.ACTIVITY):
-        site.send(topic, events.encode(good(topic, at_ms)))
+        site.send(topic, events.encode(valid_message(topic, at_ms)))
     feed_what_is_odd(site)
-    for records in senseless(site.clock()).values():
+    for records in impossible_records(site.clock()).values():
         for topic, message in records:
             site.say(topic, message)
     site.work()
@@ -204,8 +212,8 @@ def test_malformed_records_are_dead_lettered_and_good_ones_count(site, now_ms):
     assert_counted(site)
     assert_in_lake(site)
     assert_decided(site)
-    assert site.activity.counts.bad.total() == len(unreadable(EVENTS, at_ms))
-    assert site.items.bad.total() == len(unreadable(events.ITEMS, at_ms))
+    assert site.activity.counts.bad.total() == len(undecodable(EVENTS, at_ms))
+    assert site.items.bad.total() == len(undecodable(events.ITEMS, at_ms))
     assert len(site.catalogue.index) == 1
     lists = ("item_ids", "item_at", "item_types", "event_ids")
     assert all(len({len(row[name]) for name in lists}) == 1 for row in site.history.rows)
@@ -229,7 +237,7 @@ def assert_decided(site: EveryReader) -> None:
     """Malformed and illegal decisions are counted, and a later legal one applies."""
     state = site.decisions.catch_up()[EXPERIMENT]
     assert (state.revision, "text" in state.arms) == (3, True)
-    assert site.decisions.projection.unreadable == len(unreadable(DECISIONS, site.clock()))
+    assert site.decisions.projection.unreadable == len(undecodable(DECISIONS, site.clock()))
     assert site.decisions.projection.illegal == len(illegal(state, site.clock()))
 
 
@@ -251,7 +259,7 @@ def assert_dead_lettered(site: EveryReader) -> None:
 def assert_counted(site: EveryReader) -> None:
     """Sums equal the recount, and every readable record is in the audit or left out by reason."""
     pair = [record for record in site.sent if record.topic in (EXPOSURES, EVENTS) and _readable(record)]
-    counted = site.counted()
+    counted = site.stored_sums()
     assert counted == recount(pair, EXPERIMENT, WINDOW_MS, LATENESS_MS)
     what = ("acknowledged", "exposed", "late", "duplicate", "unmatched", "late_exposures", "n", "s")
     named = {name: sum(n for key, n in counted.items() if key.endswith(f"|{name}")) for name in what}
@@ -290,7 +298,7 @@ def test_letters_put_back_twice_count_once(site, now_ms):
     site.work()
     now_ms[0] = WINDOW_MS + 3 * LATENESS_MS + 5_000
     site.work()
-    counted = {key.split("|")[-1]: count for key, count in site.counted().items()}
+    counted = {key.split("|")[-1]: count for key, count in site.stored_sums().items()}
     assert counted == {
         "n": 1, "s": 1, "c": 1, "exposed": 1, "acknowledged": 2, "counted": 1, "duplicate": 1,
     }  # fmt: skip
@@ -299,7 +307,7 @@ def test_letters_put_back_twice_count_once(site, now_ms):
 @pytest.mark.parametrize("site", ["memory"], indirect=True)
 def test_a_worker_that_starts_among_rubbish_works_too(site):
     for topic in FED:
-        for value in unreadable(EVENTS if topic == DEAD_LETTERS else topic, site.clock()).values():
+        for value in undecodable(EVENTS if topic == DEAD_LETTERS else topic, site.clock()).values():
             site.send(topic, value)
     site.work()
     dead_lettered = len(read_dead_letters(site.consumer(), 10_000)[0])

@@ -67,7 +67,7 @@ def assert_unaffected(shop: CountedInstallation, name: str) -> None:
 
 
 def test_an_ended_experiment_leaves_its_loss_to_nobody(shop: CountedInstallation) -> None:
-    shop.trade()
+    shop.simulate_traffic()
     report_loss(shop)
     shop.log.append(commands.end(shop.state, shop.provenance()))
     shop.pass_time(1_000)
@@ -76,7 +76,7 @@ def test_an_ended_experiment_leaves_its_loss_to_nobody(shop: CountedInstallation
 
 def test_nor_does_it_where_redis_lost_truncated_records(shop: CountedInstallation) -> None:
     """Nothing is stored then: accepting the loss would skip the records in the log."""
-    shop.trade()
+    shop.simulate_traffic()
     report_loss(shop, loss="Redis lost the sums")
     with_nothing_stored(shop)
     shop.broker.truncate(events.EXPOSURES, 0, 1)
@@ -89,7 +89,7 @@ def test_nor_does_it_where_redis_lost_truncated_records(shop: CountedInstallatio
 def with_nothing_stored(shop: CountedInstallation) -> None:
     losses = shop.store.losses()
     if isinstance(shop.store, BreakableSumStore):
-        shop.store.forget()
+        shop.store.lose_data()
     else:
         shop.store._redis.flushall()
     for partition, loss in losses.items():
@@ -129,7 +129,7 @@ def cells(shop: CountedInstallation, partition: int, name: str) -> tuple[int, in
 @pytest.mark.parametrize("recounts", [False, True])
 def test_an_accepted_loss_is_written_off_during_a_recount(shop: CountedInstallation, recounts: bool) -> None:
     start(shop, OTHER)
-    shop.trade()
+    shop.simulate_traffic()
     partition = between_success_and_credit(shop, OTHER)
     assert cells(shop, partition, OTHER) == (1, 0)
     report_loss(shop, partition)
@@ -151,7 +151,7 @@ def test_unreadable_sums_are_dropped_by_an_accepting_recount(
     redis_server: Any, settings_for: Callable
 ) -> None:
     shop = CountedInstallation(RedisSumStore(settings_for(redis=redis_server, kafka_partitions=PARTITIONS)))
-    shop.trade()
+    shop.simulate_traffic()
     report_loss(shop)
     shop.store._redis.hset(f"{{bandit:0}}:sums:{EXPERIMENT}", "1|als|472222|n", "abc")
     from_ms = commands.recount_from(shop.state, shop.clock())

@@ -34,7 +34,7 @@ from services.messages.events import DECISIONS, EXPOSURES
 from services.messages.topics import TOPICS, topic_configuration, topic_partitions
 from services.ports.diagnostics import RedisFacts, TopicFacts
 from services.ports.state import Heartbeat
-from services.runtime.liveness import complain, liveness_file
+from services.runtime.liveness import liveness_file, set_unhealthy_reason
 from services.runtime.process import stop_on_signal
 from services.settings import Settings
 
@@ -412,7 +412,7 @@ def test_a_decider_whose_looks_fail_is_told(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     stop_on_signal(settings, "decider").is_set()
     assert levels(processes.processes(installation(settings))) == {"ok"}
-    complain(settings, "decider", "every look fails")
+    set_unhealthy_reason(settings, "decider", "every look fails")
     assert (
         complaint(processes.processes(installation(settings))).message
         == "decider is alive, but every look fails"

@@ -11,7 +11,7 @@ import pytest
 
 from services import bootstrap
 from services.runtime.log_context import RECOMMENDATION
-from services.runtime.log_format import JsonLines, Repeated, TextLines
+from services.runtime.log_format import JsonFormatter, RepeatFilter, TextFormatter
 from services.settings import Settings
 from services.web.api_keys import new_key, new_signing_key
 
@@ -101,7 +101,7 @@ def test_no_secret_is_written(secret: str, log_format: str, tmp_path: Path, caps
 
 
 def test_a_password_of_any_address_is_hidden(tmp_path: Path) -> None:
-    for made in (TextLines, JsonLines):
+    for made in (TextFormatter, JsonFormatter):
         lines = made(settings(tmp_path), "lake", "r")
         assert lines.hide("postgresql://mlflow:s3cret@db/mlflow") == "postgresql://mlflow:[hidden]@db/mlflow"
         assert lines.hide("http://127.0.0.1:8080/docs") == "http://127.0.0.1:8080/docs"
@@ -126,7 +126,7 @@ def test_what_strangers_cause_is_told_seldom(
 
 
 def test_retries_are_logged_on_change_and_once_a_minute() -> None:
-    seldom = Repeated()
+    seldom = RepeatFilter()
 
     def passes(problem: str, at_s: float, name: str = "services.lake.app") -> bool:
         made = {"name": name, "msg": "%s; trying again", "args": (problem,), "created": at_s}

@@ -19,7 +19,7 @@ from support.breakable import (
     BreakableSumStore,
 )
 from support.decisions import evidence_of
-from support.scraping import parsed, samples, value
+from support.scraping import parse_samples, registry_samples, sample_value
 from support.small_shop import SmallShop, manifest
 
 from experiments.lifecycle import commands
@@ -73,14 +73,14 @@ def test_reading_is_counted_and_lag_is_what_is_left(meters: Meters, memory_broke
         memory_broker.append(EVENTS, None, b"%d" % number)
     consumer = meters.consumer(MemoryEventConsumer(memory_broker))  # type: ignore[arg-type]
     consumer.assign({(EVENTS, 0): 0})
-    assert value(samples(meters.registry), "ringside_records_read_total", topic=EVENTS) == 0
+    assert sample_value(registry_samples(meters.registry), "ringside_records_read_total", topic=EVENTS) == 0
     assert len(consumer.poll(0, 4)) == 4
-    found = samples(meters.registry)
-    assert value(found, "ringside_records_read_total", topic=EVENTS) == 4
-    assert value(found, "ringside_consumer_lag_records", topic=EVENTS) == 6
-    assert value(found, "ringside_partitions", topic=EVENTS) == 1
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_records_read_total", topic=EVENTS) == 4
+    assert sample_value(found, "ringside_consumer_lag_records", topic=EVENTS) == 6
+    assert sample_value(found, "ringside_partitions", topic=EVENTS) == 1
     consumer.assign({})
-    assert value(samples(meters.registry), "ringside_consumer_lag_records", topic=EVENTS) == 0
+    assert sample_value(registry_samples(meters.registry), "ringside_consumer_lag_records", topic=EVENTS) == 0
 
 
 def test_sending_is_counted_by_what_the_broker_said(meters: Meters, memory_broker: BreakableBroker) -> None:
@@ -89,9 +89,9 @@ def test_sending_is_counted_by_what_the_broker_said(meters: Meters, memory_broke
     memory_broker.down = True
     producer.send(EVENTS, "ada", b"2")
     memory_broker.down = False
-    found = samples(meters.registry)
-    assert value(found, "ringside_records_sent_total", topic=EVENTS, result="acknowledged") == 1
-    assert value(found, "ringside_records_sent_total", topic=EVENTS, result="failed") == 1
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_records_sent_total", topic=EVENTS, result="acknowledged") == 1
+    assert sample_value(found, "ringside_records_sent_total", topic=EVENTS, result="failed") == 1
 
 
 def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
@@ -104,9 +104,9 @@ def test_dead_letters_are_counted_by_origin_and_kind_of_reason(
             decode(Event, raw)
         letters.dead_letter(Record(EVENTS, 3, offset, 1, None, raw), bad.value)
     producer.send(DEAD_LETTERS, None, b"", [("replayed", b"17")])
-    found = samples(meters.registry)
+    found = registry_samples(meters.registry)
     for kind in ("not-json", "version", "schema"):
-        assert value(found, "ringside_dead_letters_total", topic=EVENTS, reason=kind) == 1
+        assert sample_value(found, "ringside_dead_letters_total", topic=EVENTS, reason=kind) == 1
 
 
 def test_sums_are_counted_by_meaning_once_applied(meters: Meters) -> None:
@@ -117,18 +117,18 @@ def test_sums_are_counted_by_meaning_once_applied(meters: Meters) -> None:
     store.apply(0, begun, Positions("log", 5, 6, 0), {"storefront": sums})
     with pytest.raises(StalePositionError):
         store.apply(0, begun, Positions("log", 5, 6, 0), {"storefront": sums})
-    found = samples(meters.registry)
-    assert value(found, "ringside_units_matured_total", arm="als") == 5
-    assert value(found, "ringside_unit_successes_total", arm="als") == 2
-    assert value(found, "ringside_unit_fallbacks_total", arm="als") == 1
-    assert value(found, "ringside_events_accounted_total", fate="late") == 4
-    assert value(found, "ringside_events_accounted_total", fate="counted") == 0
-    assert value(found, "ringside_exposures_accounted_total", fate="exposed") == 9
-    assert value(found, "ringside_tally_refused_total") == 1
-    assert value(found, "ringside_tally_apply_seconds_count") == 3
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_units_matured_total", arm="als") == 5
+    assert sample_value(found, "ringside_unit_successes_total", arm="als") == 2
+    assert sample_value(found, "ringside_unit_fallbacks_total", arm="als") == 1
+    assert sample_value(found, "ringside_events_accounted_total", fate="late") == 4
+    assert sample_value(found, "ringside_events_accounted_total", fate="counted") == 0
+    assert sample_value(found, "ringside_exposures_accounted_total", fate="exposed") == 9
+    assert sample_value(found, "ringside_tally_refused_total") == 1
+    assert sample_value(found, "ringside_tally_apply_seconds_count") == 3
     store.report_loss(0, "gone")
     store.losses()
-    assert value(samples(meters.registry), "ringside_data_losses") == 1
+    assert sample_value(registry_samples(meters.registry), "ringside_data_losses") == 1
 
 
 def test_decisions_are_counted_by_author_across_restarts(meters: Meters, tmp_path: Path) -> None:
@@ -138,26 +138,26 @@ def test_decisions_are_counted_by_author_across_restarts(meters: Meters, tmp_pat
     shop.decide(commands.hold, ["watermark"])
     log.catch_up()
     log.catch_up()
-    found = samples(meters.registry)
-    assert value(found, "ringside_decisions_total", kind="start") == 1
-    assert value(found, "ringside_decisions_total") == 4
-    assert value(found, "ringside_experiment_revision") == 4
-    assert value(found, "ringside_experiment_status", status="held") == 1
-    assert value(found, "ringside_experiment_status") == 1
-    assert value(found, "ringside_experiment_held") == 1
-    assert value(found, "ringside_arm_weight_ratio", arm="other", role="challenger") == 0.25
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_decisions_total", kind="start") == 1
+    assert sample_value(found, "ringside_decisions_total") == 4
+    assert sample_value(found, "ringside_experiment_revision") == 4
+    assert sample_value(found, "ringside_experiment_status", status="held") == 1
+    assert sample_value(found, "ringside_experiment_status") == 1
+    assert sample_value(found, "ringside_experiment_held") == 1
+    assert sample_value(found, "ringside_arm_weight_ratio", arm="other", role="challenger") == 0.25
     shop.decide(commands.resume)
     shop.decide(commands.rollback, "other")
     log.catch_up()
     again = Meters(Settings(home=tmp_path), "decider", "r2")
     again.decisions(shop.log).catch_up()
-    for restarted in (samples(meters.registry), samples(again.registry)):
-        assert value(restarted, "ringside_experiment_held") == 0
-        assert value(restarted, "ringside_decisions_total", kind="rollback") == 1
-        assert value(restarted, "ringside_decisions_unconfirmed") == 1
-        assert value(restarted, "ringside_arm_weight_ratio", arm="other", role="retired") == 0
+    for restarted in (registry_samples(meters.registry), registry_samples(again.registry)):
+        assert sample_value(restarted, "ringside_experiment_held") == 0
+        assert sample_value(restarted, "ringside_decisions_total", kind="rollback") == 1
+        assert sample_value(restarted, "ringside_decisions_unconfirmed") == 1
+        assert sample_value(restarted, "ringside_arm_weight_ratio", arm="other", role="retired") == 0
         with pytest.raises(KeyError):
-            value(restarted, "ringside_arm_weight_ratio", arm="other", role="challenger")
+            sample_value(restarted, "ringside_arm_weight_ratio", arm="other", role="challenger")
 
 
 def test_the_evidence_of_the_newest_look_is_told(meters: Meters, tmp_path: Path) -> None:
@@ -170,11 +170,11 @@ def test_the_evidence_of_the_newest_look_is_told(meters: Meters, tmp_path: Path)
     origin = commands.Provenance(author="test", now_ms=shop.now_ms, evidence=evidence)
     shop.log.append(commands.allocate(shop.state, {"good": 0.5, "other": 0.5}, {}, 0, origin))
     meters.decisions(shop.log).catch_up()
-    found = samples(meters.registry)
-    assert value(found, "ringside_arm_units", arm="good") == 40
-    assert value(found, "ringside_arm_best_probability_ratio", arm="good") == 0.7
-    assert value(found, "ringside_race_log_evidence", arm="other") == 1.5
-    assert value(found, "ringside_race_log_threshold", arm="other") == 3.5
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_arm_units", arm="good") == 40
+    assert sample_value(found, "ringside_arm_best_probability_ratio", arm="good") == 0.7
+    assert sample_value(found, "ringside_race_log_evidence", arm="other") == 1.5
+    assert sample_value(found, "ringside_race_log_threshold", arm="other") == 3.5
 
 
 @pytest.mark.parametrize("lack", [None, "text"])
@@ -195,10 +195,10 @@ def test_a_malformed_number_stops_no_reader_and_is_logged_once(
     for _ in range(3):
         assert measured.catch_up() == shop.log.catch_up()
     assert len(caplog.messages) == (lack is not None)
-    found = samples(meters.registry)
-    assert value(found, "ringside_decisions_total", kind="allocate") == looks
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_decisions_total", kind="allocate") == looks
     measured.append(commands.pause(shop.state, commands.Provenance("test", shop.now_ms)))
-    assert value(samples(meters.registry), "ringside_experiment_status", status="paused") == 1
+    assert sample_value(registry_samples(meters.registry), "ringside_experiment_status", status="paused") == 1
 
 
 def test_another_log_is_told_from_its_start(meters: Meters) -> None:
@@ -219,18 +219,18 @@ def test_another_log_is_told_from_its_start(meters: Meters) -> None:
         if revisions == 2:
             log.append(commands.enter(state, "b", "m2", commands.Provenance("t", 2)))
         measured.catch_up()
-        assert value(samples(meters.registry), "ringside_experiment_revision") == revisions
-    assert value(samples(meters.registry), "ringside_decisions_total", kind="start") == 2
+        assert sample_value(registry_samples(meters.registry), "ringside_experiment_revision") == revisions
+    assert sample_value(registry_samples(meters.registry), "ringside_decisions_total", kind="start") == 2
 
 
 def test_pushes_and_files_are_timed(meters: Meters) -> None:
     store = meters.activity(BreakableActivityStore())
     store.push([])
-    assert value(samples(meters.registry), "ringside_activity_push_seconds_count") == 1
+    assert sample_value(registry_samples(meters.registry), "ringside_activity_push_seconds_count") == 1
     late = ActivityMetrics(meters.registry)
     for counted in (1, 3):
         late.update(ActivityCounts(late=counted))
-    assert value(samples(meters.registry), "ringside_activity_pushes_late_total") == 3
+    assert sample_value(registry_samples(meters.registry), "ringside_activity_pushes_late_total") == 3
 
 
 def test_a_bandit_tells_of_its_own_partitions_only(meters: Meters) -> None:
@@ -247,19 +247,19 @@ def test_a_bandit_tells_of_its_own_partitions_only(meters: Meters) -> None:
 
     worker, metrics = Worker(), AttributionMetrics(meters.registry)
     metrics.update(worker, 1_000_000)  # type: ignore[arg-type]
-    found = samples(meters.registry)
-    assert value(found, "ringside_watermark_timestamp_seconds", partition="1") == 995
-    assert value(found, "ringside_partition_lag_records") == 14
-    assert value(found, "ringside_partitions_stopped") == 1
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_watermark_timestamp_seconds", partition="1") == 995
+    assert sample_value(found, "ringside_partition_lag_records") == 14
+    assert sample_value(found, "ringside_partitions_stopped") == 1
     worker.partitions.pop(1)
     worker.partitions[0].overtaken = 2
     worker.left_out["event_unattributed"] += 1
     metrics.update(worker, 1_000_000)  # type: ignore[arg-type]
-    found = samples(meters.registry)
-    assert value(found, "ringside_records_overtaken_total") == 2
-    assert value(found, "ringside_records_left_out_total", reason="event_unattributed") == 4
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_records_overtaken_total") == 2
+    assert sample_value(found, "ringside_records_left_out_total", reason="event_unattributed") == 4
     with pytest.raises(KeyError):
-        value(found, "ringside_watermark_timestamp_seconds", partition="1")
+        sample_value(found, "ringside_watermark_timestamp_seconds", partition="1")
 
 
 def test_turns_are_counted_by_how_they_end(meters: Meters) -> None:
@@ -268,9 +268,9 @@ def test_turns_are_counted_by_how_they_end(meters: Meters) -> None:
     for error in (UnavailableError("broker", "gone"), OSError(28, "disk full"), ZeroDivisionError()):
         with pytest.raises(type(error)), meters.step():
             raise error
-    found = samples(meters.registry)
+    found = registry_samples(meters.registry)
     for result in ("ok", "UnavailableError", "OSError", "unexpected"):
-        assert value(found, "ringside_steps_total", result=result) == 1
+        assert sample_value(found, "ringside_steps_total", result=result) == 1
 
 
 def test_a_worker_is_found_and_scraped_while_it_runs(tmp_path: Path) -> None:
@@ -279,10 +279,10 @@ def test_a_worker_is_found_and_scraped_while_it_runs(tmp_path: Path) -> None:
         [file] = (tmp_path / "metrics").glob("*.json")
         [group] = json.loads(file.read_text())
         assert group["labels"]["process"] == "lake"
-        found = parsed(httpx.get(f"http://{group['targets'][0]}/metrics").text)
-        assert value(found, "ringside_process_info", process="lake") == 1
-        assert value(found, "ringside_disk_free_bytes") > 0
-        assert value(found, "process_resident_memory_bytes") > 1e6
+        found = parse_samples(httpx.get(f"http://{group['targets'][0]}/metrics").text)
+        assert sample_value(found, "ringside_process_info", process="lake") == 1
+        assert sample_value(found, "ringside_disk_free_bytes") > 0
+        assert sample_value(found, "process_resident_memory_bytes") > 1e6
         assert httpx.get(f"http://{group['targets'][0]}/").status_code == 404
     assert not list((tmp_path / "metrics").iterdir())
 
@@ -350,7 +350,9 @@ def test_a_send_that_is_cancelled_counts_as_failed(meters: Meters) -> None:
     meters.producer(inner).send(EVENTS, None, b"")  # type: ignore[arg-type]
     inner.future.cancel()
     inner.future.set_running_or_notify_cancel()
-    assert value(samples(meters.registry), "ringside_records_sent_total", result="failed") == 1
+    assert (
+        sample_value(registry_samples(meters.registry), "ringside_records_sent_total", result="failed") == 1
+    )
 
 
 def test_a_slate_that_another_arm_answers_is_counted(tmp_path: Path) -> None:
@@ -361,10 +363,10 @@ def test_a_slate_that_another_arm_answers_is_counted(tmp_path: Path) -> None:
         shop.other.fails = True
         for number in range(20):
             caller.slate(f"user{number}", f"s{number}")
-        found = parsed(caller.get("/metrics", "analyst").text)
-    fallbacks = value(found, "ringside_slate_fallbacks_total", arm="other")
-    assert fallbacks == value(found, "ringside_slates_total", arm="other") > 0
-    assert value(found, "ringside_slates_degraded_total") == fallbacks
+        found = parse_samples(caller.get("/metrics", "analyst").text)
+    fallbacks = sample_value(found, "ringside_slate_fallbacks_total", arm="other")
+    assert fallbacks == sample_value(found, "ringside_slates_total", arm="other") > 0
+    assert sample_value(found, "ringside_slates_degraded_total") == fallbacks
 
 
 def test_a_slate_that_loses_its_exposure_counts_as_degraded(tmp_path: Path) -> None:
@@ -373,9 +375,9 @@ def test_a_slate_that_loses_its_exposure_counts_as_degraded(tmp_path: Path) -> N
     with shop.client() as caller:
         shop.broker.down = True
         assert caller.slate()["degraded"] == "exposure_lost"
-        found = parsed(caller.get("/metrics", "analyst").text)
-    assert value(found, "ringside_slates_degraded_total", step="exposure_lost") == 1
-    assert value(found, "ringside_exposures_lost_total") == 1
+        found = parse_samples(caller.get("/metrics", "analyst").text)
+    assert sample_value(found, "ringside_slates_degraded_total", step="exposure_lost") == 1
+    assert sample_value(found, "ringside_exposures_lost_total") == 1
 
 
 def test_a_degraded_slate_is_counted_once_whatever_it_lacks(tmp_path: Path) -> None:
@@ -389,15 +391,15 @@ def test_a_degraded_slate_is_counted_once_whatever_it_lacks(tmp_path: Path) -> N
         shop.good.fails = True
         for number in range(2):
             assert caller.slate(f"stranger{number}")["degraded"] == "failed:good,popular"
-        before = parsed(caller.get("/metrics", "analyst").text)
+        before = parse_samples(caller.get("/metrics", "analyst").text)
         shop.broker.down = True
         assert caller.slate("stranger2", category="none")["degraded"].count(",") == 3
-        after = parsed(caller.get("/metrics", "analyst").text)
+        after = parse_samples(caller.get("/metrics", "analyst").text)
     [rule] = [rule for rule in RULES if rule["alert"] == "RingsideDegraded"]
     assert metrics_in(rule["expr"]) == {"ringside_slates_lacking_total", "ringside_slates_total"}
     for found, slates, lacking in ((before, 10, 2), (after, 11, 3)):
-        assert value(found, "ringside_slates_total") == slates
-        assert value(found, "ringside_slates_lacking_total") == lacking
+        assert sample_value(found, "ringside_slates_total") == slates
+        assert sample_value(found, "ringside_slates_lacking_total") == lacking
 
 
 def test_items_that_nobody_may_see_do_not_fill_a_catalogue(tmp_path: Path) -> None:
@@ -410,8 +412,8 @@ def test_items_that_nobody_may_see_do_not_fill_a_catalogue(tmp_path: Path) -> No
             rows = [{"item_id": f"i{place}", **change} for place in half]
             assert caller.send("PATCH", "/items", "admin", json=rows).status_code == 200
             caller.refresh()
-            found = parsed(caller.get("/metrics", "analyst").text)
-            told.append(value(found, "ringside_catalogue_items"))
+            found = parse_samples(caller.get("/metrics", "analyst").text)
+            told.append(sample_value(found, "ringside_catalogue_items"))
     assert told == [20, 0]
 
 
@@ -427,12 +429,15 @@ def test_pins_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
             caller.slate(user)
         shop.reader.down = True
         caller.slate("user1")
-        found = parsed(caller.get("/metrics", "analyst").text)
+        found = parse_samples(caller.get("/metrics", "analyst").text)
     assert arms[:20] == arms[20:]
-    told = {name: value(found, "ringside_pins_total", result=name) for name in ("made", "kept", "overridden")}
+    told = {
+        name: sample_value(found, "ringside_pins_total", result=name)
+        for name in ("made", "kept", "overridden")
+    }
     moved = arms[:20].count("other")
     assert told == {"made": 20, "kept": 20 + 20 - moved, "overridden": moved}
-    assert value(found, "ringside_pins_total", result="unreachable") == 1
+    assert sample_value(found, "ringside_pins_total", result="unreachable") == 1
 
 
 def test_units_of_one_request_have_no_pins(tmp_path: Path) -> None:
@@ -440,25 +445,29 @@ def test_units_of_one_request_have_no_pins(tmp_path: Path) -> None:
     shop.start(unit="request")
     with shop.client() as caller:
         caller.slate()
-        assert value(parsed(caller.get("/metrics", "analyst").text), "ringside_pins_total") == 0
+        assert sample_value(parse_samples(caller.get("/metrics", "analyst").text), "ringside_pins_total") == 0
 
 
 def test_an_event_loop_says_when_it_turned(tmp_path: Path) -> None:
     shop = SmallShop(tmp_path)
     with shop.client() as caller:
         turned = "ringside_event_loop_turn_timestamp_seconds"
-        assert value(parsed(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000
+        assert (
+            sample_value(parse_samples(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000
+        )
         shop.now_ms += 5_000
         caller.refresh()
-        assert value(parsed(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000
+        assert (
+            sample_value(parse_samples(caller.get("/metrics", "analyst").text), turned) == shop.now_ms / 1_000
+        )
 
 
 def test_a_request_that_is_shed_is_counted() -> None:
     metrics = Metrics()
     metrics.shed("overload")
-    found = parsed(metrics.text().decode())
-    assert value(found, "ringside_requests_shed_total", reason="overload") == 1
-    assert value(found, "ringside_requests_shed_total") == 1
+    found = parse_samples(metrics.text().decode())
+    assert sample_value(found, "ringside_requests_shed_total", reason="overload") == 1
+    assert sample_value(found, "ringside_requests_shed_total") == 1
 
 
 def test_fits_and_failures_of_the_trainer_are_counted(meters: Meters) -> None:
@@ -475,17 +484,17 @@ def test_fits_and_failures_of_the_trainer_are_counted(meters: Meters) -> None:
     )
     trained = TrainingResult(manifest("als-1"), verdict)
     assert metrics.observe(lambda: trained) is trained
-    found = samples(meters.registry)
-    assert value(found, "ringside_trainer_failures_total") == 1
-    assert value(found, "ringside_fits_total", algorithm="ordered", gate="refused") == 1
-    assert value(found, "ringside_fit_seconds_count") == 1
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_trainer_failures_total") == 1
+    assert sample_value(found, "ringside_fits_total", algorithm="ordered", gate="refused") == 1
+    assert sample_value(found, "ringside_fit_seconds_count") == 1
 
 
 def test_a_run_of_features_is_told(meters: Meters) -> None:
     run = Materialized(datetime(2026, 1, 1, tzinfo=UTC), {"user_profile": 7}, seconds=4.0, late_s=1.5)
     FeaturesMetrics(meters.registry).done(run)
-    found = samples(meters.registry)
-    assert value(found, "ringside_materialized_timestamp_seconds") == 1_767_225_600
-    assert value(found, "ringside_materialize_seconds") == 4.0
-    assert value(found, "ringside_materialize_late_seconds") == 1.5
-    assert value(found, "ringside_materialized_rows_total", view="user_profile") == 7
+    found = registry_samples(meters.registry)
+    assert sample_value(found, "ringside_materialized_timestamp_seconds") == 1_767_225_600
+    assert sample_value(found, "ringside_materialize_seconds") == 4.0
+    assert sample_value(found, "ringside_materialize_late_seconds") == 1.5
+    assert sample_value(found, "ringside_materialized_rows_total", view="user_profile") == 7

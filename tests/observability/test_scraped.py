@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from support.real_installation import PROCESSES, RealInstallation, fit_popularity, running_installation
-from support.scraping import Samples, names, value
-from support.waiting import until
+from support.scraping import Samples, metric_names, sample_value
+from support.waiting import wait_until
 
 from experiments.lifecycle import commands
 from services import bootstrap
@@ -45,7 +45,7 @@ def story(site: RealInstallation) -> "ScrapedStory":
     story = ScrapedStory(site, site.scrape())
     for happens in (_opens, _shops, _rubbish, _rolls_back, _retrains, _switches, _redis_hangs, _broker_hangs):
         happens(site, story)
-    until(lambda: _says(site, "features", "ringside_materialized_rows_total"))
+    wait_until(lambda: _says(site, "features", "ringside_materialized_rows_total"))
     story.note()
     return story
 
@@ -67,7 +67,7 @@ class ScrapedStory:
 
     def names(self) -> set[str]:
         """Of every metric that is exposed."""
-        every = (names(found.keys()) for found in (*self.before.values(), *self.seen.values()))
+        every = (metric_names(found.keys()) for found in (*self.before.values(), *self.seen.values()))
         return set().union(*every)
 
     def moved(self, metric: str) -> bool:
@@ -78,10 +78,10 @@ class ScrapedStory:
 def _opens(site: RealInstallation, story: "ScrapedStory") -> None:
     first = bootstrap.model_store(site.settings).versions()[-1]
     site.command("start", model_version=first, arm="first")
-    until(lambda: site.slate("probe")["arm"] == "first")
+    wait_until(lambda: site.slate("probe")["arm"] == "first")
     second = fit_popularity(site.settings)
     site.command("enter", model_version=second, arm="second")
-    until(lambda: _says(site, "decider", "ringside_arm_weight_ratio", arm="second") > 0)
+    wait_until(lambda: _says(site, "decider", "ringside_arm_weight_ratio", arm="second") > 0)
 
 
 def _shops(site: RealInstallation, story: "ScrapedStory") -> None:
@@ -97,19 +97,19 @@ def _shops(site: RealInstallation, story: "ScrapedStory") -> None:
     site.slate("u1", category="no such category")
     items = _says(site, "recommend", "ringside_catalogue_items")
     assert site.http.post("/items", json=[{"item_id": "new-1", "title": "New"}]).status_code == 200
-    until(lambda: _says(site, "recommend", "ringside_catalogue_items") == items + 1)
+    wait_until(lambda: _says(site, "recommend", "ringside_catalogue_items") == items + 1)
     assert httpx.get(f"http://127.0.0.1:{site.settings.shop_port}/").status_code == 200
     assert httpx.get(f"http://127.0.0.1:{site.settings.console_port}/login").status_code == 200
     time.sleep(site.settings.window_s + 0.1)  # the clicks of these come after their window
     for user, slate in list(slates.items())[:5]:
         site.send(site.event(f"late-{user}", slate, user))
-    until(lambda: _says(site, "attribution", "ringside_events_accounted_total", fate="late"))
-    until(lambda: _says(site, "decider", "ringside_arm_units", arm="second"))
+    wait_until(lambda: _says(site, "attribution", "ringside_events_accounted_total", fate="late"))
+    wait_until(lambda: _says(site, "decider", "ringside_arm_units", arm="second"))
 
 
 def _says(site: RealInstallation, process: str, name: str, **labels: str) -> float:
     try:
-        return value(site.scrape(process)[process], name, **labels)
+        return sample_value(site.scrape(process)[process], name, **labels)
     except KeyError:
         return 0.0
 
@@ -119,7 +119,7 @@ def _rubbish(site: RealInstallation, story: "ScrapedStory") -> None:
         site.raw(topic, b"{rubbish")
     site.raw(EVENTS, b'{"v": 9, "received_at": 1, "event_id": "e", "type": "click", "item_id": "i"}')
     for process, reason in (("attribution", "not-json"), ("attribution", "version"), ("lake", "not-json")):
-        until(lambda: _says(site, process, "ringside_dead_letters_total", reason=reason))  # noqa: B023
+        wait_until(lambda: _says(site, process, "ringside_dead_letters_total", reason=reason))  # noqa: B023
 
 
 def _rolls_back(site: RealInstallation, story: "ScrapedStory") -> None:
@@ -129,15 +129,15 @@ def _rolls_back(site: RealInstallation, story: "ScrapedStory") -> None:
     site.servers["recommend"].freeze()  # so that the rollback stays unconfirmed until it is seen
     try:
         log = bootstrap.decision_log(site.settings)
-        until(lambda: _decided(log, commands.rollback, "second"))
-        until(lambda: _says(site, "decider", "ringside_decisions_unconfirmed"))
+        wait_until(lambda: _decided(log, commands.rollback, "second"))
+        wait_until(lambda: _says(site, "decider", "ringside_decisions_unconfirmed"))
         story.note("decider")
-        until(lambda: _decided(log, commands.hold, ["watermark"]))
-        until(lambda: _says(site, "decider", "ringside_experiment_held"))
+        wait_until(lambda: _decided(log, commands.hold, ["watermark"]))
+        wait_until(lambda: _says(site, "decider", "ringside_experiment_held"))
         story.note("decider")
     finally:
         site.servers["recommend"].thaw()
-    until(lambda: {site.slate(user)["arm"] for user in on_second} == {"first"})
+    wait_until(lambda: {site.slate(user)["arm"] for user in on_second} == {"first"})
     site.command("resume")
 
 
@@ -156,30 +156,30 @@ def _decided(log: Any, make: Any, *arguments: Any) -> bool:
 
 def _retrains(site: RealInstallation, story: "ScrapedStory") -> None:
     log = bootstrap.decision_log(site.settings)
-    until(lambda: _decided(log, commands.retrain, "first", "a test wants it"))
-    until(lambda: _says(site, "decider", "ringside_retrain_pending"))
+    wait_until(lambda: _decided(log, commands.retrain, "first", "a test wants it"))
+    wait_until(lambda: _says(site, "decider", "ringside_retrain_pending"))
     story.note("decider")
-    until(lambda: _says(site, "training", "ringside_fits_total", algorithm="popularity"))
+    wait_until(lambda: _says(site, "training", "ringside_fits_total", algorithm="popularity"))
 
 
 def _switches(site: RealInstallation, story: "ScrapedStory") -> None:
     for on in (True, False):
         assert site.http.post("/champion-only", json={"on": on}).status_code == 200
-        until(lambda: _says(site, "recommend", "ringside_champion_only") == on)  # noqa: B023
+        wait_until(lambda: _says(site, "recommend", "ringside_champion_only") == on)  # noqa: B023
         story.note("recommend")
 
 
 def _redis_hangs(site: RealInstallation, story: "ScrapedStory") -> None:
     site.redis.server.freeze()
     try:
-        until(lambda: "no_fresh_features" in (site.slate("u2")["degraded"] or ""))
-        until(lambda: _says(site, "recommend", "ringside_state_age_seconds") > 1)
-        until(lambda: _says(site, "console", "ringside_console_source_failing"))
+        wait_until(lambda: "no_fresh_features" in (site.slate("u2")["degraded"] or ""))
+        wait_until(lambda: _says(site, "recommend", "ringside_state_age_seconds") > 1)
+        wait_until(lambda: _says(site, "console", "ringside_console_source_failing"))
         story.note("recommend", "console")
-        until(lambda: _says(site, "attribution", "ringside_steps_total", result="UnavailableError"))
+        wait_until(lambda: _says(site, "attribution", "ringside_steps_total", result="UnavailableError"))
     finally:
         site.redis.server.thaw()
-    until(lambda: site.slate("u2")["degraded"] is None)
+    wait_until(lambda: site.slate("u2")["degraded"] is None)
 
 
 def _broker_hangs(site: RealInstallation, story: "ScrapedStory") -> None:
@@ -191,17 +191,17 @@ def _broker_hangs(site: RealInstallation, story: "ScrapedStory") -> None:
     try:
         site.slate("u3")
         assert site.send(site.event("lost", slate, "u3")).status_code == 503
-        until(lambda: _says(site, "recommend", "ringside_exposures_lost_total"))
+        wait_until(lambda: _says(site, "recommend", "ringside_exposures_lost_total"))
     finally:
         site.broker.server.thaw()
-    until(lambda: site.send(site.event("back", slate, "u3")).status_code == 202)
+    wait_until(lambda: site.send(site.event("back", slate, "u3")).status_code == 202)
 
 
 @pytest.mark.timeout(400)
 def test_every_process_is_found_and_says_who_it_is(site: RealInstallation, story: ScrapedStory) -> None:
     assert story.before.keys() == site.targets().keys() == PROCESSES.keys()
     for process in PROCESSES.keys() - {"recommend"}:
-        assert value(story.before[process], "ringside_process_info", process=process) == 1
+        assert sample_value(story.before[process], "ringside_process_info", process=process) == 1
     for process, at in site.targets().items():
         assert httpx.get(f"http://{at}/health/live").status_code == 200, process
 

@@ -165,7 +165,7 @@ def test_records_and_sends_without_a_trace_start_none(
 
 
 def test_a_line_of_log_says_its_trace(tmp_path: Path, spans: InMemorySpanExporter) -> None:
-    lines = log_format.JsonLines(Settings(home=tmp_path), "lake", "r1", tracing.ids)
+    lines = log_format.JsonFormatter(Settings(home=tmp_path), "lake", "r1", tracing.ids)
     record = logging.makeLogRecord({"msg": "written", "levelname": "INFO"})
     with traced("lake", spans)._tracer.start_as_current_span("turn") as span:
         told = json.loads(lines.format(record))

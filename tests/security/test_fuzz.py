@@ -12,9 +12,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from support.asgi_calls import Got, Sent, call, key, racing_shop, running
-from support.malformed_requests import HOSTILE, Fuzz, Maker, dumps, operations
-from support.raw_sockets import RIGHT, WRONG, exchange, get, post, served, spoiled
+from support.asgi_calls import AsgiRequest, AsgiResponse, call, key, racing_shop, running_app
+from support.malformed_requests import HOSTILE, RequestFuzzer, ValueGenerator, dumps, operations
+from support.raw_sockets import INVALID, VALID, corrupted_request, exchange, get, post, running_server
 from support.small_shop import KEYS, SIGNING, SmallShop
 
 from services.recommend.http_app import create_app, fast_path
@@ -26,7 +26,7 @@ LOOK_EVERY = 2_000  # requests between two looks of the replica at what they cha
 LONGEST = 2_000  # characters of a message: nobody gets back all that they sent
 
 
-def complaint(sent: Sent, got: Got) -> str | None:
+def complaint(sent: AsgiRequest, got: AsgiResponse) -> str | None:
     """What is wrong with an answer; None if nothing is."""
     if got.failure is not None or got.status == 0 or got.status >= 500:
         return f"{got.status} {got.failure!r}"
@@ -45,9 +45,9 @@ async def storm(home: Path, seed: int, count: int) -> tuple[Counter[int], list[s
     shop = racing_shop(home, rates="")
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
-    async with running(shop) as (app, parts):
-        slate = await call(app, Sent("GET", "/recommend", b"user_id=anna&session_id=s1", [key()]))
-        fuzz = Fuzz(create_app(shop.deps()).openapi(), seed, [slate.json()["recommendation_id"]])
+    async with running_app(shop) as (app, parts):
+        slate = await call(app, AsgiRequest("GET", "/recommend", b"user_id=anna&session_id=s1", [key()]))
+        fuzz = RequestFuzzer(create_app(shop.deps()).openapi(), seed, [slate.json()["recommendation_id"]])
         for number, sent in enumerate(fuzz.requests(count)):
             got = await asyncio.wait_for(call(app, sent), PATIENCE_S)
             statuses[got.status] += 1
@@ -55,7 +55,7 @@ async def storm(home: Path, seed: int, count: int) -> tuple[Counter[int], list[s
                 wrong.append(f"{problem}: {sent}")
             if number % LOOK_EVERY == LOOK_EVERY - 1:
                 await parts.refresher.refresh()
-        after = await call(app, Sent("GET", "/recommend", b"user_id=anna", [key()]))
+        after = await call(app, AsgiRequest("GET", "/recommend", b"user_id=anna", [key()]))
         assert after.status == 200, "the shop did not survive"
     return statuses, wrong
 
@@ -89,7 +89,7 @@ def test_a_flood_of_rubbish_gets_answers_that_are_no_500(tmp_path: Path) -> None
 
 def bodies(document: dict[str, Any]) -> list[tuple[str, str, str, dict[str, Any], bool]]:
     """(method, path, field, schema of the object, whether the body is a list of such objects)."""
-    maker = Maker(document, random.Random(0))
+    maker = ValueGenerator(document, random.Random(0))
     found = []
     for operation in operations(document):
         if operation.body is None:
@@ -118,9 +118,9 @@ def test_a_wrong_value_is_refused_by_its_field(tmp_path: Path) -> None:
 
 async def _every_field(shop: SmallShop) -> None:
     document = create_app(shop.deps()).openapi()
-    maker = Maker(document, random.Random(0))
+    maker = ValueGenerator(document, random.Random(0))
     wrong = []
-    async with running(shop) as (app, _):
+    async with running_app(shop) as (app, _):
         for method, path, field, row, rows in bodies(document):
             full = {name: maker.value(row["properties"][name], name) for name in row.get("required", ())}
             schema = {"$ref": "#/row", "row": row, "components": document["components"]}
@@ -128,12 +128,12 @@ async def _every_field(shop: SmallShop) -> None:
             for value in HOSTILE:
                 text = dumps([{**full, field: value}] if rows else {**full, field: value})
                 headers = [key("admin"), (b"content-type", b"application/json")]
-                got = await call(app, Sent(method, path, b"", headers, (text.encode(),)))
+                got = await call(app, AsgiRequest(method, path, b"", headers, (text.encode(),)))
                 wrong += _mismatch(validator, rows, field, text, got)
     assert wrong == []
 
 
-def _mismatch(validator: Any, rows: bool, field: str, text: str, got: Got) -> list[str]:
+def _mismatch(validator: Any, rows: bool, field: str, text: str, got: AsgiResponse) -> list[str]:
     is_json, value = readable(text)
     allowed = is_json and validator.is_valid(value[0] if rows else value)
     expected = (200, 202, 404, 409, 422) if allowed else (422, 413) if is_json else (400, 422)
@@ -172,8 +172,8 @@ def test_a_filter_that_nothing_passes_is_a_short_slate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/recommend", "/rerank", "/events", "/items", "/champion-only"])
 def test_ten_megabytes_are_refused_before_they_are_read(tmp_path: Path, path: str) -> None:
-    async def attack() -> tuple[Got, Got, int]:
-        async with running(racing_shop(tmp_path)) as (app, _):
+    async def attack() -> tuple[AsgiResponse, AsgiResponse, int]:
+        async with running_app(racing_shop(tmp_path)) as (app, _):
             headers = [key("admin"), (b"content-type", b"application/json")]
             parts = tuple(b" " * 65_536 for _ in range(160))
             read = 0
@@ -188,9 +188,9 @@ def test_ten_megabytes_are_refused_before_they_are_read(tmp_path: Path, path: st
                 await app(scope, counted, send)
 
             length = (b"content-length", b"10485760")
-            said = await call(reading, Sent("POST", path, b"", [*headers, length], parts))
+            said = await call(reading, AsgiRequest("POST", path, b"", [*headers, length], parts))
             assert read == 0
-            return said, await call(reading, Sent("POST", path, b"", headers, parts)), read
+            return said, await call(reading, AsgiRequest("POST", path, b"", headers, parts)), read
 
     said, unsaid, read = asyncio.run(attack())
     for got in (said, unsaid):
@@ -204,16 +204,16 @@ def test_ten_megabytes_are_refused_before_they_are_read(tmp_path: Path, path: st
 def bombard(home: Path, seed: int, count: int) -> None:
     """Bytes that are no request at a real server; afterwards it answers as before."""
     rng = random.Random(seed)
-    salvos = [[raw] for raw in WRONG] + [spoiled(rng) for _ in range(count)]
+    salvos = [[raw] for raw in INVALID] + [corrupted_request(rng) for _ in range(count)]
     with racing_shop(home).client() as caller:
-        with served(caller.http.app, receive_s=0.3) as at, ThreadPoolExecutor(32) as guns:
+        with running_server(caller.http.app, receive_s=0.3) as at, ThreadPoolExecutor(32) as guns:
             replies = list(guns.map(lambda salvo: exchange(at, *salvo), salvos))
         for raw, reply in zip(salvos, replies, strict=True):
             assert reply.closed, raw  # no hang, whatever is missing
             assert all(100 <= status < 500 for status in reply.statuses), (raw, reply.raw[:300])
             assert not any(secret in reply.raw for secret in SECRETS)
-        with served(caller.http.app) as at:
-            for raw in RIGHT:
+        with running_server(caller.http.app) as at:
+            for raw in VALID:
                 assert exchange(at, raw).statuses[0] in (200, 202), raw
 
 
@@ -231,7 +231,9 @@ def test_who_sends_without_end_is_hung_up_on(tmp_path: Path) -> None:
     """A head without end, and a body without end where there is a limit."""
     chunks = [b"a" * 65_536] * 400
     lines = [b"x: y\r\n" * 10_000] * 400
-    with served(fast_path(create_app(racing_shop(tmp_path).deps())), head_bytes=9_000, body_bytes=900) as at:
+    with running_server(
+        fast_path(create_app(racing_shop(tmp_path).deps())), head_bytes=9_000, body_bytes=900
+    ) as at:
         for endless in (
             [b"GET /", *chunks],
             [b"GET / HTTP/1.1\r\n", *lines],
@@ -245,13 +247,13 @@ def test_who_sends_without_end_is_hung_up_on(tmp_path: Path) -> None:
 
 
 def test_a_connection_sending_bytes_slowly_is_closed(tmp_path: Path) -> None:
-    with racing_shop(tmp_path).client() as caller, served(caller.http.app, receive_s=0.3) as at:
-        for begun in (RIGHT[1][:-5], RIGHT[1][:40], b"", b"\r\n"):
+    with racing_shop(tmp_path).client() as caller, running_server(caller.http.app, receive_s=0.3) as at:
+        for begun in (VALID[1][:-5], VALID[1][:40], b"", b"\r\n"):
             reply = exchange(at, begun)
             assert (reply.closed, reply.statuses) == (True, [408])
     with (
         racing_shop(tmp_path).client() as caller,
-        served(caller.http.app, receive_s=A_WHILE_S) as at,
+        running_server(caller.http.app, receive_s=A_WHILE_S) as at,
         socket.create_connection(at, PATIENCE_S) as line,  # a line break ends uvicorn's keep-alive clock
     ):
         line.sendall(get(b"/popular", close=False))
@@ -261,7 +263,7 @@ def test_a_connection_sending_bytes_slowly_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_connection_sending_a_body_after_its_answer_is_closed(tmp_path: Path) -> None:
-    with racing_shop(tmp_path).client() as caller, served(caller.http.app, receive_s=A_WHILE_S) as at:
+    with racing_shop(tmp_path).client() as caller, running_server(caller.http.app, receive_s=A_WHILE_S) as at:
         unknown = post(b"/rerank", b"", b"content-length: 9", close=False).replace(
             b"x-api-key: ", b"x-api-key: x"
         )

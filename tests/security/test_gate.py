@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.asgi_calls import Got, Sent, call, key, racing_shop, running
-from support.malformed_requests import Fuzz, Operation, operations, written
+from support.asgi_calls import AsgiRequest, AsgiResponse, call, key, racing_shop, running_app
+from support.malformed_requests import Operation, RequestFuzzer, operations, to_request
 from support.small_shop import KEYS
 
 from services.errors import ConfigurationError, NoKeyError
@@ -40,8 +40,8 @@ def test_every_route_opens_to_its_roles_and_to_nobody_else(tmp_path: Path) -> No
     async def knock() -> dict[tuple[str, str], int]:
         shop = racing_shop(tmp_path, rates="")
         document = create_app(shop.deps()).openapi()
-        fuzz = Fuzz(document, seed=5)
-        async with running(shop) as (app, _):
+        fuzz = RequestFuzzer(document, seed=5)
+        async with running_app(shop) as (app, _):
             return {
                 (f"{operation.method} {operation.path}", role): (await call(app, asked(fuzz, operation,
                 role))).status
@@ -65,22 +65,22 @@ def test_a_body_is_read_only_of_who_may_send_it(tmp_path: Path) -> None:
         method, path = route.split(" ")
         headers = [(b"content-type", b"application/json"), *([key(role)] if role else [])]
         path = path.format(experiment="demo", item_id="i1")
-        return (await call(app, Sent(method, path, headers=headers, body=(b"{",)))).status
+        return (await call(app, AsgiRequest(method, path, headers=headers, body=(b"{",)))).status
 
     async def all_of(role: str | None) -> set[int]:
-        async with running(racing_shop(tmp_path, rates="")) as (app, _):
+        async with running_app(racing_shop(tmp_path, rates="")) as (app, _):
             return {await knock(app, route, role) for route in bodies}
 
     assert [asyncio.run(all_of(role)) for role in (None, "analyst")] == [{401}, {403}]
     assert asyncio.run(all_of("admin")) == {400, 422}
 
 
-def asked(fuzz: Fuzz, operation: Operation, role: str) -> Sent:
+def asked(fuzz: RequestFuzzer, operation: Operation, role: str) -> AsgiRequest:
     """A right request, with the key of a role, none ("nobody") or of another installation ("stranger")."""
-    sent = written(fuzz.draft(operation))
+    sent = to_request(fuzz.draft(operation))
     rest = [pair for pair in sent.headers if pair[0] != b"x-api-key"]
     strange = {"nobody": [], "stranger": [(b"x-api-key", new_key("admin")[0].encode())]}
-    return Sent(sent.method, sent.path, sent.query, [*strange.get(role,
+    return AsgiRequest(sent.method, sent.path, sent.query, [*strange.get(role,
     [key(role)] if role in KEYS else []), *rest],
                 sent.body)  # fmt: skip
 
@@ -196,12 +196,12 @@ def test_who_waits_as_told_is_let_in() -> None:
 HOME, PROXY, NAT = "203.0.113.7", "10.0.0.9", "198.51.100.4"
 
 
-def bombard(tmp_path: Path, count: int, **how: object) -> list[Got]:
+def bombard(tmp_path: Path, count: int, **how: object) -> list[AsgiResponse]:
     """`count` requests at once with limits of 2 a second and 2 s' worth."""
 
-    async def go() -> list[Got]:
+    async def go() -> list[AsgiResponse]:
         limits = {"rates": "analyst=2,admin=2,client=2", "rate_burst_s": 2.0}
-        async with running(racing_shop(tmp_path, **limits)) as (app, parts):
+        async with running_app(racing_shop(tmp_path, **limits)) as (app, parts):
             parts.access._now_s = lambda: 50.0
             role, path = str(how.get("role", "storefront")), str(how.get("path", "/popular"))
             peers: Iterator[str] = iter(how.get("peers", ()))  # type: ignore[call-overload]
@@ -210,7 +210,9 @@ def bombard(tmp_path: Path, count: int, **how: object) -> list[Got]:
             for _ in range(count):
                 chain = [(b"x-forwarded-for", said.encode()) for said in [next(chains, "")] if said]
                 peer = next(peers, how.get("peer", HOME))
-                got.append(await call(app, Sent("GET", path, b"", [key(role), *chain]), (str(peer), 5)))
+                got.append(
+                    await call(app, AsgiRequest("GET", path, b"", [key(role), *chain]), (str(peer), 5))
+                )
             return got
 
     return asyncio.run(go())
@@ -267,12 +269,14 @@ def test_the_defaults_limit_clients_and_people_but_not_a_storefront() -> None:
 # ---- browsers of other sites -------------------------------------------------------------------------------
 
 
-def preflight(tmp_path: Path, origin: str, method: str, path: str = "/events", **settings: str) -> Got:
+def preflight(
+    tmp_path: Path, origin: str, method: str, path: str = "/events", **settings: str
+) -> AsgiResponse:
     headers = [(b"origin", origin.encode()), (b"access-control-request-method", method.encode())]
 
-    async def ask() -> Got:
-        async with running(racing_shop(tmp_path, **settings)) as (app, _):
-            return await call(app, Sent("OPTIONS", path, b"", headers))
+    async def ask() -> AsgiResponse:
+        async with running_app(racing_shop(tmp_path, **settings)) as (app, _):
+            return await call(app, AsgiRequest("OPTIONS", path, b"", headers))
 
     return asyncio.run(ask())
 

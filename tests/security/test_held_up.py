@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 from support.asgi_calls import racing_shop
-from support.raw_sockets import PATIENCE_S, post, served
+from support.raw_sockets import PATIENCE_S, post, running_server
 from support.small_shop import KEYS
 
 from services.recommend.app import serving_config
@@ -41,7 +41,7 @@ def read_all(line: socket.socket, pause_s: float = 0.0) -> bytes:
 
 
 def test_who_sends_many_requests_ahead_is_hung_up_on(tmp_path: Path) -> None:
-    with racing_shop(tmp_path).client() as caller, served(caller.http.app) as at:
+    with racing_shop(tmp_path).client() as caller, running_server(caller.http.app) as at:
         with socket.create_connection(at, PATIENCE_S) as line:
             line.sendall(HEAD * 1_000)
             assert read_all(line).count(b"HTTP/1.1 404") < 100
@@ -61,7 +61,7 @@ def test_a_connection_taking_nothing_of_its_answer_is_closed(
 ) -> None:
     """A connection that takes a little now and then stays open, for longer than `receive_s` in all."""
     began_s = time.monotonic()
-    with served(large, receive_s=receive_s) as at, socket.socket() as line:
+    with running_server(large, receive_s=receive_s) as at, socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         line.settimeout(PATIENCE_S)
         line.connect(at)
@@ -76,7 +76,7 @@ def test_a_connection_taking_nothing_of_its_answer_is_closed(
 def test_a_head_of_thousands_of_headers_is_refused(tmp_path: Path) -> None:
     with (
         racing_shop(tmp_path).client() as caller,
-        served(caller.http.app) as at,
+        running_server(caller.http.app) as at,
         socket.create_connection(at, PATIENCE_S) as line,
     ):
         line.sendall(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 101 + b"\r\n")
@@ -88,7 +88,7 @@ def test_who_does_not_finish_a_body_takes_no_place(tmp_path: Path, origin: bytes
     app = fast_path(create_app(racing_shop(tmp_path).deps()))
     app._shedder.slates.limit = 4
     more = [origin] if origin else []
-    with served(app) as at:
+    with running_server(app) as at:
         lines = [socket.create_connection(at, PATIENCE_S) for _ in range(8)]
         for line in lines:
             line.sendall(post(b"/recommend", b"{", b"content-length: 9", *more, close=False))
@@ -115,7 +115,7 @@ def test_one_client_cannot_take_all_connections(tmp_path: Path, caplog: pytest.L
     strict = Settings(own_networks="10.0.0.0/8", client_connections=3)
     with (
         racing_shop(tmp_path).client() as caller,
-        served(caller.http.app, strict, refused=lambda: refused.append(1)) as at,
+        running_server(caller.http.app, strict, refused=lambda: refused.append(1)) as at,
     ):
         held = lines_to(at, 3)
         for _ in range(5):
@@ -134,7 +134,7 @@ def test_one_client_cannot_take_all_connections(tmp_path: Path, caplog: pytest.L
             line.close()
     with (
         racing_shop(tmp_path).client() as caller,
-        served(caller.http.app, Settings(client_connections=3)) as at,
+        running_server(caller.http.app, Settings(client_connections=3)) as at,
     ):
         held = lines_to(at, 20)
         assert all(answer_on(line).startswith(b"HTTP/1.1 404 ") for line in held)

@@ -13,13 +13,13 @@ import httpx
 import msgspec
 import pytest
 from fastapi.testclient import TestClient
-from support.asgi_calls import Got, Sent, call
+from support.asgi_calls import AsgiRequest, AsgiResponse, call
 from support.breakable import BreakableStateCache
-from support.console_story import Story, log_of, recounting_of
+from support.console_story import ScriptedExperiment, decision_log_of, recount_service_of
 from support.malformed_requests import HOSTILE, Verbatim, dumps
-from support.page_server import Watch, serve
+from support.page_server import PageMonitor, serve
 from support.small_shop import KEYS, SIGNING
-from support.stub_api import KEY, FakeApi
+from support.stub_api import KEY, StubApi
 
 from services.console.app import create_app
 from services.console.log_follower import LogFollower
@@ -39,16 +39,16 @@ PAYLOADS = (
 class Console:
     """A console whose clock a test moves."""
 
-    def __init__(self, home: Path, story: Story):
+    def __init__(self, home: Path, story: ScriptedExperiment):
         self.now_ms = story.now_ms + 1_000
-        self.log = log_of(story, BreakableStateCache(lambda: self.now_ms))
+        self.log = decision_log_of(story, BreakableStateCache(lambda: self.now_ms))
         cache = BreakableStateCache(lambda: self.now_ms)
         pairs = ",".join(pair for _, pair in KEYS.values())
         self.settings = Settings(keys=pairs, signing_key=SIGNING, home=home)
         follower = LogFollower(lambda: (self.log, cache), lambda: self.now_ms, self.settings.kill_switch_path)
         follower.refresh()
         self.app = create_app(
-            self.settings, follower, recounting_of(story), lambda: self.now_ms, follow=False
+            self.settings, follower, recount_service_of(story), lambda: self.now_ms, follow=False
         )
 
     def client(self, role: str | None = None) -> TestClient:
@@ -59,12 +59,12 @@ class Console:
 
 
 @pytest.fixture(scope="module")
-def story() -> Story:
-    return Story(looks=12, units_per_look=300).play()
+def story() -> ScriptedExperiment:
+    return ScriptedExperiment(looks=12, units_per_look=300).play()
 
 
 @pytest.fixture
-def console(tmp_path: Path, story: Story) -> Console:
+def console(tmp_path: Path, story: ScriptedExperiment) -> Console:
     return Console(tmp_path, story)
 
 
@@ -171,7 +171,7 @@ PATHS = (
 )  # fmt: skip
 
 
-def answers(app: Any, requests: list[Sent]) -> list[Any]:
+def answers(app: Any, requests: list[AsgiRequest]) -> list[Any]:
     async def go() -> list[Any]:
         return [await asyncio.wait_for(call(app, sent), 60) for sent in requests]
 
@@ -187,7 +187,7 @@ def spoken(cookies: dict[str, str]) -> tuple[bytes, bytes]:
 def test_no_path_leads_out_of_the_static_folder(console: Console) -> None:
     shop = create_shop(Settings(storefront_key=KEY), httpx.AsyncClient(), fill_cache=False)
     for app in (console.app, shop):
-        for path, got in zip(PATHS, answers(app, [Sent("GET", path) for path in PATHS]), strict=True):
+        for path, got in zip(PATHS, answers(app, [AsgiRequest("GET", path) for path in PATHS]), strict=True):
             assert got.status in (303, 307, 401, 404, 405), (path, got)
             assert b"import" not in got.body, path
 
@@ -201,7 +201,9 @@ def texts() -> list[str]:
     return [value[:3_000] for value in [*values, *PAYLOADS]]
 
 
-def wanted(paths: tuple[str, ...], names: tuple[str, ...], headers: list[tuple[bytes, bytes]]) -> list[Sent]:
+def wanted(
+    paths: tuple[str, ...], names: tuple[str, ...], headers: list[tuple[bytes, bytes]]
+) -> list[AsgiRequest]:
     """Each path with each hostile text in its place and in each parameter."""
     asked = []
     for text in texts():
@@ -210,11 +212,11 @@ def wanted(paths: tuple[str, ...], names: tuple[str, ...], headers: list[tuple[b
         for path in paths:
             filled = path.replace("*", text)
             asked += [
-                Sent("GET", filled, query, [*headers, (b"accept", b"text/html")]),
-                Sent("POST", filled, b"", form, (query,)),
+                AsgiRequest("GET", filled, query, [*headers, (b"accept", b"text/html")]),
+                AsgiRequest("POST", filled, b"", form, (query,)),
             ]
         asked.append(
-            Sent(
+            AsgiRequest(
                 "GET",
                 paths[0],
                 b"",
@@ -224,7 +226,7 @@ def wanted(paths: tuple[str, ...], names: tuple[str, ...], headers: list[tuple[b
     return asked
 
 
-def drawn(got: Got) -> bool:
+def drawn(got: AsgiResponse) -> bool:
     """Whether markup that was sent stands in a page as markup."""
     is_page = got.headers.get("content-type", "").startswith("text/html")
     return is_page and any(payload.encode() in got.body for payload in PAYLOADS if "<" in payload)
@@ -249,7 +251,7 @@ def test_rubbish_at_the_console_ends_in_no_500(console: Console) -> None:
 
 
 def test_rubbish_at_the_shop_ends_in_no_500() -> None:
-    transport = httpx.ASGITransport(FakeApi().app())
+    transport = httpx.ASGITransport(StubApi().app())
     settings = Settings(storefront_key=KEY, recommend_url="http://api")
     app = create_shop(settings, httpx.AsyncClient(transport=transport), fill_cache=False)
     paths = (
@@ -282,7 +284,7 @@ def test_rubbish_at_the_shop_ends_in_no_500() -> None:
                 "shop_seen": quote(text, errors="replace"),
             }
             asked += [
-                Sent(method, path, b"", [spoken(cookies)])
+                AsgiRequest(method, path, b"", [spoken(cookies)])
                 for method, path in (("GET", "/cart"), ("POST", "/checkout"))
             ]
     random.Random(1).shuffle(asked)
@@ -309,7 +311,7 @@ def in_charset(charset: str, **fields: bytes) -> dict[str, Any]:
 
 @pytest.mark.parametrize("charset", HALVES)
 def test_half_a_character_in_a_shop_form_is_refused(charset: str) -> None:
-    transport = httpx.ASGITransport(FakeApi().app())
+    transport = httpx.ASGITransport(StubApi().app())
     settings = Settings(storefront_key=KEY, recommend_url="http://api")
     shop = TestClient(create_shop(settings, httpx.AsyncClient(transport=transport), fill_cache=False))
     half = HALVES[charset]
@@ -351,13 +353,13 @@ def test_half_a_character_in_a_console_form_changes_nothing(console: Console, ch
 
 
 def test_hostile_items_are_text_in_the_shop(browser: Any) -> None:
-    api = FakeApi()
+    api = StubApi()
     for at, (name, payload) in enumerate(zip(list(api.items), PAYLOADS * 30, strict=False)):
         api.items[name] = {"title": f"{payload} {at}", "category": PAYLOADS[at % 3], "price": 1.0}
     with serve(api.app()) as api_url:
         settings = Settings(storefront_key=KEY, recommend_url=api_url)
         with serve(create_shop(settings, httpx.AsyncClient())) as url:
-            watch = Watch((url, api_url))
+            watch = PageMonitor((url, api_url))
             page = watch.over(browser.new_context(user_agent=f"Mozilla {PAYLOADS[0]}").new_page())
             for path in (
                 "/",
@@ -374,19 +376,24 @@ def test_hostile_items_are_text_in_the_shop(browser: Any) -> None:
             assert page.locator("#quick-view h1").inner_text().startswith("<img")
             assert page.evaluate("window.pwned") is None
             page.context.close()
-    assert (watch.strangers, [error for error in watch.errors if "Content Security" in error]) == ([], [])
+    assert (watch.foreign_requests, [error for error in watch.errors if "Content Security" in error]) == (
+        [],
+        [],
+    )
 
 
-def test_hostile_names_are_text_in_the_console(tmp_path: Path, story: Story, browser: Any) -> None:
+def test_hostile_names_are_text_in_the_console(
+    tmp_path: Path, story: ScriptedExperiment, browser: Any
+) -> None:
     """Experiment, arms, authors and reasons as no command of ours would let them into the log."""
     name = PAYLOADS[0].replace("/", "")
     raw = json.loads(json.dumps([_plain(record) for record in story.records]).replace("storefront", name))
-    hostile = Story()
+    hostile = ScriptedExperiment()
     hostile.records = [_hostile(record, source) for record, source in zip(raw, story.records, strict=True)]
     hostile.now_ms = story.now_ms
     console = Console(tmp_path, hostile)
     with serve(console.app) as url:
-        watch = Watch((url,))
+        watch = PageMonitor((url,))
         page = watch.over(browser.new_context().new_page())
         page.goto(f"{url}/login#key={KEYS['admin'][0]}")
         page.wait_for_url("**/experiments")
@@ -402,7 +409,10 @@ def test_hostile_names_are_text_in_the_console(tmp_path: Path, story: Story, bro
             assert page.evaluate("window.pwned") is None, path
             assert name in page.inner_text("body"), path
         page.context.close()
-    assert (watch.strangers, [error for error in watch.errors if "Content Security" in error]) == ([], [])
+    assert (watch.foreign_requests, [error for error in watch.errors if "Content Security" in error]) == (
+        [],
+        [],
+    )
 
 
 def _plain(record: Any) -> Any:

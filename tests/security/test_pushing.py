@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.asgi_calls import Sent, call, key, running
+from support.asgi_calls import AsgiRequest, call, key, running_app
 from support.breakable import BreakableSumStore
 from support.small_shop import SIGNING, START_MS, Caller, SmallShop, ids
 
@@ -228,12 +228,14 @@ def test_the_client_rate_limits_the_units_of_a_script(tmp_path: Path) -> None:
 
     async def storm() -> Counter[int]:
         statuses: Counter[int] = Counter()
-        async with running(ring) as (app, parts):
+        async with running_app(ring) as (app, parts):
             for number in range(2_000):
                 parts.access._now_s = lambda at=number: at / 100  # type: ignore[misc]
                 query = f"user_id=mallory&session_id=m{number}&n=1".encode()
                 statuses[
-                    (await call(app, Sent("GET", "/recommend", query, [key()]), ("203.0.113.7", 9))).status
+                    (
+                        await call(app, AsgiRequest("GET", "/recommend", query, [key()]), ("203.0.113.7", 9))
+                    ).status
                 ] += 1
         return statuses
 

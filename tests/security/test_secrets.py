@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 from support.asgi_calls import racing_shop
 from support.breakable import BreakableStateCache
-from support.console_story import Story, log_of, recounting_of
-from support.raw_sockets import exchange, served
+from support.console_story import ScriptedExperiment, decision_log_of, recount_service_of
+from support.raw_sockets import exchange, running_server
 from support.small_shop import KEYS, SIGNING
 
 from services.console.app import create_app
@@ -56,7 +56,7 @@ def test_no_secret_in_answers_metrics_or_logs_of_the_service(tmp_path: Path, wri
         said.append(caller.get("/experiments/storefront/decisions", "admin").text)
         caller.parts.storefront._slates.popular = None  # an error that nobody foresaw
         said.append(caller.get(f"/popular?key={storefront}", None).text)
-        with served(caller.http.app) as at:
+        with running_server(caller.http.app) as at:
             raw = f"GET /popular?key={admin} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
             said.append(exchange(at, raw).raw.decode())
             said.append(
@@ -68,15 +68,17 @@ def test_no_secret_in_answers_metrics_or_logs_of_the_service(tmp_path: Path, wri
 
 
 def test_no_secret_in_pages_or_logs_of_the_console(tmp_path: Path, written: Any) -> None:
-    story = Story(looks=4).play()
+    story = ScriptedExperiment(looks=4).play()
     cache = BreakableStateCache(lambda: story.now_ms)
     pairs = ",".join(pair for _, pair in KEYS.values())
     settings = Settings(
         keys=pairs, signing_key=SIGNING, home=tmp_path, redis_url=f"redis://:{PASSWORD}@nowhere:1/0"
     )
-    follower = LogFollower(lambda: (log_of(story), cache), lambda: story.now_ms, settings.kill_switch_path)
+    follower = LogFollower(
+        lambda: (decision_log_of(story), cache), lambda: story.now_ms, settings.kill_switch_path
+    )
     follower.refresh()
-    app = create_app(settings, follower, recounting_of(story), lambda: story.now_ms, follow=False)
+    app = create_app(settings, follower, recount_service_of(story), lambda: story.now_ms, follow=False)
     client = TestClient(app)
     pages = [client.post("/login", data={"key": KEYS["admin"][0] + "x"}), client.get("/login")]
     pages.append(client.post("/login", data={"key": KEYS["admin"][0]}))

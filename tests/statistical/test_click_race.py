@@ -17,7 +17,7 @@ from experiments.inference.click_race import (
     GRID,
     log_evidence,
     log_stakes,
-    rollback_side,
+    rollback_hypothesis,
 )
 
 RUNS = 2_000
@@ -32,15 +32,15 @@ def allowed(alpha=0.05, runs=RUNS):
 
 @cache
 def null_under_a_trend(margin: float) -> Outcome:
-    return run(Duel(ratio=1 - margin, doubling=True), RUNS, 1, rollback_side(margin))
+    return run(Duel(ratio=1 - margin, doubling=True), RUNS, 1, rollback_hypothesis(margin))
 
 
 @pytest.mark.parametrize("margin", MARGINS)
 def test_false_rollbacks_stay_within_alpha_under_a_trend(margin):
     outcome = null_under_a_trend(margin)
-    assert outcome.fired() <= allowed()
-    assert outcome.fired() >= 0.005  # the race bets, so the bound is not vacuous
-    assert all(outcome.fired(alpha) <= allowed(alpha) for alpha in ALPHAS)
+    assert outcome.share_decided() <= allowed()
+    assert outcome.share_decided() >= 0.005  # the race bets, so the bound is not vacuous
+    assert all(outcome.share_decided(alpha) <= allowed(alpha) for alpha in ALPHAS)
 
 
 @pytest.mark.parametrize("margin", MARGINS[:3])
@@ -49,27 +49,30 @@ def test_a_rule_on_pooled_means_fails_the_scenario(margin):
 
 
 def test_pooled_means_are_only_wrong_because_of_the_trend():
-    assert run(Duel(), RUNS, 1, rollback_side(0)).pooled.mean() <= allowed()
+    assert run(Duel(), RUNS, 1, rollback_hypothesis(0)).pooled.mean() <= allowed()
 
 
 @pytest.mark.parametrize(("margin", "power"), [(0.0, 0.92), (0.03, 0.78)])
 def test_power_against_a_fifth_fewer_clicks(margin, power):
-    assert run(Duel(ratio=0.8, ramp=False), RUNS, 2, rollback_side(margin)).fired() >= power
+    assert run(Duel(ratio=0.8, ramp=False), RUNS, 2, rollback_hypothesis(margin)).share_decided() >= power
 
 
 @pytest.mark.parametrize("failover", [0.05, 0.10])
 def test_intention_to_treat_keeps_alpha_when_answers_fail_over(failover):
-    assert run(Duel(failover=failover, doubling=True), RUNS, 3, rollback_side(0)).fired() <= allowed()
+    assert (
+        run(Duel(failover=failover, doubling=True), RUNS, 3, rollback_hypothesis(0)).share_decided()
+        <= allowed()
+    )
 
 
 def test_leaving_failed_answers_out_would_not():
-    assert run(Duel(failover=0.10, left_out=True), RUNS, 3, rollback_side(0)).fired() > 0.3
+    assert run(Duel(failover=0.10, left_out=True), RUNS, 3, rollback_hypothesis(0)).share_decided() > 0.3
 
 
 def after_a_promotion(fresh: bool, runs: int = 300) -> np.ndarray:
     """Units from its promotion until an arm that was 15 % better and is now 30 % worse is found, inf if
     never."""
-    rng, side, alpha = np.random.default_rng(6), rollback_side(RULES.margin), ALPHAS[1]
+    rng, side, alpha = np.random.default_rng(6), rollback_hypothesis(RULES.margin), ALPHAS[1]
     stakes, found = np.zeros((runs, GRID)), np.full(runs, np.inf)
     for look in range(300):
         promoted = look >= 100
@@ -109,18 +112,23 @@ def test_documented_numbers(capsys):
     lines = ["false rollbacks at ratio exactly 1 - d (constant rate, doubling rate; pooled means, doubling)"]
     for margin in MARGINS:
         still, trend = (
-            run(Duel(ratio=1 - margin, doubling=x), runs, 11, rollback_side(margin)) for x in (0, 1)
+            run(Duel(ratio=1 - margin, doubling=x), runs, 11, rollback_hypothesis(margin)) for x in (0, 1)
         )
-        lines.append(f"d = {margin:.0%}: {still.fired():.4f} {trend.fired():.4f}; {trend.pooled.mean():.3f}")
-        assert max(still.fired(), trend.fired()) <= allowed(runs=runs)
+        lines.append(
+            f"d = {margin:.0%}: {still.share_decided():.4f} {trend.share_decided():.4f}; "
+            f"{trend.pooled.mean():.3f}"
+        )
+        assert max(still.share_decided(), trend.share_decided()) <= allowed(runs=runs)
     lines.append("power, challenger 20 % worse, floor 10 %, with the ramp, at α_1 … α_5")
     for rate, looks in ((0.02, 200), (0.10, 100)):
         for margin in MARGINS[:2]:
-            won = run(Duel(rate=rate, ratio=0.8, looks=looks), runs, 12, rollback_side(margin), ALPHAS[0])
-            power = " ".join(f"{won.fired(alpha):.3f}" for alpha in ALPHAS)
+            won = run(
+                Duel(rate=rate, ratio=0.8, looks=looks), runs, 12, rollback_hypothesis(margin), ALPHAS[0]
+            )
+            power = " ".join(f"{won.share_decided(alpha):.3f}" for alpha in ALPHAS)
             lines.append(
                 f"{rate:.0%}, {looks},000 units, d = {margin:.0%}: {power}; median {np.median(won.at):,.0f}"
             )
-            assert np.all(np.diff([won.fired(alpha) for alpha in ALPHAS]) <= 0)
+            assert np.all(np.diff([won.share_decided(alpha) for alpha in ALPHAS]) <= 0)
     with capsys.disabled():
         print("\n" + "\n".join(lines))

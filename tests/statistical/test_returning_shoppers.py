@@ -9,7 +9,7 @@ import pytest
 from support.small_shop import SmallShop
 
 from experiments.allocation.assignment import DAY_MS
-from experiments.inference.click_race import log_evidence, log_stakes, rollback_side
+from experiments.inference.click_race import log_evidence, log_stakes, rollback_hypothesis
 from services.recommend import assignment
 from services.recommend.assignment import propose
 from services.recommend.slate_request import SlateRequest, Visitor
@@ -23,7 +23,7 @@ ALPHA = 0.05
 def rolled_back(tmp_path: Path, seed: int) -> float:
     """Share of runs in which one of two equal arms is rolled back. Shoppers have no session id, which makes
     each of their days a unit; only successes matter to the race."""
-    rng, side = np.random.default_rng(seed), rollback_side(0.0)
+    rng, side = np.random.default_rng(seed), rollback_hypothesis(0.0)
     state = SmallShop(tmp_path).race(0.5)
     fired = 0
     for run in range(RUNS):

@@ -16,7 +16,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class AsgiRequest:
     """A request. `hangs_up`: the client is gone after its body's last part but one."""
 
     method: str
@@ -32,7 +32,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Got:
+class AsgiResponse:
     """The answer; `failure` is an exception that passed through to the server."""
 
     status: int
@@ -50,7 +50,7 @@ class Got:
         return self.json()["error"]["field"]
 
 
-async def call(app: Any, sent: Sent, client: tuple[str, int] = ("127.0.0.1", 1)) -> Got:
+async def call(app: Any, sent: AsgiRequest, client: tuple[str, int] = ("127.0.0.1", 1)) -> AsgiResponse:
     """One request, as a server would hand it on."""
     parts = list(sent.body)
     messages: list[dict[str, Any]] = []
@@ -72,12 +72,14 @@ async def call(app: Any, sent: Sent, client: tuple[str, int] = ("127.0.0.1", 1))
     except Exception as error:  # noqa: BLE001 (whatever it is, the test tells)
         failure = error
     if not messages:
-        return Got(0, {}, b"", failure)
+        return AsgiResponse(0, {}, b"", failure)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in messages[0]["headers"]}
-    return Got(messages[0]["status"], headers, b"".join(m.get("body", b"") for m in messages[1:]), failure)
+    return AsgiResponse(
+        messages[0]["status"], headers, b"".join(m.get("body", b"") for m in messages[1:]), failure
+    )
 
 
-def scope_of(sent: Sent, client: tuple[str, int]) -> dict[str, Any]:
+def scope_of(sent: AsgiRequest, client: tuple[str, int]) -> dict[str, Any]:
     """What a server makes of the first line and the headers."""
     return {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": sent.method,
@@ -101,7 +103,7 @@ def racing_shop(home: Path, **settings: Any) -> SmallShop:
 
 
 @contextlib.asynccontextmanager
-async def running(shop: SmallShop) -> Any:
+async def running_app(shop: SmallShop) -> Any:
     """(what a server would run, the application's parts), with everything loaded."""
     app = create_app(shop.deps())
     async with app.router.lifespan_context(app):

@@ -54,7 +54,7 @@ class BreakableActivityStore(Breakable, MemoryActivityStore):
         """Let all locks expire."""
         self._holders.clear()
 
-    def forget(self) -> None:
+    def lose_data(self) -> None:
         """Lose everything, as an emptied Redis does."""
         self.rows.clear()
         self.saved.clear()
@@ -68,7 +68,7 @@ class BreakableDecisionLog(Breakable, MemoryDecisionLog):
 class BreakableItemOverlay(Breakable, MemoryItemOverlay):
     """An overlay that can be emptied."""
 
-    def forget(self) -> None:
+    def lose_data(self) -> None:
         """Lose everything, as an emptied Redis does."""
         with self._lock:
             self._changes, self._position = {}, None
@@ -90,7 +90,7 @@ class BreakableOnlineReader(Breakable, MemoryOnlineReader):
 class BreakablePinStore(Breakable, MemoryPinStore):
     """A pin store that can be emptied."""
 
-    def forget(self) -> None:
+    def lose_data(self) -> None:
         """Lose everything, as an emptied Redis does."""
         self.restored.clear()
         self._begun.clear()
@@ -101,7 +101,7 @@ class BreakablePinStore(Breakable, MemoryPinStore):
 class BreakableSumStore(Breakable, MemorySumStore):
     """A sum store that can be emptied."""
 
-    def forget(self) -> None:
+    def lose_data(self) -> None:
         """Lose everything, as an emptied Redis does."""
         for part in (self._positions, self._sums, self._watermarks, self._losses, self._accepted):
             part.clear()
@@ -110,7 +110,7 @@ class BreakableSumStore(Breakable, MemorySumStore):
 class BreakableStateCache(Breakable, MemoryStateCache):
     """A state cache that can be emptied."""
 
-    def forget(self) -> None:
+    def lose_data(self) -> None:
         """Lose everything, as an emptied Redis does."""
         self._states.clear()
         self._beats.clear()

@@ -31,7 +31,7 @@ LATE_MS = 8_400  # what the watermark trails behind
 
 
 @dataclass
-class Story:
+class ScriptedExperiment:
     """Plays decisions one after another; `records` is the log, `state` what it folds to."""
 
     rates: Mapping[str, float] = field(default_factory=lambda: dict(RATES))
@@ -47,7 +47,7 @@ class Story:
         self.rng = np.random.default_rng(self.seed)
         self.sums: Counter[str] = Counter()
 
-    def play(self) -> "Story":
+    def play(self) -> "ScriptedExperiment":
         """The whole story: popularity serves, ALS enters and wins, a broken arm enters and loses."""
         origin = Provenance("demo", self.now_ms)
         self.add(commands.start(self.name, _deployed("popularity"), RULES, "salt", origin))
@@ -63,7 +63,7 @@ class Story:
         """One look of the decider, and the confirmation of what it took out."""
         self.now_ms += LOOK_MS
         self._draw()
-        for decision in decision_rules.look(self.state, self._sight()):
+        for decision in decision_rules.look(self.state, self._observation()):
             self.add(decision)
         for revision in self.state.unconfirmed:
             self.now_ms += 900
@@ -94,7 +94,7 @@ class Story:
             }
             self.sums.update({f"acct|{arm}|{key}": count for key, count in account.items()})
 
-    def _sight(self) -> Observation:
+    def _observation(self) -> Observation:
         partitions = [(topic, p) for topic in ("exposures", "events") for p in range(4)]
         positions = {f"{topic}/{p}": 40 * len(self.records) + p for topic, p in partitions}
         loaded = frozenset(arm.model_version for arm in self.state.live_arms())
@@ -113,7 +113,9 @@ def _deployed(name: str) -> commands.Deployed:
     return commands.Deployed(name, f"{name}-20261123T140500-{digest}")
 
 
-def log_of(story: Story, cache: BreakableStateCache | None = None) -> BreakableDecisionLog:
+def decision_log_of(
+    story: ScriptedExperiment, cache: BreakableStateCache | None = None
+) -> BreakableDecisionLog:
     """The story in an in-memory decision log."""
     log = BreakableDecisionLog(cache)
     for record in story.records:
@@ -121,14 +123,14 @@ def log_of(story: Story, cache: BreakableStateCache | None = None) -> BreakableD
     return log
 
 
-def recounting_of(story: Story) -> RecountService:
+def recount_service_of(story: ScriptedExperiment) -> RecountService:
     """The story's sums, all in one partition, and a log that holds everything (`.store`, `.open_log`)."""
     store, broker = BreakableSumStore(), BreakableBroker(partitions=4, clock=lambda: story.now_ms)
     store.apply(0, None, Positions("memory-1", 1, 1, 1), {story.name: dict(story.sums)})
     return RecountService(store, lambda: MemoryEventConsumer(broker), broker.keyed_partitions)
 
 
-def beat(cache: BreakableStateCache, state: Experiment, replicas: int = 2) -> None:
+def put_heartbeats(cache: BreakableStateCache, state: Experiment, replicas: int = 2) -> None:
     """Live replicas that serve what the log says."""
     loaded = tuple(arm.model_version for arm in state.live_arms())
     for index in range(replicas):

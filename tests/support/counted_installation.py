@@ -13,10 +13,10 @@ from services.messages import events
 from services.ports.state import SumStore
 from support.breakable import BreakableSumStore
 from support.memory_installation import MemoryInstallation
-from support.traffic import EXPERIMENT, RULES, Sent, play, traffic
+from support.traffic import EXPERIMENT, RULES, TimedRecord, play, traffic
 
 PARTITIONS = 2
-POISON = {
+CORRUPT_SUMS = {
     "more successes than units": {"1|als|472222|s": 10_000},
     "a version that never was": {"77|als|472222|n": 3},
     "an unknown key": {"what|is|this": 1},
@@ -43,7 +43,7 @@ class CountedInstallation(MemoryInstallation):
     def recounting(self) -> RecountService:
         return RecountService(self.store, lambda: MemoryEventConsumer(self.broker), PARTITIONS)
 
-    def poison(self, sums: dict[str, int]) -> None:
+    def corrupt_sums(self, sums: dict[str, int]) -> None:
         """As a bug, or a hand in Redis, would. In memory only."""
         assert isinstance(self.store, BreakableSumStore)
         mine = self.store._sums[0].setdefault(EXPERIMENT, {})
@@ -53,7 +53,7 @@ class CountedInstallation(MemoryInstallation):
         """Another worker of all partitions."""
         return self.attribution_worker(Pace(commit_ms=200))
 
-    def trade(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
+    def simulate_traffic(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
         """Shoppers come from now on."""
         sent = traffic(seed, units)
         later = self.clock.now_ms + 1_000 - sent[0].at_ms
@@ -76,7 +76,7 @@ class CountedInstallation(MemoryInstallation):
         return decided[0] if decided else None
 
 
-def _later(sent: Sent, ms: int) -> Sent:
+def _later(sent: TimedRecord, ms: int) -> TimedRecord:
     """The same record, everything in it `ms` later."""
     kind = events.Exposure if sent.topic == events.EXPOSURES else events.Event
     return replace(sent, at_ms=sent.at_ms + ms, value=_shifted(kind, sent.value, ms))

@@ -7,7 +7,7 @@ import msgspec
 from experiments.lifecycle.decisions import Decision, Evidence
 
 
-def changed(
+def altered(
     decision: Decision,
     detail: object = None,
     evidence: object = None,
@@ -15,13 +15,13 @@ def changed(
 ) -> Decision:
     """`decision` with other fields; `detail` and `evidence` as the JSON that is written."""
     if detail is not None:
-        fields["detail_json"] = json(detail)
+        fields["detail_json"] = raw_json(detail)
     if evidence is not None:
-        fields["evidence_json"] = json(evidence)
+        fields["evidence_json"] = raw_json(evidence)
     return msgspec.structs.replace(decision, **fields)
 
 
-def json(value: object) -> msgspec.Raw:
+def raw_json(value: object) -> msgspec.Raw:
     """The JSON of a value, as a field of a record."""
     return msgspec.Raw(msgspec.json.encode(value))
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from experiments.inference.click_race import GRID, Hypothesis, log_evidence, log_stakes, rollback_side
+from experiments.inference.click_race import GRID, Hypothesis, log_evidence, log_stakes, rollback_hypothesis
 from experiments.lifecycle.state import Rules
 
 RULES = Rules()
@@ -50,14 +50,14 @@ class Outcome:
     pooled: NDArray[np.bool_]
     at: NDArray[np.float64]
 
-    def fired(self, alpha: float = 0.05) -> float:
+    def share_decided(self, alpha: float = 0.05) -> float:
         return float((self.peak >= -math.log(alpha)).mean())
 
 
 def run(duel: Duel, runs: int, seed: int, side: Hypothesis | None = None, alpha: float = 0.05) -> Outcome:
     """Play `runs` duels; the race is `side`'s (default: rollback at the rules' margin)."""
     rng = np.random.default_rng(seed)
-    side = side or rollback_side(RULES.margin)
+    side = side or rollback_hypothesis(RULES.margin)
     n, s = np.zeros((2, runs)), np.zeros((2, runs))  # row 0: champion, row 1: challenger
     share, step = np.full(runs, RULES.ramp[0] if duel.ramp else 0.5), np.zeros(runs, int)
     stakes, peak = np.zeros((runs, GRID)), np.full(runs, -np.inf)

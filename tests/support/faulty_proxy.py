@@ -11,7 +11,7 @@ from services.local_servers.process import free_port
 HOST = "127.0.0.1"
 
 
-class Proxy:
+class FaultyProxy:
     """Listens on `port` and forwards to `target` (a port here); `refuse`, `hang`, `slow`, `pass_on` at any
     time."""
 

@@ -13,7 +13,7 @@ class BrokenError(Exception):
 
 
 @dataclass
-class Seen:
+class ShopperLog:
     """What a crowd saw: statuses, connections that broke, ids of the slates it got."""
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -60,7 +60,9 @@ class Connection:
             self._streams = None
 
 
-async def shop(port: int, key: str, name: str, repeats: int, seen: Seen, until: asyncio.Event) -> None:
+async def run_shopper(
+    port: int, key: str, name: str, repeats: int, seen: ShopperLog, until: asyncio.Event
+) -> None:
     """Ask for slates until told to stop, a failed request at most `repeats` times more."""
     connection = Connection(port, key)
     visit = 0
@@ -78,14 +80,14 @@ async def shop(port: int, key: str, name: str, repeats: int, seen: Seen, until: 
                 continue
             seen.statuses[status] += 1
             seen.seconds.append(loop.time() - began)
-            note(seen, status, body, user)
+            record_response(seen, status, body, user)
             break
         await asyncio.sleep(0.01)
     seen.closed_politely += connection.closed_politely
     connection.close()
 
 
-def note(seen: Seen, status: int, body: bytes, user: str) -> None:
+def record_response(seen: ShopperLog, status: int, body: bytes, user: str) -> None:
     """Keep what an answer said."""
     if status != 200:
         seen.failed.append(f"{status}: {body[:200]!r}")
@@ -96,19 +98,21 @@ def note(seen: Seen, status: int, body: bytes, user: str) -> None:
 
 
 @dataclass
-class Crowd:
+class ShopperGroup:
     """`size` shoppers at once; use as an async context: they shop while it lasts."""
 
     port: int
     key: str
     size: int
     repeats: int
-    seen: Seen = field(default_factory=Seen)
+    seen: ShopperLog = field(default_factory=ShopperLog)
 
-    async def __aenter__(self) -> Seen:
+    async def __aenter__(self) -> ShopperLog:
         self._until = asyncio.Event()
         self._tasks = [
-            asyncio.create_task(shop(self.port, self.key, f"c{at}", self.repeats, self.seen, self._until))
+            asyncio.create_task(
+                run_shopper(self.port, self.key, f"c{at}", self.repeats, self.seen, self._until)
+            )
             for at in range(self.size)
         ]
         return self.seen
@@ -118,7 +122,7 @@ class Crowd:
         await asyncio.gather(*self._tasks)
 
 
-async def grown(seen: Seen, by: int) -> None:
+async def wait_for_responses(seen: ShopperLog, by: int) -> None:
     """Wait until `by` more answers have come."""
     goal = sum(seen.statuses.values()) + by
     while sum(seen.statuses.values()) < goal:

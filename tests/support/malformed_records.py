@@ -101,7 +101,7 @@ def invalid(topic: str, message: object) -> dict[str, bytes]:
     }
 
 
-def good(topic: str, at_ms: int) -> Any:
+def valid_message(topic: str, at_ms: int) -> Any:
     """A valid message of a topic."""
     shown = exposure(1, at_ms)
     return {
@@ -119,12 +119,12 @@ def good(topic: str, at_ms: int) -> Any:
     }[topic]  # fmt: skip
 
 
-def unreadable(topic: str, at_ms: int) -> dict[str, bytes]:
+def undecodable(topic: str, at_ms: int) -> dict[str, bytes]:
     """Malformed records of `topic`, by the kind of error."""
-    return NO_MESSAGE | invalid(topic, good(topic, at_ms))
+    return NO_MESSAGE | invalid(topic, valid_message(topic, at_ms))
 
 
-def senseless(at_ms: int) -> dict[str, list[tuple[str, object]]]:
+def impossible_records(at_ms: int) -> dict[str, list[tuple[str, object]]]:
     """Valid exposures and events that are odd or impossible, by kind: (topic, message) in log order.
 
     Each kind has its own units.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, quote_from_bytes
 
-from support.asgi_calls import Sent, key, parts_of
+from support.asgi_calls import AsgiRequest, key, parts_of
 
 
 class Verbatim(str):
@@ -76,7 +76,7 @@ def operations(document: dict[str, Any]) -> list[Operation]:
     return found
 
 
-class Maker:
+class ValueGenerator:
     """Makes values that a schema allows, mostly ones that mean something to the shop."""
 
     def __init__(self, document: dict[str, Any], rng: random.Random, tokens: Sequence[str] = ()):
@@ -113,9 +113,10 @@ class Maker:
         return {field: self.value(part, field) for field, part in wanted}
 
     def _array(self, schema: dict[str, Any], name: str) -> list[Any]:
-        many = self._rng.choice([1, 1, 2, 3, 8])
+        long_lists = self._rng.choice([1, 1, 2, 3, 8])
         return [
-            self.value(schema.get("items", {}), name) for _ in range(max(many, schema.get("minItems", 0)))
+            self.value(schema.get("items", {}), name)
+            for _ in range(max(long_lists, schema.get("minItems", 0)))
         ]
 
     def _text(self, schema: dict[str, Any], name: str) -> str:
@@ -136,7 +137,7 @@ class Maker:
 
 
 @dataclass(frozen=True)
-class Draft:
+class RequestDraft:
     """A request before it is written out, so that its parts can be spoiled one by one."""
 
     operation: Operation
@@ -146,33 +147,33 @@ class Draft:
     headers: list[tuple[bytes, bytes]]
 
 
-class Fuzz:
+class RequestFuzzer:
     """An endless stream of requests for a seed."""
 
     def __init__(self, document: dict[str, Any], seed: int, tokens: Sequence[str] = ()):
         self.rng = random.Random(seed)
         self.operations = operations(document)
-        self.maker = Maker(document, self.rng, tokens)
+        self.maker = ValueGenerator(document, self.rng, tokens)
         # the storefront's routes are open to everybody who reads a page's source: they get most of it
         self._weights = [6 if "storefront" in str(document["paths"][o.path][o.method.lower()]["tags"]) else 1
                          for o in self.operations]  # fmt: skip
 
-    def requests(self, count: int) -> Iterator[Sent]:
+    def requests(self, count: int) -> Iterator[AsgiRequest]:
         """`count` requests, a few of them right."""
         for _ in range(count):
             yield self.one()
 
-    def one(self) -> Sent:
+    def one(self) -> AsgiRequest:
         """A request; spoiled in no, one or several ways."""
         draft = self.draft(self.rng.choices(self.operations, self._weights)[0])
         for _ in range(self.rng.choice([0, 1, 1, 1, 2, 3])):
-            draft = self.rng.choice(SPOIL)(self.rng, draft)
-        sent = written(draft)
+            draft = self.rng.choice(DRAFT_MUTATIONS)(self.rng, draft)
+        sent = to_request(draft)
         for _ in range(self.rng.choice([0, 0, 0, 1])):
-            sent = self.rng.choice(GARBLE)(self.rng, sent)
+            sent = self.rng.choice(BYTE_MUTATIONS)(self.rng, sent)
         return sent
 
-    def draft(self, operation: Operation) -> Draft:
+    def draft(self, operation: Operation) -> RequestDraft:
         """A request that the description allows."""
         path, query = {}, []
         for part in operation.parameters:
@@ -187,10 +188,10 @@ class Fuzz:
         headers = [key(role)] if operation.secured else []
         if operation.body is not None:
             headers.append((b"content-type", b"application/json"))
-        return Draft(operation, path, query, body, headers)
+        return RequestDraft(operation, path, query, body, headers)
 
 
-def written(draft: Draft) -> Sent:
+def to_request(draft: RequestDraft) -> AsgiRequest:
     """The draft on the wire."""
     path = draft.operation.path
     for name, value in draft.path.items():
@@ -202,19 +203,19 @@ def written(draft: Draft) -> Sent:
             pairs.append(quote(name).encode() + b"=" + quote_from_bytes(text).encode())
     body = b"" if draft.body is None else dumps(draft.body).encode("utf-8", "surrogatepass")
     length = [(b"content-length", str(len(body)).encode())] if body else []
-    return Sent(draft.operation.method, path, b"&".join(pairs), [*draft.headers, *length], (body,))
+    return AsgiRequest(draft.operation.method, path, b"&".join(pairs), [*draft.headers, *length], (body,))
 
 
 # ---- spoiling a draft --------------------------------------------------------------------------------------
 
 
-def _places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def _json_paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where something stands in a JSON value."""
     found = [at]
     if isinstance(value, dict):
-        found += [place for name, part in value.items() for place in _places(part, (*at, name))]
+        found += [place for name, part in value.items() for place in _json_paths(part, (*at, name))]
     elif isinstance(value, list):
-        found += [place for index, part in enumerate(value[:8]) for place in _places(part, (*at, index))]
+        found += [place for index, part in enumerate(value[:8]) for place in _json_paths(part, (*at, index))]
     return found
 
 
@@ -227,13 +228,13 @@ def changed(value: Any, at: tuple[Any, ...], new: Callable[[Any], Any]) -> Any:
     return [changed(part, at[1:], new) if index == at[0] else part for index, part in enumerate(value)]
 
 
-def hostile_field(rng: random.Random, draft: Draft) -> Draft:
+def hostile_field(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """Something else in some field of the body."""
-    place = rng.choice(_places(draft.body))
+    place = rng.choice(_json_paths(draft.body))
     return replace(draft, body=changed(draft.body, place, lambda _: rng.choice(HOSTILE)))
 
 
-def missing_field(rng: random.Random, draft: Draft) -> Draft:
+def missing_field(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """A field left out."""
     if not isinstance(draft.body, dict) or not draft.body:
         return draft
@@ -241,13 +242,13 @@ def missing_field(rng: random.Random, draft: Draft) -> Draft:
     return replace(draft, body={name: part for name, part in draft.body.items() if name != gone})
 
 
-def unknown_field(rng: random.Random, draft: Draft) -> Draft:
+def unknown_field(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """A field that nobody knows."""
     spoil = {rng.choice(["limit", "", "__class__", "x" * 5_000, "\x00", "🦊"]): rng.choice(HOSTILE)}
     return replace(draft, body={**draft.body, **spoil} if isinstance(draft.body, dict) else spoil)
 
 
-def field_twice(rng: random.Random, draft: Draft) -> Draft:
+def field_twice(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """The same name twice in one object."""
     if not isinstance(draft.body, dict) or not draft.body:
         return draft
@@ -256,7 +257,7 @@ def field_twice(rng: random.Random, draft: Draft) -> Draft:
     return replace(draft, body=Verbatim("{" + f"{inside},{dumps(name)}:{dumps(rng.choice(HOSTILE))}" + "}"))
 
 
-def deep(rng: random.Random, draft: Draft) -> Draft:
+def deep_nesting(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """Lists in lists in lists."""
     depth = rng.choice([50, 500, 5_000, 5_000, 100_000])
     shape = rng.choice([("[", "]"), ('{"a":', "}")])
@@ -266,21 +267,21 @@ def deep(rng: random.Random, draft: Draft) -> Draft:
     return replace(draft, body=nested)
 
 
-def many(rng: random.Random, draft: Draft) -> Draft:
+def long_lists(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """Lists longer than anybody reads."""
     size = rng.choice([101, 501, 1_001, 20_000])
-    lists = [place for place in _places(draft.body) if isinstance(_at(draft.body, place), list)]
+    lists = [place for place in _json_paths(draft.body) if isinstance(_at(draft.body, place), list)]
     if lists:
-        return replace(draft, body=changed(draft.body, rng.choice(lists), lambda v: longer(v, size)))
+        return replace(draft, body=changed(draft.body, rng.choice(lists), lambda v: repeated_list(v, size)))
     return replace(draft, query=[*draft.query, ("exclude", b"i1," * size)])
 
 
-def longer(values: list[Any], size: int) -> Verbatim:
+def repeated_list(values: list[Any], size: int) -> Verbatim:
     """The list so often, as text."""
     return Verbatim("[" + ",".join([dumps(values)[1:-1] or '"i1"'] * size) + "]")
 
 
-def hostile_query(rng: random.Random, draft: Draft) -> Draft:
+def hostile_query(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """Something else in a parameter, or a parameter that nobody knows."""
     names = [part["name"] for part in draft.operation.parameters if part["in"] == "query"]
     name = rng.choice([*names, "limit", "key", ""])
@@ -288,17 +289,17 @@ def hostile_query(rng: random.Random, draft: Draft) -> Draft:
     return replace(draft, query=[*others, (name, rng.choice(HOSTILE))])
 
 
-def query_twice(rng: random.Random, draft: Draft) -> Draft:
+def query_twice(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """A parameter given twice."""
     return replace(draft, query=[*draft.query, rng.choice(draft.query)]) if draft.query else draft
 
 
-def hostile_path(rng: random.Random, draft: Draft) -> Draft:
+def hostile_path(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """Something else in the path."""
     return replace(draft, path={name: rng.choice(HOSTILE) for name in draft.path})
 
 
-def other_key(rng: random.Random, draft: Draft) -> Draft:
+def other_key(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """No key, a strange one, several."""
     rest = [pair for pair in draft.headers if pair[0] != b"x-api-key"]
     strange = [
@@ -309,7 +310,7 @@ def other_key(rng: random.Random, draft: Draft) -> Draft:
     return replace(draft, headers=[*rest, *rng.choice(strange)])
 
 
-def other_headers(rng: random.Random, draft: Draft) -> Draft:
+def other_headers(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """Headers that mean something, with what they should not say."""
     names = (
         "user-agent", "origin", "x-ringside-arm", "content-type", "accept", "cookie", "host",
@@ -322,7 +323,7 @@ def other_headers(rng: random.Random, draft: Draft) -> Draft:
     return replace(draft, headers=[*draft.headers, (name, value.encode("latin-1", "replace"))])
 
 
-def lying_length(rng: random.Random, draft: Draft) -> Draft:
+def lying_length(rng: random.Random, draft: RequestDraft) -> RequestDraft:
     """A content-length that is not true."""
     value = rng.choice(
         [b"0", b"5", b"-1", b"abc", b"999999999999", b"1" * 5_000, b"1_0", "²".encode(), b"1, 2", b""]
@@ -336,8 +337,9 @@ def _at(value: Any, place: tuple[Any, ...]) -> Any:
     return value
 
 
-SPOIL = (
-    hostile_field, hostile_field, hostile_field, missing_field, unknown_field, field_twice, deep, many,
+DRAFT_MUTATIONS = (
+    hostile_field, hostile_field, hostile_field, missing_field, unknown_field, field_twice,
+    deep_nesting, long_lists,
     hostile_query,
     hostile_query, query_twice, hostile_path, other_key, other_headers, lying_length,
 )  # fmt: skip
@@ -346,7 +348,7 @@ SPOIL = (
 # ---- garbling what is written ------------------------------------------------------------------------------
 
 
-def flipped(rng: random.Random, sent: Sent) -> Sent:
+def flipped(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
     """Some bits of the body are others."""
     body = bytearray(b"".join(sent.body))
     for _ in range(rng.randint(1, 4)):
@@ -355,13 +357,13 @@ def flipped(rng: random.Random, sent: Sent) -> Sent:
     return replace(sent, body=(bytes(body),))
 
 
-def cut(rng: random.Random, sent: Sent) -> Sent:
+def cut(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
     """The body ends too early."""
     body = b"".join(sent.body)
     return replace(sent, body=(body[: rng.randrange(len(body) + 1)],))
 
 
-def other_bytes(rng: random.Random, sent: Sent) -> Sent:
+def other_bytes(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
     """A body that is no JSON of ours."""
     body = b"".join(sent.body)
     choices: list[Callable[[], bytes]] = [
@@ -376,14 +378,14 @@ def other_bytes(rng: random.Random, sent: Sent) -> Sent:
     return replace(sent, body=(rng.choice(choices)(),))
 
 
-def in_pieces(rng: random.Random, sent: Sent) -> Sent:
+def in_pieces(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
     """The body comes in parts; now and then the client leaves before the last one."""
     body = b"".join(sent.body)
     whole = parts_of(body, iter(lambda: rng.randint(1, max(1, len(body) // 3)), 0))
     return replace(sent, body=whole, hangs_up=rng.random() < 0.3)
 
 
-def raw_query(rng: random.Random, sent: Sent) -> Sent:
+def raw_query(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
     """A query string that no library wrote."""
     choices = [
         b"%", b"%zz=%ff", b"&&&=&=", b"a" * 70_000, b"n=5;n=6", b"n=%00", b"user_id=%ed%a0%80",
@@ -394,7 +396,7 @@ def raw_query(rng: random.Random, sent: Sent) -> Sent:
     return replace(sent, query=rng.choice([sent.query + b"&" + rng.choice(choices), rng.choice(choices)]))
 
 
-def raw_path(rng: random.Random, sent: Sent) -> Sent:
+def raw_path(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
     """A path that nobody offers."""
     choices = ["/", "//", "/../etc/passwd", "/static-offline-docs/../../x", "/recommend/", "/RECOMMEND",
     "/similar/",
@@ -405,11 +407,11 @@ def raw_path(rng: random.Random, sent: Sent) -> Sent:
     return replace(sent, path=rng.choice(choices))
 
 
-def other_method(rng: random.Random, sent: Sent) -> Sent:
+def other_method(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
     """Another method."""
     return replace(
         sent, method=rng.choice(["GET", "PUT", "HEAD", "OPTIONS", "TRACE", "DELETE", "PROPFIND", "X"])
     )
 
 
-GARBLE = (flipped, flipped, cut, other_bytes, in_pieces, raw_query, raw_path, other_method)
+BYTE_MUTATIONS = (flipped, flipped, cut, other_bytes, in_pieces, raw_query, raw_path, other_method)

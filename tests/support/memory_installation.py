@@ -13,7 +13,7 @@ from services.messages import events
 from services.ports.event_log import EventConsumer
 from services.ports.state import DecisionLog, StateCache, SumStore
 from support.breakable import BreakableBroker, BreakableDecisionLog, BreakableStateCache, BreakableSumStore
-from support.sql_recount import added, recount
+from support.sql_recount import add_sums, recount
 from support.traffic import EXPERIMENT, LATENESS_MS, RULES, WINDOW_MS, Clock
 
 
@@ -87,12 +87,12 @@ class MemoryInstallation:
         deps = DeciderDeps(log or self.log, self.store, cache or self.cache)
         return Decider(deps, Identity(holder, "test"), self.partitions, self.clock)
 
-    def counted(self) -> dict[str, int]:
+    def stored_sums(self) -> dict[str, int]:
         """Sums of the experiment over all partitions, zeros left out."""
-        sums = added(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(self.partitions))
+        sums = add_sums(self.store.load(index)[1].get(EXPERIMENT, {}) for index in range(self.partitions))
         return {key: count for key, count in sums.items() if count}
 
-    def truth(self, from_ms: int = 0) -> dict[str, int]:
+    def recounted_sums(self, from_ms: int = 0) -> dict[str, int]:
         """The same by an independent recount of the log."""
         logged = self.broker.records(events.EXPOSURES) + self.broker.records(events.EVENTS)
         return recount(logged, EXPERIMENT, WINDOW_MS, LATENESS_MS, from_ms)

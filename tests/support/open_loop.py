@@ -15,10 +15,10 @@ import numpy as np
 import uvloop
 
 
-class Line(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One kept connection, asking one request at a time."""
 
-    def __init__(self, run: "Run"):
+    def __init__(self, run: "LoadGenerator"):
         self._run = run
         self._buffer = b""
         self.due_s = self.sent_s = 0.0
@@ -47,7 +47,7 @@ class Line(asyncio.Protocol):
         self._run.lost += 1
 
 
-class Run:
+class LoadGenerator:
     """`rate` requests a second for `seconds` over `connections`; only those due after `warm_s` are kept."""
 
     def __init__(self, order: dict[str, Any]):
@@ -57,7 +57,7 @@ class Run:
             for path in order["paths"]
         ]
         self._asked = 0
-        self._idle: deque[Line] = deque()
+        self._idle: deque[LoadConnection] = deque()
         self._due: deque[float] = deque()
         self.lost = 0
         self._latencies: dict[bytes, list[float]] = {}  # from when a request was due
@@ -70,11 +70,11 @@ class Run:
         self._asked += 1
         return self._requests[self._asked % len(self._requests)]
 
-    def free(self, line: Line) -> None:
+    def free(self, line: LoadConnection) -> None:
         self._idle.append(line)
         self._pair()
 
-    def answered(self, data: bytes, head: int, line: Line) -> None:
+    def answered(self, data: bytes, head: int, line: LoadConnection) -> None:
         self.open -= 1
         if line.due_s < self._from_s:
             return
@@ -94,7 +94,7 @@ class Run:
         order = self._order
         loop = asyncio.get_running_loop()
         for _ in range(order["connections"]):
-            await loop.create_connection(lambda: Line(self), "127.0.0.1", order["port"])
+            await loop.create_connection(lambda: LoadConnection(self), "127.0.0.1", order["port"])
         start = time.perf_counter()
         self._from_s = start + order["warm_s"]
         total, count = order["rate"] * (order["warm_s"] + order["seconds"]), 0
@@ -129,4 +129,4 @@ class Run:
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(Run(json.loads(sys.stdin.read())).measure())))
+    print(json.dumps(uvloop.run(LoadGenerator(json.loads(sys.stdin.read())).measure())))

@@ -27,12 +27,12 @@ def serve(app: Any) -> Iterator[str]:
 
 
 @dataclass
-class Watch:
+class PageMonitor:
     """What went wrong on a page, and where its requests went."""
 
     origins: tuple[str, ...]
     errors: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
+    foreign_requests: list[str] = field(default_factory=list)
 
     def over(self, page: Any) -> Any:
         """Watch a page; returns it."""
@@ -43,7 +43,7 @@ class Watch:
 
     def _request(self, request: Any) -> None:
         if not request.url.startswith((*self.origins, "data:", "blob:", "about:")):
-            self.strangers.append(request.url)
+            self.foreign_requests.append(request.url)
 
 
 def scrolls_sideways(page: Any) -> bool:

@@ -13,7 +13,7 @@ SHUTDOWN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class DemoResult:
     """A demo that is over: exit code, what it printed, its report and its home."""
 
     code: int
@@ -22,7 +22,7 @@ class Played:
     home: Path
 
 
-def play(folder: Path) -> Played:
+def play_demo(folder: Path) -> DemoResult:
     """Play it with everything below `folder`, on the real data if RINGSIDE_DATA_DIR names it."""
     home, report = folder / "home", folder / "report.json"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RINGSIDE_")}
@@ -39,4 +39,4 @@ def play(folder: Path) -> Played:
         check=False,
     )
     assert report.exists(), ended.stdout
-    return Played(ended.returncode, ended.stdout, json.loads(report.read_text()), home)
+    return DemoResult(ended.returncode, ended.stdout, json.loads(report.read_text()), home)

@@ -14,10 +14,10 @@ from services import bootstrap
 from services.client.client import Client
 from services.messages.events import EVENTS, EXPOSURES
 from services.settings import Settings
-from support.faulty_proxy import Proxy
-from support.http_shoppers import Crowd, Seen
+from support.faulty_proxy import FaultyProxy
+from support.http_shoppers import ShopperGroup, ShopperLog
 from support.real_installation import STOREFRONT, RecommendService, settings_of
-from support.waiting import until
+from support.waiting import wait_until
 
 SLOW_S = {"redis": 0.1, "broker": 0.2}  # each way: beyond the deadline of a slate, within that of events
 DEADLINES = {"redis_deadline_ms": 40, "rank_deadline_ms": 500, "broker_ack_deadline_ms": 800}
@@ -34,11 +34,11 @@ class ProxiedServers:
 
     redis: Any
     broker: Any
-    proxies: dict[str, Proxy] = field(default_factory=dict)
+    proxies: dict[str, FaultyProxy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kafka_port = int(self.broker.bootstrap.rsplit(":", 1)[1])
-        self.proxies = {"redis": Proxy(self.redis.port), "broker": Proxy(kafka_port)}
+        self.proxies = {"redis": FaultyProxy(self.redis.port), "broker": FaultyProxy(kafka_port)}
 
     def settings(self, home: Any, **changes: Any) -> Settings:
         """Of a service behind the proxies."""
@@ -91,11 +91,11 @@ class ProxiedServers:
             proxy.close()
 
 
-def shopped(service: RecommendService, answers: int) -> Seen:
+def run_shoppers(service: RecommendService, answers: int) -> ShopperLog:
     """What shoppers see in at least so many answers."""
 
-    async def story() -> Seen:
-        async with Crowd(service.port, STOREFRONT, size=CONNECTIONS, repeats=0) as seen:
+    async def story() -> ShopperLog:
+        async with ShopperGroup(service.port, STOREFRONT, size=CONNECTIONS, repeats=0) as seen:
             while sum(seen.statuses.values()) + len(seen.failed) < answers:
                 await asyncio.sleep(0.05)
         return seen
@@ -103,13 +103,13 @@ def shopped(service: RecommendService, answers: int) -> Seen:
     return asyncio.run(story())
 
 
-def one_event(service: RecommendService) -> httpx.Response:
+def post_event(service: RecommendService) -> httpx.Response:
     """The answer to one POST /events that a client makes by hand."""
     row = {"event_id": f"probe-{time.monotonic_ns()}", "type": "view", "item_id": "x"}
     return service.client.post("/events", json=[row])
 
 
-def delivered(shop: Client) -> float:
+def time_to_delivery(shop: Client) -> float:
     """Seconds until the client's outbox is empty, and the service answers in full again."""
     began = time.monotonic()
     while pause_s := shop.deliver():
@@ -117,44 +117,44 @@ def delivered(shop: Client) -> float:
     return time.monotonic() - began
 
 
-def recovered(service: RecommendService) -> float:
+def time_to_recovery(service: RecommendService) -> float:
     """Seconds until nothing is missing in an answer."""
     began = time.monotonic()
-    until(lambda: service.slate()["degraded"] is None)
+    wait_until(lambda: service.slate()["degraded"] is None)
     return time.monotonic() - began
 
 
-def lost(site: ProxiedServers, event_ids: set[str]) -> set[str]:
+def missing_events(site: ProxiedServers, event_ids: set[str]) -> set[str]:
     """Events that aren't in the log."""
     return event_ids - {row["event_id"] for row in site.log(EVENTS)}
 
 
-def exposed(site: ProxiedServers) -> set[str]:
+def exposed_users(site: ProxiedServers) -> set[str]:
     """Users whose slates are in the log."""
     return {row["user_id"] for row in site.log(EXPOSURES)}
 
 
-def suffered(
+def measure_fault(
     site: ProxiedServers, service: RecommendService, names: Sequence[str], how: str, answers: int = 200
 ) -> Mapping[str, Any]:
     """One fault while shoppers shop and a storefront reports, and what was seen. No event may be lost."""
     shop = Client(f"http://127.0.0.1:{service.port}", STOREFRONT)
     ids = {shop.record("view", "x", session_id=f"s{at}") for at in range(50)}
     site.fault(names, how)
-    seen = shopped(service, answers)
-    by_hand, pause_s = one_event(service), shop.deliver()
+    seen = run_shoppers(service, answers)
+    by_hand, pause_s = post_event(service), shop.deliver()
     if how == "slow":
-        delivered(shop)  # crawling is no reason never to arrive
+        time_to_delivery(shop)  # crawling is no reason never to arrive
     site.heal()
-    recovery_s, delivery_s = recovered(service), delivered(shop)
+    recovery_s, delivery_s = time_to_recovery(service), time_to_delivery(shop)
     shop.close()
     assert not seen.failed
-    assert lost(site, ids) == set()
+    assert missing_events(site, ids) == set()
     after = {"recovery_s": round(recovery_s, 2), "delivery_s": round(delivery_s, 2)}
-    return row_of(seen, by_hand, fault=f"{'+'.join(names)} {how}", client_waits_s=pause_s, **after)
+    return summary_row(seen, by_hand, fault=f"{'+'.join(names)} {how}", client_waits_s=pause_s, **after)
 
 
-def check(row: Mapping[str, Any], names: Sequence[str], how: str) -> None:
+def check_promises(row: Mapping[str, Any], names: Sequence[str], how: str) -> None:
     """What is promised, whatever the speed of the machine."""
     assert set(row["statuses"]) == {200}
     if "redis" in names:
@@ -169,7 +169,7 @@ def check(row: Mapping[str, Any], names: Sequence[str], how: str) -> None:
         assert row["client_waits_s"] == (1.0 if "broker" in names else 0.0)
 
 
-def row_of(seen: Seen, events: httpx.Response, **more: Any) -> Mapping[str, Any]:
+def summary_row(seen: ShopperLog, events: httpx.Response, **more: Any) -> Mapping[str, Any]:
     """A line of the table."""
     ms = np.array(seen.seconds) * 1e3
     return {

@@ -22,7 +22,7 @@ KEY = KEYS["storefront"][0].encode()
 
 
 @contextmanager
-def served(app: Any, settings: Settings | None = None, **limits: Any) -> Iterator[tuple[str, int]]:
+def running_server(app: Any, settings: Settings | None = None, **limits: Any) -> Iterator[tuple[str, int]]:
     """Where `app` answers, as `ringside recommend` would serve it."""
     open_at = listener("127.0.0.1", 0)
     config = uvicorn.Config(
@@ -96,13 +96,13 @@ def get(path: bytes, *headers: bytes, close: bool = True) -> bytes:
 
 SLATE = b'{"user_id":"anna","session_id":"s1"}'
 CLICK = b'[{"event_id":"e","type":"click","item_id":"i1"}]'
-RIGHT = (
+VALID = (
     get(b"/recommend?user_id=anna&n=3"), post(b"/recommend", SLATE), post(b"/events", CLICK),
     get(b"/similar/i1"), get(b"/popular?n=2"), post(b"/rerank", b'{"items":["i1","i2"]}'),
     get(b"/health/live"),
     post(b"/events", b"%x\r\n%s\r\n0\r\n\r\n" % (len(CLICK), CLICK), b"transfer-encoding: chunked"),
 )  # fmt: skip
-WRONG = (
+INVALID = (
     post(b"/events", CLICK, b"content-length: 5"),
     post(b"/events", CLICK, b"content-length: 500"),
     post(b"/events", CLICK, b"content-length: -5"),
@@ -130,13 +130,13 @@ WRONG = (
     b"GET /recommend HTTP/9.9\r\n\r\n", b"GET\r\n\r\n", b"\r\n\r\n\r\n", b"\x16\x03\x01\x02\x00\x01",
     b"PRI * HTTP/2.0\r\n\r\n",
     b"GET /popular HTTP/1.0\r\n\r\n", b"DELETE /recommend HTTP/1.1\r\nhost: x\r\n\r\n", b"\x00" * 500,
-    RIGHT[0].replace(b"connection: close", b"x: y") + RIGHT[1],
+    VALID[0].replace(b"connection: close", b"x: y") + VALID[1],
 )  # fmt: skip
 
 
-def spoiled(rng: random.Random) -> list[bytes]:
+def corrupted_request(rng: random.Random) -> list[bytes]:
     """A right request with wrong bytes in it, in one piece or several."""
-    raw = bytearray(rng.choice(RIGHT))
+    raw = bytearray(rng.choice(VALID))
     for _ in range(rng.randint(1, 5)):
         at = rng.randrange(max(1, len(raw)))
         what = rng.randrange(4)

@@ -24,9 +24,9 @@ from services.local_servers.process import Server, free_port
 from services.local_servers.redis import EmbeddedRedis
 from services.ports.event_log import Record
 from services.settings import Settings
-from support.scraping import Samples, parsed
+from support.scraping import Samples, parse_samples
 from support.small_shop import KEYS, SIGNING
-from support.waiting import ready, until
+from support.waiting import is_ready, wait_until
 
 RINGSIDE = str(Path(sys.executable).with_name("ringside"))
 STOREFRONT = KEYS["storefront"][0]
@@ -121,7 +121,7 @@ class RecommendService:
         """Start an experiment with this champion, and wait until it serves."""
         body = {"model_version": model_version, "arm": "first"}
         assert self.client.post("/experiments/storefront/start", json=body).status_code == 200
-        until(lambda: self.slate()["arm"] == "first" and self.slate()["degraded"] is None)
+        wait_until(lambda: self.slate()["arm"] == "first" and self.slate()["degraded"] is None)
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def serving(settings: Settings, wait: bool = True) -> Iterator[RecommendService]
         try:
             with httpx.Client(base_url=url, headers=ADMIN, timeout=10) as client:
                 if wait:
-                    until(lambda: ready(client))
+                    wait_until(lambda: is_ready(client))
                 yield RecommendService(process, client, settings)
         finally:
             process.terminate()
@@ -214,7 +214,7 @@ class RealInstallation:
     def scrape(self, *processes: str) -> dict[str, Samples]:
         """The present samples of these processes (none named: of all)."""
         wanted = {name: at for name, at in self.targets().items() if name in (processes or PROCESSES)}
-        return {name: parsed(httpx.get(f"http://{at}/metrics").text) for name, at in wanted.items()}
+        return {name: parse_samples(httpx.get(f"http://{at}/metrics").text) for name, at in wanted.items()}
 
     def log(self, process: str) -> list[dict[str, Any]]:
         """Lines of a process's log."""
@@ -240,11 +240,11 @@ def running_installation(home: Path) -> Iterator[RealInstallation]:
             running.servers[name] = Server(
                 [RINGSIDE, *command], home / f"{name}.log", {**environment(settings), **one_thread}
             )
-        until(lambda: running.targets().keys() >= PROCESSES.keys() and _serves(running), within_s=200)
+        wait_until(lambda: running.targets().keys() >= PROCESSES.keys() and _serves(running), within_s=200)
         yield running
 
 
 def _serves(running: RealInstallation) -> bool:
     dead = {name: server.exit_code() for name, server in running.servers.items() if not server.alive()}
     assert not dead, {name: (running.settings.home / f"{name}.log").read_text()[-2_000:] for name in dead}
-    return ready(running.http)
+    return is_ready(running.http)

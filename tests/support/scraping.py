@@ -10,7 +10,7 @@ Labels = frozenset[tuple[str, str]]
 Samples = Mapping[tuple[str, Labels], float]
 
 
-def parsed(text: str) -> Samples:
+def parse_samples(text: str) -> Samples:
     """Samples of an exposition."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -19,21 +19,21 @@ def parsed(text: str) -> Samples:
     }
 
 
-def samples(registry: CollectorRegistry) -> Samples:
+def registry_samples(registry: CollectorRegistry) -> Samples:
     """Samples of a registry."""
-    return parsed(generate_latest(registry).decode())
+    return parse_samples(generate_latest(registry).decode())
 
 
-def value(found: Samples, name: str, **labels: str) -> float:
+def sample_value(found: Samples, name: str, **labels: str) -> float:
     """The sum of the samples of `name` with these labels. Raises KeyError if there are none."""
     rows = [
         number for key, number in found.items() if key[0] == name and labels.items() <= dict(key[1]).items()
     ]
     if not rows:
-        raise KeyError(f"{name}{labels} is not among {sorted(names(found.keys()))}")
+        raise KeyError(f"{name}{labels} is not among {sorted(metric_names(found.keys()))}")
     return sum(rows)
 
 
-def names(keys: Iterable[tuple[str, Labels]]) -> set[str]:
+def metric_names(keys: Iterable[tuple[str, Labels]]) -> set[str]:
     """Metric names of samples."""
     return {name for name, _ in keys}

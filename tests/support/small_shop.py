@@ -34,7 +34,7 @@ START_MS = 1_800_000_000_000
 
 
 @dataclass
-class Ordered:
+class FixedOrderModel:
     """Ranks items in one fixed order, starting after the newest known item; misbehaves on demand."""
 
     order: list[int]
@@ -76,7 +76,7 @@ class Ordered:
         return {"items": self.items, "order": np.array(self.order)}, {}
 
     @classmethod
-    def from_arrays(cls, arrays: Any, params: Any) -> "Ordered":
+    def from_arrays(cls, arrays: Any, params: Any) -> "FixedOrderModel":
         """Inverse of `to_arrays`."""
         return cls(list(arrays["order"]))
 
@@ -132,10 +132,10 @@ class SmallShop(MemoryInstallation):
         self.overlay = BreakableItemOverlay()
         self.models = BreakableModelStore()
         self.data = MemoryDataStore(Dataset("d1", catalogue(), interactions(), "test"))
-        self.good = self.add("good", Ordered(list(range(40))))
-        self.other = self.add("other", Ordered(list(range(39, -1, -1)), reason="backwards"))
+        self.good = self.add("good", FixedOrderModel(list(range(40))))
+        self.other = self.add("other", FixedOrderModel(list(range(39, -1, -1)), reason="backwards"))
 
-    def add(self, version: str, model: Ordered) -> Ordered:
+    def add(self, version: str, model: FixedOrderModel) -> FixedOrderModel:
         """Put a model into the store."""
         self.models.put(model, manifest(version))
         return model
@@ -148,9 +148,9 @@ class SmallShop(MemoryInstallation):
     def race(self, share: float = 0.5, **rules: Any) -> Experiment:
         """An experiment of `good` (champion) against `other`, which has `share` of the traffic."""
         self.log.append(commands.enter(self.start(**rules), "other", "other", self.provenance()))
-        return self.weigh({"good": 1 - share, "other": share})
+        return self.set_weights({"good": 1 - share, "other": share})
 
-    def weigh(self, shares: dict[str, float]) -> Experiment:
+    def set_weights(self, shares: dict[str, float]) -> Experiment:
         """A new weights version."""
         return self.log.append(commands.allocate(self.state, shares, {}, 0, self.provenance()))
 

@@ -72,7 +72,7 @@ def recount(
         return dict(base.execute(_filled(SUMS, values)).fetchall())
 
 
-def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def add_sums(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Sums of several partitions, added."""
     total: dict[str, int] = defaultdict(int)
     for part in parts:

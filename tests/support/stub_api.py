@@ -55,7 +55,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
 
 
 @dataclass
-class FakeApi:
+class StubApi:
     """State of the stand-in. `lag`: how many slates after a click still don't know of it."""
 
     items: dict[str, dict[str, Any]] = field(default_factory=catalogue)

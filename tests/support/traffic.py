@@ -25,7 +25,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Sent:
+class TimedRecord:
     """A record to be appended at `at_ms`."""
 
     at_ms: int
@@ -34,10 +34,10 @@ class Sent:
     value: bytes
 
 
-def traffic(seed: int, units: int, per_s: float = 40.0) -> list[Sent]:
+def traffic(seed: int, units: int, per_s: float = 40.0) -> list[TimedRecord]:
     """Records of `units` units in order of their append time."""
     rng = random.Random(seed)
-    sent: list[Sent] = []
+    sent: list[TimedRecord] = []
     at_ms = float(START_MS)
     for number in range(units):
         at_ms += rng.expovariate(per_s) * 1_000
@@ -45,7 +45,7 @@ def traffic(seed: int, units: int, per_s: float = 40.0) -> list[Sent]:
     return sorted(sent, key=lambda record: record.at_ms)
 
 
-def play(broker: BreakableBroker, clock: Clock, sent: list[Sent], step_ms: int) -> Iterator[None]:
+def play(broker: BreakableBroker, clock: Clock, sent: list[TimedRecord], step_ms: int) -> Iterator[None]:
     """Append the records that are due; yields after each step of the clock."""
     waiting = list(sent)
     while waiting:
@@ -85,7 +85,7 @@ def click(shown: events.Exposure, at_ms: int, event_id: str, **changes: object) 
     return events.Event(**(values | changes))
 
 
-def _visit(rng: random.Random, number: int, at_ms: int) -> list[Sent]:
+def _visit(rng: random.Random, number: int, at_ms: int) -> list[TimedRecord]:
     shown = _shown(rng, number, at_ms)
     delay = rng.choice([2, 5, 30, 30, 400, LATENESS_MS + 300 if rng.random() < 0.1 else 3])
     records = [_sent(at_ms + delay, shown)]
@@ -93,7 +93,9 @@ def _visit(rng: random.Random, number: int, at_ms: int) -> list[Sent]:
         records.append(_sent(at_ms + delay + rng.randrange(1, 500), shown))  # a retried produce
     if rng.random() < 0.03:
         topic = rng.choice([events.EXPOSURES, events.EVENTS])
-        records.append(Sent(at_ms, topic, shown.routing_key, rng.choice([b"\xff\xfe", b"{}", b'{"v":9}'])))
+        records.append(
+            TimedRecord(at_ms, topic, shown.routing_key, rng.choice([b"\xff\xfe", b"{}", b'{"v":9}']))
+        )
     for _ in range(rng.choice([0, 0, 0, 1, 1, 2, 3])):
         records += _clicks(rng, shown)
     return records
@@ -114,7 +116,7 @@ def _shown(rng: random.Random, number: int, at_ms: int) -> events.Exposure:
     return exposure(number, at_ms, arm, **changes)
 
 
-def _clicks(rng: random.Random, shown: events.Exposure) -> list[Sent]:
+def _clicks(rng: random.Random, shown: events.Exposure) -> list[TimedRecord]:
     age = rng.choice([-50, 0, 10, 900, 2_500, WINDOW_MS - 1, WINDOW_MS, WINDOW_MS + 1, WINDOW_MS + 3_000])
     kind = "click" if rng.random() < 0.8 else "view"
     event = click(shown, shown.unit_at + age, f"e{rng.randrange(10**9)}", type=kind)
@@ -124,12 +126,14 @@ def _clicks(rng: random.Random, shown: events.Exposure) -> list[Sent]:
     return [_sent(max(event.received_at, START_MS) + delay, event) for delay in delays]
 
 
-def _sent(at_ms: int, message: events.Exposure | events.Event) -> Sent:
+def _sent(at_ms: int, message: events.Exposure | events.Event) -> TimedRecord:
     is_exposure = isinstance(message, events.Exposure)
     topic = events.EXPOSURES if is_exposure else events.EVENTS
-    return Sent(at_ms, topic, message.routing_key if is_exposure else message.key, events.encode(message))
+    return TimedRecord(
+        at_ms, topic, message.routing_key if is_exposure else message.key, events.encode(message)
+    )
 
 
-def _split(waiting: list[Sent], until_ms: int) -> tuple[list[Sent], list[Sent]]:
+def _split(waiting: list[TimedRecord], until_ms: int) -> tuple[list[TimedRecord], list[TimedRecord]]:
     cut = next((i for i, record in enumerate(waiting) if record.at_ms > until_ms), len(waiting))
     return waiting[:cut], waiting[cut:]

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 
-def ready(client: httpx.Client) -> bool:
+def is_ready(client: httpx.Client) -> bool:
     """Whether /health/ready says so."""
     try:
         return client.get("/health/ready", headers={"Connection": "close"}).status_code == 200
@@ -15,7 +15,7 @@ def ready(client: httpx.Client) -> bool:
         return False
 
 
-def until(holds: Callable[[], Any], within_s: float | None = None) -> Any:
+def wait_until(holds: Callable[[], Any], within_s: float | None = None) -> Any:
     """Wait until `holds` returns something true, and return it; None: the test's own timeout ends the wait.
 
     Raises AssertionError after `within_s`, which should be far longer than a busy machine needs.

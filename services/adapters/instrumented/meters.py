@@ -21,7 +21,7 @@ from services.ports.features import ActivityStore
 from services.ports.lake import LakeFiles
 from services.ports.state import DecisionLog, SumStore
 from services.runtime.liveness import liveness_file
-from services.runtime.metrics_endpoint import age_of, scraped
+from services.runtime.metrics_endpoint import liveness_age, serve_metrics
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ def metered(
     loops: the process writes a liveness file, and /health/live is 503 if that is older than `silent_s`.
     """
     meters = Meters(settings, process, replica, tracing)
-    age_s = age_of(liveness_file(settings, process) if loops else None, time.time())
+    age_s = liveness_age(liveness_file(settings, process) if loops else None, time.time())
     with ExitStack() as stack:
         if tracing is not None:
             stack.callback(tracing.close)
-        stack.enter_context(scraped(settings, process, replica, meters.registry, age_s, silent_s))
+        stack.enter_context(serve_metrics(settings, process, replica, meters.registry, age_s, silent_s))
         yield meters
 
 

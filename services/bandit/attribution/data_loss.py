@@ -17,11 +17,11 @@ def find_loss(partition: int, at: Positions, log_id: str, bounds: Bounds) -> str
             f"of log {at.log_id}, but the broker holds log {log_id}: later records of the old log are gone"
         )
     needed = ((EXPOSURES, min(at.exposures, at.rebuild), at.exposures), (EVENTS, at.events, at.events))
-    losses = [_outside(topic, partition, low, high, bounds[topic]) for topic, low, high in needed]
+    losses = [_describe_gap(topic, partition, low, high, bounds[topic]) for topic, low, high in needed]
     return "; ".join(text for text in losses if text) or None
 
 
-def _outside(topic: str, partition: int, low: int, high: int, bounds: tuple[int, int]) -> str | None:
+def _describe_gap(topic: str, partition: int, low: int, high: int, bounds: tuple[int, int]) -> str | None:
     start, end = bounds
     if low < start:
         return f"offsets {low} to {start - 1} of {topic}/{partition} are gone, the log begins at {start}"
@@ -30,7 +30,7 @@ def _outside(topic: str, partition: int, low: int, high: int, bounds: tuple[int,
     return None
 
 
-def missing_start(
+def describe_missing_start(
     partition: int, bounds: Bounds, first_ms: Mapping[str, int | None], since_ms: int | None
 ) -> str:
     """Describe which topics no longer hold the records needed to count a partition from the start; empty if
@@ -78,12 +78,12 @@ def rewinds(stored: Positions | None, to: Positions) -> bool:
     return to.exposures < stored.exposures or to.events < stored.events
 
 
-def moves(stored: Positions | None, to: Positions) -> bool:
+def changes_position(stored: Positions | None, to: Positions) -> bool:
     """Return whether `to` is another place in the log than that of the stored sums."""
     return stored is not None and replace(to, counts=stored.counts) != stored
 
 
-def write_off(sums: Mapping[str, Sums]) -> dict[str, Sums]:
+def missing_credits(sums: Mapping[str, Sums]) -> dict[str, Sums]:
     """Return deltas that restore the identity s = c (successes = credits) by experiment.
 
     They are needed where events of counted units are gone and can no longer credit these units.

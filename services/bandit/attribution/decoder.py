@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from experiments.counting.attribution_join import Fed
+from experiments.counting.attribution_join import FedRecord
 from services.errors import BadMessageError
 from services.messages import events
 from services.messages.events import EXPOSURES
@@ -16,13 +16,13 @@ class Decoder:
     def __init__(self, producer: EventProducer):
         self._dead_letters = DeadLetterWriter(producer, "bandit")
 
-    def decode(self, records: Iterable[Record], is_counted: Callable[[str, int], bool]) -> list[Fed]:
+    def decode(self, records: Iterable[Record], is_counted: Callable[[str, int], bool]) -> list[FedRecord]:
         """Return (offset, append_ms, message) of each record that can be decoded, in order.
 
         Others get a dead letter, unless `is_counted(topic, offset)`: such a record is only read again to
         rebuild the join, and its dead letter was written when it was counted.
         """
-        decoded: list[Fed] = []
+        decoded: list[FedRecord] = []
         for record in records:
             try:
                 message = _decode(record)

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from experiments.counting.attribution_join import Fed, Join, Offsets
-from experiments.counting.audit import Account
+from experiments.counting.attribution_join import FedRecord, Join, Offsets
+from experiments.counting.audit import PartitionAudit
 from experiments.counting.sums import merge
 from experiments.lifecycle.state import Counting, Experiment, Rules
 from services.bandit.attribution.watermark import ReadProgress
@@ -34,7 +34,7 @@ class CountedExperiments:
             name for name, recount in self.recounts.items() if stored.generation(name) < recount.generation
         ]
 
-    def admit(self, topic: str, records: Sequence[Fed]) -> Sequence[Fed]:
+    def admit(self, topic: str, records: Sequence[FedRecord]) -> Sequence[FedRecord]:
         """Return the records that belong to the latest recount; count the others as left out."""
         if not any(recount.from_ms for recount in self.recounts.values()):
             return records
@@ -42,7 +42,7 @@ class CountedExperiments:
         self.left_out["before_recount"] += len(records) - len(admitted)
         return admitted
 
-    def _admits(self, topic: str, record: Fed) -> bool:
+    def _admits(self, topic: str, record: FedRecord) -> bool:
         """Decide by the record's own times, so that every worker decides alike."""
         _, append_ms, message = record
         of = message if topic == EXPOSURES else message.attribution
@@ -69,7 +69,7 @@ class Partition:
         at = Offsets(stored.exposures, stored.events, stored.rebuild)
         self._experiments = experiments
         self._join = Join(experiments.rules, at)
-        self._account = Account(experiments.rules, at, experiments.left_out)
+        self._audit = PartitionAudit(experiments.rules, at, experiments.left_out)
         self._safety_ms = safety_ms
         self._pending: tuple[Positions, Positions, Mapping[str, Sums]] | None = None
 
@@ -87,7 +87,7 @@ class Partition:
         """Return whether a record is already counted and is read again only to rebuild the join."""
         return topic == EXPOSURES and offset < self._join.offsets.exposures
 
-    def feed(self, topic: str, records: Sequence[Fed], next_offset: int) -> None:
+    def feed(self, topic: str, records: Sequence[FedRecord], next_offset: int) -> None:
         """Take records of one topic; `next_offset`: the reading position after them."""
         progress = self.progress[topic]
         for _, append_ms, _ in records:
@@ -95,10 +95,10 @@ class Partition:
         progress.advance(next_offset)
         records = self._experiments.admit(topic, records)
         if topic == EXPOSURES:
-            self._account.note_exposures(records)
+            self._audit.note_exposures(records)
             self._join.feed_exposures(records, next_offset)
         else:
-            self._account.note_events(records)
+            self._audit.note_events(records)
             self._join.feed_events(records, next_offset)
 
     def watermark(self, now_ms: int) -> int:
@@ -117,7 +117,7 @@ class Partition:
             batch = self._join.advance(self.watermark(now_ms))
             if batch.empty:
                 return
-            booked = self._account.book(batch.moved_to)
+            booked = self._audit.count_below(batch.moved_to)
             deltas = {
                 name: merge((batch.deltas.get(name, {}), booked.get(name, {})))
                 for name in batch.deltas.keys() | booked.keys()

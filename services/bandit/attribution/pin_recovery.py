@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from experiments.allocation.assignment import DAY_MS, unit_life_ms
+from experiments.allocation.assignment import DAY_MS, unit_lifetime_ms
 from experiments.lifecycle.state import Experiment
 from services.bandit.attribution.ranges import ranges
 from services.errors import BadMessageError, DataLossError, UnavailableError
@@ -78,11 +78,11 @@ class PinRecovery:
         self.restoring = {index: self.restoring.get(index, now_ms) for index in missing}
 
     def _read(self) -> None:
-        asked_ms = self.clock()
+        queried_ms = self.clock()
         try:
             ends = self.consumer.end_offsets([(EXPOSURES, index) for index in self.restoring])
         except UnavailableError:  # records queued during the outage get the margin once the broker is back
-            self.restoring = dict.fromkeys(self.restoring, asked_ms)
+            self.restoring = dict.fromkeys(self.restoring, queried_ms)
             raise
         before = self.consumer.positions()
         try:
@@ -97,7 +97,7 @@ class PinRecovery:
         positions = self.consumer.positions()
         for index, noticed_ms in list(self.restoring.items()):
             pair = (EXPOSURES, index)
-            if asked_ms >= noticed_ms + self.safety_ms and positions.get(pair, -1) >= ends[pair]:
+            if queried_ms >= noticed_ms + self.safety_ms and positions.get(pair, -1) >= ends[pair]:
                 self._finish(index)
 
     def _restore(self, records: Iterable[Record]) -> None:
@@ -137,7 +137,7 @@ def pins_of(
         state = states.get(shown.experiment)
         if state is None or not shown.first or shown.excluded is not None or state.rules.unit == "request":
             continue
-        left_ms = shown.received_at + unit_life_ms(state.rules.unit, shown.received_at) - now_ms
+        left_ms = shown.received_at + unit_lifetime_ms(state.rules.unit, shown.received_at) - now_ms
         if left_ms > 0:
             pin = Pin(shown.weights_version, shown.arm, shown.propensity, shown.unit_at)
             pins[f"{shown.experiment}|{shown.unit}"] = pin, left_ms

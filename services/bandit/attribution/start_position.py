@@ -13,13 +13,13 @@ from experiments.lifecycle.state import Experiment
 from services.bandit.attribution.data_loss import (
     Bounds,
     after_loss,
+    changes_position,
+    describe_missing_start,
     end_of_log,
     find_loss,
-    missing_start,
-    moves,
+    missing_credits,
     rewinds,
     start_of_log,
-    write_off,
 )
 from services.bandit.attribution.partition import CountedExperiments
 from services.bandit.attribution.ranges import ranges
@@ -122,7 +122,7 @@ class PartitionRecovery:
         begun = replace(to, counts=tuple(sorted(generations.items())))
         outdated = set(self.experiments.outdated(stored or begun))
         dropped = set(self.states) if rewinds(stored, begun) else outdated
-        deltas = self._write_off(index, dropped) if moves(stored, begun) else {}
+        deltas = self._write_off(index, dropped) if changes_position(stored, begun) else {}
         self.store.apply(index, stored, begun, deltas, sorted(dropped))
         return begun
 
@@ -141,7 +141,7 @@ class PartitionRecovery:
         if dropped and all(state.name in dropped for state in self._running()):
             return {}
         sums = self.store.load(index)[1]
-        return write_off({name: of for name, of in sums.items() if name not in dropped})
+        return missing_credits({name: of for name, of in sums.items() if name not in dropped})
 
     def _report(self, index: int, loss: str) -> None:
         """Report a loss once; the decider holds every experiment until an operator accepts it."""
@@ -165,7 +165,7 @@ class PartitionRecovery:
             for topic, (start, _) in log.bounds.items()
         }
         since_ms = min((state.started_ms for state in running), default=None)
-        return missing_start(index, log.bounds, first_ms, since_ms)
+        return describe_missing_start(index, log.bounds, first_ms, since_ms)
 
     def _first_append_ms(self, topic: str, index: int) -> int | None:
         start = self.consumer.bounds(topic, index)[0]

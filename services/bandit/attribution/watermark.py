@@ -23,7 +23,7 @@ class ReadProgress:
 
     position: int
     last_append_ms: int = 0  # append time of the newest record read
-    asked_ms: int = 0  # when the end of the log was asked for …
+    queried_ms: int = 0  # when the end of the log was asked for …
     end: int = 0  # … and the answer
     reached_ms: int = 0  # newest `asked_ms` whose end has been read
 
@@ -35,17 +35,17 @@ class ReadProgress:
         """Move the reading position, which may pass offsets that hold no record."""
         self.position = max(self.position, position)
         if self.position >= self.end:
-            self.reached_ms = self.asked_ms
+            self.reached_ms = self.queried_ms
 
     @property
     def needs_end(self) -> bool:
         """Whether the last known end was reached. Until then it is kept: under steady traffic a newer end
         would never be reached."""
-        return self.reached_ms == self.asked_ms
+        return self.reached_ms == self.queried_ms
 
-    def note_end(self, asked_ms: int, end: int) -> None:
+    def note_end(self, queried_ms: int, end: int) -> None:
         """Note the end of the log; `asked_ms`: our clock, read before asking for it."""
-        self.asked_ms, self.end = asked_ms, end
+        self.queried_ms, self.end = queried_ms, end
         self.advance(self.position)
 
     def watermark(self, now_ms: int, safety_ms: int) -> int:

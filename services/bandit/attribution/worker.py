@@ -27,7 +27,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from experiments.counting.attribution_join import Fed
+from experiments.counting.attribution_join import FedRecord
 from services.bandit.attribution.decoder import Decoder
 from services.bandit.attribution.partition import CountedExperiments, Partition
 from services.bandit.attribution.ranges import ranges
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 # is known before anything that it affects is counted.
 DECISIONS_MAX_AGE_MS = 2_000
 
-FedByPair = Mapping[tuple[str, int], list[Fed]]  # by (topic, partition)
+FedByPair = Mapping[tuple[str, int], list[FedRecord]]  # by (topic, partition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,9 @@ class Worker:
             for topic, progress in partition.progress.items()
             if progress.needs_end
         }
-        asked_ms = self._clock()
+        queried_ms = self._clock()
         for pair, end in self._deps.consumer.end_offsets(waiting).items():
-            waiting[pair].note_end(asked_ms, end)
+            waiting[pair].note_end(queried_ms, end)
 
     def _drop_lost_sums(self) -> None:
         """Drop partitions whose positions are gone from Redis; without traffic, no commit would notice."""
@@ -232,9 +232,9 @@ class Worker:
 
     def _catch_up_with_decisions(self) -> None:
         """Read the log of decisions; drop partitions whose sums a recount has made obsolete."""
-        asked_ms = self._clock()
+        queried_ms = self._clock()
         states = self._recovery.states = self._deps.decisions.catch_up()
-        self._decisions_read_ms = asked_ms
+        self._decisions_read_ms = queried_ms
         self._experiments.update(states)
         outdated = self._experiments.outdated
         self._drop([index for index, partition in self.partitions.items() if outdated(partition.stored)])

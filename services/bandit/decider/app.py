@@ -7,7 +7,7 @@ from models.recommender import ProgressCallback
 from services import bootstrap
 from services.bandit.decider.decider import Decider, Deps, Identity
 from services.runtime.clock import wall_ms
-from services.runtime.liveness import complain
+from services.runtime.liveness import set_unhealthy_reason
 from services.runtime.process import replica_name, stop_on_signal
 from services.runtime.worker_loop import WorkerLoop
 from services.settings import Settings
@@ -27,7 +27,7 @@ def run(settings: Settings) -> None:
             retry_s=TICK_S,
             retried=(Exception,),
             metered=meters.step,
-            complain=partial(complain, settings, "decider"),
+            complain=partial(set_unhealthy_reason, settings, "decider"),
         ).run(stop)
 
 

@@ -20,7 +20,12 @@ from services.ports.state import DecisionLog, Heartbeat, StateCache, SumStore
 logger = logging.getLogger(__name__)
 
 AUTHOR = "decider"
-LOOKS = ("allocate", "hold", "rollback", "retrain")  # kinds that a look writes (retrain: earlier releases)
+LOOK_KINDS = (
+    "allocate",
+    "hold",
+    "rollback",
+    "retrain",
+)  # kinds that a look writes (retrain: earlier releases)
 
 
 class LooksFailedError(DegradedError):
@@ -75,12 +80,12 @@ class Decider:
         self.failing = {name: failed for name, failed in self.failing.items() if name in states}
         for state in states.values():
             try:
-                decided += self._tend(state)
-                self._went_well(state.name)
+                decided += self._process(state)
+                self._note_success(state.name)
             except UnavailableError as error:  # perhaps only its sums: the others go on
                 missed = error
             except Exception as error:  # noqa: BLE001 (whatever its sums, state and records hold)
-                self._failed(state.name, error)
+                self._note_failure(state.name, error)
         self._accept_losses(states)
         if self.failing:
             summary = "; ".join(f"{name}: {why}" for name, (why, _) in sorted(self.failing.items()))
@@ -89,20 +94,20 @@ class Decider:
             raise missed
         return decided
 
-    def _failed(self, name: str, error: Exception) -> None:
+    def _note_failure(self, name: str, error: Exception) -> None:
         """Log the traceback once, not at every tick or look."""
         why = f"{type(error).__name__}: {error}"
         if self.failing.get(name, ("", None))[0] != why:
             logger.error("%s: a look failed; it is tried again", name, exc_info=error)
         self.failing[name] = why, self.looked_ms.get(name)
 
-    def _went_well(self, name: str) -> None:
+    def _note_success(self, name: str) -> None:
         """Clear a failure once a later look succeeded; a tick between two looks proves nothing."""
         if name in self.failing and self.failing[name][1] != self.looked_ms.get(name):
             del self.failing[name]
             logger.info("%s: looks succeed again", name)
 
-    def _tend(self, state: Experiment) -> list[Decision]:
+    def _process(self, state: Experiment) -> list[Decision]:
         """All that is due now for one experiment."""
         self.deps.cache.put(state)  # repairs the cache after a killed writer or an emptied Redis
         confirmed = self._confirm(state)
@@ -236,7 +241,7 @@ class Decider:
 def last_look_ms(state: Experiment, history: Sequence[Decision], now_ms: int) -> int:
     """Time of the latest look that wrote a decision; the start if there was none. A time later than now comes
     from a wrong clock and delays no look."""
-    looks = (d.received_at for d in reversed(history) if d.author == AUTHOR and d.kind in LOOKS)
+    looks = (d.received_at for d in reversed(history) if d.author == AUTHOR and d.kind in LOOK_KINDS)
     found = next((at_ms for at_ms in looks if at_ms <= now_ms), state.started_ms)
     return found if found <= now_ms else 0
 

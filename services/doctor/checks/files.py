@@ -10,7 +10,7 @@ from services.doctor.check_result import CheckResult, fail, ok, warn
 from services.doctor.installation import Installation
 from services.errors import ArtifactError, ConfigurationError, UnavailableError
 
-LOW_BYTES, OUT_BYTES = 2_000_000_000, 200_000_000
+WARN_BELOW_BYTES, FAIL_BELOW_BYTES = 2_000_000_000, 200_000_000
 
 
 def disk(installation: Installation) -> Iterator[CheckResult]:
@@ -28,9 +28,9 @@ def disk(installation: Installation) -> Iterator[CheckResult]:
         return
     free = free_bytes(home)
     message = f"{free / 1e9:.1f} GB free in {home}"
-    if free < OUT_BYTES:
+    if free < FAIL_BELOW_BYTES:
         yield fail("disk", message, "free disk space: the lake and models can't be written")
-    elif free < LOW_BYTES:
+    elif free < WARN_BELOW_BYTES:
         yield warn("disk", message, "free disk space: archive old hours of the lake, delete retired models")
     else:
         yield ok("disk", message)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from services.doctor.check_result import CheckResult, fail, ok, warn
 from services.doctor.installation import Installation
 from services.errors import UnavailableError
-from services.runtime.liveness import answers_as_ours, complaint, silent_s
+from services.runtime.liveness import is_ringside, silence_s_by_process, unhealthy_reason
 from services.settings import Settings
 
 SILENT_S = 30.0
 # One iteration of these loops is a whole materialization or fit.
 LONG_STEPS_S = {"features": 1_800.0, "training": 3_600.0}
-OVER_HTTP = ("recommend", "console", "shop")  # these answer /health/ready themselves
-BEHIND_S = 10.0  # a replica that serves an older revision for longer has stopped following
+HTTP_PROCESSES = ("recommend", "console", "shop")  # these answer /health/ready themselves
+MAX_REPLICA_DELAY_S = 10.0  # a replica that serves an older revision for longer has stopped following
 ACTION = "start it, or delete its files in {home}/alive and {home}/metrics if it was stopped for good"
 
 
@@ -25,11 +25,11 @@ def processes(installation: Installation) -> Iterator[CheckResult]:
     with a host name that never returns.
     """
     settings = installation.settings
-    known = silent_s(settings)
+    known = silence_s_by_process(settings)
     for process, age_s in known.items():
         yield _process(settings, process, age_s)
-    for process in OVER_HTTP:  # it may run without a metrics file, or with another home
-        if process not in known and answers_as_ours(settings.host, _port(settings, process)):
+    for process in HTTP_PROCESSES:  # it may run without a metrics file, or with another home
+        if process not in known and is_ringside(settings.host, _port(settings, process)):
             yield _process(settings, process, 0.0)
 
 
@@ -40,7 +40,7 @@ def _process(settings: Settings, process: str, age_s: float) -> CheckResult:
         return fail("processes", f"{process}: gone without having been stopped", action)
     if age_s > within_s:
         return fail("processes", f"{process}: no sign of life for {_duration(age_s)}", action)
-    if problem := complaint(settings, process, within_s):
+    if problem := unhealthy_reason(settings, process, within_s):
         message = problem if problem.startswith(process) else f"{process}: {problem}"
         return fail("processes", message, "see its log; restart it if it does not recover")
     return ok("processes", f"{process} is alive")
@@ -61,7 +61,9 @@ def replicas(installation: Installation) -> Iterator[CheckResult]:
     if not heartbeats and state is not None:
         message = f"no replica of recommend sends heartbeats, so {experiment} is not served"
         yield fail("replicas", message, "start `ringside recommend`, or see its log")
-    newest = 0 if state is None or time.time() < state.updated_ms / 1_000 + BEHIND_S else state.revision
+    newest = (
+        0 if state is None or time.time() < state.updated_ms / 1_000 + MAX_REPLICA_DELAY_S else state.revision
+    )
     for heartbeat in heartbeats:
         message = f"{heartbeat.replica} serves revision {heartbeat.revision}"
         if heartbeat.revision >= newest:

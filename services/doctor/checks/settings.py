@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from services.doctor.check_result import CheckResult, fail, ok, warn
 from services.doctor.installation import Installation
 from services.errors import ConfigurationError
-from services.runtime.liveness import answers_as_ours
+from services.runtime.liveness import is_ringside
 from services.settings import PREFIX, Settings, problems
 from services.web.api_keys import Keys, Role, digest_of, signing_keys
 
 FEAST = "RINGSIDE_FEAST_"  # read by feature_repo; see `ringside features environment`
 MIN_SECRET_LENGTH, MIN_DISTINCT = 32, 12  # characters
-CALLERS: tuple[Role, ...] = ("storefront", "admin")  # roles without which an installation is of no use
+REQUIRED_ROLES: tuple[Role, ...] = ("storefront", "admin")  # roles without which an installation is of no use
 
 
 def variables(environ: Mapping[str, str]) -> Iterator[CheckResult]:
@@ -78,7 +78,7 @@ def secrets(installation: Installation) -> Iterator[CheckResult]:
 
 
 def _keys(settings: Settings, keys: Keys) -> Iterator[CheckResult]:
-    missing = [role for role in CALLERS if not keys.configured([role])]
+    missing = [role for role in REQUIRED_ROLES if not keys.configured([role])]
     if missing:
         message = f"no key is configured for {' or '.join(missing)}"
         yield warn("keys", message, "run `ringside keys new --role …`")
@@ -113,6 +113,6 @@ def _port(host: str, port: int, user: str) -> CheckResult:
             return ok("ports", f"{port} ({user}) is free")
         except OSError as error:
             message = f"{port} ({user}): {error.strerror}"
-    if answers_as_ours(host, port):
+    if is_ringside(host, port):
         return ok("ports", f"{port} ({user}) is answered by Ringside")
     return fail("ports", message, f"stop the program that uses it, or change {PREFIX}{user.upper()}_PORT")

@@ -10,7 +10,7 @@ from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
 from experiments.lifecycle.decisions import Decision, Deployed, Dropped, RecountDetail
 from experiments.lifecycle.state import Experiment, Rules
-from services.control.decide import ExperimentStates, decide, newest, read_states
+from services.control.decide import ExperimentStates, decide, newest_state, read_states
 from services.control.recount import Preview, RecountRefusedError, RecountRequest
 from services.errors import BadInputError, NotFoundError
 from services.recommend.deps import Deps
@@ -65,7 +65,7 @@ class ExperimentCommands:
     ) -> tuple[Experiment, Preview]:
         """What a recount would drop, and the state. Raises NotFoundError, IllegalTransition,
         UnavailableError."""
-        state = await self._on_log(lambda: newest(self._deps.decisions, experiment))
+        state = await self._on_log(lambda: newest_state(self._deps.decisions, experiment))
         preview = self._deps.recounting.preview
         return state, await self._on_recount(lambda: preview(state, from_now, provenance))
 
@@ -77,7 +77,7 @@ class ExperimentCommands:
         Raises ConflictError where sums or log are not those of the request, NotFoundError, IllegalTransition,
         UnavailableError.
         """
-        state = await self._on_log(lambda: newest(self._deps.decisions, experiment))
+        state = await self._on_log(lambda: newest_state(self._deps.decisions, experiment))
         builder = self._deps.recounting.builder
         try:
             build = await self._on_recount(lambda: builder(state, request, provenance))

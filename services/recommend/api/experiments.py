@@ -11,7 +11,7 @@ from starlette.responses import Response
 from experiments.lifecycle.decisions import Deployed
 from experiments.lifecycle.state import to_dict
 from services.control.commands import COMMANDS, ArmName, Command, CommandSpec, Enter, Version
-from services.control.decide import ExperimentStates, rules_with
+from services.control.decide import ExperimentStates, replace_rules
 from services.control.recount import RecountRequest
 from services.recommend.api.experiment_commands import ExperimentCommands, existing
 from services.recommend.api.openapi import ANY_KEY, failures
@@ -134,7 +134,7 @@ def _add_start(router: APIRouter, service: ExperimentCommands, settings: Setting
     )
     async def start(experiment: ExperimentId, body: Start, by: admin) -> Response:
         champion = Deployed(body.arm or body.model_version, body.model_version)
-        rules = rules_with(settings.rules, body.rules)
+        rules = replace_rules(settings.rules, body.rules)
         provenance = service.provenance(by.name, body.reason)
         return _json(to_dict(await service.start(experiment, champion, rules, provenance)))
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from services.control.kill_switch import turn
+from services.control.kill_switch import set_kill_switch
 from services.recommend.api.openapi import ANY_KEY, failures
 from services.recommend.deps import Deps
 from services.recommend.metrics import Metrics
@@ -70,7 +70,7 @@ def operation_routes(
     )
     async def champion_only(switch: Switch, by: admin) -> Switch:
         """Champion only, on or off: a file, so it works without Redis and Kafka."""
-        turn(path, on=switch.on, author=by.name, now_ms=deps.clock_ms(), reason=switch.reason)
+        set_kill_switch(path, on=switch.on, author=by.name, now_ms=deps.clock_ms(), reason=switch.reason)
         return switch
 
     return router

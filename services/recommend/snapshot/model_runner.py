@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from models.recommender import KINDS, Query, Ranking, Recommender
-from models.slate import UNKNOWN, for_model, in_catalogue, vocabulary_map
+from models.slate import UNKNOWN, mask_for_model, ranking_in_catalogue, vocabulary_map
 from services.errors import RingsideError
 from services.ports.features import UserRow
 from services.recommend.snapshot.catalogue_index import CatalogueIndex
@@ -196,16 +196,16 @@ class BoundModel:
 
     def _allowed(self, eligible: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """A catalogue mask in this model's vocabulary, bool [n_model_items]; None: all items."""
-        return self.live if eligible is self.catalogue.live else for_model(eligible, self.to_catalogue)
+        return self.live if eligible is self.catalogue.live else mask_for_model(eligible, self.to_catalogue)
 
     def _in_catalogue(self, ranking: Ranking) -> Ranking:
         if not np.isfinite(ranking.score).all():
             raise ValueError("the model gave scores that are not finite")
-        return in_catalogue(ranking, self.to_catalogue)
+        return ranking_in_catalogue(ranking, self.to_catalogue)
 
 
 def bind(runner: ModelRunner, catalogue: CatalogueIndex) -> BoundModel:
     """Bind a model to a catalogue index; repeated when the catalogue changes."""
     to_catalogue = vocabulary_map(runner.model.items, catalogue.catalogue.items)
-    live = for_model(catalogue.live, to_catalogue)
+    live = mask_for_model(catalogue.live, to_catalogue)
     return BoundModel(runner, catalogue, to_catalogue, None if live.all() else live)

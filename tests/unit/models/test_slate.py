@@ -13,8 +13,8 @@ from models.slate import (
     available,
     category_codes,
     eligible,
-    for_model,
-    in_catalogue,
+    mask_for_model,
+    ranking_in_catalogue,
     select,
     vocabulary_map,
 )
@@ -173,5 +173,5 @@ def test_untracked_stock_is_available_hidden_and_sold_out_not():
 def test_items_that_the_catalogue_lacks_are_never_shown():
     to_catalogue = vocabulary_map(np.array(["x", "b", "a"]), np.array(["a", "b", "c"]))
     assert to_catalogue.tolist() == [UNKNOWN, 1, 0]
-    assert in_catalogue(ranking([0, 1, 2]), to_catalogue).item.tolist() == [1, 0]
-    assert for_model(np.array([True, False, True]), to_catalogue).tolist() == [False, False, True]
+    assert ranking_in_catalogue(ranking([0, 1, 2]), to_catalogue).item.tolist() == [1, 0]
+    assert mask_for_model(np.array([True, False, True]), to_catalogue).tolist() == [False, False, True]

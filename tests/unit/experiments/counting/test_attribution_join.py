@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.counting.attribution_join import Batch, Join, Offsets, fate_of, settled_ms
-from experiments.counting.audit import Account
+from experiments.counting.attribution_join import Batch, Join, Offsets, event_fate, settling_time_ms
+from experiments.counting.audit import PartitionAudit
 from experiments.counting.sums import ExperimentSums, merge
 from experiments.lifecycle.state import Rules
 
@@ -108,7 +108,7 @@ class Store:
         for name, deltas in batch.deltas.items():
             self.sums[name] = merge((self.sums.get(name, {}), deltas))
 
-    def book(self, booked) -> None:
+    def count_below(self, booked) -> None:
         for name, deltas in booked.items():
             self.sums[name] = merge((self.sums.get(name, {}), deltas))
 
@@ -123,7 +123,7 @@ class Worker:
 
     def crash(self):
         at = self.store.offsets
-        self.join, self.account = Join(RULES, at), Account(RULES, at)
+        self.join, self.account = Join(RULES, at), PartitionAudit(RULES, at)
         start = {"exposures": at.rebuild, "events": at.events}
         self.left = {t: [r for r in log if r.offset >= start[t]] for t, log in self.topics.items()}
 
@@ -138,7 +138,7 @@ class Worker:
         batch = self.join.advance(watermark - behind)
         if store:
             self.store.apply(batch)
-            self.store.book(self.account.book(batch.moved_to))
+            self.store.count_below(self.account.count_below(batch.moved_to))
         else:
             self.crash()
 
@@ -245,7 +245,7 @@ def test_all_identities_close_and_old_units_are_credited(random, n):
             assert (parsed.gaps(), parsed.exposure_gaps()) == ({}, {})
             assert (parsed.impossible(), parsed.overcredited()) == ([], [])
             for key in (unit.key for unit in worker.join._popped if unit.key[0] == name):
-                settled = key[2] + settled_ms(RULES[name]) < worker.join.watermark_ms
+                settled = key[2] + settling_time_ms(RULES[name]) < worker.join.watermark_ms
                 assert not (settled and key in worker.join._live)
 
 
@@ -329,7 +329,7 @@ def test_events_wait_for_their_unit_and_hold_positions_back():
     ],
 )
 def test_what_an_event_says_about_itself(age, appended, fate):
-    assert fate_of(age, appended, 50, 10) == fate
+    assert event_fate(age, appended, 50, 10) == fate
 
 
 def test_offsets_fed_out_of_order_are_refused():

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 
 from experiments.counting.sums import ExperimentSums
-from experiments.inference.beta_posterior import LEAST_A, LEAST_B, Posterior, p_best, posteriors
+from experiments.inference.beta_posterior import MIN_A, MIN_B, Posterior, p_best, posteriors
 from experiments.lifecycle.state import Rules
 
 beliefs = st.builds(
     lambda a, b: Posterior(10.0**a, 10.0**b),
-    st.floats(np.log10(LEAST_A), 7),
-    st.floats(np.log10(LEAST_B), 8),
+    st.floats(np.log10(MIN_A), 7),
+    st.floats(np.log10(MIN_B), 8),
 )
 
 

@@ -15,7 +15,7 @@ from experiments.inference.click_race import (
     log_evidence,
     log_stakes,
     race_status,
-    rollback_side,
+    rollback_hypothesis,
 )
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
@@ -24,7 +24,7 @@ from experiments.lifecycle.state import Rules
 
 p = st.floats(0.01, 0.99)
 margins = st.floats(0, 0.5)
-sides = margins.map(rollback_side)
+sides = margins.map(rollback_hypothesis)
 
 
 @given(sides, p, p, st.floats(0.2, 3))
@@ -40,7 +40,7 @@ def test_a_bet_has_expectation_at_most_one_under_null(side, p_a, p_0, times):
 
 @given(margins, p, p)
 def test_the_formula_is_the_one_of_the_documentation(margin, p_a, p_0):
-    side = rollback_side(margin)
+    side = rollback_hypothesis(margin)
     r, d = side.alternatives, margin
     q0, qr = p_a * (1 - d) / (p_a * (1 - d) + p_0), p_a * r / (p_a * r + p_0)
     told = 5 * np.log(qr / q0) + 7 * np.log((1 - qr) / (1 - q0))
@@ -50,16 +50,19 @@ def test_the_formula_is_the_one_of_the_documentation(margin, p_a, p_0):
 
 def test_alternatives_lie_on_the_right_side_of_the_bound():
     for margin in (0, 0.03, 0.10, 0.20):
-        assert (rollback_side(margin).alternatives < 1 - margin).all()
+        assert (rollback_hypothesis(margin).alternatives < 1 - margin).all()
 
 
 def test_nothing_is_bet_where_an_arm_has_no_weight():
-    assert log_stakes(9, 5, [0.0, 1.0], [1.0, 0.0], rollback_side(0)).tolist() == np.zeros((2, GRID)).tolist()
+    assert (
+        log_stakes(9, 5, [0.0, 1.0], [1.0, 0.0], rollback_hypothesis(0)).tolist()
+        == np.zeros((2, GRID)).tolist()
+    )
     assert log_evidence(np.zeros((2, GRID))) == pytest.approx([0, 0])
 
 
 def test_evidence_grows_with_every_success_of_the_other_arm():
-    stakes = [log_evidence(log_stakes(5, s, 0.5, 0.5, rollback_side(0.03))) for s in range(5, 60, 5)]
+    stakes = [log_evidence(log_stakes(5, s, 0.5, 0.5, rollback_hypothesis(0.03))) for s in range(5, 60, 5)]
     assert all(later > earlier for earlier, later in pairwise(stakes))
 
 
@@ -78,7 +81,7 @@ SUMS |= {"4|pop|1|n": 75, "4|pop|1|s": 9, "4|als|1|n": 25, "4|als|2|s": 2, "5|po
 
 def test_a_race_status_sums_versions_since_its_start():
     state = raced(margin=0.03)
-    side = rollback_side(0.03)
+    side = rollback_hypothesis(0.03)
     by_hand = (
         log_stakes(1, 11, 0.05, 0.95, side)
         + log_stakes(2, 9, 0.25, 0.75, side)

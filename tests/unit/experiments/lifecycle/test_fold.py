@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.decisions import changed
+from support.decisions import altered
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
@@ -89,7 +89,7 @@ def test_mutation_in_place_survives_a_breaking_record():
     state, log = long_log(20)
     before, following = fold(log), weighs(popularity=0.5, als=0.5)(state)
     kept = to_dict(before)
-    for wrong in (changed(following, weights={"als": 1.0}), changed(following, weights_version=99)):
+    for wrong in (altered(following, weights={"als": 1.0}), altered(following, weights_version=99)):
         with pytest.raises(IllegalTransition):
             apply(before, wrong, mutate=True)
     assert to_dict(before) == kept
@@ -186,8 +186,8 @@ def test_void_records_change_nothing(random, n):
     log, _ = any_log(random, n)
     noisy = []
     for i, decision in enumerate(log):
-        noisy += [decision, *random.choices(log[: i + 1], k=2), changed(decision, author="zombie")]
-        noisy.append(changed(decision, revision=decision.revision + 2))
+        noisy += [decision, *random.choices(log[: i + 1], k=2), altered(decision, author="zombie")]
+        noisy.append(altered(decision, revision=decision.revision + 2))
     assert fold(noisy) == fold(log)
 
 
@@ -299,7 +299,7 @@ def test_a_hold_outlives_the_pause_that_covers_it(rules):
 def test_a_resume_accepts_what_it_names_of_what_held():
     state, _ = after(lambda s: commands.hold(s, ["one", "two"], at(rule="data-loss")))
     said = resumed(state)
-    some = apply(state, changed(said, detail={"accepts": ["two", "never seen"]}))
+    some = apply(state, altered(said, detail={"accepts": ["two", "never seen"]}))
     assert (some.status, some.causes, some.acknowledged) == ("held", ("one",), ("two",))
     assert apply(state, said).acknowledged == ("one", "two")
 
@@ -307,7 +307,7 @@ def test_a_resume_accepts_what_it_names_of_what_held():
 def test_a_resume_of_an_older_log_does_what_it_did():
     """It names nothing: what follows it in the log was decided while the experiment ran."""
     _, log = after(enters("als"), weighs(popularity=0.4, als=0.6), held(), paused, resumed)
-    older = [*log[:-1], changed(log[-1], detail={})]
+    older = [*log[:-1], altered(log[-1], detail={})]
     state = fold(older)
     assert (state.status, state.held_by, state.causes) == ("running", "", ())
     assert state.acknowledged == ("partition 3: offsets 5 to 9 are gone",)
@@ -417,22 +417,22 @@ def test_apply_refuses_what_no_constructor_makes():
     state, _ = after(enters("als"))
     good = commands.allocate(state, {"popularity": 0.9, "als": 0.1}, {}, 0, at())
     with pytest.raises(VoidRevision, match="revision 2 is void, the next one is 3"):
-        apply(state, changed(good, revision=2))
+        apply(state, altered(good, revision=2))
     with pytest.raises(IllegalTransition, match="weights version 2 is immutable"):
-        apply(state, changed(good, weights_version=2))
+        apply(state, altered(good, weights_version=2))
     with pytest.raises(IllegalTransition, match="weights version 9 is not 3"):
-        apply(state, changed(good, weights_version=9))
+        apply(state, altered(good, weights_version=9))
     with pytest.raises(IllegalTransition, match="elsewhere is not shop"):
-        apply(state, changed(good, experiment="elsewhere"))
+        apply(state, altered(good, experiment="elsewhere"))
     with pytest.raises(IllegalTransition, match="was never started"):
-        apply(None, changed(good, revision=1))
+        apply(None, altered(good, revision=1))
     with pytest.raises(IllegalTransition, match="start is not possible"):
-        apply(state, changed(FIRST, revision=3))
+        apply(state, altered(FIRST, revision=3))
 
 
 @pytest.mark.parametrize("detail", [{}, {"arm": ["als"]}, {"arm": None, "model_version": 3}])
 def test_a_malformed_record_is_refused_and_the_fold_goes_on(detail):
-    bad = changed(FIRST, revision=2, kind="enter", detail=detail)
+    bad = altered(FIRST, revision=2, kind="enter", detail=detail)
     with pytest.raises(IllegalTransition, match=r"enter: detail"):
         apply(apply(None, FIRST), bad)
     good = enters("als")(apply(None, FIRST))
@@ -455,7 +455,7 @@ def test_a_malformed_record_is_refused_and_the_fold_goes_on(detail):
 def test_records_that_break_assumptions_of_readers_are_refused(kind, detail):
     state = apply(None, FIRST)
     weights = {"popularity": 1.0} | ({"als": 0.0} if kind == "enter" else {})
-    bad = changed(
+    bad = altered(
         FIRST, revision=2, kind=kind, detail=detail, weights=weights, weights_version=1 + (kind == "enter")
     )
     with pytest.raises(IllegalTransition, match=rf"{kind}: detail\."):
@@ -482,7 +482,7 @@ def test_records_that_break_assumptions_of_readers_are_refused(kind, detail):
 )
 def test_what_can_be_of_no_decision_makes_none(what, value):
     with pytest.raises(ValueError, match=what):
-        changed(FIRST, **{what: value})
+        altered(FIRST, **{what: value})
 
 
 @pytest.mark.parametrize(
@@ -495,7 +495,7 @@ def test_what_can_be_of_no_decision_makes_none(what, value):
 )
 def test_missing_new_or_null_evidence_stops_no_record(evidence):
     written = msgspec.json.decode(msgspec.json.encode(evidence))  # NaN is null
-    assert msgspec.json.decode(changed(FIRST, evidence=evidence).evidence_json) == written
+    assert msgspec.json.decode(altered(FIRST, evidence=evidence).evidence_json) == written
 
 
 @pytest.mark.parametrize(

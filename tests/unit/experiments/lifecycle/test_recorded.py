@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from experiments.lifecycle.commands import Dropped
-from experiments.lifecycle.decisions import DETAILS, Decision, Kind, kind_of, packed
+from experiments.lifecycle.decisions import DETAILS, Decision, Kind, kind_of, to_raw_json
 from experiments.lifecycle.fold import VoidRevision, apply, fold
 from experiments.lifecycle.state import to_dict
 from experiments.lifecycle.transitions import IllegalTransition
@@ -51,9 +51,9 @@ def test_typed_details_and_evidence_are_written_as_before():
     """Also the order of names, and what is left out."""
     for record in records("decisions"):
         assert kind_of(record.detail) == record.kind
-        assert bytes(packed(record.detail)) == bytes(record.detail_json)
+        assert bytes(to_raw_json(record.detail)) == bytes(record.detail_json)
         if record.evidence.arms:
-            assert bytes(packed(record.evidence)) == bytes(record.evidence_json)
+            assert bytes(to_raw_json(record.evidence)) == bytes(record.evidence_json)
 
 
 def test_older_records_are_refused_for_the_same_reasons():

@@ -9,7 +9,7 @@ from support.best_slates import best_slate
 from experiments.simulation.click_model import (
     NO_ITEM,
     Visits,
-    after_click,
+    click_outcome,
     click_probability,
     clicks,
     examination,
@@ -198,6 +198,6 @@ def test_examination_falls_from_one() -> None:
 
 def test_clicks_lead_to_purchases_at_the_documented_rates(shop: SyntheticShop) -> None:
     session = np.arange(50_000, dtype=np.uint64)
-    how_far = after_click(shop, session, np.zeros(50_000, np.int32))
+    how_far = click_outcome(shop, session, np.zeros(50_000, np.int32))
     assert (how_far >= 1).mean() == pytest.approx(0.35, abs=0.01)
     assert (how_far == 2).mean() == pytest.approx(0.175, abs=0.01)

@@ -22,7 +22,7 @@ from services.messages import events
 from services.messages.events import ACTIVITY, DEAD_LETTERS, EVENTS, ActivityRow, Attribution, Event
 from services.messages.topics import partition_of
 from services.ports.event_log import Record
-from services.runtime import row_turns
+from services.runtime import row_writes
 
 NOW_MS = 1_700_000_000_000
 HORIZON_MS = 500
@@ -340,7 +340,7 @@ def test_a_slow_push_is_told(world, monkeypatch) -> None:
 
 
 def clicks_of_one_user_in_two_partitions(world: ActivityInMemory) -> None:
-    """A slate shown to a guest and clicked after logging in; see services.runtime.row_turns."""
+    """A slate shown to a guest and clicked after logging in; see services.runtime.row_writes."""
     for partition in range(2):
         key = next(name for name in map(str, range(99)) if partition_of(name.encode(), 4) == partition)
         raw = events.encode(event(partition, partition))
@@ -372,7 +372,7 @@ def test_two_who_write_one_row_lose_no_click(
     call: str, expires: bool, world: ActivityInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At any interleaving, and also if the lock of the first one expired."""
-    monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(row_writes, "PAUSE_S", 0.0)
     first, second = world.worker(partitions=[0]), world.worker(partitions=[1])
     first.step(0)
     second.step(0)
@@ -392,7 +392,7 @@ def test_two_who_write_one_row_lose_no_click(
 
 
 def test_writing_one_user_does_not_delay_others(world, monkeypatch) -> None:
-    monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(row_writes, "PAUSE_S", 0.0)
     worker = world.worker()
     world.send(event(1), event(2, user="v"))
     with world.store.lock_rows(["u"]):
@@ -406,7 +406,7 @@ def test_writing_one_user_does_not_delay_others(world, monkeypatch) -> None:
 
 @pytest.mark.parametrize("call", ["load", "push"])
 def test_restoring_history_hides_no_simultaneous_click(call, world, monkeypatch) -> None:
-    monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(row_writes, "PAUSE_S", 0.0)
     worker, settings = world.worker(), RowSettings(50, HORIZON_MS, 10**9)
     world.send(event(1))
     worker.step(0)

@@ -425,7 +425,7 @@ def test_the_lease_keeps_a_second_decider_idle(site):
 
 
 def test_an_emptied_cache_is_filled_again(site):
-    site.cache.forget()
+    site.cache.lose_data()
     site.new_decider().tick()
     assert site.cache.get(EXPERIMENT) == site.state
 
@@ -540,7 +540,7 @@ def test_nothing_is_decided_from_sums_that_are_being_counted_again(site):
     site.count(1, pop=(500, 100))
     site.pass_time(LOOK_MS)
     [before] = decider.tick()
-    site.store.forget()
+    site.store.lose_data()
     for partition in range(PARTITIONS):  # workers that have just begun anew, and say that they are up to date
         site.store.apply(partition, None, Positions("log-1", 0, 0, 0), {})
     site.pass_time(LOOK_MS)

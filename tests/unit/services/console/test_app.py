@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from support.breakable import BreakableStateCache
-from support.console_story import Story, beat, log_of, recounting_of
+from support.console_story import ScriptedExperiment, decision_log_of, put_heartbeats, recount_service_of
 from support.decisions import evidence_of
 
 from experiments.counting.sums import ExperimentSums
@@ -38,19 +38,19 @@ def digest(key: str) -> str:
 class Console:
     """A console over in-memory ports, with a client for each role."""
 
-    def __init__(self, home: Path, story: Story):
+    def __init__(self, home: Path, story: ScriptedExperiment):
         self.story = story
         self.now_ms = story.now_ms + 1_000
         self.cache = BreakableStateCache(lambda: self.now_ms)
-        self.log = log_of(story, self.cache)
-        beat(self.cache, story.state)
+        self.log = decision_log_of(story, self.cache)
+        put_heartbeats(self.cache, story.state)
         keys = f"admin={digest('adm')},analyst={digest('ana')},storefront={digest('pub')}"
         self.settings = Settings(keys=keys, signing_key="s" * 32, home=home)
         self.follower = LogFollower(
             lambda: (self.log, self.cache), lambda: self.now_ms, self.settings.kill_switch_path
         )
         self.follower.refresh()
-        self.recounting = recounting_of(story)
+        self.recounting = recount_service_of(story)
         self.app = create_app(
             self.settings, self.follower, self.recounting, lambda: self.now_ms, follow=False
         )
@@ -71,8 +71,8 @@ class Console:
 
 
 @pytest.fixture(scope="module")
-def story() -> Story:
-    return Story(looks=70, units_per_look=700).play()
+def story() -> ScriptedExperiment:
+    return ScriptedExperiment(looks=70, units_per_look=700).play()
 
 
 @pytest.fixture
@@ -368,10 +368,10 @@ def test_the_kill_switch_is_named(console):
 
 
 def test_a_broker_that_lost_its_data_starts_a_new_page(console, story):
-    other = Story(looks=3, seed=5)
+    other = ScriptedExperiment(looks=3, seed=5)
     other.now_ms = story.now_ms + 60_000
     other.play()
-    console.log = log_of(other)
+    console.log = decision_log_of(other)
     console.follower._ports = (console.log, console.cache)
     console.follower.refresh()
     live = console.client("ana").get(f"{PAGE}/live").json()

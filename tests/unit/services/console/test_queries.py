@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 from support.breakable import BreakableStateCache
-from support.console_story import LOOK_MS, RULES, START_MS, Story, beat
-from support.decisions import changed
+from support.console_story import LOOK_MS, RULES, START_MS, ScriptedExperiment, put_heartbeats
+from support.decisions import altered
 
 from experiments.lifecycle import commands
 from experiments.lifecycle.commands import Provenance
@@ -22,13 +22,13 @@ FRESH = Sources(read_at_ms=1)
 
 
 @pytest.fixture(scope="module")
-def story() -> Story:
-    return Story().play()
+def story() -> ScriptedExperiment:
+    return ScriptedExperiment().play()
 
 
-def beats(story: Story) -> list:
+def beats(story: ScriptedExperiment) -> list:
     cache = BreakableStateCache(lambda: story.now_ms)
-    beat(cache, story.state)
+    put_heartbeats(cache, story.state)
     return cache.heartbeats()
 
 
@@ -66,7 +66,7 @@ def test_old_units_of_a_returning_arm_are_not_new():
     )
     axis = series.TimeAxis()
     axis.extend(
-        changed(start, evidence={"arms": {name: {"n": n} for name, n in units.items()}}) for units in looks
+        altered(start, evidence={"arms": {name: {"n": n} for name, n in units.items()}}) for units in looks
     )
     assert axis.points[-1]["realised"] == pytest.approx({"als": 280 / 310, "text": 30 / 310})
 
@@ -146,7 +146,7 @@ def test_the_sentence_says_when_evidence_mounts(story):
 
 
 def test_the_sentence_before_the_first_look():
-    story = Story(looks=0).play()
+    story = ScriptedExperiment(looks=0).play()
     assert wording.sentence(story.state, None) == "popularity serves all traffic. There is no challenger."
     entered = apply(story.state, commands.enter(story.state, "als", "als-1", Provenance("me", 1)))
     assert wording.sentence(entered, None).endswith("No look yet: nothing has been counted.")
@@ -158,7 +158,7 @@ def counted(look, **units):
         name: msgspec.structs.replace(numbers, n=units.get(name, numbers.n))
         for name, numbers in look.evidence.arms.items()
     }
-    return changed(look, evidence=msgspec.structs.replace(look.evidence, arms=arms))
+    return altered(look, evidence=msgspec.structs.replace(look.evidence, arms=arms))
 
 
 def test_nothing_is_claimed_of_arms_without_units(story):
@@ -241,7 +241,7 @@ def test_a_broken_accounting_identity_is_found(story):
     look = queries.last_look(story.records)
     assert {row["gap"] for row in queries.accounting_rows(look)} == {0}
     accounts = {**look.evidence.accounting, "als": {"acknowledged": 10, "counted": 7, "late": 1}}
-    broken = changed(look, evidence=msgspec.structs.replace(look.evidence, accounting=accounts))
+    broken = altered(look, evidence=msgspec.structs.replace(look.evidence, accounting=accounts))
     found = queries.warnings(story.state, broken, beats(story), FRESH, story.now_ms)
     assert "The events of als do not add up; see the accounting of outcomes." in [
         warning.text for warning in found

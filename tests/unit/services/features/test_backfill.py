@@ -11,7 +11,7 @@ from services.adapters.feast.schemas import SCHEMAS
 from services.errors import UnavailableError
 from services.features import backfill
 from services.messages.events import ActivityRow
-from services.runtime import row_turns
+from services.runtime import row_writes
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 OLDEST = NOW - timedelta(days=30)
@@ -201,7 +201,7 @@ def test_histories_are_read_only_as_far_as_needed(monkeypatch: pytest.MonkeyPatc
 
 def test_a_seed_takes_no_row_that_somebody_is_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Feast compares timestamps before it writes: a first click pushed in between would be lost."""
-    monkeypatch.setattr(row_turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(row_writes, "PAUSE_S", 0.0)
     monkeypatch.setattr(backfill, "CHUNK", 2)
     features = Features()
     rows = rows_of_file(*((user, "a", 1) for user in "pqrst"))

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from support.breakable import BreakableBroker
-from support.decisions import json
+from support.decisions import raw_json
 
 from experiments.lifecycle.decisions import Decision
 from services.adapters.feast.feature_store import FeastFeatureStore
@@ -488,7 +488,7 @@ def test_columns_say_what_the_messages_said(world) -> None:
     world.send("exposures", exposure(0))
     decision = Decision(
         experiment="x", revision=1, kind="start", received_at=START_MS, author="key", rule="command",
-        reason="go", weights_version=1, weights={"a": 1.0}, detail_json=json({"salt": "s"}),
+        reason="go", weights_version=1, weights={"a": 1.0}, detail_json=raw_json({"salt": "s"}),
     )  # fmt: skip
     world.send("decisions", decision)
     world.worker(flush_ms=0).step(0)

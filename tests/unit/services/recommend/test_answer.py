@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.small_shop import CATEGORIES, START_MS, Ordered, SmallShop, ids
+from support.small_shop import CATEGORIES, START_MS, FixedOrderModel, SmallShop, ids
 
 from services.ports.features import UserRow
 from services.recommend.http_app import create_app
@@ -247,7 +247,7 @@ def test_popular_items_belong_to_no_arm(shop: SmallShop) -> None:
 
 def _all_on_other(shop: SmallShop) -> None:
     shop.race(0.5)
-    shop.weigh({"good": 0.0, "other": 1.0})
+    shop.set_weights({"good": 0.0, "other": 1.0})
 
 
 def test_the_champion_answers_for_a_failing_arm_which_counts(shop: SmallShop) -> None:
@@ -396,7 +396,7 @@ def test_an_artifact_that_is_refused_leaves_the_rest_serving(shop: SmallShop) ->
 
 
 def test_a_model_that_breaks_while_tried_out_is_not_loaded(shop: SmallShop) -> None:
-    shop.add("broken", Ordered(list(range(40)), fails=True))
+    shop.add("broken", FixedOrderModel(list(range(40)), fails=True))
     shop.start("broken")
     with shop.client() as call:
         answer = call.slate(n=2)

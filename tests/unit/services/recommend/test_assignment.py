@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.small_shop import START_MS, SmallShop, ids
 
-from experiments.allocation.assignment import DAY_MS, unit_life_ms
+from experiments.allocation.assignment import DAY_MS, unit_lifetime_ms
 from experiments.lifecycle import commands
 from experiments.lifecycle.state import Rules
 from services.experiment_table import ExperimentTable
@@ -29,7 +29,9 @@ def test_only_a_units_first_slate_counts_and_pins_it(shop: SmallShop) -> None:
     with shop.client() as call:
         first = call.slate(n=2)
         shop.now_ms += 60_000
-        shop.weigh({"good": 0.0, "other": 1.0} if first["arm"] == "good" else {"good": 1.0, "other": 0.0})
+        shop.set_weights(
+            {"good": 0.0, "other": 1.0} if first["arm"] == "good" else {"good": 1.0, "other": 0.0}
+        )
         call.refresh()
         again = call.slate(n=2)
     assert again["arm"] == first["arm"]
@@ -100,8 +102,8 @@ def test_a_users_day_ends_with_its_pin(shop: SmallShop) -> None:
     day_ms = 86_400_000
     state = shop.race(0.5, unit="user_day")
     midnight_ms = START_MS // day_ms * day_ms
-    assert unit_life_ms(state.rules.unit, midnight_ms) == 86_400_000
-    assert unit_life_ms(state.rules.unit, midnight_ms + day_ms - 1_000) == 1_000
+    assert unit_lifetime_ms(state.rules.unit, midnight_ms) == 86_400_000
+    assert unit_lifetime_ms(state.rules.unit, midnight_ms + day_ms - 1_000) == 1_000
 
 
 # ---- left out ----------------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def test_an_unreachable_pin_store_leaves_the_unit_out(shop: SmallShop) -> None:
 
 def test_a_paused_experiment_serves_the_champion_and_resumes_its_pins(shop: SmallShop) -> None:
     shop.race(0.5)
-    shop.weigh({"good": 0.0, "other": 1.0})
+    shop.set_weights({"good": 0.0, "other": 1.0})
     with shop.client() as call:
         assert call.slate(n=1)["arm"] == "other"
         shop.decide(commands.pause)
@@ -161,7 +163,7 @@ def test_a_paused_experiment_serves_the_champion_and_resumes_its_pins(shop: Smal
 
 def test_units_of_a_rolled_back_arm_never_count_again(shop: SmallShop) -> None:
     shop.race(0.5)
-    shop.weigh({"good": 0.0, "other": 1.0})
+    shop.set_weights({"good": 0.0, "other": 1.0})
     with shop.client() as call:
         before = call.slate(n=1)
         shop.now_ms += 1_000

@@ -146,7 +146,7 @@ def test_an_emptied_overlay_is_filled_again_and_answers_never_forget(shop: Small
     call.send("DELETE", "/items/i0", "admin")
     call.send("PATCH", "/items/i1", "admin", json={"stock": 0})
     call.refresh()
-    shop.overlay.forget()
+    shop.overlay.lose_data()
     call.refresh()
     assert ids(call.slate(n=1)) == ["i2"]  # not even for a moment
     follower(shop).poll()
@@ -162,7 +162,7 @@ def test_a_replica_keeps_its_catalogue_while_changes_are_reapplied(shop: SmallSh
     call.send("DELETE", "/items/i0", "admin")
     call.send("DELETE", "/items/i1", "admin")
     call.refresh()
-    shop.overlay.forget()
+    shop.overlay.lose_data()
     first = [ItemChanged(received_at=START_MS, item_id="i0", deleted=True)]
     shop.overlay.apply(None, OverlayPosition(shop.broker.log_id, 1), first)
     call.refresh()
@@ -204,7 +204,7 @@ def test_several_who_lay_at_once_do_no_harm(shop: SmallShop) -> None:
         write(shop, stock("i0", step), stock("i1", step))
         (one if step % 2 else other).catch_up()
         if step == 3:
-            shop.overlay.forget()
+            shop.overlay.lose_data()
     one.catch_up()
     assert [change.stock for change in shop.overlay.changes()[1]] == [5, 5]
 
@@ -263,7 +263,7 @@ def test_another_replicas_change_restores_no_deleted_item(shop: SmallShop, call:
         for replica in (call, other):
             replica.refresh()
             assert ids(replica.slate(n=1)) == ["i1"]
-    shop.overlay.forget()
+    shop.overlay.lose_data()
     follower(shop).catch_up()
     with shop.client() as late:
         assert ids(late.slate(n=1)) == ["i1"]

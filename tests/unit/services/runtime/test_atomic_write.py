@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.runtime.atomic_write import replacing, write_atomically
+from services.runtime.atomic_write import atomic_replacement, write_atomically
 
 
 def test_content_appears_under_its_name_alone(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_failed_write_changes_nothing_and_leaves_no_draft(tmp_path: Path, sync
     write_atomically(path, "1")
 
     def fail() -> None:
-        with replacing(path, synced=synced) as draft:
+        with atomic_replacement(path, synced=synced) as draft:
             draft.write_text("2")
             assert draft.name.startswith(".")
             assert not draft.match("*.json")

@@ -10,7 +10,7 @@ from fastapi import Response
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from support.stub_api import KEY, FakeApi
+from support.stub_api import KEY, StubApi
 
 from services.client.client import Slate, SlateItem
 from services.errors import ConfigurationError
@@ -23,8 +23,8 @@ SETTINGS = Settings(storefront_key=KEY, recommend_url="http://api", shop_users="
 
 
 @pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
+def api() -> StubApi:
+    return StubApi()
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def shown_in(page: str, section: str) -> list[str]:
 def test_home_shows_the_slate_it_was_given_in_its_order(shop, api):
     page = shop.get("/").text
     asked = api.asked[0]
-    expected = [item["item_id"] for item in FakeApi().slate(asked)["items"]]
+    expected = [item["item_id"] for item in StubApi().slate(asked)["items"]]
     assert shown_in(page, "for-you") == expected
     assert (asked["placement"], asked["n"]) == ("home", 12)
     assert len(shown_in(page, "popular")) == 6

@@ -11,7 +11,7 @@ from models.algorithms import ALGORITHM_NAMES
 from services.adapters.text_encoder import CachedTextEncoder, bag_of_words
 from services.errors import BadInputError
 from services.training.model_spec import model_spec
-from services.training.offline_report import Entry, line_up, make_report
+from services.training.offline_report import Entry, make_report, report_entries
 
 
 def test_the_report_puts_the_better_model_above_the_broken_one(tmp_path):
@@ -33,18 +33,18 @@ def test_the_report_puts_the_better_model_above_the_broken_one(tmp_path):
 
 
 def test_the_line_up_holds_every_algorithm_and_its_variants():
-    entries = line_up()
+    entries = report_entries()
     assert [entry.spec.algorithm for entry in entries if not entry.spec.params] == list(ALGORITHM_NAMES)
-    assert [entry.name for entry in line_up(["popularity"])] == [
+    assert [entry.name for entry in report_entries(["popularity"])] == [
         "popularity, all time",
         "popularity, last ten days",
         "popularity",
     ]
-    assert [entry.name for entry in line_up(["reversed_popularity"])] == [
+    assert [entry.name for entry in report_entries(["reversed_popularity"])] == [
         "reversed_popularity (broken on purpose)"
     ]
 
 
 def test_a_split_that_leaves_nothing_to_learn_from_is_refused():
     with pytest.raises(BadInputError, match="test_days"):
-        make_report(dataset(), lambda: None, lambda *_: None, entries=line_up(), test_days=1_000.0)
+        make_report(dataset(), lambda: None, lambda *_: None, entries=report_entries(), test_days=1_000.0)

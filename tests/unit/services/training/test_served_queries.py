@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.fitted_models import DAY_S, catalogue
-from support.small_shop import ITEMS, Ordered
+from support.small_shop import ITEMS, FixedOrderModel
 from support.small_shop import catalogue as small_catalogue
 from support.training_shop import dataset
 
@@ -17,12 +17,13 @@ from models.recommender import KINDS
 from services.ports.features import UserRow
 from services.recommend.snapshot.catalogue_index import build_index
 from services.recommend.snapshot.model_runner import bind, try_out
-from services.training.served_queries import FEATURES, VIEW, as_served, query_of
+from services.training.served_queries import FEATURES, VIEW, query_of, with_served_queries
 
 AT_MS = 1_790_000_000_123
 INDEX = {item: at for at, item in enumerate(ITEMS.tolist())}
 MODEL = bind(
-    try_out(Ordered(list(range(40))), "v", 0.0), build_index(small_catalogue(), np.zeros(40, np.float32))
+    try_out(FixedOrderModel(list(range(40))), "v", 0.0),
+    build_index(small_catalogue(), np.zeros(40, np.float32)),
 )
 entry = st.tuples(
     st.sampled_from([*ITEMS[:6].tolist(), "gone", "not yet"]), st.integers(0, AT_MS), st.sampled_from(KINDS)
@@ -92,7 +93,7 @@ def test_queries_are_the_rows_that_serving_would_have_read():
         (first, cut_ms + 5, ["item-009"]),
         (second, cut_ms + 1, ["item-009"]),
     )
-    served = as_served(users, split, catalogue(), store)
+    served = with_served_queries(users, split, catalogue(), store)
     assert store.reads == [("user_activity", [first])]
     assert served[0].query.recent.tolist() == [5, 7]
     assert served[0].query.recent_at.tolist() == [(cut_ms - 5) / 1_000] * 2
@@ -108,7 +109,7 @@ def test_users_away_beyond_the_ttl_are_not_evaluated():
     ttl_s = float(np.median(idle_s))
     recent_user = str(split.train.users[users[int(np.argmax(idle_s))].user])
     row = (recent_user, int((split.cut_s - 1) * 1_000), ["item-001"])
-    kept = as_served(users, split, catalogue(), Features(row), ttl_s)
+    kept = with_served_queries(users, split, catalogue(), Features(row), ttl_s)
     recent = [case.user for case, idle in zip(users, idle_s, strict=True) if idle <= ttl_s]
     assert {case.user for case in kept} == {*recent, users[int(np.argmax(idle_s))].user}
     assert 0 < len(recent) < len(users)
@@ -119,7 +120,7 @@ def test_without_early_rows_feast_is_not_asked(applied):
     split, users = split_and_cases()
     late = (str(split.train.users[users[0].user]), int(split.cut_s * 1_000) + 1, ["item-001"])
     store = Features(late, applied=applied)
-    assert as_served(users, split, catalogue(), store) == users
+    assert with_served_queries(users, split, catalogue(), store) == users
     assert store.reads == []
 
 

@@ -7,7 +7,7 @@ from support.training_shop import dataset
 from models.recommender import KINDS
 from services.adapters.memory.stores import MemoryDataStore
 from services.ports.lake import PastEvents
-from services.training.training_window import extended, indices, training_window
+from services.training.training_window import extend_dataset, indices, training_window
 
 
 def past(rows: list[tuple[str, str, float, str]]) -> PastEvents:
@@ -25,7 +25,7 @@ def test_the_window_continues_with_later_events():
             ("u7", "gone", NOW_S + 3, "click"),
         ]
     )
-    longer = extended(dataset(), later).interactions
+    longer = extend_dataset(dataset(), later).interactions
     before = dataset().interactions
     assert len(longer.at) == len(before.at) + 2
     assert longer.users[longer.user[-2:]].tolist() == ["new", "u7"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.counted_installation import POISON, CountedInstallation
+from support.counted_installation import CORRUPT_SUMS, CountedInstallation
 from support.small_shop import Caller, SmallShop
 from support.traffic import EXPERIMENT, LATENESS_MS, WINDOW_MS
 
@@ -44,21 +44,21 @@ class RecountApi(CountedInstallation):
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[RecountApi]:
     shop = RecountApi(tmp_path)
-    shop.trade()
+    shop.simulate_traffic()
     with shop.front.client() as shop.call:
         yield shop
 
 
-@pytest.mark.parametrize("what", POISON)
+@pytest.mark.parametrize("what", CORRUPT_SUMS)
 def test_poisoned_sums_hold_until_an_admin_recounts_what_was_seen(shop: RecountApi, what: str) -> None:
     assert shop.look().kind == "allocate"
-    shop.poison(POISON[what])
+    shop.corrupt_sums(CORRUPT_SUMS[what])
     held = shop.look()
     assert (held.kind, held.rule) == ("hold", "broken-identity")
     looked = shop.ask()
     assert looked.json()["done"] is False
     assert looked.json()["state"]["status"] == "held"
-    shop.trade(seed=5, units=200)  # shoppers come and workers count while a person reads
+    shop.simulate_traffic(seed=5, units=200)  # shoppers come and workers count while a person reads
     shop.pass_time(SETTLED_MS)
     done = shop.ask(seen=looked.json()["seen"], reason="a script wrote into Redis")
     assert done.status_code == 200, done.text
@@ -69,12 +69,12 @@ def test_poisoned_sums_hold_until_an_admin_recounts_what_was_seen(shop: RecountA
     assert json.loads(bytes(record.detail_json))["dropped"] == done.json()["dropped"]
     assert shop.look().kind == "allocate"
     shop.pass_time(SETTLED_MS)
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
     assert shop.state.status == "running"
 
 
 def test_a_preview_says_what_would_go_and_changes_nothing(shop: RecountApi) -> None:
-    before, counted = shop.state, shop.counted()
+    before, counted = shop.state, shop.stored_sums()
     told = shop.ask(reason="only looking").json()
     units = sum(n for key, n in counted.items() if key.endswith("|n"))
     assert (told["done"], told["dropped"]["units"], told["out_of_reach"]) == (False, units, None)
@@ -84,7 +84,7 @@ def test_a_preview_says_what_would_go_and_changes_nothing(shop: RecountApi) -> N
         n for key, n in counted.items() if key.endswith("|s")
     )
     assert set(arms) == {"popularity", "als"}
-    assert (shop.state, shop.counted()) == (before, counted)
+    assert (shop.state, shop.stored_sums()) == (before, counted)
 
 
 def test_from_now_on_only_units_that_come_count(shop: RecountApi) -> None:
@@ -93,9 +93,9 @@ def test_from_now_on_only_units_that_come_count(shop: RecountApi) -> None:
     counting = shop.state.counting
     assert done.json()["state"]["counting"] == {"generation": 1, "from_ms": counting.from_ms}
     assert counting.from_ms > shop.clock.now_ms
-    shop.trade(seed=9, units=600)
+    shop.simulate_traffic(seed=9, units=600)
     shop.pass_time(SETTLED_MS)
-    assert shop.counted() == shop.truth(counting.from_ms)
+    assert shop.stored_sums() == shop.recounted_sums(counting.from_ms)
 
 
 # ---- nobody drops what they have not seen ------------------------------------------------------------------
@@ -106,15 +106,15 @@ def counted_anew(shop: RecountApi) -> None:
 
 
 def mended_by_hand(shop: RecountApi) -> None:
-    shop.poison({"1|als|472222|s": -5_000})
+    shop.corrupt_sums({"1|als|472222|s": -5_000})
 
 
 def emptied(shop: RecountApi) -> None:
-    shop.store.forget()
+    shop.store.lose_data()
 
 
 def unreadable(shop: RecountApi) -> None:
-    shop.poison({"what|is|this": 1})
+    shop.corrupt_sums({"what|is|this": 1})
 
 
 def long_ago(shop: RecountApi) -> None:
@@ -123,7 +123,7 @@ def long_ago(shop: RecountApi) -> None:
 
 @pytest.mark.parametrize("happened", [counted_anew, mended_by_hand, emptied, unreadable, long_ago])
 def test_sums_that_are_not_those_that_were_seen_stay(shop: RecountApi, happened: Any) -> None:
-    shop.poison({"1|als|472222|s": 5_000})
+    shop.corrupt_sums({"1|als|472222|s": 5_000})
     seen = shop.seen()
     happened(shop)
     before, counted = shop.state, shop.store.load(0)
@@ -219,12 +219,12 @@ def test_sums_the_store_cannot_read_can_be_dropped(shop: RecountApi) -> None:
 
 
 def test_counts_that_no_record_can_hold_can_be_dropped(shop: RecountApi) -> None:
-    shop.poison({"1|als|472222|n": 10**30})
+    shop.corrupt_sums({"1|als|472222|n": 10**30})
     told = shop.ask().json()
     assert "'1|als|472222|n' is more than a record can hold" in told["dropped"]["unreadable"]
     assert shop.ask(seen=told["seen"]).status_code == 200
     shop.pass_time(SETTLED_MS)
-    assert shop.counted() == shop.truth()
+    assert shop.stored_sums() == shop.recounted_sums()
 
 
 def test_invalid_requests_are_refused_before_the_preview(shop: RecountApi) -> None:

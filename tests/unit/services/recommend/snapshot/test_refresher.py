@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.small_shop import Ordered, SmallShop, ids
+from support.small_shop import FixedOrderModel, SmallShop, ids
 
 from experiments.lifecycle import commands
 from services.recommend.snapshot import sources
@@ -42,7 +42,7 @@ def test_a_challenger_is_reported_once_it_is_loaded(shop: SmallShop) -> None:
         shop.decide(commands.enter, "late", "late")
         call.refresh()
         assert shop.cache.heartbeats()[0].loaded == ("good",)
-        shop.add("late", Ordered(list(range(40))))
+        shop.add("late", FixedOrderModel(list(range(40))))
         shop.now_ms += 6_000
         call.refresh()
         assert set(shop.cache.heartbeats()[0].loaded) == {"good", "late"}
@@ -64,10 +64,10 @@ def test_no_request_fails_while_everything_is_swapped(shop: SmallShop) -> None:
         for thread in asking:
             thread.start()
         for step in range(12):
-            shop.add(f"m{step}", Ordered(list(range(40))))
+            shop.add(f"m{step}", FixedOrderModel(list(range(40))))
             shop.decide(commands.enter, f"m{step}", f"m{step}")
             call.refresh()
-            shop.weigh({**dict.fromkeys(shop.state.weights.shares, 0.0), f"m{step}": 1.0})
+            shop.set_weights({**dict.fromkeys(shop.state.weights.shares, 0.0), f"m{step}": 1.0})
             call.send("PATCH", f"/items/i{step}", "admin", json={"hidden": True})
             call.refresh()
             shop.decide(commands.promote, f"m{step}")
@@ -159,7 +159,7 @@ def test_a_change_that_the_log_did_not_take_changes_nothing(shop: SmallShop) -> 
 
 def test_the_kill_switch_works_without_redis_and_broker(shop: SmallShop) -> None:
     shop.race(0.5)
-    shop.weigh({"good": 0.0, "other": 1.0})
+    shop.set_weights({"good": 0.0, "other": 1.0})
     with shop.client() as call:
         assert call.slate(n=1)["arm"] == "other"
         for part in (shop.reader, shop.cache, shop.log, shop.broker, shop.overlay):
@@ -190,7 +190,7 @@ def test_a_slate_under_the_kill_switch_does_not_count(shop: SmallShop) -> None:
 def test_cut_off_from_the_state_only_the_champion_serves(tmp_path: Path) -> None:
     shop = SmallShop(tmp_path, state_cutoff_s=0.0)
     shop.race(0.5)
-    shop.weigh({"good": 0.0, "other": 1.0})
+    shop.set_weights({"good": 0.0, "other": 1.0})
     with shop.client() as call:
         shop.cache.down = True
         call.refresh()
@@ -249,7 +249,7 @@ def test_a_full_disk_stops_no_replica(
 def test_a_lost_cache_is_refilled_by_a_replica(shop: SmallShop) -> None:
     shop.race(0.5)
     with shop.client() as call:
-        shop.cache.forget()
+        shop.cache.lose_data()
         call.refresh()
         assert call.slate(n=1)["degraded"] is None
     assert shop.cache.get("storefront") == shop.state
@@ -259,7 +259,7 @@ def test_an_older_state_is_never_loaded(shop: SmallShop) -> None:
     old = shop.start()
     shop.decide(commands.enter, "other", "other")
     with shop.client() as call:
-        shop.cache.forget()
+        shop.cache.lose_data()
         shop.cache.put(old)
         call.refresh()
         assert call.get("/health/ready", "admin").json()["revision"] == shop.state.revision
@@ -280,6 +280,6 @@ def test_unused_models_are_evicted_except_the_last_ones(shop: SmallShop) -> None
     source = ModelSource(shop.models, lambda: 0.0)
     versions = [f"v{step}" for step in range(5)]
     for version in versions:
-        shop.add(version, Ordered(list(range(40))))
+        shop.add(version, FixedOrderModel(list(range(40))))
         source.refresh([version])
     assert list(source.runners) == versions[-1 - KEEP_RETIRED :]

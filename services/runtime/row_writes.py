@@ -18,7 +18,7 @@ PAUSE_S = 0.01  # longer than most pushes take
 T = TypeVar("T")
 
 
-def write_in_turns(
+def write_with_row_locks(
     store: ActivityStore, users: Sequence[str], write: Callable[[list[str]], list[T]]
 ) -> list[T]:
     """Call `write` (load, change and push) with users whose rows are locked, until all had their turn.
