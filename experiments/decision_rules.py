@@ -1,9 +1,9 @@
 """One look: evidence -> decisions, each with its reason. Pure; the decider appends the decisions in order.
 
-Missing data never rolls back. A stalled watermark, recorded data loss or an accounting that does not close is
-a HOLD, and the last weights stay. A stall ends at the next good look; any other hold waits for `resume`,
-which acknowledges its causes. Then come rollbacks (click race, hard limit), then weights. The hard limit acts
-also during a hold for lost data, because missing data does not make an arm fail.
+Missing data never rolls back. A stalled watermark, recorded data loss or an open accounting identity
+leads to a HOLD, and the last weights stay. A stall ends at the next good look; any other hold waits for
+`resume`, which acknowledges its causes. Then come rollbacks (click race, hard limit), then weights. The hard
+limit acts also during a hold for lost data, because missing data does not make an arm fail.
 """
 
 import math
@@ -69,7 +69,7 @@ def look(state: Experiment, observation: Observation) -> list[Decision]:
 
 @dataclass(frozen=True, slots=True)
 class _Analysis:
-    """A observation with what is computed from it once."""
+    """An observation and the values computed from it."""
 
     state: Experiment
     observation: Observation
@@ -79,7 +79,7 @@ class _Analysis:
 
     @classmethod
     def of(cls, state: Experiment, observation: Observation) -> "_Analysis":
-        """Raises ValueError if the sums can't be this experiment's."""
+        """Raises ValueError if the sums can't belong to this experiment."""
         if observation.unreadable:
             raise ValueError(observation.unreadable)
         sums = ExperimentSums.parse(observation.sums)
@@ -145,7 +145,7 @@ def _sums_behind(analysis: _Analysis) -> list[str]:
     lost = sorted(pair for pair, offset in then.items() if now.get(pair, 0) < offset)
     if not lost:
         return []
-    first = f"{lost[0]} stands at {now.get(lost[0], 0)}, an earlier decision was made at {then[lost[0]]}"
+    first = f"{lost[0]} is at {now.get(lost[0], 0)}, but an earlier decision was made at {then[lost[0]]}"
     return [f"the sums are being counted again ({len(lost)} positions are behind: {first})"]
 
 
@@ -284,7 +284,7 @@ def _allocate(analysis: _Analysis) -> Decision:
 
 
 def _evidence(analysis: _Analysis) -> Evidence:
-    """Every number that a decision was made from."""
+    """All numbers on which a decision is based."""
     names = list(analysis.beliefs)
     best = dict(zip(names, p_best(list(analysis.beliefs.values())).tolist(), strict=True))
     return Evidence(
@@ -332,5 +332,5 @@ def _race_evidence(status: RaceStatus) -> RaceEvidence:
 
 
 def _exp_text(log: float) -> str:
-    """e^log for a person, however large."""
+    """Format e^log for people, also if it is too large for a float."""
     return f"{math.exp(log):,.1f}" if log < 14 else f"10^{log / math.log(10):.1f}"

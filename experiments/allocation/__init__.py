@@ -1,1 +1,1 @@
-"""Who gets which arm: the assignment of units, and the weights by Thompson sampling."""
+"""Allocation of traffic: the assignment of units to arms, and the arms' weights by Thompson sampling."""

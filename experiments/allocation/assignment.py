@@ -38,11 +38,11 @@ def unit_id(
         case "request":
             return f"r:{request_id}"
         case "session":
-            # a colon of the key is written otherwise: "a:b" in "c" is not "a" in "b:c"
+            # escape colons of the key, so that ("a:b", "c") and ("a", "b:c") differ
             return f"s:{routing_key.replace('%', '%25').replace(':', '%3A')}:{session_id or '-'}"
         case "user_day":
             return f"u:{routing_key}:{received_at_ms // (1000 * epoch_s)}"
-    raise ValueError(f"kind: {kind!r} is none of request, session, user_day")
+    raise ValueError(f"kind: {kind!r} is not one of request, session, user_day")
 
 
 def unit_lifetime_ms(kind: UnitKind, first_ms: int) -> int:
@@ -56,11 +56,11 @@ def unit_lifetime_ms(kind: UnitKind, first_ms: int) -> int:
 
 
 def assignment_id(unit: str, first_ms: int) -> str:
-    """What the arm of a unit is drawn for: the unit and the day of its first request.
+    """Id from which a unit's arm is drawn: the unit and the day of its first request.
 
     A session without an id, or with one that a cookie keeps for a year, is a new unit each day. One draw for
-    all of them would give all of a shopper's days to one arm, in bets that take units for independent
-    (infra/adr/0016).
+    all of them would give all of a shopper's days to one arm, although the click race assumes that units are
+    independent (infra/adr/0016).
 
     >>> assignment_id("s:anna:-", 86_400_000 * 3 + 5)
     's:anna:-@3'

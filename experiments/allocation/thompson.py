@@ -1,8 +1,9 @@
 """Thompson sampling over arms in batches: w_k = f + (1 - K f) P_k, made safe by a ramp, floors and a cap.
 
-A challenger in burn-in has the share of its ramp step; a holdback has the floor; the champion and settled
-challengers compete for the rest with floor f and probability of being best P_k. Then the champion's floor,
-then the vector moves from the present one towards this target, at most `cap` in any weight. Source:
+A challenger in burn-in gets the share of its ramp step, and a holdback the floor. The champion and the other
+challengers divide the rest by the formula, with floor f and probability of being best P_k. The champion is
+then raised to its own floor. The weights move from the present ones towards this target, each by at most
+`cap`. Source:
 statistics.md 2.
 """
 
@@ -33,7 +34,7 @@ class WeightsUpdate:
 
 
 def new_units(state: Experiment, sums: ExperimentSums) -> int:
-    """Units matured since the last update of the weights; all of them where counting restarted after a
+    """Units matured since the last update of the weights; all of them if counting restarted after a
     loss."""
     known = state.units_at_update
     return sums.units - known if sums.units >= known else sums.units
@@ -92,7 +93,7 @@ def _target(state: Experiment, fixed: Shares, beliefs: Mapping[str, Posterior]) 
 
 
 def _scale_to_fit(shares: Shares, room: float) -> Shares:
-    """Smaller by one factor where they exceed `room`."""
+    """Scale all shares down by one factor if their sum exceeds `room`."""
     total = math.fsum(shares.values())
     return {name: w * min(1.0, room / total) for name, w in shares.items()} if total else shares
 

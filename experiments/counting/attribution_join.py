@@ -15,9 +15,10 @@ Of several copies (a retried produce, a retried POST) the *last* one in the log 
 looking ahead at what has been fed, never by remembering what was counted, so it survives any restart without
 being stored.
 
-Exposures are popped and events are passed in log order; neither position moves beyond a record whose fate is
-open, and `events` never passes a live event of an unpopped unit. After a crash: feed exposures from `rebuild`
-and events from `events`, and the join goes on as if nothing had happened. Memory: about A + 2L of traffic.
+Exposures are popped and events are passed in log order. Neither position moves beyond a record whose category
+is not final, and `events` never passes a live event of a unit that is not popped. After a crash: feed
+exposures from `rebuild` and events from `events`, and the join goes on as if nothing had happened. Memory:
+about A + 2L of traffic.
 """
 
 from collections import Counter, defaultdict, deque
@@ -130,15 +131,14 @@ class _Sums:
 
 
 class Join:
-    """The join of one partition. `rules` by experiment id is read when a record is fed: know an experiment
-    (catch up with `decisions`) before feeding its records, because records of unknown experiments are passed
-    over."""
+    """The join of one partition. `rules` by experiment id is read when a record is fed: read an
+    experiment's decisions before feeding its records, because records of unknown experiments are skipped."""
 
     def __init__(self, rules: Mapping[str, Rules], offsets: Offsets = Offsets()) -> None:
         self.rules = rules
         self.offsets = offsets
         self.watermark_ms = -1
-        self.overtaken = 0  # records fed after a watermark that promised they had been: must stay 0
+        self.overtaken = 0  # records fed after a watermark that covered them; must stay 0
         # next offset expected of each topic
         self._read = {"exposures": offsets.rebuild, "events": offsets.events}
         self._exposures: deque[_Unit | _Late] = deque()  # not popped
@@ -150,8 +150,8 @@ class Join:
     # ---- reading -------------------------------------------------------------------------------------------
 
     def feed_exposures(self, records: Iterable[FedRecord], next_offset: int | None = None) -> None:
-        """Take (offset, append_ms, exposure) in log order, from `offsets.rebuild` on. `next_offset`: where
-        the reader stands, if that is past the last record (logs have gaps)."""
+        """Take (offset, append_ms, exposure) in log order, from `offsets.rebuild` on. `next_offset`: the
+        reader's position, if that is past the last record (logs have gaps)."""
         self._feed("exposures", records, self._take_exposure, next_offset)
 
     def feed_events(self, records: Iterable[FedRecord], next_offset: int | None = None) -> None:
@@ -292,9 +292,9 @@ def settling_time_ms(rules: Rules) -> int:
 
 
 def event_fate(age_ms: int, append_age_ms: int, window_ms: int, lateness_ms: int) -> str | None:
-    """What an event alone says about itself: "unmatched" (before its unit, or appended impossibly early),
-    "late" (after the window, or appended too late), or None: live, its unit decides. Ages count from
-    unit_at."""
+    """Category of an event as far as its own times decide it: "unmatched" (before its unit, or appended
+    impossibly early), "late" (after the window, or appended too late), or None if it is live and its unit
+    decides. Ages count from unit_at."""
     if age_ms < 0 or append_age_ms < -lateness_ms:
         return "unmatched"
     if age_ms > window_ms or append_age_ms > window_ms + lateness_ms:

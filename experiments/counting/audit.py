@@ -1,9 +1,8 @@
-"""Count what a partition's log holds by position alone: the other side of the accounting identity.
+"""Count the records of a partition by position alone, as an independent check of the join.
 
-The join decides what becomes of each record; nothing here knows how. Records are noted by offset when they
-are read, before the join sees them, and booked when the positions pass them. So a record that the join drops,
-doubles or carries past its fate shows as a gap between the two (`ExperimentSums.gaps`), and the experiment is
-held.
+The join decides the category of each record; this module does not know its rules. Records are noted by offset
+when they are read, before the join gets them, and counted when the positions pass them. If the join drops or
+doubles a record, the two counts differ (`ExperimentSums.gaps`), and the experiment is held.
 """
 
 from collections import Counter, defaultdict, deque
@@ -20,7 +19,7 @@ NotedRecord = tuple[int, str, str]  # offset, experiment, arm
 
 class PartitionAudit:
     """Counts of one partition from `offsets` on; `rules` by experiment is read when a record is noted.
-    `left_out`: records that count nowhere, by why; shared by the accounts of a worker."""
+    `left_out`: number of records that count nowhere, by reason; shared by all partitions of a worker."""
 
     def __init__(
         self, rules: Mapping[str, Rules], offsets: Offsets, left_out: Counter[str] | None = None
@@ -32,7 +31,7 @@ class PartitionAudit:
         self.left_out: Counter[str] = Counter() if left_out is None else left_out
 
     def note_exposures(self, records: Iterable[FedRecord]) -> None:
-        """First exposures that count; those below the position were booked before a restart."""
+        """Note the first exposures that count; those below the position were counted before a restart."""
         for offset, _, shown in records:
             if offset < self._from.exposures:
                 continue
@@ -42,7 +41,7 @@ class PartitionAudit:
                 self._exposures.append((offset, shown.experiment, shown.arm))
 
     def note_events(self, records: Iterable[FedRecord]) -> None:
-        """Outcomes of a known experiment."""
+        """Note the outcomes of known experiments."""
         for offset, _, event in records:
             if why := self._exclusion_of_event(event):
                 self.left_out[why] += 1
@@ -66,7 +65,7 @@ class PartitionAudit:
         return "" if rules.outcome == event.type else "event_no_outcome"
 
     def count_below(self, moved_to: Offsets) -> dict[str, dict[str, int]]:
-        """Flat sums by experiment of what lies below `moved_to` and was not booked yet: exposures `exposed`,
+        """Count the noted records below `moved_to` once, as flat sums by experiment: exposures `exposed`,
         events `acknowledged`."""
         booked: dict[str, Counter[str]] = defaultdict(Counter)
         for noted, end, what in (

@@ -1,11 +1,11 @@
 """Mergeable sums over matured units: the only state of the statistics; everything else is a function of it.
 
-On the wire and in Redis sums are flat integers: "<weights version>|<arm>|<hour>|<n, s, f or c>" for units,
+In messages and in Redis sums are flat integers: "<weights version>|<arm>|<hour>|<n, s, f or c>" for units,
 units with at least one outcome, units that another arm answered, and units credited by what their last
 counted event says of itself; "acct|<arm>|<what>" for the accounting of exposures and events. `hour` =
 received_at // 3,600,000. Sums of partitions, batches or hours merge by adding.
 
-Three identities tell a counting that went wrong; each side is counted where the other can't see it:
+Three identities detect a wrong count. The two sides of each are counted independently:
 
 - acknowledged events = counted + late + duplicate + unmatched (left: experiments.counting.audit; right: the
   join);
@@ -22,10 +22,7 @@ from dataclasses import dataclass, field
 HOUR_MS = 3_600_000
 ACCOUNT = "acct"
 CATEGORIES = ("counted", "late", "duplicate", "unmatched")  # of acknowledged events; each is in one of them
-NON_UNIT_EXPOSURES = (
-    "late_exposures",
-    "duplicate_exposures",
-)  # first exposures that are no unit of their own
+NON_UNIT_EXPOSURES = ("late_exposures", "duplicate_exposures")  # first exposures that are not units
 FIELDS = ("n", "s", "f", "c")
 
 Cell = tuple[int, str, int]  # weights version, arm, hour
@@ -88,7 +85,7 @@ class ExperimentSums:
 
     @classmethod
     def parse(cls, sums: Mapping[str, int]) -> "ExperimentSums":
-        """From the flat format. Raises ValueError naming the key that isn't one."""
+        """Parse the flat format. Raises ValueError naming a malformed key."""
         cells: dict[Cell, Counts] = defaultdict(Counts)
         accounts: dict[str, dict[str, int]] = defaultdict(dict)
         for key, count in sums.items():
@@ -183,12 +180,12 @@ class ExperimentSums:
         return sorted(cell for cell, c in self.cells.items() if c.s != c.c and cell[2] < before_hour)
 
     def impossible(self) -> list[Cell]:
-        """Cells that no counting can produce, and nothing can be computed from: more successes or fallbacks
-        than units, or less than nothing."""
+        """Cells that no correct count produces, so nothing can be computed from them: more successes or
+        fallbacks than units, or a negative count."""
         return sorted(cell for cell, c in self.cells.items() if not (0 <= c.s <= c.n and 0 <= c.f <= c.n))
 
     def overcredited(self) -> list[Cell]:
-        """Cells in which events credit more units than succeeded, or less than none."""
+        """Cells in which events credit more units than succeeded, or a negative number."""
         return sorted(cell for cell, c in self.cells.items() if not 0 <= c.c <= c.s)
 
 

@@ -1,1 +1,1 @@
-"""What the sums say: posteriors of the rates, and the sequential click race."""
+"""Inference from the sums: posteriors of the rates, and the sequential click race."""

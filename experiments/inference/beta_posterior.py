@@ -1,4 +1,4 @@
-"""What is believed about each arm's success rate: a discounted Beta posterior, and who is best under it.
+"""The discounted Beta posterior of each arm's success rate, and each arm's probability of being best.
 
 The prior is worth `pseudo_units` units at the champion's own rate (Beta(1, 1) over-explores where rates are 2
 %). P(best) = ∫ f_k ∏_{j≠k} F_j by quadrature, not Monte Carlo: the same sums give the same weights.

@@ -1,13 +1,13 @@
-"""Decision records: the values that lie on the `decisions` topic, as JSON.
+"""Decision records: the JSON messages of the topic `decisions`.
 
 A record has the same outer fields whatever it decides. Its `kind` says which struct its `detail` is
-(`DETAILS`); `evidence` holds the numbers that it was decided from. Both stay in the record as the JSON that
-was written, so that a reader passes on what a later release added, and are read as typed values on access.
-`upgrade` is the only place that knows what earlier releases wrote.
+(`DETAILS`); `evidence` holds the numbers that it was decided from. The record keeps the JSON of both as it
+was written, so that a reader passes on fields that a later release added, and decodes it into typed values on
+access. `upgrade` is the only place that knows what earlier releases wrote.
 
 Records are validated because any client can write to the topic. `evidence` is validated where a record is
-decoded, so that a record is unreadable for all readers or for none; `detail` where it is folded. Names that
-no struct lists are allowed.
+decoded, so that a record is unreadable for all readers or for none; `detail` where it is folded. Unknown
+field names are allowed.
 """
 
 import re
@@ -217,7 +217,7 @@ class RecountDetail(Struct, frozen=True, kw_only=True):
 
 
 class UndoDetail(Struct, frozen=True, kw_only=True):
-    """Revision of the rollback or promotion that is taken back."""
+    """`reverts`: revision of the rollback or promotion that is undone."""
 
     reverts: int
 
@@ -263,7 +263,7 @@ def kind_of(detail: Detail) -> Kind:
     return _KINDS[type(detail)]
 
 
-# What records may leave out, by kind, and what it means then.
+# Fields that records may omit, by kind, and the value that an omission means.
 _OMITTED: Mapping[Kind, Mapping[str, object]] = {
     "allocate": {"updated": True, "units": None, "ramp": {}},
     "rollback": {"version_out": None, "version_in": None, "restored": None},
@@ -333,7 +333,7 @@ class Decision(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def detail(self) -> Detail:
-        """What only this kind needs. Raises ValueError naming the field that is malformed."""
+        """The fields that only this kind has. Raises ValueError naming the field that is malformed."""
         fields = upgrade(self.kind, _decode_object("detail", self.detail_json))
         rules = fields.get("rules")
         if isinstance(rules, dict) and (unknown := sorted(rules.keys() - RULE_NAMES)):
@@ -372,8 +372,8 @@ def _decode_object(name: str, raw: Raw) -> dict[str, object]:
 
 
 def _require_bounded(name: str, parts: Iterable[object], levels: int = MAX_DEPTH) -> None:
-    """Raise ValueError where a reader could not add up, store or show what is written: integers beyond 64
-    bits, nesting without end."""
+    """Raise ValueError for values that a reader could not add, store or show: integers beyond 64 bits, and
+    nesting deeper than `levels`."""
     if not levels:
         raise ValueError(f"{name} is nested more than {MAX_DEPTH} levels deep")
     for part in parts:

@@ -70,7 +70,7 @@ _CONSTRAINTS = {
 
 
 def _satisfies(rule: Callable[[Any], Any], value: Any) -> bool:
-    """Whether `value` satisfies `rule`. Values that can't be compared do not, nor do booleans."""
+    """Whether `value` satisfies `rule`. Booleans and values that can't be compared do not."""
     try:
         return not isinstance(value, bool) and bool(rule(value))
     except TypeError:
@@ -144,9 +144,9 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """Which sums are this experiment's: those of the latest recount (`generation`, 0: there was none). Units
-    count if first exposed at `from_ms` or later, and records if appended at most the allowed lateness before;
-    0: the whole log."""
+    """Which sums belong to this experiment: those of the latest recount (`generation`; 0: no recount yet).
+    Units count if first exposed at `from_ms` or later, and records if appended at most the allowed lateness
+    before; 0: the whole log."""
 
     generation: int = 0
     from_ms: int = 0

@@ -28,7 +28,7 @@ from experiments.lifecycle.state import (
 ARM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # holds that the next good look ends; all others need `resume`
 LIFTED_BY_A_LOOK = ("stalled-watermark", "sums-behind")
-NOTICE_MS = 10_000  # in which every worker has seen a recount before it counts what the recount is about
+NOTICE_MS = 10_000  # every worker reads a recount within this time, before it counts what it affects
 
 
 class IllegalTransition(ValueError):  # noqa: N818 (a refusal, named as the domain names it)
@@ -105,7 +105,7 @@ def _undo(s: Experiment, d: Decision) -> Experiment:
     revision = d.detail_of(records.UndoDetail).reverts
     reversal = s.reversals.get(revision)
     if reversal is None:
-        raise IllegalTransition(f"revision {revision} is nothing that can be undone")
+        raise IllegalTransition(f"revision {revision} is not a rollback or promotion, so it can't be undone")
     for name, role in reversal.after.items():
         now = s.arms[name].role
         require(now == role, f"revision {revision} can't be undone: {name} is {now} now")
@@ -172,8 +172,8 @@ def _resume(s: Experiment, d: Decision) -> Experiment:
 
 
 def _recount(s: Experiment, d: Decision) -> Experiment:
-    """Counted again from the log, the evidence is the same and races go on. Where evidence is dropped, every
-    race starts again."""
+    """A recount of the whole log gives the same evidence, so races go on. A recount from a time on drops
+    evidence, so every race starts again."""
     from_ms = d.detail_of(records.RecountDetail).from_ms
     notice_ms = d.received_at + round(1_000 * s.rules.lateness_s) + NOTICE_MS
     possible = from_ms == 0 or from_ms >= notice_ms
@@ -232,7 +232,7 @@ TABLE: Mapping[Kind, Transition] = {
 
 
 def _change_roles(s: Experiment, d: Decision, roles: Mapping[str, Role]) -> Experiment:
-    """Give arms new roles; remember the old ones, wait for confirmation, and race anew."""
+    """Give arms new roles, remember the old ones for `undo`, wait for confirmation, and start new races."""
     arms = {name: replace(arm, role=roles.get(name, arm.role)) for name, arm in s.arms.items()}
     champion = next(name for name, arm in arms.items() if arm.role == "champion")
     undoable = Reversal(d.kind, {name: s.arms[name].role for name in roles}, dict(roles))
@@ -312,7 +312,7 @@ def retraining_request(d: Decision) -> tuple[str, str] | None:
 
 def no_holdback(champion: str) -> IllegalTransition:
     """The error where a champion has no holdback to replace it."""
-    return IllegalTransition(f"champion {champion} can't be rolled back: there is no holdback to put back")
+    return IllegalTransition(f"champion {champion} can't be rolled back: there is no holdback to replace it")
 
 
 def _require_live(s: Experiment, name: str) -> Arm:

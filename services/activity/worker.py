@@ -7,7 +7,7 @@ rows with the time by which they can be read, push them to Feast's online store,
 Every step may be repeated, because positions are saved last and merging an event twice changes nothing. After
 a crash between push and publication the replay finds nothing to push, and publishes the row as it is online.
 
-Positions are stored beside the rows in Redis. If they are missing, Redis has lost the rows as well: these are
+Positions are stored in Redis with the rows. If they are missing, Redis has lost the rows as well: these are
 restored from their offline histories (services.activity.restore), and later events are read from the log.
 """
 
@@ -138,8 +138,9 @@ class ActivityWorker:
     def _check_stores(self) -> None:
         """Check now and then that Redis still has the positions and the broker the same log.
 
-        Without traffic no other call would notice that Redis lost its data. A log that was created anew may
-        have grown past the position of the old one, and then no read fails. Raises StalePositionError.
+        Without traffic no other call would notice that Redis lost its data. A log that was deleted and
+        created again may have grown past the position of the old one, and then no read fails. Raises
+        StalePositionError.
         """
         if self._clock() - self._checked_ms < CHECK_MS:
             return

@@ -21,7 +21,7 @@ from services.errors import BadInputError
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A field that a command can't do without. `help`: on the command line; `request`: what a form says where
+    """A required field of a command. `help`: on the command line; `request`: what a form says where
     it is missing; `form_name`: its name in forms, if that is another one."""
 
     help: str
@@ -35,7 +35,7 @@ ModelVersion = Annotated[Version, Argument("A model version with an artifact.", 
 
 
 class Command(BaseModel):
-    """Every command may say why."""
+    """Base of all commands: an optional reason."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -43,7 +43,7 @@ class Command(BaseModel):
 
 
 class Enter(Command):
-    """A challenger."""
+    """Enter a challenger."""
 
     model_version: ModelVersion
     arm: ArmName | None = Field(None, description="Default: the model version.")
@@ -97,7 +97,7 @@ class CommandSpec(Generic[Body]):
             raise BadInputError(".".join(map(str, first["loc"])), first["msg"]) from error
 
     def arguments(self) -> dict[str, Argument]:
-        """The fields that it can't do without, by name."""
+        """The required fields, by name."""
         marks = {name: field.metadata for name, field in self.body.model_fields.items()}
         return {name: mark for name, found in marks.items() for mark in found if isinstance(mark, Argument)}
 

@@ -118,4 +118,6 @@ def _parse_rule(name: str, text: str) -> object:
             return tuple(float(part) for part in text.split(","))
         return type(default)(text)
     except ValueError as error:
-        raise BadInputError(f"rules.{name}", f"{text!r} is not like {default!r}") from error
+        raise BadInputError(
+            f"rules.{name}", f"{text!r} can't be parsed; write it like {default!r}"
+        ) from error

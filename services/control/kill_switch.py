@@ -31,7 +31,7 @@ def run_command(settings: Settings, what: str, reason: str) -> str:
     ConfigurationError."""
     path = settings.kill_switch_path
     if what not in ("on", "off", "show"):
-        raise ConfigurationError(f"champion-only: {what!r} is none of on, off, show")
+        raise ConfigurationError(f"champion-only: {what!r} is not one of on, off, show")
     if what != "show":
         now_ms = round(datetime.now(UTC).timestamp() * 1_000)
         set_kill_switch(

@@ -1,8 +1,8 @@
 """Recounts: preview what a recount would drop, check that the log can give it again, build the decision.
 
 The command line, the HTTP API and the console recount through here. A recount can't be taken back, so its
-request names the sums that the operator has seen (`Preview.seen`). That name is no digest, because workers
-keep counting meanwhile: it stands for the previewed sums and whatever correct counting has added since.
+request names the sums that the operator has seen (`Preview.seen`). That name is not a digest, because workers
+keep counting meanwhile. It stands for the previewed sums and all that correct counting has added since.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ from services.ports.state import Sums, SumStore
 FIRST_RECORD_S = 5.0
 PREVIEW_TTL_S = 900
 
-PreviewName = tuple[str, int, int]  # which sums, the total of all their counts, time (s)
+# hash that identifies the sums, total of all counts, time of the preview (s)
+PreviewName = tuple[str, int, int]
 
 
 class RecountRefusedError(RingsideError):
@@ -135,7 +136,7 @@ def _require_same(seen: str, now: str, dropped: Dropped) -> None:
         content = dropped.unreadable or f"{dropped.units} units"
         present = f"sums {(dropped.digest or '')[:12]}: {content}"
         raise RecountRefusedError(
-            f"{why}; nothing was changed. Look again at what would be dropped now ({present})"
+            f"{why}; nothing was changed. Request a new preview of what would be dropped ({present})"
         )
 
 
@@ -156,7 +157,9 @@ def _parse_preview_name(seen: str) -> PreviewName:
         which, total, at_s = seen.split(".")
         return which, int(total), int(at_s)
     except ValueError as error:
-        raise BadInputError("seen", "not what a preview says; ask for one first") from error
+        raise BadInputError(
+            "seen", "is not the name of a preview; request a preview first and send its `seen`"
+        ) from error
 
 
 def out_of_reach(state: Experiment, consumer: EventConsumer, partitions: int) -> list[str]:

@@ -58,6 +58,6 @@ def _unpack(archive: Path, folder: Path, max_bytes: int) -> Path:
         try:
             path = Path(packed.extract(members[0], folder))
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-            raise BadInputError("source", f"{archive.name}: is damaged: {error}") from error
+            raise BadInputError("source", f"{archive.name}: the archive is damaged: {error}") from error
     os.utime(path, (archive.stat().st_mtime,) * 2)  # the catalogue is as old as the archive
     return path

@@ -9,7 +9,8 @@ broker's clock, so a buffer may become several files.
 
 Only records that certainly belong to the log named in the file may be written. So they are confirmed first:
 the identity of the log is read after the records were fetched, and if it is unchanged, they came from it.
-It is needed because a log that was created anew may have grown past the old position; then no read fails.
+It is needed because a log that was deleted and created again may have grown past the old position;
+then no read fails.
 
 One step: take over partitions (each has one writer; `LakeFiles.acquire`), poll, buffer, and at most once in
 CONFIRM_MS confirm the buffers and write those that are due.

@@ -23,7 +23,7 @@ DEAD_LETTERS = (
     "dead-letters"  # raw bytes in the value; reason and origin in headers: services.runtime.dead_letters
 )
 
-# champion_only: the experiment is paused, ended, switched off, out of reach; overridden: the arm was retired
+# champion_only: the experiment is paused, ended, switched off, unreachable; overridden: the arm was retired
 Excluded = Literal[
     "preview", "bot", "staff", "pin_unreachable", "no_experiment", "champion_only", "overridden"
 ]
@@ -33,7 +33,8 @@ ActivityType = Literal["view", "click", "add_to_cart", "purchase"]  # leaves a t
 Millis = Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]  # of our clock
 ClientMillis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 NonNegativeInt32 = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
-ArmName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # "|" parts the keys of sums
+# "|" separates the parts of sum keys
+ArmName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 MAX_ID_LENGTH = 200  # characters
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]  # as the HTTP API takes it
 ItemId = Annotated[  # of the catalogue: numpy drops a NUL at the end, two ids would be one
@@ -203,5 +204,6 @@ def _version_in(raw: bytes) -> object:
 def _check_version(kind: type, version: object) -> None:
     if version != SCHEMA_VERSION:
         raise BadMessageError(
-            f"{kind.__name__}.v: {version!r} is not understood here (this is {SCHEMA_VERSION})", "version"
+            f"{kind.__name__}.v: {version!r} is not supported; this release reads version {SCHEMA_VERSION}",
+            "version",
         )

@@ -60,7 +60,7 @@ class WorkerLoop:
             _sleep_until(next_at, stop)
 
     def _run_step(self) -> bool:
-        """Call `step` once; whether it succeeded."""
+        """Call `step` once; return whether it succeeded."""
         try:
             with self.metered():
                 self.step()

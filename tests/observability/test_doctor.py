@@ -229,7 +229,7 @@ def of_broker(
 @pytest.mark.parametrize(
     ("topic", "change", "level", "told"),
     [
-        (EXPOSURES, {"partitions": 0}, "fail", "there is none"),
+        (EXPOSURES, {"partitions": 0}, "fail", "do not exist"),
         (EXPOSURES, {"partitions": 4}, "fail", "4 partitions, not 8"),
         (EXPOSURES, {"message.timestamp.type": "CreateTime"}, "fail", "sender's time"),
         (EXPOSURES, {"retention.ms": "600000"}, "fail", "kept 600 s"),
@@ -364,7 +364,7 @@ def test_a_killed_process_is_reported_a_stopped_one_is_not(tmp_path: Path) -> No
         first.kill()
         first.wait()
         dead = complaint(processes.processes(installation(settings)))
-        assert dead.message == "recommend: gone without having been stopped"
+        assert dead.message == "recommend: it no longer runs, but it was not stopped cleanly"
         assert str(tmp_path / "metrics") in dead.action
         second.send_signal(signal.SIGINT)
         second.wait()

@@ -1,4 +1,4 @@
-"""Requests to an ASGI application without a server in between: each exactly as it was made up."""
+"""Requests to an ASGI application without a server in between, byte for byte as the test built them."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class AsgiRequest:
-    """A request. `hangs_up`: the client is gone after its body's last part but one."""
+    """A request. `hangs_up`: the client disconnects before it sends the last part of its body."""
 
     method: str
     path: str
@@ -69,7 +69,7 @@ async def call(app: Any, sent: AsgiRequest, client: tuple[str, int] = ("127.0.0.
     failure: BaseException | None = None
     try:
         await app(scope_of(sent, client), receive, send)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the test tells)
+    except Exception as error:  # noqa: BLE001 (the test examines it)
         failure = error
     if not messages:
         return AsgiResponse(0, {}, b"", failure)
@@ -90,7 +90,7 @@ def scope_of(sent: AsgiRequest, client: tuple[str, int]) -> dict[str, Any]:
 
 
 def key(role: str = "storefront") -> tuple[bytes, bytes]:
-    """The header that names who calls."""
+    """The API-key header of a role."""
     return b"x-api-key", KEYS[role][0].encode()
 
 
@@ -104,7 +104,7 @@ def racing_shop(home: Path, **settings: Any) -> SmallShop:
 
 @contextlib.asynccontextmanager
 async def running_app(shop: SmallShop) -> Any:
-    """(what a server would run, the application's parts), with everything loaded."""
+    """Run the application with a loaded snapshot; yield (ASGI entry point, the application's parts)."""
     app = create_app(shop.deps())
     async with app.router.lifespan_context(app):
         await app.state.parts.refresher.refresh()

@@ -27,12 +27,12 @@ START_MS = 1_790_000_000_000
 LOOK_MS = 5_000
 RATES = {"popularity": 0.052, "als": 0.081, "broken": 0.014}
 RULES = Rules(window_s=6.0, lateness_s=2.0, look_every_s=5.0, min_new_units=50, stall_s=60.0)
-LATE_MS = 8_400  # what the watermark trails behind
+LATE_MS = 8_400  # lag of the watermark behind the clock
 
 
 @dataclass
 class ScriptedExperiment:
-    """Plays decisions one after another; `records` is the log, `state` what it folds to."""
+    """Plays decisions one after another; `records` is the log, `state` the fold of it."""
 
     rates: Mapping[str, float] = field(default_factory=lambda: dict(RATES))
     looks: int = 200
@@ -60,7 +60,7 @@ class ScriptedExperiment:
         return self
 
     def look(self) -> None:
-        """One look of the decider, and the confirmation of what it took out."""
+        """One look of the decider, and the confirmations of the role changes that it made."""
         self.now_ms += LOOK_MS
         self._draw()
         for decision in decision_rules.look(self.state, self._observation()):

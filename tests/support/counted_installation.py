@@ -44,7 +44,7 @@ class CountedInstallation(MemoryInstallation):
         return RecountService(self.store, lambda: MemoryEventConsumer(self.broker), PARTITIONS)
 
     def corrupt_sums(self, sums: dict[str, int]) -> None:
-        """As a bug, or a hand in Redis, would. In memory only."""
+        """Add wrong counts to the stored sums, as a bug or a manual edit of Redis would. In memory only."""
         assert isinstance(self.store, BreakableSumStore)
         mine = self.store._sums[0].setdefault(EXPERIMENT, {})
         mine.update({key: mine.get(key, 0) + count for key, count in sums.items()})
@@ -54,7 +54,7 @@ class CountedInstallation(MemoryInstallation):
         return self.attribution_worker(Pace(commit_ms=200))
 
     def simulate_traffic(self, seed: int = 3, units: int = 300, *workers: Worker) -> None:
-        """Shoppers come from now on."""
+        """Append seeded traffic from now on, and let the workers count it."""
         sent = traffic(seed, units)
         later = self.clock.now_ms + 1_000 - sent[0].at_ms
         shifted = [_later(record, later) for record in sent]

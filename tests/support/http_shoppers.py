@@ -14,13 +14,15 @@ class BrokenError(Exception):
 
 @dataclass
 class ShopperLog:
-    """What a crowd saw: statuses, connections that broke, ids of the slates it got."""
+    """What a group of shoppers observed: statuses, connections that broke, ids of the slates it got."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     broken: int = 0
     closed_politely: int = 0
     failed: list[str] = field(default_factory=list)
-    users: dict[str, float] = field(default_factory=dict)  # who got a slate, and when (monotonic)
+    users: dict[str, float] = field(
+        default_factory=dict
+    )  # user -> when the latest slate arrived (monotonic, s)
     degraded: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
@@ -63,7 +65,7 @@ class Connection:
 async def run_shopper(
     port: int, key: str, name: str, repeats: int, seen: ShopperLog, until: asyncio.Event
 ) -> None:
-    """Ask for slates until told to stop, a failed request at most `repeats` times more."""
+    """Request slates until `until` is set; retry a failed request at most `repeats` times."""
     connection = Connection(port, key)
     visit = 0
     loop = asyncio.get_running_loop()
@@ -88,7 +90,7 @@ async def run_shopper(
 
 
 def record_response(seen: ShopperLog, status: int, body: bytes, user: str) -> None:
-    """Keep what an answer said."""
+    """Add one response to the log."""
     if status != 200:
         seen.failed.append(f"{status}: {body[:200]!r}")
         return

@@ -1,4 +1,4 @@
-"""Requests that nobody should send: made from the OpenAPI description, then spoiled; a function of a seed."""
+"""Malformed requests, generated from the OpenAPI description and then corrupted; a function of a seed."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from support.asgi_calls import AsgiRequest, key, parts_of
 
 
 class Verbatim(str):
-    """JSON text that is written as it stands, right or wrong."""
+    """JSON text that is written unchanged, valid or not."""
 
 
 LONE = Verbatim('"\\ud800"')
@@ -210,7 +210,7 @@ def to_request(draft: RequestDraft) -> AsgiRequest:
 
 
 def _json_paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something stands in a JSON value."""
+    """Paths of all values in a JSON value."""
     found = [at]
     if isinstance(value, dict):
         found += [place for name, part in value.items() for place in _json_paths(part, (*at, name))]
@@ -243,7 +243,7 @@ def missing_field(rng: random.Random, draft: RequestDraft) -> RequestDraft:
 
 
 def unknown_field(rng: random.Random, draft: RequestDraft) -> RequestDraft:
-    """A field that nobody knows."""
+    """Add an unknown field."""
     spoil = {rng.choice(["limit", "", "__class__", "x" * 5_000, "\x00", "🦊"]): rng.choice(HOSTILE)}
     return replace(draft, body={**draft.body, **spoil} if isinstance(draft.body, dict) else spoil)
 
@@ -268,7 +268,7 @@ def deep_nesting(rng: random.Random, draft: RequestDraft) -> RequestDraft:
 
 
 def long_lists(rng: random.Random, draft: RequestDraft) -> RequestDraft:
-    """Lists longer than anybody reads."""
+    """Make a list longer than the API accepts."""
     size = rng.choice([101, 501, 1_001, 20_000])
     lists = [place for place in _json_paths(draft.body) if isinstance(_at(draft.body, place), list)]
     if lists:
@@ -277,12 +277,12 @@ def long_lists(rng: random.Random, draft: RequestDraft) -> RequestDraft:
 
 
 def repeated_list(values: list[Any], size: int) -> Verbatim:
-    """The list so often, as text."""
+    """The elements of the list repeated `size` times, as JSON text."""
     return Verbatim("[" + ",".join([dumps(values)[1:-1] or '"i1"'] * size) + "]")
 
 
 def hostile_query(rng: random.Random, draft: RequestDraft) -> RequestDraft:
-    """Something else in a parameter, or a parameter that nobody knows."""
+    """Something else in a parameter, or an unknown parameter."""
     names = [part["name"] for part in draft.operation.parameters if part["in"] == "query"]
     name = rng.choice([*names, "limit", "key", ""])
     others = [pair for pair in draft.query if pair[0] != name or rng.random() < 0.2]
@@ -349,7 +349,7 @@ DRAFT_MUTATIONS = (
 
 
 def flipped(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
-    """Some bits of the body are others."""
+    """Flip some bits of the body."""
     body = bytearray(b"".join(sent.body))
     for _ in range(rng.randint(1, 4)):
         if body:
@@ -364,7 +364,7 @@ def cut(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
 
 
 def other_bytes(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
-    """A body that is no JSON of ours."""
+    """Replace the body by bytes that are not a valid request."""
     body = b"".join(sent.body)
     choices: list[Callable[[], bytes]] = [
         lambda: rng.randbytes(rng.randint(1, 2_000)), lambda: b"\xef\xbb\xbf" + body, lambda: b"",
@@ -397,7 +397,7 @@ def raw_query(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
 
 
 def raw_path(rng: random.Random, sent: AsgiRequest) -> AsgiRequest:
-    """A path that nobody offers."""
+    """A path without a route."""
     choices = ["/", "//", "/../etc/passwd", "/static-offline-docs/../../x", "/recommend/", "/RECOMMEND",
     "/similar/",
                "/items/", "/experiments/../items", "/\x00", "/\u202e", "/" + "a" * 60_000,

@@ -1,4 +1,4 @@
-"""An open-loop load generator: requests start when they are due, whatever the answers take.
+"""An open-loop load generator: requests start when they are due, however long the answers take.
 
 `python tests/faults/open_loop.py` reads an order from stdin, prints one JSON object. A latency runs from the
 moment a request was due, so what waits for a free connection counts as waiting (no coordinated omission).

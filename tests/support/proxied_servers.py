@@ -63,7 +63,7 @@ class ProxiedServers:
                 self.proxies[name].slow(SLOW_S[name])
 
     def heal(self) -> None:
-        """All is well again."""
+        """End every fault."""
         for name, proxy in self.proxies.items():
             getattr(self, name).server.thaw()
             proxy.pass_on()
@@ -92,7 +92,7 @@ class ProxiedServers:
 
 
 def run_shoppers(service: RecommendService, answers: int) -> ShopperLog:
-    """What shoppers see in at least so many answers."""
+    """Let shoppers request slates until `answers` answers have arrived; return what they observed."""
 
     async def story() -> ShopperLog:
         async with ShopperGroup(service.port, STOREFRONT, size=CONNECTIONS, repeats=0) as seen:
@@ -144,7 +144,7 @@ def measure_fault(
     seen = run_shoppers(service, answers)
     by_hand, pause_s = post_event(service), shop.deliver()
     if how == "slow":
-        time_to_delivery(shop)  # crawling is no reason never to arrive
+        time_to_delivery(shop)  # slow servers delay events, but lose none
     site.heal()
     recovery_s, delivery_s = time_to_recovery(service), time_to_delivery(shop)
     shop.close()
@@ -170,7 +170,7 @@ def check_promises(row: Mapping[str, Any], names: Sequence[str], how: str) -> No
 
 
 def summary_row(seen: ShopperLog, events: httpx.Response, **more: Any) -> Mapping[str, Any]:
-    """A line of the table."""
+    """One row of the table of faults."""
     ms = np.array(seen.seconds) * 1e3
     return {
         **more,

@@ -61,7 +61,8 @@ class Reply:
 
 
 def exchange(at: tuple[str, int], *pieces: bytes, until_s: float = PATIENCE_S) -> Reply:
-    """Send, and read until the server hangs up. We never do: uvicorn answers nobody who half-closes."""
+    """Send, and read until the server hangs up. We never close first, because uvicorn does not answer a
+    client that half-closes."""
     with socket.create_connection(at, until_s) as line:
         received, closed, sent = b"", False, 0
         try:
@@ -79,7 +80,7 @@ def exchange(at: tuple[str, int], *pieces: bytes, until_s: float = PATIENCE_S) -
 
 
 def post(path: bytes, body: bytes, *headers: bytes, close: bool = True) -> bytes:
-    """A right request, except for what `headers` say."""
+    """A POST request that is valid unless `headers` make it invalid."""
     lines = [b"POST " + path + b" HTTP/1.1", b"host: x", b"x-api-key: " + KEY, *headers]
     if not any(line.lower().startswith((b"content-length", b"transfer-encoding")) for line in headers):
         lines.append(b"content-length: %d" % len(body))
@@ -87,7 +88,7 @@ def post(path: bytes, body: bytes, *headers: bytes, close: bool = True) -> bytes
 
 
 def get(path: bytes, *headers: bytes, close: bool = True) -> bytes:
-    """A right request."""
+    """A valid GET request."""
     closing = [b"connection: close"] if close else []
     return b"\r\n".join(
         [b"GET " + path + b" HTTP/1.1", b"host: x", b"x-api-key: " + KEY, *headers, *closing, b"", b""]
@@ -135,7 +136,7 @@ INVALID = (
 
 
 def corrupted_request(rng: random.Random) -> list[bytes]:
-    """A right request with wrong bytes in it, in one piece or several."""
+    """A valid request with corrupted bytes, in one piece or several."""
     raw = bytearray(rng.choice(VALID))
     for _ in range(rng.randint(1, 5)):
         at = rng.randrange(max(1, len(raw)))

@@ -117,7 +117,7 @@ class SyntheticInstallation(SmallShop):
         return self.decide(commands.enter, version, version)
 
     async def step(self) -> None:
-        """Replicas look around, shoppers come, workers and the decider work; a second has passed."""
+        """Advance by one second: refresh the replica, run sessions, count, and let the decider tick."""
         await self.app.state.parts.refresher.refresh()
         for _ in range(self._per_step):
             self.now_ms += STEP_MS // self._per_step

@@ -59,7 +59,7 @@ def run(settings: Settings) -> None:
 
 
 class Step:
-    """One turn: read and count, and now and then restore pins."""
+    """One step of the loop: read and count, and check for lost pins every PINS_EVERY_S."""
 
     def __init__(self, worker: Worker, recovery: PinRecovery):
         self._worker, self._recovery, self._pins_at = worker, recovery, 0.0

@@ -1,4 +1,4 @@
-"""Detection of data loss: the log is another one, or uncounted records are gone from it. Pure functions."""
+"""Detection of data loss: the broker holds another log, or uncounted records were deleted. Pure functions."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -37,7 +37,8 @@ def describe_missing_start(
     they all do.
 
     first_ms: append time of the first record of each topic, None if it is empty. since_ms: start of the
-    oldest experiment that has not ended, None without one; records appended before it count for nobody.
+    oldest experiment that has not ended, None without one; records appended before it count for no
+    experiment.
     """
     if since_ms is None:
         return ""

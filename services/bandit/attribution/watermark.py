@@ -23,8 +23,8 @@ class ReadProgress:
 
     position: int
     last_append_ms: int = 0  # append time of the newest record read
-    queried_ms: int = 0  # when the end of the log was asked for …
-    end: int = 0  # … and the answer
+    queried_ms: int = 0  # our clock just before the end of the log was queried
+    end: int = 0  # end of the log at `queried_ms`
     reached_ms: int = 0  # newest `asked_ms` whose end has been read
 
     def note_record(self, append_ms: int) -> None:

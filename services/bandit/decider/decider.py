@@ -2,7 +2,7 @@
 serve.
 
 Its state is in the log of decisions, the sums and the heartbeats; its memory is only a cache. Two deciders at
-once do no harm, because of two decisions with one revision the log takes the first.
+once do no harm, because the log accepts only the first of two decisions with the same revision.
 """
 
 import logging
@@ -57,8 +57,9 @@ class Decider:
     events.
 
     A tick that raises UnavailableError may have decided something; the next one reads what the log says.
-    `looked_ms`: when each experiment was last looked at; `unfinished`: experiments whose latest look is in
-    the log by half; `failing`: experiments whose latest look failed by itself: why, and `looked_ms` then.
+    `looked_ms`: when each experiment was last looked at; `unfinished`: experiments whose latest look is only
+    partly in the log; `failing`: experiments whose latest look raised an error, with the reason and the
+    `looked_ms` of that look.
     """
 
     deps: Deps
@@ -70,8 +71,10 @@ class Decider:
     failing: dict[str, tuple[str, int | None]] = field(default_factory=dict)
 
     def tick(self) -> list[Decision]:
-        """All that is due now, for every experiment; the decisions appended. Raises UnavailableError, and
-        LooksFailedError as long as looks of some experiment fail: at every tick, also between its looks."""
+        """Confirm and look at every experiment that is due; return the decisions that were appended.
+
+        Raises UnavailableError. Raises LooksFailedError at every tick while the latest look at some
+        experiment failed."""
         if not self.deps.cache.acquire_lease("decider", self.identity.holder, self.identity.lease_s):
             return []
         decided: list[Decision] = []
@@ -84,7 +87,7 @@ class Decider:
                 self._note_success(state.name)
             except UnavailableError as error:  # perhaps only its sums: the others go on
                 missed = error
-            except Exception as error:  # noqa: BLE001 (whatever its sums, state and records hold)
+            except Exception as error:  # noqa: BLE001 (one experiment's bad data must not stop the others)
                 self._note_failure(state.name, error)
         self._accept_losses(states)
         if self.failing:
@@ -108,7 +111,7 @@ class Decider:
             logger.info("%s: looks succeed again", name)
 
     def _process(self, state: Experiment) -> list[Decision]:
-        """All that is due now for one experiment."""
+        """Confirm and look at one experiment, as far as it is due."""
         self.deps.cache.put(state)  # repairs the cache after a killed writer or an emptied Redis
         confirmed = self._confirm(state)
         return confirmed + self._look(self._state(state.name) if confirmed else state)
@@ -207,8 +210,8 @@ class Decider:
     # ---- data loss -----------------------------------------------------------------------------------------
 
     def _accept_losses(self, states: Mapping[str, Experiment]) -> None:
-        """Accept a loss once an operator has resumed every experiment that it held: counting goes on without
-        it."""
+        """Accept a loss once an operator has resumed every experiment that it held; counting then continues
+        after the lost records."""
         living = [state for state in states.values() if state.status != "ended"]
         for partition, loss in self.deps.store.losses().items():
             cause = loss_cause(partition, loss)
@@ -248,7 +251,7 @@ def last_look_ms(state: Experiment, history: Sequence[Decision], now_ms: int) ->
 
 def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:
     """Positions of the latest decision that was made from sums. Empty if an operator has accepted a cause or
-    restarted counting since, because then the sums may stand elsewhere."""
+    restarted counting since, because then the sums may be at other positions."""
     for decision in reversed(history):
         match decision.detail:
             case ResumeDetail(accepts=accepts) if accepts != []:

@@ -37,7 +37,7 @@ def _process(settings: Settings, process: str, age_s: float) -> CheckResult:
     action = ACTION.format(home=settings.home.absolute())
     within_s = LONG_STEPS_S.get(process, SILENT_S)
     if age_s == math.inf:
-        return fail("processes", f"{process}: gone without having been stopped", action)
+        return fail("processes", f"{process}: it no longer runs, but it was not stopped cleanly", action)
     if age_s > within_s:
         return fail("processes", f"{process}: no sign of life for {_duration(age_s)}", action)
     if problem := unhealthy_reason(settings, process, within_s):

@@ -76,11 +76,11 @@ def broker(installation: Installation) -> Iterator[CheckResult]:
         return
     missing = [topic for topic, of_topic in facts.items() if not of_topic.partitions]
     if missing:
-        yield fail("topics", f"{', '.join(missing)}: there is none", "run `ringside topics`")
+        yield fail("topics", f"these topics do not exist: {', '.join(missing)}", "run `ringside topics`")
     for topic, of_topic in facts.items():
         wanted = topic_partitions(topic, settings.kafka_partitions)
         if of_topic.partitions and of_topic.partitions != wanted:
-            action = "set RINGSIDE_KAFKA_PARTITIONS to what exposures and events have; creation fixes it"
+            action = "set RINGSIDE_KAFKA_PARTITIONS to the number of partitions of exposures and events"
             yield fail("topics", f"{topic} has {of_topic.partitions} partitions, not {wanted}", action)
         yield from _configs(settings, topic, of_topic.configs)
     if not missing:

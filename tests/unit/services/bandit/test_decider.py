@@ -546,7 +546,7 @@ def test_nothing_is_decided_from_sums_that_are_being_counted_again(site):
     site.pass_time(LOOK_MS)
     [held] = decider.tick()
     assert (held.kind, held.rule, site.state.status) == ("hold", "sums-behind", "held")
-    assert "exposures/0 stands at 0, an earlier decision was made at 1" in held.reason
+    assert "exposures/0 is at 0, but an earlier decision was made at 1" in held.reason
     site.pass_time(LOOK_MS)
     assert site.new_decider("reborn").tick() == []  # said once
     site.count(1, pop=(500, 100))

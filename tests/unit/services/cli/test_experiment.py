@@ -112,7 +112,7 @@ def test_show_tells_arms_weights_and_the_last_decisions(log):
         (["show", "--experiment", "other"], "'other' was never started"),
         (["start", "gru-7"], "MODEL_VERSION: no artifact of 'gru-7'; there are pop-1, als-1"),
         (["start", "pop-1", "--set", "speed=3"], "rules.speed: unknown; known are unit"),
-        (["start", "pop-1", "--set", "margin=much"], "rules.margin: 'much' is not like"),
+        (["start", "pop-1", "--set", "margin=much"], "rules.margin: 'much' can't be parsed"),
         (["start", "pop-1", "--set", "margin"], "--set margin: expected RULE=VALUE"),
         (["start", "pop-1", "--set", "alpha=2"], "rules.alpha: 2.0 is not at least 1e-12 and below 1"),
         (["start", "pop-1", "--arm", "a|b"], "arm name 'a|b' must match"),
@@ -133,7 +133,7 @@ def test_what_makes_no_sense_is_refused_with_a_reason(log, words, message):
 
 def test_a_refused_transition_says_why(log):
     run("start", "pop-1")
-    with pytest.raises(BadInputError, match="there is no holdback to put back"):
+    with pytest.raises(BadInputError, match="there is no holdback to replace it"):
         run("rollback", "pop-1")
     with pytest.raises(BadInputError, match="'storefront' was already started"):
         run("start", "pop-1")
