@@ -151,15 +151,15 @@ def _sums_behind(analysis: _Analysis) -> list[str]:
 
 def _broken_identity(analysis: _Analysis) -> list[str]:
     sums = analysis.sums
-    found = [
+    causes = [
         f"arm {arm}: {gap} acknowledged events are not accounted for" for arm, gap in sums.gaps().items()
     ]
-    found += [f"arm {arm}: {gap} exposures are not accounted for" for arm, gap in _exposure_gaps(sums)]
-    found += [f"{_cell_text(cell)}: more credited units than successes" for cell in sums.overcredited()]
-    found += [
+    causes += [f"arm {arm}: {gap} exposures are not accounted for" for arm, gap in _exposure_gaps(sums)]
+    causes += [f"{_cell_text(cell)}: more credited units than successes" for cell in sums.overcredited()]
+    causes += [
         f"{_cell_text(cell)}: successes are not what the events credit" for cell in _uncredited(analysis)
     ]
-    return [cause for cause in found if cause not in analysis.state.acknowledged]
+    return [cause for cause in causes if cause not in analysis.state.acknowledged]
 
 
 def _exposure_gaps(sums: ExperimentSums) -> list[tuple[str, int]]:

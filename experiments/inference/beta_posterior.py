@@ -75,11 +75,11 @@ def p_best(beliefs: Sequence[Posterior]) -> NDArray[np.float64]:
     """
     a, b = (np.array([getattr(belief, name) for belief in beliefs]) for name in "ab")
     edges = np.unique(betaincinv(a[:, None], b[:, None], _QUANTILES))
-    found = np.array([_probability_best(k, a, b, edges) for k in range(len(beliefs))])
-    total = math.fsum(found)
+    probabilities = np.array([_probability_best(k, a, b, edges) for k in range(len(beliefs))])
+    total = math.fsum(probabilities)
     if not math.isclose(total, 1.0, abs_tol=1e-6):
         raise ArithmeticError(f"P(best) of {beliefs} sums to {total}")
-    return found / total
+    return probabilities / total
 
 
 def _probability_best(

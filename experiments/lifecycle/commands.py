@@ -2,7 +2,7 @@
 weights vector and detail.
 
 Every builder returns a decision that `experiments.lifecycle.fold.apply` accepts on this state, or raises
-IllegalTransition with the reason. Nothing is decided here: people and `experiments.decision_rules` decide.
+IllegalTransition with the reason. The builders decide nothing; operators and `experiments.decision_rules` do.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,8 @@ class Provenance:
 
 
 def start(name: str, champion: Deployed, rules: Rules, salt: str, provenance: Provenance) -> Decision:
-    """The first champion serves everyone. `salt` makes this experiment's assignments its own."""
+    """Start an experiment: its first champion serves all units. `salt` makes this experiment's assignments
+    its own."""
     detail = records.StartDetail(champion=champion, rules=rules, salt=salt)
     weights = Weights(1, {champion.name: 1.0}, provenance.now_ms)
     reason = f"{champion.name} serves as first champion."
@@ -44,7 +45,7 @@ def start(name: str, champion: Deployed, rules: Rules, salt: str, provenance: Pr
 def enter(
     state: Experiment, arm: str, model_version: str, provenance: Provenance, answers: int | None = None
 ) -> Decision:
-    """A challenger joins at weight 0. `answers`: revision of the retraining request that it settles."""
+    """Enter a challenger at weight 0. `answers`: revision of the retraining request that it settles."""
     detail = records.EnterDetail(arm=arm, model_version=model_version, answers=answers)
     return _next(
         state, detail, provenance, f"{arm} enters as challenger.", {**state.weights.shares, arm: 0.0}
@@ -58,17 +59,18 @@ def allocate(
     units: int,
     provenance: Provenance,
 ) -> Decision:
-    """Weights after a look; equal to the present ones they keep their version. `ramp`: burn-in step of each
-    arm that took one; `units`: matured units so far. The record says `updated` if the look was entitled to
-    change the weights."""
+    """Set the weights after a look; if they do not change, they keep their version. `ramp`: burn-in step of
+    each arm that took one; `units`: matured units so far. The record says `updated` if the look was entitled
+    to change the weights."""
     updated = provenance.rule != "too-few-units"
     detail = records.AllocateDetail(updated=updated, units=units, ramp=dict(ramp))
     return _next(state, detail, provenance, "A look at the matured units.", dict(shares))
 
 
 def rollback(state: Experiment, arm: str, provenance: Provenance, retrain: str = "") -> Decision:
-    """A challenger or holdback retires and its share goes to the champion; or a champion retires and its
-    holdback takes over. `retrain`: why the same record requests a new model; empty: it does not."""
+    """Roll back an arm: a challenger or holdback retires and its share goes to the champion; or a champion
+    retires and its holdback takes over. `retrain`: why the same record requests a new model; empty: it does
+    not."""
     out, heir = _arm(state, arm), _heir(state, arm)
     detail = records.RollbackDetail(
         arm=arm,
@@ -82,7 +84,7 @@ def rollback(state: Experiment, arm: str, provenance: Provenance, retrain: str =
 
 
 def promote(state: Experiment, arm: str, provenance: Provenance) -> Decision:
-    """A challenger becomes champion; the old champion is its holdback at the floor, an older holdback
+    """Promote a challenger to champion; the old champion is its holdback at the floor, an older holdback
     retires."""
     promoted, holdback = _arm(state, arm), state.holdback()
     shares = dict(state.weights.shares)
@@ -102,7 +104,7 @@ def promote(state: Experiment, arm: str, provenance: Provenance) -> Decision:
 
 
 def undo(state: Experiment, reverts: int, provenance: Provenance) -> Decision:
-    """Roles return to what they were before revision `reverts`. An arm that comes back has no weight until
+    """Restore the roles of before revision `reverts`. An arm that comes back has no weight until
     the next look; if the champion changes, the two exchange shares."""
     reversal = state.reversals.get(reverts)
     before = reversal.before if reversal else {}
@@ -120,7 +122,7 @@ def undo(state: Experiment, reverts: int, provenance: Provenance) -> Decision:
 
 
 def pause(state: Experiment, provenance: Provenance) -> Decision:
-    """The champion serves alone until `resume`."""
+    """Pause: the champion serves alone until `resume`."""
     reason = "Paused: the champion serves alone."
     return _next(state, records.PauseDetail(), provenance, reason, champion_only(state))
 
@@ -151,7 +153,7 @@ def recount_from(state: Experiment, now_ms: int) -> int:
 
 
 def hold(state: Experiment, causes: list[str], provenance: Provenance) -> Decision:
-    """The sums can't be trusted: the last weights stay."""
+    """Hold the experiment, because its sums can't be trusted; the last weights stay."""
     return _next(state, records.HoldDetail(causes=causes), provenance, "Held: " + "; ".join(causes) + ".")
 
 
@@ -162,22 +164,22 @@ def retrain(state: Experiment, arm: str, why: str, provenance: Provenance) -> De
 
 
 def attempt(state: Experiment, provenance: Provenance) -> Decision:
-    """Training begins to fit the requested model. The log counts attempts, also those that kill the
-    process."""
+    """Record that training begins to fit the requested model, so that the log also counts attempts that
+    kill the process."""
     number = state.retrain_attempts + 1
     detail = records.AttemptDetail(answers=state.retrain_revision, number=number)
     return _next(state, detail, provenance, f"Retraining, attempt {number}.")
 
 
 def answer(state: Experiment, detail: records.AnswerDetail, provenance: Provenance) -> Decision:
-    """A retraining request ends without a challenger."""
+    """Close a retraining request that led to no challenger."""
     return _next(state, detail, provenance, f"The retraining request is {detail.outcome}.")
 
 
 def confirm(
     state: Experiment, revision: int, replicas: list[str], seconds: float, provenance: Provenance
 ) -> Decision:
-    """Every live replica serves what `revision` decided, `seconds` after it."""
+    """Confirm that every live replica serves `revision`, `seconds` after it was decided."""
     many = "1 replica" if len(replicas) == 1 else f"{len(replicas)} replicas"
     reason = f"Revision {revision} is served by {many} after {seconds:.1f} s."
     detail = records.ConfirmDetail(confirms=revision, replicas=replicas, seconds=seconds)
@@ -185,13 +187,13 @@ def confirm(
 
 
 def end(state: Experiment, provenance: Provenance) -> Decision:
-    """The experiment is over; the champion stays."""
+    """End the experiment; the champion stays."""
     reason = f"Ended: {state.champion} stays champion."
     return _next(state, records.EndDetail(), provenance, reason, champion_only(state))
 
 
 def champion_only(state: Experiment) -> Shares:
-    """All live arms, the champion with everything."""
+    """Shares that give the champion all traffic and the other live arms none."""
     return {arm.name: float(arm.name == state.champion) for arm in state.live_arms()}
 
 
@@ -203,7 +205,7 @@ def _transfer_share(shares: Mapping[str, float], arm: str, heir: str) -> Shares:
 
 
 def _give_rest_to(shares: Mapping[str, float], heir: str) -> Shares:
-    """The same shares, with `heir` taking exactly what the others leave."""
+    """The same shares, except that `heir` gets 1 minus the sum of the others."""
     others = {name: w for name, w in shares.items() if name != heir}
     return {**others, heir: 1.0 - sum(others.values())}
 
@@ -234,7 +236,7 @@ def _heir(state: Experiment, arm: str) -> Arm:
 def _next(
     state: Experiment, detail: Detail, provenance: Provenance, reason: str, shares: Shares | None = None
 ) -> Decision:
-    """The record that follows `state`. `shares` None: as they are."""
+    """The record that follows `state`. `shares` None: unchanged."""
     shares = dict(state.weights.shares) if shares is None else shares
     changed = shares != state.weights.shares or _starts_a_race(detail)
     version = state.weights.version + changed

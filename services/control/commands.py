@@ -99,7 +99,7 @@ class CommandSpec(Generic[Body]):
     def arguments(self) -> dict[str, Argument]:
         """The required fields, by name."""
         marks = {name: field.metadata for name, field in self.body.model_fields.items()}
-        return {name: mark for name, found in marks.items() for mark in found if isinstance(mark, Argument)}
+        return {name: mark for name, values in marks.items() for mark in values if isinstance(mark, Argument)}
 
 
 def _resume(state: Experiment, body: Resume, provenance: Provenance) -> Decision:

@@ -20,7 +20,7 @@ from services.runtime.dead_letters import REPLAY_OF
 PAIR = (DEAD_LETTERS, 0)
 REPLAYED = "replayed"
 POLL_S = 0.2
-IDLE_S = 10.0  # without a record before the end of the topic: the broker is gone
+IDLE_S = 10.0  # without a record before the end of the topic, after which the broker counts as gone
 DIGITS = 19  # of the largest offset
 _SOURCE = re.compile(rf"[^/]*/[0-9]{{1,{DIGITS}}}/[0-9]{{1,{DIGITS}}}")
 _JSON_NAMES = {"source": "origin", "key": "key_base64", "value": "value_base64"}

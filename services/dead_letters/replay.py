@@ -1,10 +1,10 @@
 """Replaying dead letters: append their bytes to the topic they came from, with the same key.
 
-A record may be replayed twice, by anyone and after any failure, without changing a sum, because every reader
-is idempotent. It recognises an event by its `event_id` (a second copy is a duplicate), an exposure by its
-unit, a decision by its revision (a second one is void), an activity row by its events. The exception is a
-change of the catalogue: it is applied as the newest one, so first check what has changed since. A record
-counts by its append time: one replayed after its attribution window is `late` or a `late_exposure`.
+Replaying a record twice changes no sum, because every reader is idempotent. It recognises an event by its
+`event_id` (a second copy is a duplicate), an exposure by its unit, a decision by its revision (a second one
+is void), an activity row by its events. The exception is a change of the catalogue: it is applied as the
+newest one, so first check what has changed since. A record counts by its append time: one replayed after its
+attribution window is `late` or a `late_exposure`.
 """
 
 from collections.abc import Iterable

@@ -122,7 +122,8 @@ def run_every(settings: Settings, every_s: float) -> None:
             _MaterializeStep(settings, FeaturesMetrics(meters.registry)),
             every_s=every_s,
             retry_s=min(every_s, RETRY_S),
-            retried=(Exception,),  # DuckDB, Arrow and Feast raise their own, of a damaged file, say
+            # DuckDB, Arrow and Feast raise errors of their own, for example for a damaged file
+            retried=(Exception,),
             metered=meters.step,
         ).run(stop)
 
@@ -165,5 +166,5 @@ def run_materialize(settings: Settings) -> None:
     if done.late_s:
         console.print(
             f"[yellow]{done.late_s:.1f} s later than the rows' timestamps: raise "
-            "RINGSIDE_MATERIALIZE_HORIZON_MS, or training sees rows that long before serving could[/]"
+            "RINGSIDE_MATERIALIZE_HORIZON_MS, or training sees rows before serving can read them[/]"
         )

@@ -49,4 +49,4 @@ class Diagnostics(Protocol):
         """Feature views in Feast's registry; None if there is no registry."""
 
     def required_views(self) -> Sequence[str]:
-        """Feature views that processes read."""
+        """Feature views that Ringside's processes read."""

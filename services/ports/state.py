@@ -55,7 +55,7 @@ class SumStore(Protocol):
         """Delete the sums of the experiments to `drop`, add `deltas`, and move the positions to `moved_to`.
 
         Raises StalePositionError, and changes nothing, unless the stored positions are `fetched_from`.
-        Changes nothing either if a stored value is no count.
+        Changes nothing either if a stored value is not a count.
         """
 
     def set_watermark(self, partition: int, watermark_ms: int, lag: int) -> None:
@@ -68,8 +68,8 @@ class SumStore(Protocol):
         """Sums over all partitions, positions as "topic/partition" -> offset, and the lowest watermark in ms.
 
         The watermark is None if a partition has none. A partition whose sums have another recount generation
-        is treated as never counted. Raises ValueError if a stored value is no count, because another program
-        wrote it.
+        is treated as never counted. Raises ValueError if a stored value is not a count, because another
+        program wrote it.
         """
 
     def report_loss(self, partition: int, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Imported data, model artifacts, the model registry, text embeddings."""
+"""Ports of training: imported data, model artifacts, the model registry, text embeddings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

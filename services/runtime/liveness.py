@@ -1,4 +1,4 @@
-"""Signs of life, from which a health check outside a process learns that its loop still turns.
+"""Liveness files, by which a health check outside a process detects whether its loop still runs.
 
 Processes with HTTP have `/health/ready`. A worker's loop checks its stop event at every turn, and that check
 touches a small file; a loop that hangs no longer checks. A process that shuts down cleanly deletes its file,
@@ -70,7 +70,7 @@ def liveness_file(settings: Settings, process: str) -> Path:
 
 
 def set_unhealthy_reason(settings: Settings, process: str, reason: str) -> None:
-    """Store in the liveness file why `process` is unhealthy although its loop turns; "" once it is not."""
+    """Store in the liveness file why `process` is unhealthy although its loop runs; "" clears the reason."""
     with contextlib.suppress(OSError):
         liveness_file(settings, process).write_text(reason)
 

@@ -1,7 +1,7 @@
 """Format of log lines: text, or one JSON object a line; without secrets.
 
 The standard library is enough. structlog would be a second way to log next to the one that every library here
-uses, and its processors would have to be installed for theirs as well.
+uses, and it would need extra configuration to format the lines of these libraries as well.
 """
 
 import logging
@@ -141,6 +141,6 @@ def configure(settings: Settings, process: str, replica: str, ids: TraceIds = no
     handler.setFormatter(FORMATS[settings.log_format](settings, process, replica, ids))
     handler.addFilter(RepeatFilter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    # kafka-python logs two lines a second without a broker; ours log the outage once.
+    # kafka-python logs two lines a second while the broker is away; our own loggers report the outage once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logging.getLogger("uvicorn.error").addFilter(RateLimitFilter("Invalid HTTP request received."))

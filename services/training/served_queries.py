@@ -2,9 +2,9 @@
 
 Models are fitted on interactions and evaluated on the queries of serving. If the offline store has a row of
 the user as of the cut, the query is that row. If not (before Ringside was installed), it is the user's last
-interactions, from which the first row would have been backfilled. Users whose latest act is older than the
-TTL of rows are left out, because serving knows nothing of them and every model would get the same empty
-query.
+interactions, from which the first row would have been backfilled. Users whose
+latest interaction is older than the TTL of rows are left out, because serving has no row of them and every
+model would get the same empty query.
 """
 
 from collections.abc import Mapping

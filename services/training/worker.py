@@ -212,7 +212,7 @@ class TrainingWorker:
 
 
 def _model_of(state: Experiment, decision: Decision) -> str | None:
-    """The model version that a decision says something about; None if it says nothing about one."""
+    """The model version that a decision is about; None if it is about none."""
     match decision.detail:
         case EnterDetail(model_version=model):
             return model

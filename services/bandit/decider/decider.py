@@ -129,11 +129,11 @@ class Decider:
         self.looked_ms[state.name] = now_ms  # also if it fails, so that it is not repeated each second
         decided: list[Decision] = []
         try:
-            through = self._append(look(state, self.observe(state)), decided)
+            complete = self._append(look(state, self.observe(state)), decided)
         except UnavailableError:
             self._look_again(state.name, decided)
             raise
-        if not through:
+        if not complete:
             self._look_again(state.name, decided)
         return decided
 
@@ -173,10 +173,10 @@ class Decider:
         if not any(cause.startswith(LOSS_PREFIX) for cause in state.acknowledged):
             return frozenset()
         store, every = self.deps.store, range(self.partitions)
-        standing, losses = store.positions(every), store.losses()
-        accepted = {index for index in every if store.loss_acknowledged(index, standing.get(index))}
-        told = {index: loss_cause(index, loss) for index, loss in losses.items()}
-        return frozenset(accepted | {index for index, cause in told.items() if cause in state.acknowledged})
+        stored, losses = store.positions(every), store.losses()
+        accepted = {index for index in every if store.loss_acknowledged(index, stored.get(index))}
+        causes = {index: loss_cause(index, loss) for index, loss in losses.items()}
+        return frozenset(accepted | {index for index, cause in causes.items() if cause in state.acknowledged})
 
     def _last_look_ms(self, state: Experiment) -> int:
         """Time of the latest look of any decider, so that a restart or a second decider does not look more
@@ -232,7 +232,7 @@ class Decider:
             try:
                 self.deps.decisions.append(decision)
             except StalePositionError as error:
-                logger.info("%s", error)  # the next tick reads their decision
+                logger.info("%s", error)  # the next tick reads the other process's decision
                 return False
             logger.info(
                 "%s %d: %s: %s", decision.experiment, decision.revision, decision.kind, decision.reason
@@ -245,8 +245,8 @@ def last_look_ms(state: Experiment, history: Sequence[Decision], now_ms: int) ->
     """Time of the latest look that wrote a decision; the start if there was none. A time later than now comes
     from a wrong clock and delays no look."""
     looks = (d.received_at for d in reversed(history) if d.author == AUTHOR and d.kind in LOOK_KINDS)
-    found = next((at_ms for at_ms in looks if at_ms <= now_ms), state.started_ms)
-    return found if found <= now_ms else 0
+    latest_ms = next((at_ms for at_ms in looks if at_ms <= now_ms), state.started_ms)
+    return latest_ms if latest_ms <= now_ms else 0
 
 
 def decided_at(history: Sequence[Decision]) -> Mapping[str, int]:

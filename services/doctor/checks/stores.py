@@ -44,8 +44,8 @@ def redis(installation: Installation) -> Iterator[CheckResult]:
     if facts.persistent:
         yield ok("redis", "keeps its data over a restart")
     else:
-        action = "set appendonly yes; otherwise everything is rebuilt from the log"
-        yield warn("redis", "forgets everything at a restart", action)
+        action = "set appendonly yes; otherwise a restart makes the workers rebuild all data from the log"
+        yield warn("redis", "loses all data at a restart", action)
     yield _clock("clock", "Redis", facts.clock_ahead_s, settings)
 
 
