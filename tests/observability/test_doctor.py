@@ -188,7 +188,7 @@ def of_redis(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[CheckResul
         ({"ping_ms": 30.0}, "warn", "30.0 ms"),
         ({"eviction_policy": "allkeys-lru"}, "warn", "allkeys-lru"),
         ({"eviction_policy": "allkeys-lru", "max_bytes": 10**9}, "fail", "allkeys-lru"),
-        ({"persistent": False}, "warn", "forgets"),
+        ({"persistent": False}, "warn", "loses all data"),
         ({"clock_ahead_s": 1.0}, "warn", "1.00 s ahead"),
         ({"clock_ahead_s": -9.0}, "fail", "9.00 s behind"),
     ],
@@ -386,7 +386,7 @@ def test_a_killed_replica_is_reported_by_its_number(tmp_path: Path) -> None:
         found = list(processes.processes(installation(settings)))
         second.kill()
     assert levels(row for row in found if row.message == "attribution is alive") == {"ok"}
-    assert complaint(found).message.startswith(f"attribution {first.pid}: gone")
+    assert complaint(found).message.startswith(f"attribution {first.pid}: it no longer runs")
 
 
 def test_a_process_that_answers_and_is_not_ready_is_told(tmp_path: Path) -> None:
