@@ -58,6 +58,7 @@ class ProducerQueue:
         self._timeout_s = timeout_s
         self._linger_s = linger_s
         self._lock = threading.RLock()  # a future that fails may run a callback that sends
+        self._unsettled = 0  # records whose futures are not done; len(client) also counts its error events
         self._waiting: dict[str, deque[_Entry]] = {}  # by topic, so that a missing topic delays no other
         self._checked: frozenset[str] = frozenset()
         self._rejected: dict[str, ConfigurationError] = {}  # topics with a wrong number of partitions
@@ -81,7 +82,9 @@ class ProducerQueue:
         now_ms, deadline = wall_ms(), time.monotonic() + self._timeout_s
         entry = _Entry(future, topic, raw, value, list(headers), now_ms, deadline)
         with self._lock:
-            count = self._unsettled()
+            count = self._unsettled
+            self._unsettled += 1
+            future.add_done_callback(self._settle)
             if topic in self._rejected:  # at once, so that a slate can still say that it does not count
                 future.set_exception(self._rejected[topic])
             elif self._closing:
@@ -110,11 +113,11 @@ class ProducerQueue:
 
     def _is_settled(self) -> bool:
         with self._lock:
-            return not self._unsettled()
+            return not self._unsettled
 
-    def _unsettled(self) -> int:
-        """Records whose futures are not done. The caller has `_lock`."""
-        return sum(map(len, self._waiting.values())) + len(self._client)
+    def _settle(self, _: "Future[Record]") -> None:
+        with self._lock:
+            self._unsettled -= 1
 
     def _run(self) -> None:
         while not self._closing:
