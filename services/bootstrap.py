@@ -149,7 +149,7 @@ def lake_files(settings: Settings) -> lake.LakeFiles:
 
 
 def feature_store(settings: Settings) -> features.FeatureStore:
-    """Feast, apart from the serving path. Imports Feast at first use."""
+    """Feast, for all processes except the recommend service. Imports Feast at first use."""
     from services.adapters.feast.feature_store import FeastFeatureStore
 
     return FeastFeatureStore(settings)

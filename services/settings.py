@@ -39,7 +39,9 @@ class Storage(BaseModel):
     home: Path = Field(Path("var"), description="Folder for data, models, lake, registry and logs.")
     data_dir: Path | None = Field(None, description="Folder with real data sets, for tests and the demo.")
     redis_url: RedisUrl = Field("redis://127.0.0.1:6379/0", repr=False)
-    state_deadline_ms: int = Field(1_000, ge=1, description="Deadline for Redis where no slate waits.")
+    state_deadline_ms: int = Field(
+        1_000, ge=1, description="Deadline of a call to Redis for which no slate waits."
+    )
     kafka_bootstrap: str = "127.0.0.1:9092"
     kafka_mode: Literal["embedded", "kafka"] = Field(
         "embedded", description="embedded: the broker in the confluent-kafka wheel; kafka: Apache Kafka."
@@ -65,20 +67,23 @@ class Access(BaseModel):
         "Several keys of one role allow rotation.",
     )
     keys_file: PathOrNone = Field(
-        None, description="More such pairs, one a line; read again within a second when the file changes."
+        None, description="File with more such pairs, one a line; a change takes effect within a second."
     )
     signing_key: Names = Field(
         (), repr=False, description="Secrets that sign recommendation ids, comma separated, newest first."
     )
     rates: Rates = Field(
         parse_rates("analyst=20,admin=50,client=20"),
-        description="Requests a second, per process, that a key of a role may send, and a client (an address "
-        "outside of `own_networks`). A role that is not named is not limited.",
+        description="Most requests a second, per process: of each key of a role, and of each client (an "
+        "address outside of `own_networks`). A role that is not listed has no limit.",
     )
-    rate_burst_s: float = Field(10.0, gt=0, description="Burst: as many requests as the rate allows in this.")
+    rate_burst_s: float = Field(
+        10.0, gt=0, description="A burst may have as many requests as the rate allows in this time."
+    )
     own_networks: Networks = Field(
         parse_networks("127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"),
-        description="Networks of shop servers and proxies: not clients; their X-Forwarded-For is believed.",
+        description="Networks of shop servers and proxies, which are not limited as clients. Their header "
+        "X-Forwarded-For is trusted.",
     )
     client_connections: int = Field(
         250, ge=1, description="Maximum concurrent connections per client address and process."
@@ -118,11 +123,13 @@ class Serving(BaseModel):
     refresh_s: float = Field(0.5, description="Interval at which replicas read new state, models and items.")
     placements: Names = Field(
         parse_names("home,category,search,item,cart,email,discover,buy_again"),
-        description="Known placements; `buy_again` may show what the user has bought.",
+        description="Placements that a request may name; `buy_again` may show what the user has bought.",
     )
     category_share: float = Field(0.5, gt=0, le=1, description="Largest share of a slate from one category.")
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="Larger requests are answered 413.")
-    recommendation_ttl_s: float = Field(86_400.0, description="Events may name a slate this long.")
+    recommendation_ttl_s: float = Field(
+        86_400.0, description="Age at which a slate is too old for events to count."
+    )
     heartbeat_s: float = Field(
         1.0, description="Interval at which replicas report their models; a report expires after 5 of these."
     )
@@ -132,9 +139,9 @@ class Clients(BaseModel):
     """The sample shop and the simulated shoppers, which are clients of the public HTTP API."""
 
     recommend_url: Urls = Field(
-        (), description="Replicas that they call, comma separated; empty: host and recommend_port."
+        (), description="URLs of the replicas to call, comma separated; empty: host and recommend_port."
     )
-    storefront_key: str = Field("", repr=False, description="The storefront key with which they call.")
+    storefront_key: str = Field("", repr=False, description="The API key (role storefront) that they send.")
     shop_events_url: str = Field(
         "", description="Where browsers in the shop send events; empty: the first `recommend_url`."
     )
@@ -156,13 +163,16 @@ class Data(BaseModel):
         "keeps rows of one-time guests in Redis longer.",
     )
     activity_horizon_ms: int = Field(
-        500, ge=0, description="Rows are stamped this far ahead, so that none is readable before its time."
+        500,
+        ge=0,
+        description="Rows carry a time this far ahead, so that training never reads a row earlier than "
+        "serving could.",
     )
     profile_ttl_s: int = Field(7 * DAY_S, description="Age after which a user's profile is not served.")
     materialize_horizon_ms: int = Field(
         20_000,
         ge=0,
-        description="Materialized rows are stamped this far ahead; a run that takes longer reports it.",
+        description="Materialized rows carry a time this far ahead; a run that takes longer reports it.",
     )
     lake_flush_s: float = Field(10.0, gt=0, description="Longest time a record waits for its Parquet file.")
     lake_flush_records: int = Field(50_000, ge=1, description="Records of a topic that make a file at once.")
@@ -172,7 +182,7 @@ class Data(BaseModel):
 
 
 class Deciding(BaseModel):
-    """Rules of a new experiment that the environment may set, with `Rules` as their default, and counting."""
+    """Rules of a new experiment that the environment may set (default: those of `Rules`), and counting."""
 
     unit: Unit = RULES.unit
     window_s: float = Field(RULES.window_s, description="Attribution window A.")
@@ -206,14 +216,14 @@ class Observability(BaseModel):
         0.01,
         ge=0,
         le=1,
-        description="Share of requests that begin a trace; those with a traceparent follow it.",
+        description="Share of requests that begin a trace; one with a traceparent continues that trace.",
     )
     metrics_port: int = Field(
         0,
         ge=-1,
         le=65_535,
-        description="/metrics of every process, without a key: for a private network. 0: a free port, named "
-        "in `home`/metrics; -1: none.",
+        description="Port of /metrics in every process. It takes no key, so keep it in a private network. "
+        "0: a free port, which a file in `home`/metrics names; -1: no port.",
     )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines.")

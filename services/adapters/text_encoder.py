@@ -1,4 +1,4 @@
-"""Texts to vectors: a sentence-transformers model behind a cache on disk, keyed by the hash of each text."""
+"""Embed texts as vectors: a sentence-transformers model with a cache on disk, keyed by the text's hash."""
 
 import hashlib
 import logging

@@ -33,7 +33,7 @@ from services.settings import EXPERIMENT_NAME, Settings
 app = typer.Typer(no_args_is_help=True, help="Experiments: what serves, what competes, what was decided.")
 
 Name = Annotated[str, typer.Option("--experiment", help="Default: RINGSIDE_EXPERIMENT.")]
-Reason = Annotated[str, typer.Option("--reason", help="For the record.")]
+Reason = Annotated[str, typer.Option("--reason", help="Reason, stored with the decision.")]
 ModelVersion = Annotated[str, typer.Argument(help="A model version with an artifact.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A rule, like margin=0.05; repeatable.")]
 
@@ -42,7 +42,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="A rule, like margi
 def start(
     model_version: ModelVersion, arm: str = "", experiment: Name = "", reason: Reason = "", rule: Set = None
 ) -> None:
-    """Begin, with a first champion."""
+    """Start an experiment with its first champion, which serves all traffic."""
     settings = Settings()
     name = experiment or settings.experiments.default
     if re.fullmatch(EXPERIMENT_NAME, name) is None:  # other commands still reach names of older releases
@@ -98,7 +98,7 @@ def recount(
     experiment: Name = "",
     reason: Reason = "",
     from_now: Annotated[
-        bool, typer.Option("--from-now", help="Count only units that come from now on; races restart.")
+        bool, typer.Option("--from-now", help="Count only units that begin from now on; races restart.")
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it; without this option it only shows what would be dropped.")
@@ -106,7 +106,8 @@ def recount(
 ) -> None:
     """Drop sums that can't be trusted and count again from the log, or from now on.
 
-    For an experiment that broken-identity holds. After lost data `resume` is enough, and keeps the sums.
+    Use it if the rule broken-identity holds the experiment. After lost data `resume` is enough: it keeps
+    the sums.
     """
     settings = Settings()
     name, console = experiment or settings.experiments.default, Console()
@@ -116,9 +117,9 @@ def recount(
         preview = recounting.preview(state, from_now, provenance)
         console.print(dropped_table(preview.dropped))
         if preview.out_of_reach:
-            raise RecountRefusedError(f"{preview.out_of_reach}; --from-now counts what comes")
+            raise RecountRefusedError(f"{preview.out_of_reach}; add --from-now to count only new units")
         if not yes:
-            console.print("These sums would be dropped; --yes does it.")
+            console.print("These sums would be dropped; add --yes to drop them.")
             return
         _print(
             decide(log, name, recounting.builder(state, RecountRequest(from_now, preview.seen), provenance))
@@ -220,8 +221,10 @@ def _log(settings: Settings) -> Iterator[DecisionLog]:
 def _require_model(settings: Settings, model_version: str) -> None:
     known = bootstrap.model_store(settings).versions()
     if model_version not in known:
-        there = f"there are {', '.join(known)}" if known else "there is none yet: train one"
-        raise BadInputError("MODEL_VERSION", f"no artifact of {model_version!r}; {there}")
+        existing = (
+            f"there are {', '.join(known)}" if known else "no model exists yet: run `ringside models fit`"
+        )
+        raise BadInputError("MODEL_VERSION", f"no artifact of {model_version!r}; {existing}")
 
 
 def _print(state: Experiment) -> None:

@@ -90,7 +90,7 @@ _add_process("shop", "services.shop.app", "Serve the sample storefront.")
 @app.command()
 def simulate(
     sessions_per_s: Annotated[
-        float, typer.Option("--sessions", callback=_positive, help="Sessions opened a second.")
+        float, typer.Option("--sessions", callback=_positive, help="Sessions to open per second.")
     ] = 10.0,
     for_s: Annotated[
         float | None, typer.Option("--for", callback=_positive, help="Seconds; default: until stopped.")
@@ -128,8 +128,8 @@ def broker(
 ) -> None:
     """Run the embedded broker until stopped, and print the settings of its clients.
 
-    It listens on 127.0.0.1, keeps its log in memory, for windows of seconds, and loses it when stopped.
-    `ringside kafka` keeps its log.
+    It listens on 127.0.0.1. Its log is in memory, has room for attribution windows of seconds, and is lost
+    when it stops. `ringside kafka` keeps its log on disk.
     """
     from services.local_servers.embedded_kafka import EmbeddedBroker
     from services.local_servers.process import hold

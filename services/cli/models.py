@@ -130,7 +130,7 @@ def train(
     typer.echo(trained.manifest.model_version)
     if enter and not entering:
         raise BadInputError(
-            "algorithm", f"{algorithm} stays out: {trained.gate.reason}; --force overrides the gate"
+            "algorithm", f"{algorithm} was not entered: {trained.gate.reason}; --force overrides the gate"
         )
 
 

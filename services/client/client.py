@@ -291,7 +291,7 @@ class Client(_Calls):
         self._outbox = outbox
 
     def recommend(self, **fields: Unpack[RecommendFields]) -> Slate | None:
-        """Items for a shopper; None if there are none, and the log says why, say a wrong key."""
+        """Items for a shopper; None if there is no slate. The log has the reason, for example a wrong key."""
         return self.slate(recommend_request(**fields))
 
     def similar(self, item_id: str, **fields: Unpack[SlateFields]) -> Slate | None:
@@ -363,7 +363,7 @@ class Client(_Calls):
         return 0.0
 
     def deliver_until(self, stopped: Event, every_s: float = 0.5) -> None:
-        """Deliver repeatedly until `stopped` is set, then once more."""
+        """Deliver repeatedly until `stopped` is set, then a last time."""
         pause_s = 0.0
         while not stopped.wait(pause_s or every_s):
             pause_s = self.deliver()
@@ -447,7 +447,7 @@ class AsyncClient(_Calls):
         self._http = http or httpx.AsyncClient(timeout=3.0)
 
     async def slate(self, request: Request) -> Slate | None:
-        """The slate that a request returns; None if there is none, and the log says why."""
+        """The slate that a request returns; None if there is none. The log has the reason."""
         try:
             return Slate.parse(await self.send(request))
         except CallError as error:

@@ -50,7 +50,7 @@ def reason(text: str) -> str:
 def fields(
     arm: Annotated[str, Form(max_length=64)] = "", reverts: Annotated[int, Form(ge=0)] = 0
 ) -> FormFields:
-    """Dependency: what the form holds beside the reason."""
+    """Dependency: the fields of the form other than the reason."""
     return {"arm": arm, "reverts": reverts}
 
 

@@ -106,9 +106,8 @@ class LogFollower:
             seen = followed.history[-1].revision if followed.history else 0
             if state.revision > seen:
                 for decision in decisions.history(name, after_revision=seen):
-                    followed.axis.extend(
-                        [decision]
-                    )  # first, so that a failure leaves the decision to be read again
+                    # The axis comes first, so that after a failure the decision is read again.
+                    followed.axis.extend([decision])
                     followed.history.append(decision)
             followed.state = state
 

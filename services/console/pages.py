@@ -136,8 +136,8 @@ def decision(page: ReadPage, selected: Selected, revision: int, part: bool = Fal
 @router.get("/experiments/{name}/decisions/{revision}/record.json")
 def record(page: ReadPage, selected: Selected, revision: int) -> Response:
     """One decision exactly as in the log."""
-    found = selected.history[_position(selected, revision)]
-    return Response(msgspec.json.encode(found), media_type="application/json")
+    stored = selected.history[_position(selected, revision)]
+    return Response(msgspec.json.encode(stored), media_type="application/json")
 
 
 def _position(selected: FollowedExperiment, revision: int) -> int:

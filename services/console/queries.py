@@ -49,14 +49,14 @@ def styles(state: Experiment) -> dict[str, int]:
 
 def latest_evidence(history: Sequence[Decision], names: Iterable[str]) -> dict[str, tuple[int, ArmEvidence]]:
     """For each arm, retired ones included: revision and numbers of the newest look that contains it."""
-    wanted, found = set(names), {}
+    missing, evidence = set(names), {}
     for decision in reversed(history):
-        for name in wanted & decision.evidence.arms.keys():
-            found[name] = (decision.revision, decision.evidence.arms[name])
-            wanted.discard(name)
-        if not wanted:
+        for name in missing & decision.evidence.arms.keys():
+            evidence[name] = (decision.revision, decision.evidence.arms[name])
+            missing.discard(name)
+        if not missing:
             break
-    return found
+    return evidence
 
 
 def latest_race(history: Sequence[Decision], arm: str) -> RaceEvidence | None:
@@ -106,7 +106,7 @@ def arm_rows(
 
 def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Posterior density, mean and 95 % interval of each counted arm that is not retired."""
-    found = {}
+    curves = {}
     for row in rows:
         numbers = row["numbers"]
         if row["role"] == "retired" or not row["counted"] or numbers["low"] is None:
@@ -114,8 +114,8 @@ def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         curve = series.density(numbers["posterior_mean"], numbers["low"], numbers["high"])
         if curve is not None:
             bounds = {"mean": numbers["posterior_mean"], "low": numbers["low"], "high": numbers["high"]}
-            found[row["name"]] = curve | bounds
-    return found
+            curves[row["name"]] = curve | bounds
+    return curves
 
 
 def replica_rows(state: Experiment, beats: Iterable[Heartbeat]) -> list[dict[str, Any]]:
@@ -156,21 +156,21 @@ def warnings(
     state: Experiment, look: Decision | None, beats: Sequence[Heartbeat], sources: Sources, now_ms: int
 ) -> list[PageWarning]:
     """Warnings about stale, missing or wrong data, the worst first."""
-    found = [
+    result = [
         *_source_warnings(sources, now_ms),
         *_state_warnings(state),
         *_look_warnings(state, look, now_ms),
     ]
     if not beats and sources.cache_error is None:
-        found.append(PageWarning("bad", "No replica of the recommend service reports. Check that it runs."))
+        result.append(PageWarning("bad", "No replica of the recommend service reports. Check that it runs."))
     broken = [row["arm"] for row in accounting_rows(look) if row["gap"]]
     if broken:
-        found.append(
+        result.append(
             PageWarning(
                 "bad", f"The events of {', '.join(broken)} do not add up; see the accounting of outcomes."
             )
         )
-    return sorted(found, key=lambda warning: warning.level != "bad")
+    return sorted(result, key=lambda warning: warning.level != "bad")
 
 
 def _source_warnings(sources: Sources, now_ms: int) -> Iterable[PageWarning]:

@@ -24,14 +24,14 @@ def recount_request(
 
 
 @router.get("/experiments/{name}/recount")
-def question(request: Request, selected: Selected, person: Annotated[Person, Depends(commander)]) -> Response:
+def preview(request: Request, selected: Selected, person: Annotated[Person, Depends(commander)]) -> Response:
     """The middle of the dialog: the sums that would be dropped, and whether the log can give them again."""
     deps, state = deps_of(request), selected.state
     try:
-        preview = deps.recounting.preview(state, False, Provenance(person.name, deps.now_ms()))
+        sums = deps.recounting.preview(state, False, Provenance(person.name, deps.now_ms()))
     except (IllegalTransition, RingsideError) as error:
         return refused(error)
-    return HTMLResponse(deps.templates.get_template("part_recount.html").render(preview=preview))
+    return HTMLResponse(deps.templates.get_template("part_recount.html").render(preview=sums))
 
 
 @router.post("/experiments/{name}/commands/recount")

@@ -69,7 +69,7 @@ class Sessions:
     def log_out(self, person: Person) -> None:
         """End this session, also for copies of its cookie.
 
-        Only this process knows, and it forgets the oldest: cookies expire after `MAX_AGE_S`.
+        Only this process remembers ended sessions, at most `MOST_ENDED`. A cookie expires after `MAX_AGE_S`.
         """
         self._ended[person.csrf] = None
 

@@ -43,7 +43,7 @@ async def harden(request: Request, call_next: Callable[[Request], Awaitable[Resp
 
 
 def is_same_origin(request: Request) -> bool:
-    """False if the browser says that another site sent this request. Protects the login form too."""
+    """False if the browser reports that another site sent this request. Protects the login form too."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         return site in ("same-origin", "none")

@@ -55,7 +55,7 @@ class DemoInstallation:
 
     @property
     def liveness_urls(self) -> dict[str, str]:
-        """URL that tells whether each page of `addresses` responds."""
+        """URL at which each page of `addresses` can be checked: it responds with 200 while the page does."""
         ports = {"shop": self.shop_port, "console": self.console_port, "docs": self.replicas[0]}
         return {name: f"http://{self.host}:{port}/health/live" for name, port in ports.items()}
 
@@ -112,7 +112,7 @@ def new_installation(
     replicas, (shop_port, console_port) = ports[: profile.replicas], ports[profile.replicas :]
     made = {role: new_key(role) for role in ROLES}
     keys: dict[Role, str] = {role: key for role, (key, _) in made.items()}
-    ours = {
+    values = {
         "HOME": str(home),
         "HOST": settings.host,
         "REDIS_URL": redis.url,
@@ -128,7 +128,7 @@ def new_installation(
     }
     one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     env = {**os.environ, **one_thread, "PYTHONUNBUFFERED": "1", **profile.settings()}
-    env |= {f"RINGSIDE_{name}": value for name, value in ours.items()}
+    env |= {f"RINGSIDE_{name}": value for name, value in values.items()}
     return DemoInstallation(home, env, settings.host, tuple(replicas), shop_port, console_port, keys)
 
 

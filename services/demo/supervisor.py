@@ -27,8 +27,8 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """How to run a process. `ready` is polled until it is true, and without an address a process is ready as
-    soon as it runs; `nice` lowers the priority."""
+    """How to run a process. `ready` is polled until it is true; by default a process is ready as soon as it
+    runs. `nice` lowers the priority."""
 
     name: str
     command: Sequence[str]

@@ -1,9 +1,9 @@
 """The embedded broker: librdkafka's own mock cluster, from the confluent-kafka wheel, in a child process.
 
 It speaks the real protocol over TCP and keeps about 5 MB a partition in memory; then the oldest records
-vanish. It has no topic settings, no look-up by time, and one member a group. It suits windows of seconds: the
-first minute, the demo, tests without Java. A topic named `ringside-log-<uuid>` is its identity, so that a
-restarted broker is recognised as another log.
+vanish. It has no topic settings and no search by time, and a group has one member. It suits attribution
+windows of seconds: the first minute, the demo, tests without Java. A topic named `ringside-log-<uuid>` is its
+identity, so that a restarted broker is recognised as another log.
 """
 
 import sys
@@ -15,7 +15,7 @@ from services.local_servers.process import Server, Stoppable
 class EmbeddedBroker(Stoppable):
     """A running embedded broker; `bootstrap` is its address, for `Settings.kafka_bootstrap`.
 
-    With `port` it keeps its address over a restart, as another, empty log.
+    With `port` a restarted broker has the same address, but another, empty log.
     """
 
     def __init__(self, partitions: int = 4, port: int | None = None):
@@ -27,7 +27,7 @@ class EmbeddedBroker(Stoppable):
         self.bootstrap = self.server.read_line()
         if not self.bootstrap:
             self.server.stop()
-            raise UnavailableError("embedded broker", "it did not start; its reason is on stderr")
+            raise UnavailableError("embedded broker", "it did not start; the reason is on stderr")
 
     def stop(self) -> None:
         """Stop; idempotent."""

@@ -46,7 +46,7 @@ def mock_cluster(partitions: int, log_id: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _kept_awake(address: str) -> Iterator[None]:
-    """Connect again and again while the block runs: the cluster's thread sometimes misses a command until its
+    """Connect repeatedly while the block runs: the cluster's thread sometimes misses a command until its
     poll of one second ends, and a connection wakes it."""
     host, port = address.split(":")
     done = threading.Event()
@@ -94,7 +94,7 @@ def _rdkafka() -> ctypes.CDLL:
     return library
 
 
-def _fixed(port: int) -> socket.socket:
+def _bound_socket(port: int) -> socket.socket:
     """A socket bound to `port`. Raises UnavailableError if another process has the port."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -113,7 +113,7 @@ def reachable(partitions: int, port: int | None) -> Iterator[str]:
     The mock cluster listens on a port that the system chooses; with `port`, a proxy there forwards to it.
     """
     with contextlib.ExitStack() as stack:
-        listening = stack.enter_context(_fixed(port)) if port else None
+        listening = stack.enter_context(_bound_socket(port)) if port else None
         address = stack.enter_context(mock_cluster(partitions, uuid.uuid4().hex))
         if listening is None:
             yield address

@@ -36,8 +36,8 @@ class Stoppable(ABC):
 class Server(Stoppable):
     """A running server.
 
-    pid: its process, not the guard's. log: file of its output; None inherits ours. env: its whole
-    environment; None is ours. lock: of its folder, which it keeps while it lives.
+    pid: its process, not the guard's. log: file of its output; None: the output of this process. env: its
+    whole environment; None: that of this process. lock: of its folder, held for as long as it lives.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def require_free(port: int | None, host: str = "127.0.0.1") -> None:
-    """Raise ConfigurationError if another process has `port`; None passes, as a free one is taken."""
+    """Raise ConfigurationError if another process has `port`; None passes, because a free one is chosen."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
         try:
@@ -140,7 +140,7 @@ def require_free(port: int | None, host: str = "127.0.0.1") -> None:
 
 
 def answers(host: str, port: int, timeout_s: float = 0.2) -> bool:
-    """Whether something accepts connections there."""
+    """Whether a server accepts connections at this address."""
     try:
         with socket.create_connection((host, port), timeout_s):
             return True

@@ -97,7 +97,7 @@ class EmbeddedRedis(Stoppable):
 
 
 def _pings(port: int, pid: int) -> bool:
-    """Whether the Redis that answers there is ours, by its pid."""
+    """Whether the Redis that answers at `port` is the process `pid`."""
     with redis.Redis(host=HOST, port=port, socket_timeout=0.5, retry=ONCE) as client:
         try:
             return int(client.info("server")["process_id"]) == pid

@@ -29,16 +29,16 @@ def _accept(listening: socket.socket, broker: _Address) -> None:
     names = _name(broker), _name(listening.getsockname())
     while True:
         try:
-            caller, _ = listening.accept()
+            to_client, _ = listening.accept()
         except OSError:  # closed, because the block ended
             return
         try:
-            answerer = socket.create_connection(broker)
+            to_broker = socket.create_connection(broker)
         except OSError:
-            caller.close()
+            to_client.close()
             continue
-        threading.Thread(target=_ask, args=(caller, answerer), daemon=True).start()
-        threading.Thread(target=_answer, args=(answerer, caller, *names), daemon=True).start()
+        threading.Thread(target=_forward_requests, args=(to_client, to_broker), daemon=True).start()
+        threading.Thread(target=_forward_answers, args=(to_broker, to_client, *names), daemon=True).start()
 
 
 def _name(address: _Address) -> bytes:
@@ -47,22 +47,24 @@ def _name(address: _Address) -> bytes:
     return host.encode() + struct.pack(">i", port)
 
 
-def _ask(caller: socket.socket, answerer: socket.socket) -> None:
-    with _both_end(caller, answerer):
-        while chunk := caller.recv(CHUNK):
-            answerer.sendall(chunk)
+def _forward_requests(to_client: socket.socket, to_broker: socket.socket) -> None:
+    with _shut_down_together(to_client, to_broker):
+        while chunk := to_client.recv(CHUNK):
+            to_broker.sendall(chunk)
 
 
-def _answer(answerer: socket.socket, caller: socket.socket, theirs: bytes, ours: bytes) -> None:
+def _forward_answers(
+    to_broker: socket.socket, to_client: socket.socket, broker_name: bytes, fixed_name: bytes
+) -> None:
     """Forward whole answers (four bytes of length, then the body), because packets may split a name."""
-    with _both_end(caller, answerer), answerer.makefile("rb") as answers:
+    with _shut_down_together(to_client, to_broker), to_broker.makefile("rb") as answers:
         while head := answers.read(4):
             body = answers.read(int.from_bytes(head, "big"))
-            caller.sendall(head + body.replace(theirs, ours))
+            to_client.sendall(head + body.replace(broker_name, fixed_name))
 
 
 @contextlib.contextmanager
-def _both_end(*sides: socket.socket) -> Iterator[None]:
+def _shut_down_together(*sides: socket.socket) -> Iterator[None]:
     """Shut down both sides when either ends."""
     try:
         with contextlib.suppress(OSError):

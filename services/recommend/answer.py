@@ -89,8 +89,10 @@ class SlateService:
     async def _read(
         self, experiment: ServedExperiment, request: SlateRequest
     ) -> tuple[UserRow, Assignment, list[str]]:
-        """Features and pin in one round trip, with codes of `degraded`. If the read fails: the row cached
-        here, and no pin."""
+        """Read features and pin in one round trip; return them with codes of `degraded`.
+
+        If the read fails, use the row that this process cached, and no pin.
+        """
         proposal, key = propose(experiment, request), request.visitor.key
         if key is None:  # anonymous: there are no features, and a pin could never be found again
             return UserRow(), resolve(experiment, proposal, None, written=False), []
@@ -130,9 +132,9 @@ class SlateService:
             log.warning("a retired pin is not replaced yet: %s", error)
 
     def _log_exposure(self, exposure: Exposure) -> str | None:
-        """Queue the exposure; returns the codes of `degraded`, also for a full queue, which loses it.
+        """Queue the exposure; return the codes of `degraded`, with EXPOSURE_LOST if the queue is full.
 
-        A record that the producer gives up later is counted, never waited for.
+        The answer does not wait for the broker. An exposure that fails later is only counted as lost.
         """
         future = self._deps.producer.send(EXPOSURES, exposure.routing_key, encode(exposure))
         future.add_done_callback(self._acknowledged)

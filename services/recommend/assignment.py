@@ -67,11 +67,11 @@ def _excluded(experiment: ServedExperiment) -> Excluded | None:
 def resolve(
     experiment: ServedExperiment, proposal: Proposal, stored: Pin | None, *, written: bool
 ) -> Assignment:
-    """The assignment after the pin was read: the stored pin, unless its arm may serve no more.
+    """The assignment after the pin was read: the stored pin, unless its arm may no longer serve.
 
     written: whether the read stored the proposed pin.
 
-    A unit whose arm may serve no more goes to the champion and keeps a pin with propensity 0, which marks
+    A unit whose arm may no longer serve goes to the champion and keeps a pin with propensity 0, which marks
     units that no longer count. Counting them for the champion would add units that were never drawn for it.
     """
     if proposal.excluded is not None:

@@ -53,8 +53,8 @@ class ItemsFollower:
         self._log_id_due_s = float("-inf")  # when to ask the log for its identity again
 
     def poll(self) -> None:
-        """Catch up if the overlay is empty or from an unknown log, or if it is time. What is unavailable is
-        tried again by the next poll."""
+        """Catch up if the overlay is empty or from an unknown log, or if IDLE_S have passed. If Redis or the
+        broker is unavailable, the next poll tries again."""
         try:
             position = self._overlay.position()
             if position is None or position.log != self._log_id or self._now_s() >= self._due_s:
@@ -106,8 +106,8 @@ class ItemsFollower:
         if stored.log == start.log and first <= stored.offset <= end:
             return stored
         log.warning(
-            "the log of items, which holds [%d, %d), does not continue at %s, where the live catalogue is; "
-            "the changes applied so far stay, and all records of this log are applied on top",
+            "the log of items, which holds offsets [%d, %d), does not contain %s, the position of the live "
+            "catalogue; changes applied before stay, and all records of this log are applied after them",
             first,
             end,
             stored,

@@ -18,7 +18,7 @@ _LATENCY_MS = (0.5, 1, 2, 3, 5, 7.5, 10, 20, 30, 50, 75, 100, 250, 500, 1_000, 2
 _GRAINS = 2**20
 _PIN_OF = {"pin_unreachable": "unreachable", "overridden": "overridden"}
 SHED = ("overload", "rate_limit", "connections")
-# Codes of `degraded` for a lack of items: reported by step, but nothing is broken.
+# Codes of `degraded` for a lack of items. They are counted by step, but nothing is broken.
 _SPARSE = frozenset({"fewer_eligible", "category_share"})
 _NO_PIN = "r:"  # prefix of units without a pin, see experiments.allocation.assignment.unit_id
 
@@ -34,7 +34,7 @@ class _Gauges:
         self.revision = gauge("ringside_served_revision", "Revision of the experiment being served.")
         self.models = gauge("ringside_models_loaded", "Models in memory.")
         self.items = gauge("ringside_catalogue_items", "Items that may be shown.")
-        self.state_age = gauge("ringside_state_age_seconds", "Since the experiment state was last read.")
+        self.state_age = gauge("ringside_state_age_seconds", "Time since the experiment state was last read.")
         self.champion_only = gauge("ringside_champion_only", "1 while only the champion serves.")
         self.turned = gauge("ringside_event_loop_turn_timestamp_seconds", "When the event loop last turned.")
         self.tasks = gauge("ringside_event_loop_tasks", "Tasks of the event loop, requests among them.")
@@ -75,13 +75,13 @@ class Metrics:
             "ringside_slate_fallbacks", "Slates that another arm than the assigned one answered.", "arm"
         )
         self._degraded = counter("ringside_slates_degraded", "Degraded slates, by step.", "step")
-        lacking = "Slates that some step degraded, once each; not for want of items."
+        lacking = "Degraded slates, each counted once, without those that only lacked items."
         self._lacking = Counter("ringside_slates_lacking", lacking, registry=registry)
         self._excluded = counter("ringside_slates_excluded", "Slates that don't count, by reason.", "reason")
         self._pins = counter(
             "ringside_pins", "Slates by their unit's pin: made, kept, overridden, unreachable.", "result"
         )
-        lost = "Exposures that the broker never took."
+        lost = "Exposures that the broker never acknowledged."
         self.exposures_lost = Counter("ringside_exposures_lost", lost, registry=registry)
         self._events = counter("ringside_events", "Events by result.", "result")
         self._unattributed = counter(

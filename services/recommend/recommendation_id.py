@@ -32,7 +32,7 @@ class RecommendationClaims(msgspec.Struct, frozen=True, array_like=True):
     items: list[str]
 
 
-_OF_ATTRIBUTION = [name for name in Attribution.__struct_fields__ if name != "position"]
+_ATTRIBUTION_FIELDS = [name for name in Attribution.__struct_fields__ if name != "position"]
 
 
 class Refusal(StrEnum):
@@ -96,7 +96,7 @@ class RecommendationIds:
         refusal = self._refusal(claims, item_id, experiments, now_ms)
         if refusal is not None:
             return refusal
-        shared = {name: getattr(claims, name) for name in _OF_ATTRIBUTION}
+        shared = {name: getattr(claims, name) for name in _ATTRIBUTION_FIELDS}
         return Attribution(position=claims.items.index(item_id), **shared)
 
     def _refusal(

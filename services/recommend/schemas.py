@@ -153,7 +153,7 @@ def ts_problem(ts_ms: int | None) -> str | None:
     units = {"seconds": ts_ms * 1_000, "microseconds": ts_ms // 1_000}
     unit = next((unit for unit, ms in units.items() if FIRST_MS <= ms <= LAST_MS), None)
     problem = f"looks like {unit}" if unit else "is not between 2000 and 2100"
-    return f"{ts_ms} {problem}; milliseconds since the epoch are wanted"
+    return f"{ts_ms} {problem}; send milliseconds since the epoch"
 
 
 class Rejection(Struct, frozen=True, kw_only=True):

@@ -68,7 +68,7 @@ class SlateBuilder:
                 degraded.append(f"{error.how}:{name}")
                 continue
             more = []
-            if len(ranking.item) < request.n and name != champion:  # a user whom the arm can't judge
+            if len(ranking.item) < request.n and name != champion:  # the arm knows too little about this user
                 more = await self._champion_ranking(snapshot.model_of(experiment, champion), slate)
             items, lacking = slate.fill(ranking, more)
             if not degraded and _cacheable(request):
@@ -106,7 +106,7 @@ class SlateBuilder:
 
     def _without_models(self, slate: "_Slate", degraded: list[str]) -> SlateResult:
         cached = self._cache.get(_cache_key(slate.request)) if _cacheable(slate.request) else None
-        items = slate.again(cached) if cached is not None else None
+        items = slate.refreshed(cached) if cached is not None else None
         if items is not None:
             return SlateResult(items, degraded=[*degraded, "cached_slate"])
         items, lacking = slate.fill(NO_ITEMS)
@@ -133,7 +133,7 @@ class _Slate:
             lacking.append("category_share")
         return self._items(selection.picks), lacking
 
-    def again(self, items: list[SlateItem]) -> list[SlateItem] | None:
+    def refreshed(self, items: list[SlateItem]) -> list[SlateItem] | None:
         """The same items as they are now; None if they no longer make a full slate within the cap."""
         indices = self.catalogue.indices(item.item_id for item in items)
         last = {index: item for index, item in zip(indices, items, strict=True) if index != UNKNOWN}
@@ -163,12 +163,12 @@ class _Slate:
             given = [index for index in catalogue.indices(request.given) if index != UNKNOWN]
             yield Ranking(np.array(given, np.int32), np.zeros(len(given), np.float32), "in the order given")
             return
-        many = 3 * request.n  # n distinct items are enough; the rest gives the category cap a choice
+        count = 3 * request.n  # n distinct items are enough; the rest gives the category cap a choice
         if request.anchor is not None:
             yield catalogue.assortment.most_popular(
-                many, self.eligible & catalogue.same_category(request.anchor)
+                count, self.eligible & catalogue.same_category(request.anchor)
             )
-        yield catalogue.assortment.most_popular(many, self.eligible)
+        yield catalogue.assortment.most_popular(count, self.eligible)
 
     def _items(self, picks: Iterable[Pick]) -> list[SlateItem]:
         ids, metadata, wanted = self.catalogue.ids, self.catalogue.metadata, self.request.metadata

@@ -1,4 +1,4 @@
-"""The request for a slate, from whichever route, and the items that may answer it."""
+"""The request for a slate, in one form for all routes, and the items that its slate may contain."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ class SlateRequest(Struct, frozen=True, kw_only=True):
     def of_rerank(
         cls, fields: RerankRequest, visitor: Visitor, slate_id: str, received_ms: int
     ) -> "SlateRequest":
-        """From /rerank."""
+        """The request of /rerank: only its `items`, which the caller has ordered."""
         given = list(dict.fromkeys(fields.items))
         n = min(fields.n or len(given), len(given))
         return cls.of(fields, visitor, slate_id, received_ms, given=given, n=n)
@@ -97,8 +97,8 @@ class SlateRequest(Struct, frozen=True, kw_only=True):
     def eligible(self, catalogue: CatalogueIndex, row: UserRow) -> NDArray[np.bool_]:
         """Items that this slate may show, bool [n_items]; read only.
 
-        Purchases are left out as far back as the row of the user goes (Settings.recent_items acts), unless
-        the placement keeps them.
+        Items that the user has bought are left out, unless the placement keeps them. The row of the user has
+        only the latest actions (Settings.recent_items), so older purchases may be shown.
         """
         hidden = [*self.exclude, *self.context] if self.exclude or self.context else []
         if self.anchor is not None:
@@ -108,8 +108,8 @@ class SlateRequest(Struct, frozen=True, kw_only=True):
             and self.given is None
             and "purchase" in row.recent_types
         ):
-            acts = zip(row.recent_items, row.recent_types, strict=False)
-            hidden += [item for item, kind in acts if kind == "purchase"]
+            actions = zip(row.recent_items, row.recent_types, strict=False)
+            hidden += [item for item, kind in actions if kind == "purchase"]
         return eligible(
             catalogue.filtered(self.category, self.price_min, self.price_max),
             excluded=catalogue.indices(hidden),

@@ -134,7 +134,7 @@ async def cart(page: PageRequest) -> HTMLResponse:
 
 @router.get("/sections/{name}")
 async def section(page: PageRequest, name: str, item: str = "", category: str = "") -> HTMLResponse:
-    """One section as an HTML fragment; after a click its slate is another one."""
+    """One section as an HTML fragment, which the page loads again after a click."""
     loader, visit = page.sections, page.visit
     loaders = {
         "for-you": lambda: loader.for_you(visit),
@@ -189,7 +189,7 @@ async def shopper(page: PageRequest, user: Annotated[str, Form(max_length=64)] =
 
 @router.get("/health/live")
 def alive() -> Mapping[str, str]:
-    """Liveness: this process runs, whatever the others do."""
+    """Liveness: this process runs; other processes are not checked."""
     return {"status": "live"}
 
 

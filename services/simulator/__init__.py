@@ -1,1 +1,1 @@
-"""Simulated shoppers of known truth, over public HTTP only."""
+"""Simulated shoppers with known preferences, which use only the public HTTP API."""

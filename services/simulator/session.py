@@ -148,8 +148,8 @@ class Session:
         await self._open_item(slate, item)
 
     def _is_new(self, item: str) -> bool:
-        """True if the click tells the shop something new. A click on an item that this user bought or clicked
-        before may rightly leave the next slate as it was (infra/adr/0010)."""
+        """True if the click is new information for the shop. A click on an item that this user bought or
+        clicked before may rightly leave the next slate as it was (infra/adr/0010)."""
         first = self._measurements.is_first_click(self._visitor.shopper, item)
         on_record = "user_id" in self._ids and self._shoppers.has_history(self._visitor.shopper, item)
         return first and not on_record

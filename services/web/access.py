@@ -57,16 +57,18 @@ class AccessControl:
         principal = self.keys.principal(key) if key else None
         return principal is not None and principal.role in READERS
 
-    def _take(self, limiter: RateLimiter, name: str, who: str) -> None:
+    def _take(self, limiter: RateLimiter, name: str, caller: str) -> None:
         now_s = self._now_s()
         if not (wait_s := limiter.take(name, now_s)):
             return
         if now_s >= self._log_at_s:
             self._log_at_s = now_s + LOG_EVERY_S
             log.warning(
-                "%s exceeds its rate; no other caller that does is logged for %g s", name, LOG_EVERY_S
+                "%s exceeds its rate; the next such warning follows in %g s at the earliest",
+                name,
+                LOG_EVERY_S,
             )
-        raise TooManyRequestsError(who, wait_s)
+        raise TooManyRequestsError(caller, wait_s)
 
 
 class Caller:

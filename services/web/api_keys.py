@@ -16,7 +16,7 @@ from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
-HOW = "run `ringside keys new` and set RINGSIDE_KEYS and RINGSIDE_SIGNING_KEY as it says"
+HOW = "run `ringside keys new` and set the RINGSIDE_KEYS and RINGSIDE_SIGNING_KEY that it prints"
 POLL_EVERY_S = 0.5
 _PREFIX = {"storefront": "rs_pub_", "analyst": "rs_ana_", "admin": "rs_adm_"}
 
@@ -156,8 +156,10 @@ def fresh_keys(roles: Sequence[str]) -> list[str]:
     made = [(role, *new_key(_role(role))) for role in roles or ROLES]
     lines = ["# Keep these; they are shown once:"]
     lines += [f"#   {role:<10} {key}" for role, key, _ in made]
-    lines += ["# Set for every process (add to what is set already, to rotate). Without a restart: put each"]
-    lines += ["# role=… on a line of its own into the file that RINGSIDE_KEYS_FILE names."]
+    lines += [
+        "# Set these for every process; to rotate keys, add them to those that are set. Without a restart:"
+    ]
+    lines += ["# put each role=… on a line of its own into the file that RINGSIDE_KEYS_FILE names."]
     lines += ["RINGSIDE_KEYS=" + ",".join(pair for _, _, pair in made)]
     return lines if roles else [*lines, f"RINGSIDE_SIGNING_KEY={new_signing_key()}"]
 

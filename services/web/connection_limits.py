@@ -35,7 +35,7 @@ class ConnectionLimit:
         self.most = most
         self._name_of = name_of
         self._refused = refused
-        self._of: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
         self._logged: set[str] = set()
 
     def enter(self, address: str) -> str | None:
@@ -44,20 +44,20 @@ class ConnectionLimit:
         name = self._name_of(address)
         if name is None:
             return None
-        if self._of[name] >= self.most:
+        if self._open[name] >= self.most:
             self._refused()
             if name not in self._logged:
                 self._logged.add(name)
                 log.warning("%s has %d connections; further ones are refused", name, self.most)
             raise PermissionError(name)
-        self._of[name] += 1
+        self._open[name] += 1
         return name
 
     def leave(self, name: str) -> None:
         """Count the end of a connection."""
-        self._of[name] -= 1
-        if not self._of[name]:
-            del self._of[name]
+        self._open[name] -= 1
+        if not self._open[name]:
+            del self._open[name]
             self._logged.discard(name)
 
 
@@ -69,7 +69,7 @@ class BoundedHttp(HttpToolsProtocol):
     connection beyond the `connection_limit`. A client that reads nothing of an answer for `receive_s` is
     disconnected; otherwise the answer would stay in memory.
 
-    A request costs a few assignments, because one timer a connection checks the clock now and then.
+    The limits cost a request a few assignments, because one timer for each connection checks the clock.
     """
 
     head_bytes = HEAD_BYTES

@@ -1,9 +1,9 @@
-"""A server that shuts down without losing a request: it stops accepting, tells every kept connection to close
-after its next answer, then ends.
+"""A server that shuts down without losing a request: it stops accepting connections, closes every kept
+connection after its next answer, then ends.
 
 uvicorn closes idle connections as soon as it is asked to stop, so a request that is just being sent on one of
 them is lost. Here each kept connection gets its next answer with `Connection: close`, for as long as a
-connection may be idle anyway. Meanwhile /health/ready answers that this replica is leaving.
+connection may be idle anyway. Meanwhile /health/ready answers `draining`.
 """
 
 import asyncio

@@ -35,9 +35,9 @@ class TooLargeError(errors.BadInputError):
 class TooManyRequestsError(errors.RingsideError):
     """A caller exceeds its rate; its next request will be accepted in `wait_s` seconds."""
 
-    def __init__(self, who: str, wait_s: float):
+    def __init__(self, caller: str, wait_s: float):
         self.wait_s = ceil(wait_s)
-        super().__init__(f"{who} sends too many requests; wait {self.wait_s} s")
+        super().__init__(f"{caller} sends too many requests; wait {self.wait_s} s")
 
 
 class ConflictError(errors.RingsideError):

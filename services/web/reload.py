@@ -59,10 +59,14 @@ def reload(settings: Settings, within_s: float) -> None:
     end = time.monotonic() + within_s
     while (now := _status(settings)).reloads == before.reloads:
         if time.monotonic() > end:
-            raise UnavailableError("reload", f"not over after {within_s:g} s; it goes on")
+            raise UnavailableError(
+                "reload", f"not finished after {within_s:g} s; it continues in the background"
+            )
         time.sleep(POLL_EVERY_S)
     if now.last != "done":
-        raise UnavailableError("reload", "a new worker did not start; the old ones stay. See its log")
+        raise UnavailableError(
+            "reload", "a new worker did not start, so the old ones stay; see the log of the workers"
+        )
 
 
 def _runs(status: Status) -> bool:

@@ -75,7 +75,7 @@ class Worker:
     leaving: bool = False
 
     def poll(self) -> None:
-        """Learn whether it accepts requests; kill it if it does not get ready or does not end in time."""
+        """Check whether it accepts requests; kill it if it does not get ready or does not end in time."""
         try:
             self.ready = self.ready or self.pipe.poll()
         except (OSError, EOFError):
@@ -114,7 +114,7 @@ class Supervisor:
         return worker_metrics.merged(self._metrics)
 
     def roll(self) -> None:
-        """From now on replace every worker: a new one is ready before an old one leaves."""
+        """Begin to replace every worker; each new one is ready before an old one leaves."""
         log.warning("reloading %d workers one by one", len(self._staying()))
         self._rolling = True
         for worker in self._workers:
@@ -156,7 +156,9 @@ class Supervisor:
         worker.pipe.close()
         if worker.leaving:
             return
-        log.error("%s ended with %s; another one starts", worker.process.name, worker.process.exitcode)
+        log.error(
+            "%s ended with exit code %s; another one starts", worker.process.name, worker.process.exitcode
+        )
         self._start_at_s = time.monotonic() + RESTART_AFTER_S
         if self._rolling and not worker.ready:
             for old in self._workers:
@@ -173,13 +175,13 @@ class Supervisor:
         base = self._settings.replica or socket.gethostname()
         name = f"{base}-{self._started}"  # never used again, because a heartbeat belongs to one process
         self._started += 1
-        ours, theirs = multiprocessing.Pipe()
+        own_end, worker_end = multiprocessing.Pipe()
         settings = self._settings.model_copy(update={"replica": name})
-        arguments = (settings, self._socket, theirs)
+        arguments = (settings, self._socket, worker_end)
         process = spawning.Process(target=self._serve, args=arguments, name=name)
         process.start()
-        theirs.close()
-        return Worker(process, ours)
+        worker_end.close()
+        return Worker(process, own_end)
 
 
 def supervise(settings: Settings, serve: Serve, stop: threading.Event) -> None:

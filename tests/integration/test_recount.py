@@ -217,7 +217,7 @@ def test_the_command_previews_what_it_drops_before_doing_it(
     store.apply(0, None, at, {"storefront": {"1|als|0|n": 41, "what|is": 1}})
     output = ringside("recount")
     assert "'what|is' is not" in output
-    assert "--yes does it" in output
+    assert "add --yes to drop them" in output
     assert log.catch_up()["storefront"].revision == 1
     output = ringside("recount", "--from-now", "--reason", "Redis was edited by hand", "--yes")
     assert "Redis was edited by hand" in output

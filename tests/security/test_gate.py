@@ -229,7 +229,7 @@ def test_who_is_slowed_down_is_named_in_the_log_once(
 ) -> None:
     bombard(tmp_path, 7)
     assert [line for line in caplog.messages if "exceeds its rate" in line] == [
-        f"{HOME} exceeds its rate; no other caller that does is logged for 10 s"
+        f"{HOME} exceeds its rate; the next such warning follows in 10 s at the earliest"
     ]
     caplog.clear()
     bombard(tmp_path, 6, role="analyst", path="/experiments", peer="127.0.0.1")

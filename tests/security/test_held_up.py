@@ -167,7 +167,7 @@ def test_who_left_is_forgotten() -> None:
     assert connection_limit.enter("2001:db8::1") == connection_limit.enter("2001:db8::2") == "2001:db8::/64"
     for name in ["1.2.3.4"] * 2 + ["2001:db8::/64"] * 2:
         connection_limit.leave(name)
-    assert not connection_limit._of
+    assert not connection_limit._open
 
 
 def test_only_the_beginning_of_a_user_agent_is_looked_at() -> None:

@@ -46,7 +46,7 @@ class FeastOnlineReader:
         self._clock = clock
         self._activity_ttl_ms = settings.activity_ttl_s * 1_000
         self._profile_ttl_ms = settings.profile_ttl_s * 1_000
-        self._pins_complete = 1  # what the last read with a proposal saw
+        self._pins_complete = 1  # result of the last read with a proposal
         self._decoded: LRUCache[str, _Decoded] = LRUCache(_DECODED_ROWS)
 
     async def read(

@@ -25,7 +25,10 @@ EVIDENCE = {
 }
 RACE = {
     "log_e": ("ringside_race_log_evidence", "Natural logarithm of E of an arm's click race."),
-    "log_threshold": ("ringside_race_log_threshold", "Natural logarithm of 1/α: there it is rolled back."),
+    "log_threshold": (
+        "ringside_race_log_threshold",
+        "Natural logarithm of 1/α, at which the arm is rolled back.",
+    ),
 }
 ARM = ["experiment", "arm"]
 
@@ -48,7 +51,9 @@ class MeteredDecisionLog(PortWrapper[DecisionLog]):
             "ringside_decisions", "Decisions that count.", ["experiment", "kind"], registry=registry
         )
         self._revision = gauge("ringside_experiment_revision", "Newest revision.", ["experiment"])
-        self._status = gauge("ringside_experiment_status", "1 for its status.", ["experiment", "status"])
+        self._status = gauge(
+            "ringside_experiment_status", "1 for the current status.", ["experiment", "status"]
+        )
         self._held = gauge("ringside_experiment_held", "1 while a rule holds it.", ["experiment", "rule"])
         self._decided = gauge(
             "ringside_decision_timestamp_seconds", "When the newest decision was made.", ["experiment"]

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_MS = 10_000  # after which a request is sent again; idempotence keeps one copy
 MAX_RECORD_BYTES = 1_048_576
 STEP_S = 0.1  # longest wait of the thread
-FLUSH_STEP_S = 0.005  # between two looks whether all records are settled
+FLUSH_STEP_S = 0.005  # between two checks whether all records are settled
 RECHECK_S = 1.0  # between two checks whether a topic was recreated with the right number of partitions
 METADATA_S = 1.0  # longest wait for the list of topics, because a broker may be slow
 LOG_AFTER_S = 1.0  # a problem is logged if it lasts longer; connecting takes less
@@ -50,7 +50,7 @@ class ProducerQueue:
     """Records with the same deadline. Each waits until its topic is checked, then goes to librdkafka.
 
     timeout_s: how long a record may wait for its topic, and then for its acknowledgement, before its future
-    fails (librdkafka looks once a second); linger_s: how long librdkafka may gather records.
+    fails (librdkafka checks once a second); linger_s: how long librdkafka may gather records.
     """
 
     def __init__(self, settings: Settings, timeout_s: float, linger_s: float):

@@ -36,14 +36,14 @@ class Recount(Command):
     from_now: bool = Field(
         False,
         description="false: count again from the log; the evidence will be the same, and races go on. "
-        "true: only units that come from now on count, and every race restarts.",
+        "true: only units that begin from now on count, and every race restarts.",
     )
     seen: str | None = Field(
         None,
         max_length=200,
-        description="Without it the answer says what would be dropped, and its name in `seen`. Send the name "
-        "back to drop these sums. It holds for 15 minutes, and for what is counted meanwhile; not when the "
-        "sums were recounted or lost since.",
+        description="Leave it out for a preview: the answer has the sums that would be dropped, and a "
+        "name of the preview in `seen`. Send this name to drop the sums. It is valid for 15 minutes, also "
+        "while more is counted, but not after the sums were recounted or lost.",
     )
 
 
@@ -59,9 +59,9 @@ class Dropped(BaseModel):
 
 
 class Recounted(BaseModel):
-    """`done` false: a preview, and nothing changed. `dropped`: what would go, or what went (as the record
-    says). `seen`: name of a preview. `out_of_reach`: why the log can't give the counts again; then only
-    `from_now` is possible. `state`: the experiment's."""
+    """`done` false: a preview, and nothing changed. `dropped`: the sums that would be dropped, or that were
+    dropped (as in the record). `seen`: name of a preview. `out_of_reach`: why the log can't give the counts
+    again; then only `from_now` is possible. `state`: that of the experiment."""
 
     done: bool
     dropped: Dropped
@@ -100,8 +100,8 @@ def _add_reading(router: APIRouter, service: ExperimentCommands, reader: Any) ->
 
     @router.get("/experiments", openapi_extra=extra)
     async def experiments(by: reader) -> Response:
-        """Every experiment with its state. `source`: decisions (the log), or cache while the log is away;
-        `notice`: what may be missing then, or which replicas may lag."""
+        """Every experiment with its state. `source`: decisions (the log), or cache while the log can't be
+        read; `notice`: what may be missing then, or which replicas may lag."""
         known = await service.states()
         states = [to_dict(known.states[name]) for name in sorted(known.states)]
         return _json({"experiments": states, **_source(known)})

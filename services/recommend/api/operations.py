@@ -45,10 +45,10 @@ def operation_routes(
     @router.get(
         "/health/ready",
         openapi_extra={"security": [{}, *ANY_KEY]},
-        responses={503: {"description": "No catalogue is loaded yet, or we drain."}},
+        responses={503: {"description": "No catalogue is loaded yet, or the replica is draining."}},
     )
     async def ready(request: Request) -> Response:
-        """Slates can be made; tells an analyst's or admin's key what is served."""
+        """Whether slates can be made; with an analyst's or admin's key, also what is served."""
         status = "draining" if leaving.is_set() else refresher.status
         details = _served(deps, refresher) if access.may_see_details(request) else {}
         return JSONResponse({"status": status, **details}, 200 if status == "ready" else 503)

@@ -19,13 +19,13 @@ from services.ports.features import UserRow
 from services.recommend.snapshot.catalogue_index import CatalogueIndex
 from services.recommend.snapshot.circuit_breaker import CircuitBreaker
 
-_kind = {kind: code for code, kind in enumerate(KINDS)}.get
+_kind_code = {kind: code for code, kind in enumerate(KINDS)}.get
 INLINE_LIMIT_S = 0.002  # a model whose median trial takes longer never runs on the event loop
 TRIALS = 8
 NO_ITEMS = Ranking(np.empty(0, np.int32), np.empty(0, np.float32))
 CACHED_HISTORIES = 10_000  # users whose unchanged row is not translated again
 LONG_HISTORY = 50  # recent items of the user in a trial: Settings.recent_items by default
-FORGIVEN = 10  # a penalty is reset after this many times its length without an overrun
+PENALTY_RESET = 10  # a penalty is reset after this many times its length without an overrun
 IN_FLIGHT = 4  # concurrent answers of one model in threads; more fail at once
 
 
@@ -85,7 +85,7 @@ class ModelRunner:
         ranking = call()
         if (took_s := time.perf_counter() - start) > deadline_s:
             now_s = time.monotonic()
-            if now_s - self.off_loop_until_s > FORGIVEN * self.penalty_s:
+            if now_s - self.off_loop_until_s > PENALTY_RESET * self.penalty_s:
                 self.penalty_s = 1.0
             self.off_loop_until_s = now_s + self.penalty_s
             self.penalty_s *= 2
@@ -144,10 +144,10 @@ class _History:
 
 
 def _history(row: UserRow, index: dict[str, int]) -> _History:
-    many = len(row.recent_items)
-    recent = np.fromiter(map(index.get, row.recent_items, repeat(UNKNOWN)), np.int32, many)
+    count = len(row.recent_items)
+    recent = np.fromiter(map(index.get, row.recent_items, repeat(UNKNOWN)), np.int32, count)
     at_s = np.array(row.recent_at, np.float64) / 1_000
-    kinds = np.fromiter(map(_kind, row.recent_types, repeat(0)), np.uint8, len(row.recent_types))
+    kinds = np.fromiter(map(_kind_code, row.recent_types, repeat(0)), np.uint8, len(row.recent_types))
     known = recent != UNKNOWN
     if not known.all():
         recent, at_s, kinds = recent[known], at_s[known], kinds[known]

@@ -261,8 +261,8 @@ def test_the_clients_clock_is_taken_as_ms_or_rfc_3339(shop: SmallShop, ts: Any) 
 @pytest.mark.parametrize(
     ("ts", "problem"),
     [
-        (1_764_000_000, "1764000000 looks like seconds; milliseconds since the epoch are wanted"),
-        (1_764_000_000_000_000, "1764000000000000 looks like microseconds; milliseconds"),
+        (1_764_000_000, "1764000000 looks like seconds; send milliseconds since the epoch"),
+        (1_764_000_000_000_000, "1764000000000000 looks like microseconds; send milliseconds"),
         (0, "0 is not between 2000 and 2100"),
         (LAST_MS + 1, "is not between 2000 and 2100"),
         ("1970-01-21T10:00:00Z", "1764000000 looks like seconds"),
