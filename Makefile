@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## the whole loop, embedded: shop, console and API on this machine
 	$(BIN)/ringside demo
 
-test: $(VENV)/.installed  ## every test that fits six minutes on two cores
+test: $(VENV)/.installed  ## every test that ends within six minutes on two cores
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: $(VENV)/.installed  ## the tests that `make test` leaves out, but those of test-crash and soak

@@ -121,7 +121,7 @@ def show(ui: TerminalUi, story: Story, console: Console, *, headless: bool) -> N
                 break
     console.print("stopping …", highlight=False)
     if headless and not story.over.is_set():
-        story.failed(f"the time was over during: {story.state.steps[-1].title}")
+        story.failed(f"the time ran out during the step: {story.state.steps[-1].title}")
 
 
 def _supervised(story: Story) -> bool:

@@ -107,8 +107,8 @@ def _bound_socket(port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def reachable(partitions: int, port: int | None) -> Iterator[str]:
-    """Run a cluster with an empty log; yields its address.
+def running_broker(partitions: int, port: int | None) -> Iterator[str]:
+    """Run a broker with an empty log; yields its address.
 
     The mock cluster listens on a port that the system chooses; with `port`, a proxy there forwards to it.
     """
@@ -133,7 +133,7 @@ def main() -> None:
     # before librdkafka's threads start, because they inherit the mask
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     try:
-        with reachable(arguments.partitions, arguments.port) as bootstrap:
+        with running_broker(arguments.partitions, arguments.port) as bootstrap:
             sys.stdout.write(f"{bootstrap}\n")
             sys.stdout.flush()
             signal.sigwait(stopping)

@@ -15,7 +15,7 @@ from services.web import worker_metrics
 _LATENCY_MS = (0.5, 1, 2, 3, 5, 7.5, 10, 20, 30, 50, 75, 100, 250, 500, 1_000, 2_500)
 # Durations are rounded to this fraction of a second, so that their sums are exact in any order. Otherwise a
 # total over workers could fall by a rounding error, which Prometheus would take for a restart.
-_GRAINS = 2**20
+_STEPS_PER_S = 2**20
 _PIN_OF = {"pin_unreachable": "unreachable", "overridden": "overridden"}
 SHED = ("overload", "rate_limit", "connections")
 # Codes of `degraded` for a lack of items. They are counted by step, but nothing is broken.
@@ -101,7 +101,7 @@ class Metrics:
 
     def response(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""
-        self._seconds(route).observe(int(seconds * _GRAINS + 0.5) / _GRAINS)
+        self._seconds(route).observe(int(seconds * _STEPS_PER_S + 0.5) / _STEPS_PER_S)
         self._responses(route, status).inc()
         if status == 429:
             self.shed("rate_limit")

@@ -62,7 +62,7 @@ def load_shoppers(settings: Settings, seed: int) -> Shoppers:
             held_out = store.load_holdout()
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"simulated shoppers need held-out weeks to click by: {error}"
+                f"simulated shoppers click what users bought in held-out weeks, but {error}"
             ) from error
         shoppers = holdout_shoppers(dataset.catalogue, held_out, seed=seed)
     return with_history(shoppers, dataset.catalogue, dataset.interactions)

@@ -19,7 +19,7 @@ from services.web.rate_limit import RateLimiter
 log = logging.getLogger(__name__)
 
 READERS: tuple[Role, ...] = ("analyst", "admin")
-_LONGEST = 64  # characters of a name that is no address
+_LONGEST = 64  # characters of an X-Forwarded-For entry that is no address
 ROWS_A_TOKEN = 10  # of /events: the impressions of a slate and a click
 LOG_EVERY_S = 10.0
 

@@ -16,7 +16,7 @@ from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
-HOW = "run `ringside keys new` and set the RINGSIDE_KEYS and RINGSIDE_SIGNING_KEY that it prints"
+_KEYS_ADVICE = "run `ringside keys new` and set the RINGSIDE_KEYS and RINGSIDE_SIGNING_KEY that it prints"
 POLL_EVERY_S = 0.5
 _PREFIX = {"storefront": "rs_pub_", "analyst": "rs_ana_", "admin": "rs_adm_"}
 
@@ -46,7 +46,9 @@ class Keys:
         self._poll_at_s = now_s() + POLL_EVERY_S
         self._digests = self._read()
         if not self._digests:
-            raise ConfigurationError(f"RINGSIDE_KEYS is empty, so no caller would be admitted; {HOW}")
+            raise ConfigurationError(
+                f"RINGSIDE_KEYS is empty, so no caller would be admitted; {_KEYS_ADVICE}"
+            )
 
     @classmethod
     def of(cls, settings: Settings) -> "Keys":
@@ -133,9 +135,11 @@ def _parse(pair: str, where: str) -> tuple[str, Principal]:
     role, _, digest = pair.partition("=")
     digest = digest.lower()
     if role not in ROLES:  # not repeated, because it may be a key in plain text
-        raise ConfigurationError(f"{where}: a pair does not begin with a role ({', '.join(ROLES)}); {HOW}")
+        raise ConfigurationError(
+            f"{where}: a pair does not begin with a role ({', '.join(ROLES)}); {_KEYS_ADVICE}"
+        )
     if len(digest) != 64 or any(letter not in "0123456789abcdef" for letter in digest):
-        raise ConfigurationError(f"{where}: the value of {role} is not a sha256 in hex; {HOW}")
+        raise ConfigurationError(f"{where}: the value of {role} is not a sha256 in hex; {_KEYS_ADVICE}")
     return digest, Principal(role, f"{role}:{digest[:8]}")
 
 
@@ -174,7 +178,9 @@ def signing_keys(settings: Settings) -> list[str]:
     """Secrets that sign recommendation ids, newest first. Raises ConfigurationError without one."""
     keys = list(settings.signing_key)
     if not keys:
-        raise ConfigurationError(f"RINGSIDE_SIGNING_KEY is empty, so no slate could be signed; {HOW}")
+        raise ConfigurationError(
+            f"RINGSIDE_SIGNING_KEY is empty, so no slate could be signed; {_KEYS_ADVICE}"
+        )
     if short := [key for key in keys if len(key) < 16]:
         raise ConfigurationError(
             f"RINGSIDE_SIGNING_KEY: {len(short)} of {len(keys)} keys are shorter than 16 characters"

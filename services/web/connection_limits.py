@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 HEAD_BYTES = 131_072  # first line and headers; /recommend takes 64 KiB of query
 RECEIVE_S = 20.0  # for a whole request from its first byte, and for the client to read some of an answer
-HEADERS = 100  # of one request, because a search for one walks through all
-AHEAD = 16  # pipelined requests, which uvicorn queues
+MAX_HEADERS = 100  # of one request, because a search for one walks through all
+MAX_PIPELINED = 16  # pipelined requests, which uvicorn queues
 
 
 class ConnectionLimit:
@@ -65,9 +65,9 @@ class BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with limits.
 
     Answers 431 to a head beyond `head_bytes`, 413 to a body beyond `body_bytes`, 408 to a request that is not
-    complete after `receive_s`, 400 to more than `HEADERS` headers or `AHEAD` pipelined requests, and 429 to a
-    connection beyond the `connection_limit`. A client that reads nothing of an answer for `receive_s` is
-    disconnected; otherwise the answer would stay in memory.
+    complete after `receive_s`, 400 to more than `MAX_HEADERS` headers or `MAX_PIPELINED` pipelined requests,
+    and 429 to a connection beyond the `connection_limit`. A client that reads nothing of an answer for
+    `receive_s` is disconnected; otherwise the answer would stay in memory.
 
     The limits cost a request a few assignments, because one timer for each connection checks the clock.
     """
@@ -122,7 +122,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Check the head. An error raised here ends the parsing and is answered 400."""
         self._in_head = False
-        if len(self.headers) > HEADERS or len(self.pipeline) >= AHEAD:
+        if len(self.headers) > MAX_HEADERS or len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many headers or pipelined requests")
         super().on_headers_complete()
 

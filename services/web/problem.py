@@ -48,7 +48,7 @@ class OverloadedError(errors.RingsideError):
     """The server sheds load."""
 
     def __init__(self) -> None:
-        super().__init__("too many requests are under way; try again after Retry-After")
+        super().__init__("the server is overloaded; try again after the seconds in Retry-After")
 
 
 STATUS: dict[type[Exception], int] = {

@@ -240,7 +240,7 @@ class ProducerQueue:
         if error is not None:
             self._fatal = self._fatal or error.fatal()
             if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                size = f"a record of {len(entry.value)} bytes is larger than the broker takes"
+                size = f"a record of {len(entry.value)} bytes is larger than the broker accepts"
                 entry.future.set_exception(BadMessageError(f"{entry.topic}: {size}", "too-large"))
             else:
                 self._report(error)

@@ -19,8 +19,8 @@ from services.recommend.metrics import Metrics
 from services.recommend.recommendation_id import RecommendationIds, Refusal
 from services.web.problem import MalformedBodyError
 
-_rows = msgspec.json.Decoder(list[msgspec.Raw])
-_row = msgspec.json.Decoder(schemas.EventIn)
+_rows_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_row_decoder = msgspec.json.Decoder(schemas.EventIn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def parse(body: bytes) -> Rows:
     """Rows of a JSON list. Raises MalformedBodyError (not JSON), BadInputError (not a list, too long, all
     rows bad)."""
     try:
-        raw = _rows.decode(body)
+        raw = _rows_decoder.decode(body)
     except msgspec.ValidationError as error:
         raise BadInputError("body", "must be a JSON list of events") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -71,7 +71,7 @@ def _checked(raw: Sequence[msgspec.Raw]) -> Rows:
 def _decoded(row: msgspec.Raw) -> schemas.EventIn:
     """One row. Raises BadInputError naming the field."""
     try:
-        event = _row.decode(row)
+        event = _row_decoder.decode(row)
     except msgspec.ValidationError as error:
         raise schemas.bad_input(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
