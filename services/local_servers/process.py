@@ -83,8 +83,10 @@ class Server(Stoppable):
             time.sleep(0.02)
 
     def freeze(self) -> None:
-        """Send SIGSTOP: the server hangs and its connections stay open."""
+        """Send SIGSTOP and wait until it took effect: the server hangs and its connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)
+        while not _is_stopped(self.pid):  # a thread on another core runs on for a moment
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Send SIGCONT."""
@@ -118,6 +120,18 @@ class Server(Stoppable):
             return ""
         lines = self.log.read_text(errors="replace").splitlines()[-8:]
         return f"The end of {self.log}:\n" + "\n".join(lines)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped, or the process is gone."""
+    try:
+        states = [
+            file.read_text().rpartition(")")[2].split()[0]
+            for file in Path(f"/proc/{pid}/task").glob("*/stat")
+        ]
+    except OSError:  # a thread ended meanwhile
+        return False
+    return all(state in "TtZX" for state in states)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -103,8 +103,10 @@ def test_no_secret_is_written(secret: str, log_format: str, tmp_path: Path, caps
 def test_a_password_of_any_address_is_hidden(tmp_path: Path) -> None:
     for made in (TextFormatter, JsonFormatter):
         lines = made(settings(tmp_path), "lake", "r")
-        assert lines.hide("postgresql://mlflow:s3cret@db/mlflow") == "postgresql://mlflow:[hidden]@db/mlflow"
-        assert lines.hide("http://127.0.0.1:8080/docs") == "http://127.0.0.1:8080/docs"
+        assert (
+            lines.redact("postgresql://mlflow:s3cret@db/mlflow") == "postgresql://mlflow:[hidden]@db/mlflow"
+        )
+        assert lines.redact("http://127.0.0.1:8080/docs") == "http://127.0.0.1:8080/docs"
 
 
 def test_what_strangers_cause_is_told_seldom(

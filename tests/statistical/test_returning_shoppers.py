@@ -51,5 +51,5 @@ def test_a_daily_returning_shopper_does_not_bias_the_race(tmp_path: Path) -> Non
 
 
 def test_one_draw_for_all_days_fails_the_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignment, "draw_id", lambda unit, first_ms: unit)
+    monkeypatch.setattr(assignment, "assignment_id", lambda unit, first_ms: unit)
     assert rolled_back(tmp_path, seed=1) > 3 * ALPHA
