@@ -1,10 +1,10 @@
 """The request for a slate, in one form for all routes, and the items that its slate may contain."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from models.slate import PLACEMENTS_WITH_BOUGHT, eligible
@@ -15,6 +15,12 @@ from services.recommend.schemas import RerankRequest, SlateFilters
 from services.recommend.snapshot.catalogue_index import CatalogueIndex
 
 _OF_VISITOR = ("user_id", "session_id", "arm", "staff", "items")  # fields that a slate has in another form
+
+
+@cache  # this is asked for each request
+def _shared_fields(kind: type[Struct]) -> tuple[str, ...]:
+    """Names of the fields that a request struct passes on to `SlateRequest`."""
+    return tuple(name for name in kind.__struct_fields__ if name not in _OF_VISITOR)
 
 
 class Visitor(Struct, frozen=True):
@@ -64,10 +70,8 @@ class SlateRequest(Struct, frozen=True, kw_only=True):
         **more: Any,
     ) -> "SlateRequest":
         """The request with these fields. `more`: other fields of the slate, which replace them."""
-        values = asdict(fields)
+        values = {name: getattr(fields, name) for name in _shared_fields(type(fields))}
         values.update(more)
-        for name in _OF_VISITOR:
-            values.pop(name, None)
         return cls(visitor=visitor, slate_id=slate_id, received_ms=received_ms, **values)
 
     @classmethod
